@@ -1,0 +1,995 @@
+package main
+
+// The client: a prompt at a terminal, a pipe elsewhere (DESIGN sections 6, 7 and 8). What is to be sent waits in an outbox
+// until the server has acknowledged it, which it does once the line is in its log.
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	mrand "math/rand/v2"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+	"unicode/utf8"
+
+	"golang.org/x/crypto/ssh"
+)
+
+const (
+	dialTimeout  = 10 * time.Second
+	firstBackoff = 200 * time.Millisecond // before the first try to connect again; each further one doubles it,
+	maxBackoff   = 15 * time.Second       // to this
+	maxSilence   = 5                      // closes during handshakes, after having been in the room: that is a refusal then
+	outboxBytes  = 4 << 20                // unacknowledged, before reading more input waits
+	leaveTimeout = 5 * time.Second        // for a person's last lines to be acknowledged
+)
+
+type client struct {
+	addr    string
+	me      *party
+	trust   *trust
+	console *console
+	invite  *inviteCode // -join; nil without
+	// acceptNew pins a server never met without asking (-accept-new).
+	acceptNew bool
+	to        string        // everything is for this one alone (-to)
+	stay      bool          // the end of the input does not end the session
+	count     int           // messages after which it ends; 0: none
+	timeout   time.Duration // after which it ends; 0: none
+	reconnect bool
+	insist    bool     // -reconnect was asked for: trouble of the first connection is no end either
+	pipe      *rawPipe // -raw; nil for lines
+	plainText bool     // the protocol carries UTF-8 text to everyone, and nothing else (-paper)
+
+	// greet makes a link of a fresh connection, or an error.
+	greet func(conn net.Conn) (link, welcome, error)
+
+	box     *outbox
+	asks    atomic.Bool // /who is to be sent
+	people  people
+	stream  streamID
+	epoch   [8]byte       // of the room, and
+	seen    uint64        // the last item of it that was shown; both the reader's while there is one
+	enough  chan struct{} // of capacity 1: count is reached
+	alone   chan struct{} // of capacity 1: nobody reads the output any more
+	removed bool          // the operator has let us go; the reader's, as seen
+	failed  atomic.Bool   // something was asked for that could not be done, and said
+
+	inputErr error // once input has ended
+}
+
+// errLost is a session that ended before everything was acknowledged.
+type errLost struct {
+	unacknowledged int
+	why            error
+}
+
+func (e *errLost) Error() string {
+	if e.unacknowledged == 0 {
+		return fmt.Sprintf("connection lost: %v; every line sent was acknowledged", e.why)
+	}
+	return fmt.Sprintf("connection lost: %v; %d lines not acknowledged, so perhaps not in the server's log", e.why, e.unacknowledged)
+}
+
+func (e *errLost) Unwrap() error { return e.why }
+
+// errTimeout is -timeout's end.
+var errTimeout = errors.New("-timeout ran out")
+
+// errFailed is the end of a session in which not everything asked for was done; what, has been said.
+var errFailed = errors.New("not everything was done: see above")
+
+// errWrong is an error that another connection would not mend.
+type errWrong struct{ error }
+
+func (e errWrong) Unwrap() error { return e.error }
+
+// run joins the room and stays until the input ends, the person leaves, ctx ends or the connection does.
+func (c *client) run(ctx context.Context) error {
+	rand.Read(c.stream[:])
+	c.box, c.enough, c.alone = newOutbox(), make(chan struct{}, 1), make(chan struct{}, 1)
+	leave := &leaving{signal: ctx.Done(), backoff: firstBackoff}
+	first := ctx
+	if c.timeout > 0 {
+		leave.timeout = time.After(c.timeout)
+		var cancel context.CancelFunc
+		first, cancel = context.WithTimeoutCause(ctx, c.timeout, errTimeout)
+		defer cancel()
+	}
+	conn, l, w, err := c.connect(first)
+	var u *untrusted
+	if errors.As(err, &u) && u.unknown && u.key != nil && c.console.term != nil {
+		// The server's patience with a handshake is short: the person is asked between two.
+		if err := c.ask(u.key); err != nil {
+			return err
+		}
+		conn, l, w, err = c.connect(first)
+	}
+	if cause := context.Cause(first); err != nil && errors.Is(cause, errTimeout) {
+		return cause
+	}
+	down := c.insist && isTrouble(err)
+	if err != nil && !down {
+		return err
+	}
+	if c.console.term != nil {
+		c.console.term.complete = func(line string, pos int) []string { return completions(line, pos, clientHelp, c.people.names()) }
+	}
+	inputEnd := make(chan struct{})
+	go func() {
+		defer c.console.guard()
+		c.inputErr = c.input()
+		close(inputEnd)
+	}()
+	leave.input = inputEnd
+	again := ""
+	for {
+		if !down {
+			if again == "" && c.console.term != nil { // at once, before the first message
+				c.console.print(safe(fmt.Sprintf("securechat: joined %s as %s; an empty line leaves, /help tells the commands", c.addr, w.name)))
+			}
+			again = " again"
+			began, had := time.Now(), c.box.acknowledged()
+			err = c.session(conn, l, w, leave)
+			if time.Since(began) > maxBackoff || c.box.acknowledged() > had {
+				leave.backoff = firstBackoff
+			}
+			if !c.reconnect || !leave.stays || !isTrouble(err) {
+				return err
+			}
+		}
+		down = false
+		c.console.note("%v; connecting again", err)
+		conn, l, w, err = c.again(leave)
+		if err != nil {
+			if n := c.box.unacknowledged(); n > 0 {
+				return &errLost{n, err}
+			}
+			return err
+		}
+		c.console.note("connected%s", again)
+	}
+}
+
+// leaving is what can end a client's stay, over all its connections.
+type leaving struct {
+	input    <-chan struct{} // the input has ended
+	signal   <-chan struct{}
+	timeout  <-chan time.Time
+	patience <-chan time.Time // for what is unacknowledged, once it is leaving
+	done     bool             // it is leaving
+	err      error            // errTimeout
+	stays    bool             // the end of a session leaves more to do
+	backoff  time.Duration    // before the next try to connect
+}
+
+// session runs one connection to its end. nil says that everything is acknowledged and goodbye was said.
+func (c *client) session(conn net.Conn, l link, w welcome, leave *leaving) (err error) {
+	if err := c.shown(c.console.welcome(w.name, w.flags&welcomeGap != 0)); err != nil {
+		conn.Close()
+		return err
+	}
+	if c.console.term != nil {
+		c.console.term.setPrompt(c.console.prompt(w.name))
+	}
+	var working sync.WaitGroup
+	ended, written := make(chan error, 1), make(chan error, 1)
+	stop := make(chan struct{})
+	working.Go(func() {
+		defer c.console.guard()
+		ended <- c.read(l)
+	})
+	working.Go(func() { written <- c.write(l, stop) })
+	defer func() {
+		close(stop)
+		conn.Close()
+		idle := make(chan struct{})
+		go func() { working.Wait(); close(idle) }()
+		select {
+		case <-idle:
+			l.wipe()
+		case <-time.After(time.Second): // standard output is stuck; the process ends
+		}
+	}()
+	goodbye := func(patience time.Duration) {
+		leave.done = true
+		c.box.close()
+		if patience > 0 {
+			leave.patience = time.After(patience)
+		}
+	}
+	// readEnd waits for the reader to end, as long as nobody wants to leave: standard output may be stuck, and the server
+	// may say anything but goodbye.
+	readEnd := func() error {
+		l.expect(goodbyeTimeout)
+		defer time.AfterFunc(peerTimeout, func() { conn.Close() }).Stop()
+		select {
+		case err := <-ended:
+			return err
+		case <-leave.signal:
+		case <-leave.patience:
+		case <-leave.timeout:
+			leave.err = errTimeout
+		}
+		leave.stays = false
+		return errors.New("the server's goodbye, or a reader of standard output, did not come in time")
+	}
+	leave.stays = true
+	for {
+		select {
+		case <-leave.input:
+			leave.input = nil
+			switch {
+			case c.console.term != nil:
+				goodbye(leaveTimeout)
+			case !c.stay || c.inputErr != nil:
+				goodbye(0)
+			}
+		case <-leave.signal:
+			leave.signal = nil
+			goodbye(leaveTimeout)
+		case <-c.enough:
+			goodbye(leaveTimeout)
+		case <-c.alone:
+			if c.stay = false; leave.input == nil || c.console.term != nil {
+				goodbye(leaveTimeout)
+			}
+		case <-leave.timeout:
+			leave.timeout, leave.err = nil, errTimeout
+			goodbye(leaveTimeout)
+		case <-leave.patience:
+			leave.stays = false
+			return c.lost(l, errors.New("the server did not acknowledge in time"))
+		case err := <-written:
+			if err == nil { // it said goodbye
+				leave.stays = false
+				readErr := readEnd()
+				if l.unconfirmed() > 0 {
+					return c.lost(l, readErr)
+				}
+				return c.end(leave)
+			}
+			written = nil
+			readErr := readEnd() // the reader may know better why, and have acknowledgements to take
+			if errors.Is(readErr, os.ErrDeadlineExceeded) {
+				readErr = err
+			}
+			return c.lost(l, readErr)
+		case err := <-ended:
+			if errors.Is(err, errServerLeft) && c.box.finished() && l.unconfirmed() == 0 {
+				leave.stays = false
+				return c.end(leave)
+			}
+			return c.lost(l, err)
+		}
+	}
+}
+
+// end is the result of a session that ended as it should.
+func (c *client) end(leave *leaving) error {
+	switch {
+	case leave.input == nil && c.inputErr != nil:
+		return c.inputErr
+	case leave.err != nil:
+		return leave.err
+	case c.failed.Load():
+		return errFailed
+	}
+	return nil
+}
+
+// lost is the result of a session that did not.
+func (c *client) lost(l link, err error) error {
+	var wrong errWrong
+	switch {
+	case errors.As(err, &wrong):
+		return err
+	case errors.Is(err, errBadPacket):
+		return fmt.Errorf("%w: possible man-in-the-middle attack; the session was ended", err)
+	}
+	if errors.Is(err, errRemoved) {
+		c.reconnect = false
+	}
+	if n := c.box.unacknowledged() + l.unconfirmed(); n > 0 || !errors.Is(err, errServerLeft) {
+		return &errLost{n, netError(err)}
+	}
+	return err
+}
+
+// isTrouble says that err is of the network or of a server that stops, which another connection may mend; a refusal or a
+// failed check is not.
+func isTrouble(err error) bool {
+	var lost *errLost
+	return errors.As(err, &lost) || errors.Is(err, errServerLeft) || errors.As(err, new(errUnreachable))
+}
+
+// again connects anew, waiting longer after each failure, until it succeeds, is refused, or the client is to leave.
+func (c *client) again(leave *leaving) (conn net.Conn, l link, w welcome, err error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	silence := 0
+	for ; ; leave.backoff = min(2*leave.backoff, maxBackoff) {
+		wait := leave.backoff
+		pause := time.NewTimer(wait/2 + mrand.N(wait))
+		for waiting := true; waiting; {
+			select {
+			case <-pause.C:
+				waiting = false
+			case <-leave.input:
+				leave.input = nil
+				if c.console.term != nil {
+					return nil, nil, w, errors.New("left while the connection was down")
+				}
+				if !c.stay || c.inputErr != nil {
+					leave.done = true
+					c.box.close()
+				}
+			case <-leave.signal:
+				return nil, nil, w, errors.New("left while the connection was down")
+			case <-leave.timeout:
+				return nil, nil, w, errTimeout
+			case <-leave.patience:
+				return nil, nil, w, errors.New("left while the connection was down")
+			case <-c.enough:
+				leave.done = true
+				c.box.close()
+			case <-c.alone:
+				c.stay = false
+			}
+		}
+		tried := make(chan struct{})
+		go func() {
+			defer close(tried)
+			conn, l, w, err = c.connect(ctx)
+		}()
+		var gone error // why the person does not wait for the try to end
+		for waiting := true; waiting; {
+			select {
+			case <-tried:
+				waiting = false
+			case <-leave.signal:
+				leave.signal, gone = nil, errors.New("left while the connection was down")
+				cancel()
+			case <-leave.timeout:
+				leave.timeout, gone = nil, errTimeout
+				cancel()
+			case <-leave.patience:
+				leave.patience, gone = nil, errors.New("left while the connection was down")
+				cancel()
+			}
+		}
+		if gone != nil {
+			if err == nil {
+				conn.Close()
+				l.wipe()
+			}
+			return nil, nil, w, gone
+		}
+		var refused *untrusted
+		silently := errors.As(err, &refused) && refused.silent
+		if silently {
+			silence++
+		}
+		if !silently && !isTrouble(err) || silence == maxSilence { // nil too
+			leave.backoff = min(2*leave.backoff, maxBackoff) // until a session gets somewhere
+			return conn, l, w, err
+		}
+	}
+}
+
+// errServerLeft says that the server ended the session with secure-close.
+var errServerLeft = errors.New("the server closed the session")
+
+// errRemoved says that the operator did, which is an answer: nobody comes back by himself.
+var errRemoved = fmt.Errorf("%w: the operator let us go", errServerLeft)
+
+// netError puts a timeout into words; other errors say enough.
+func netError(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return errors.New("nothing heard from the server for too long")
+	}
+	return errors.New(netReason(err))
+}
+
+// errUnreachable is network trouble before the server has decided anything.
+type errUnreachable struct{ error }
+
+func (e errUnreachable) Unwrap() error { return e.error }
+
+// connect dials, runs the handshake and exchanges the first packets.
+func (c *client) connect(ctx context.Context) (net.Conn, link, welcome, error) {
+	conn, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "tcp", c.addr)
+	if err != nil {
+		return nil, nil, welcome{}, errUnreachable{fmt.Errorf("cannot reach %s: %s; is securechat -listen running there?", c.addr, netReason(err))}
+	}
+	l, w, err := c.meet(ctx, conn)
+	if err != nil {
+		conn.Close()
+		return nil, nil, w, err
+	}
+	return conn, l, w, nil
+}
+
+// meet makes a link of conn within the handshake's deadline.
+func (c *client) meet(ctx context.Context, conn net.Conn) (link, welcome, error) {
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(handshakeTimeout))
+	l, w, err := c.greet(conn)
+	if !stop() && err == nil { // ctx ended just then, and conn with it
+		l.wipe()
+		return nil, w, context.Cause(ctx)
+	}
+	if err == nil {
+		conn.SetDeadline(time.Time{})
+	}
+	return l, w, err
+}
+
+// join is greet for securechat/2: the handshake and the first packets.
+func (c *client) join(conn net.Conn) (link, welcome, error) {
+	var server ssh.PublicKey // once it is trusted, and we are about to say who we are
+	pin := false
+	var proof func(h0, hpkePublic, identity []byte) []byte
+	if c.invite != nil {
+		proof = c.invite.proof
+	}
+	secrets, err := clientHandshake(conn, c.me, func(id ssh.PublicKey) error {
+		var err error
+		if pin, err = c.check(conn.RemoteAddr(), id); err == nil {
+			server = id
+		}
+		return err
+	}, proof)
+	if err != nil {
+		if penaltyFor(err) == penaltyLeft && server != nil {
+			return nil, welcome{}, c.notAdmitted()
+		}
+		if penaltyFor(err) == penaltyLeft {
+			err = errors.New("it closed the connection at once: it may be busy, or keep this address out for a while after failed tries; try again in a minute")
+		}
+		return nil, welcome{}, c.handshakeError(err)
+	}
+	buffers, flags := largeBuffers, byte(joinListens)
+	switch {
+	case c.pipe != nil:
+		buffers, flags = rawBuffers, joinRaw
+	case c.console.term != nil:
+		flags |= joinPerson
+	}
+	sess, err := newSession(conn, secrets, false, buffers)
+	if err != nil {
+		return nil, welcome{}, err
+	}
+	sess.patient = c.pipe != nil
+	req := joinRequest{stream: c.stream, flags: flags, epoch: c.epoch, seen: c.seen}
+	buf, err := sess.append(nil, kindJoin, req.encode())
+	if err == nil {
+		_, err = conn.Write(buf) // within the handshake's deadline
+	}
+	if err != nil {
+		return nil, welcome{}, c.handshakeError(err)
+	}
+	kind, payload, err := sess.read()
+	if errors.Is(err, errTruncated) {
+		return nil, welcome{}, c.notAdmitted()
+	}
+	away := errServerLeft // it knows us, and is full, stopping, or without its log, as it says
+	if err == nil && kind == kindText {
+		var it item
+		if it, _, err = cutItem(payload); err == nil {
+			away = fmt.Errorf("%w: %s", away, it.text)
+			kind, payload, err = sess.read()
+		}
+		if err == nil && kind != kindClose {
+			err = errMalformed
+		}
+	}
+	if err == nil && kind == kindClose && string(payload) == closeText {
+		return nil, welcome{}, away
+	}
+	if err == nil && kind != kindJoin {
+		err = errMalformed
+	}
+	var w welcome
+	if err == nil {
+		w, err = parseWelcome(payload)
+	}
+	if err != nil {
+		return nil, welcome{}, c.handshakeError(err)
+	}
+	if pin {
+		if err := c.trust.remember(c.addr, server); err != nil {
+			return nil, w, fmt.Errorf("pinning the server's key: %w", err)
+		}
+		c.console.note("the key of %s is now pinned: %s", c.addr, fingerprint(server))
+	}
+	switch raw := w.flags&welcomeRaw != 0; {
+	case c.pipe != nil && !raw:
+		return nil, w, errWrong{fmt.Errorf("%s is a room: connect without -raw, or start that server with it", c.addr)}
+	case c.pipe == nil && raw:
+		return nil, w, errWrong{fmt.Errorf("%s carries bytes: connect with -raw, or start that server without it", c.addr)}
+	case w.flags&welcomeBusy != 0:
+		return nil, w, errWrong{fmt.Errorf("%s serves another client already: -raw is for one", c.addr)}
+	}
+	c.console.server, c.console.origin, c.console.since = w.server, fingerprint(server), w.present
+	if w.epoch != c.epoch || w.flags&welcomeGap != 0 {
+		if c.seen > 0 || w.flags&welcomeGap != 0 {
+			c.console.note("some of what was said meanwhile is gone: the server no longer holds it")
+		}
+		c.epoch, c.seen = w.epoch, w.seq
+	}
+	if err := c.box.resume(w.recorded); err != nil || w.recorded == 0 {
+		return sess, w, err
+	}
+	return sess, w, c.shown(c.console.acked(w.recorded)) // perhaps of lines whose acknowledgement was lost with the connection
+}
+
+// handshakeError words what went wrong before the session stood: a failed check, or trouble of the network.
+func (c *client) handshakeError(err error) error {
+	if errors.As(err, new(*untrusted)) {
+		return err // which names the server
+	}
+	err = fmt.Errorf("handshake with %s: %w", c.addr, err)
+	if errors.Is(err, errUnverified) || errors.Is(err, errBadPacket) {
+		return err
+	}
+	return errUnreachable{err}
+}
+
+// check decides about the server's identity before it learns ours. pin says that it is new, and trusted by the invite's
+// code or by -accept-new: it is to be remembered once the session stands.
+func (c *client) check(remote net.Addr, id ssh.PublicKey) (pin bool, err error) {
+	_, err = c.trust.checkServer(c.addr, remote, id, time.Now())
+	if c.invite != nil && !c.invite.invitesTo(id) {
+		return false, &untrusted{
+			reason: fmt.Sprintf("%s shows key %s, and the invite is from another server", c.addr, fingerprint(id)),
+			hint:   "check the address, and that the code was copied from that server; else someone may be in the middle",
+		}
+	}
+	var u *untrusted
+	if !errors.As(err, &u) || !u.unknown {
+		return false, err
+	}
+	if c.invite != nil || c.acceptNew {
+		return true, nil
+	}
+	u.key = id
+	u.hint += "\nor connect from a terminal, which asks; or with -accept-new, which trusts whom it meets first; or with an invite (-join)"
+	return false, u
+}
+
+// ask lets the person decide about a server never met, and pins it: yes, no, or the fingerprint it should have.
+func (c *client) ask(id ssh.PublicKey) error {
+	print := fingerprint(id)
+	c.console.tell("The server %s is unknown here. Its key is\n  %s %s\nCompare it with the one that the server showed at its start.", c.addr, id.Type(), print)
+	c.console.term.setPrompt("Trust it? (yes / no / paste the fingerprint) ")
+	defer c.console.term.setPrompt("")
+	for {
+		answer, _, err := c.console.term.readLine()
+		if err != nil {
+			return &untrusted{reason: c.addr + " was not trusted"}
+		}
+		answer = strings.TrimSpace(answer)
+		switch {
+		case answer == "yes" || slices.Contains(strings.Fields(answer), print):
+			return c.trust.remember(c.addr, id)
+		case answer == "no":
+			return &untrusted{reason: c.addr + " was not trusted"}
+		case strings.Contains(answer, "SHA256:"):
+			return &untrusted{
+				reason: fmt.Sprintf("the key of %s is %s, not the one you expect", c.addr, print),
+				hint:   "someone may be in the middle: do not connect from this network before you know why",
+			}
+		}
+		c.console.term.setPrompt("Please type yes, no, or the fingerprint: ")
+	}
+}
+
+// notAdmitted words a close during the handshake. The server gives no reason on purpose: it is in its log.
+func (c *client) notAdmitted() error {
+	if c.invite != nil {
+		return &untrusted{
+			reason: c.addr + " closed the connection without letting us in; its log says why",
+			silent: true,
+			hint:   "the invite may be used or expired: ask for a new code",
+		}
+	}
+	line := ssh.MarshalAuthorizedKey(plainKey(c.me.signer.PublicKey()))
+	return &untrusted{
+		reason: c.addr + " closed the connection without letting us in; its log says why",
+		silent: true,
+		hint:   "if it does not know this key yet, have this line added to its authorized_keys: " + string(line[:len(line)-1]),
+	}
+}
+
+// input fills the outbox from the console until it ends.
+func (c *client) input() error {
+	var failed error
+	afterPaste := false
+	for {
+		line, pasted, err := c.console.read()
+		var long errLongLine
+		switch {
+		case errors.As(err, &long):
+			c.console.fault(err)
+			failed = err
+			continue
+		case err == io.EOF || err == errInterrupt:
+			return failed
+		case err != nil:
+			return fmt.Errorf("reading standard input: %w", err)
+		}
+		if c.console.term != nil && len(line) == 0 && !pasted {
+			if !afterPaste {
+				return failed // the paper's rule: an empty line leaves
+			}
+			afterPaste = false // it was to send what the paste's last newline has sent already
+			continue
+		}
+		afterPaste = pasted
+		out := outLine{text: line, what: itemSay}
+		if c.to != "" {
+			out.what, out.to = itemDirect, c.to
+		}
+		if c.console.json {
+			if out, _, err = parseSaid(line, out, ""); err != nil {
+				c.console.fault(err)
+				failed = errFailed
+				continue
+			}
+			if out.text == nil {
+				continue // an object that says nothing
+			}
+		}
+		if c.console.term != nil && !pasted {
+			var send, quit bool
+			if out, send, quit = c.command(line); quit {
+				return failed
+			} else if !send {
+				continue
+			}
+		}
+		if problem := c.unfit(out); problem != "" {
+			if c.console.lines != nil {
+				problem = fmt.Sprintf("line %d: %s", c.console.lines.number, problem)
+				failed = errFailed
+			}
+			c.console.note("%s", problem)
+			continue
+		}
+		if !c.box.add(out, c.console.lines == nil || !c.console.lines.ready()) {
+			return failed
+		}
+	}
+}
+
+// unfit says why the protocol cannot carry a line, or nothing.
+func (c *client) unfit(out outLine) string {
+	switch {
+	case !c.plainText:
+		return ""
+	case out.what != itemSay:
+		return "the paper's session carries plain text alone, to everyone"
+	case !utf8.Valid(out.text):
+		return "a line that is not UTF-8 was not sent: the paper's programs would stop at it; convert it first (iconv)"
+	case string(out.text) == paperClose:
+		return paperClose + " was not sent: in the paper's session this text ends it"
+	}
+	return ""
+}
+
+// write sends what is in the outbox, and secure-close when it is closed and everything is acknowledged.
+func (c *client) write(l link, stop chan struct{}) error {
+	ping := time.NewTimer(pingInterval)
+	defer ping.Stop()
+	var buf, payload []byte
+	var taken []outLine
+	for {
+		first, batch, done := c.box.take(taken[:0])
+		taken = batch
+		buf = buf[:0]
+		var err error
+		if done {
+			if buf, err = l.append(buf, kindClose, []byte(closeText)); err != nil {
+				return err
+			}
+			return l.write(buf)
+		}
+		if c.asks.Swap(false) {
+			if buf, err = l.append(buf, kindWho, nil); err != nil {
+				return err
+			}
+		}
+		for len(batch) > 0 {
+			what, to := batch[0].what, batch[0].to
+			payload = appendLinesHeader(payload[:0], first, what, to)
+			n := 0
+			for n < len(batch) && batch[n].what == what && batch[n].to == to &&
+				(n == 0 || len(payload)+binary.MaxVarintLen32+len(batch[n].text) <= maxBatch) {
+				payload = appendLine(payload, batch[n].text)
+				n++
+			}
+			if buf, err = l.append(buf, kindText, payload); err != nil {
+				return err
+			}
+			batch, first = batch[n:], first+uint64(n)
+		}
+		if len(buf) == 0 {
+			select {
+			case <-c.box.wake:
+				continue
+			case <-stop:
+				return nil
+			case <-ping.C:
+				if buf, err = l.append(buf, kindPing, nil); err != nil {
+					return err
+				}
+			}
+		}
+		if err := l.write(buf); err != nil {
+			return err
+		}
+		ping.Reset(pingInterval)
+	}
+}
+
+// read shows what the room says and takes acknowledgements until the session ends.
+func (c *client) read(l link) error {
+	for {
+		if !l.buffered() {
+			if err := c.shown(c.console.flush()); err != nil {
+				return err
+			}
+			l.expect(peerTimeout)
+		}
+		kind, payload, err := l.read()
+		if err != nil {
+			return err
+		}
+		switch kind {
+		case kindText:
+			for len(payload) > 0 {
+				var it item
+				if it, payload, err = cutItem(payload); err != nil {
+					return err
+				}
+				c.people.saw(it)
+				c.removed = c.removed || it.what == itemRemoved
+				if it.seq > c.seen {
+					c.seen = it.seq
+				}
+				if it.what == itemUndelivered {
+					c.failed.Store(c.console.term == nil)
+				}
+				if err := c.shown(c.console.show(it)); err != nil {
+					return err
+				}
+				if it.what <= itemDirect && c.count > 0 {
+					if c.count--; c.count == 0 {
+						if err := c.shown(c.console.flush()); err != nil {
+							return err
+						}
+						c.console.mute()
+						poke(c.enough)
+					}
+				}
+			}
+		case kindAck:
+			if len(payload) != 8 {
+				return errMalformed
+			}
+			n := binary.BigEndian.Uint64(payload)
+			if err := c.box.acknowledge(n); err != nil {
+				return err
+			}
+			if c.plainText {
+				continue // it was sent, which says nothing of the server's log
+			}
+			if err := c.shown(c.console.acked(n)); err != nil {
+				return err
+			}
+		case kindPing:
+		case kindClose:
+			if string(payload) != closeText {
+				return errMalformed
+			}
+			if err := c.shown(c.console.flush()); err != nil {
+				return err
+			}
+			if c.removed {
+				return errRemoved
+			}
+			return errServerLeft
+		default:
+			return errMalformed
+		}
+	}
+}
+
+// people is who a client has seen in the room, for completion.
+type people struct {
+	mu   sync.Mutex
+	here map[string]struct{}
+}
+
+const maxPeople = 1 << 10
+
+func (p *people) saw(it item) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if it.what == itemLeave {
+		delete(p.here, it.name)
+	} else if it.name != "" && len(p.here) < maxPeople {
+		if p.here == nil {
+			p.here = map[string]struct{}{}
+		}
+		p.here[it.name] = struct{}{}
+	}
+}
+
+func (p *people) names() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Sorted(maps.Keys(p.here))
+}
+
+// shown sorts out what became of output: who reads no further, as head does, wants no more, and what is piped in still
+// goes out to its end; any other trouble ends the session.
+func (c *client) shown(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, syscall.EPIPE):
+		c.console.mute()
+		poke(c.alone)
+		return nil
+	}
+	return errWrong{fmt.Errorf("cannot write standard output: %w", err)}
+}
+
+// outLine is a line to send: itemSay, itemAction, or itemDirect and to whom.
+type outLine struct {
+	text []byte
+	what byte
+	to   string
+}
+
+// outbox holds the lines that the server has not acknowledged, numbered from 1 over the client's life.
+type outbox struct {
+	mu     sync.Mutex
+	lines  []outLine // lines[i] has the number acked+1+i
+	acked  uint64
+	sent   int // of lines, on this connection
+	bytes  int
+	closed bool
+	wake   chan struct{} // of capacity 1: something to take
+	space  chan struct{} // of capacity 1: room to add
+}
+
+func newOutbox() *outbox {
+	return &outbox{wake: make(chan struct{}, 1), space: make(chan struct{}, 1)}
+}
+
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// add puts a copy of line at the end, after waiting for room. now says that no further line is at hand, so that the
+// writer should not wait for one. False: the outbox is closed.
+func (b *outbox) add(line outLine, now bool) bool {
+	for {
+		b.mu.Lock()
+		if b.closed {
+			b.mu.Unlock()
+			return false
+		}
+		if b.bytes < outboxBytes {
+			break
+		}
+		b.mu.Unlock()
+		poke(b.wake)
+		<-b.space
+	}
+	line.text = bytes.Clone(line.text)
+	b.lines = append(b.lines, line)
+	b.bytes += len(line.text) + lineOverhead
+	now = now || b.bytes >= outboxBytes/8
+	b.mu.Unlock()
+	if now {
+		poke(b.wake)
+	}
+	return true
+}
+
+const lineOverhead = 56 // of a line in the outbox beside its bytes
+
+// close says that no more lines come.
+func (b *outbox) close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+	poke(b.wake)
+	poke(b.space)
+}
+
+// take returns some lines that were not sent on this connection, and the number of the first. done says that the outbox is
+// closed and all is acknowledged.
+func (b *outbox) take(into []outLine) (first uint64, batch []outLine, done bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	first = b.acked + 1 + uint64(b.sent)
+	n := 0
+	from := b.sent
+	for b.sent < len(b.lines) && n < takeBytes {
+		n += len(b.lines[b.sent].text)
+		b.sent++
+	}
+	return first, append(into, b.lines[from:b.sent]...), b.closed && len(b.lines) == 0
+}
+
+// resume begins a connection: the server has the lines up to number n, or does not know the stream (0).
+func (b *outbox) resume(n uint64) error {
+	b.mu.Lock()
+	b.sent = len(b.lines)
+	n = max(n, b.acked)
+	b.mu.Unlock()
+	err := b.acknowledge(n)
+	b.mu.Lock()
+	b.sent = 0
+	b.mu.Unlock()
+	return err
+}
+
+// acknowledge drops the lines up to number n, which were sent on this connection.
+func (b *outbox) acknowledge(n uint64) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if n < b.acked || n > b.acked+uint64(b.sent) {
+		return errMalformed
+	}
+	k := int(n - b.acked)
+	for _, line := range b.lines[:k] {
+		b.bytes -= len(line.text) + lineOverhead
+	}
+	clear(b.lines[:k])
+	b.lines, b.acked, b.sent = b.lines[k:], n, max(0, b.sent-k)
+	if b.closed && len(b.lines) == 0 {
+		poke(b.wake)
+	}
+	poke(b.space)
+	return nil
+}
+
+// finished says that the outbox is closed and all of it acknowledged.
+func (b *outbox) finished() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.closed && len(b.lines) == 0
+}
+
+// acknowledged is the number of the last line that the server has.
+func (b *outbox) acknowledged() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.acked
+}
+
+func (b *outbox) unacknowledged() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.lines)
+}

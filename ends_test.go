@@ -1,0 +1,202 @@
+package main
+
+// How connections end: for every way there is one record, with one reason; and who is dead is found out.
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// joined is a client in the room of a quietServer, over a pipe; test code speaks for it.
+type joined struct {
+	s    *server
+	c    *client
+	conn net.Conn // its end
+	sess *session
+	w    welcome
+	over chan struct{} // closed when the server is done with it
+}
+
+// asTCP is a pipe whose reader hears of its own Close in TCP's words.
+type asTCP struct{ net.Conn }
+
+func (c asTCP) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if err == io.ErrClosedPipe {
+		err = net.ErrClosed
+	}
+	return n, err
+}
+
+// joinOver makes c join s, in a bubble of synctest; fresh gives it a stream of its own.
+func joinOver(t *testing.T, s *server, c *client, fresh bool) *joined {
+	t.Helper()
+	here, there := net.Pipe()
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		s.handle(asTCP{there}, func() bool { return true }, func() {})
+		there.Close()
+	}()
+	c.box = newOutbox()
+	if fresh {
+		rand.Read(c.stream[:])
+	}
+	l, w, err := c.meet(t.Context(), here)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &joined{s, c, here, l.(*session), w, over}
+}
+
+func (j *joined) send(t *testing.T, kind byte, payload []byte) {
+	t.Helper()
+	buf, err := j.sess.append(nil, kind, payload)
+	if err == nil {
+		_, err = j.conn.Write(buf)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// TestEnds: whatever ends a client's connection is in the log once, and under its own name.
+func TestEnds(t *testing.T) {
+	drain := func(j *joined) { go io.Copy(io.Discard, j.conn) }
+	speak := func(t *testing.T, j *joined, n int) {
+		cleo, _ := enter(t, j.s.room, "cleo", "key c", 9)
+		j.s.room.mute(cleo)
+		for i := range n {
+			if err := j.s.room.say(cleo, says(uint64(i+1), strings.Repeat("x", maxLine))); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	for _, c := range []struct {
+		name, want string
+		end        func(t *testing.T, j *joined)
+	}{
+		{"left", "left", func(t *testing.T, j *joined) { drain(j); j.send(t, kindClose, []byte(closeText)) }},
+		{"left, and the line is cut at once", "left", func(t *testing.T, j *joined) { j.send(t, kindClose, []byte(closeText)); j.conn.Close() }},
+		{"killed", errTruncated.Error(), func(t *testing.T, j *joined) { j.conn.Close() }},
+		{"slow", slowConsumer, func(t *testing.T, j *joined) { speak(t, j, roomBytes/maxLine+1) }},
+		{"stuck", "slow consumer: it does not read", func(t *testing.T, j *joined) { speak(t, j, 1) }},
+		{"kicked", removed, func(t *testing.T, j *joined) { drain(j); j.s.room.kick("anna") }},
+		{"kicked, and stuck", removed, func(t *testing.T, j *joined) { j.s.room.kick("anna") }},
+		{"kicked, and killed", removed, func(t *testing.T, j *joined) { j.s.room.kick("anna"); j.conn.Close() }},
+		{"replaced", "replaced by a newer connection", func(t *testing.T, j *joined) {
+			drain(j)
+			<-joinOver(t, j.s, j.c, false).over // dead, and so in the log after it
+		}},
+		{"silent", "nothing heard from it for too long", func(t *testing.T, j *joined) { drain(j) }},
+		{"man in the middle", errBadPacket.Error() + ": possible man-in-the-middle attack", func(t *testing.T, j *joined) {
+			drain(j)
+			j.conn.Write(appendVector(nil, make([]byte, 32)))
+		}},
+		{"log trouble", errLog.Error(), func(t *testing.T, j *joined) {
+			drain(j)
+			l := j.s.log
+			readOnly, err := os.Open(l.path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.mu.Lock()
+			good := l.f
+			l.f = readOnly
+			l.mu.Unlock()
+			j.send(t, kindText, linesOf(1, itemSay, "", "x"))
+			<-j.over
+			l.mu.Lock()
+			l.f = good
+			l.mu.Unlock()
+			readOnly.Close()
+			l.record(func(b []byte) []byte { return appendRecord(b, time.Now(), eventRotate, nil, "", "") }, nil)
+		}},
+		{"server stop", "the server is stopping", func(t *testing.T, j *joined) { drain(j); j.s.room.close("the server is stopping") }},
+		{"server stop, and stuck", "the server is stopping", func(t *testing.T, j *joined) { j.s.room.close("the server is stopping") }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, cl, _ := quietServer(t)
+			synctest.Test(t, func(t *testing.T) {
+				j := joinOver(t, s, cl, true)
+				c.end(t, j)
+				<-j.over
+				j.conn.Close()
+			})
+			var reasons []any
+			for _, r := range records(t, s.log.path) {
+				if r["event"] == eventDisconnect || r["event"] == eventRefused {
+					reasons = append(reasons, r["reason"])
+				}
+			}
+			if c.name == "replaced" {
+				reasons = slices.DeleteFunc(reasons, func(r any) bool { return r == "slow consumer: it does not read" }) // the newer one
+			}
+			if !slices.Equal(reasons, []any{c.want}) {
+				t.Errorf("the log's reasons: %q, not %q", reasons, c.want)
+			}
+		})
+	}
+}
+
+// TestKeepalive: either side finds a dead peer within 90 seconds, whether the network still takes what is sent or not, and
+// keeps one that is silent and alive.
+func TestKeepalive(t *testing.T) {
+	const limit = 90 * time.Second
+	for _, takes := range []bool{true, false} {
+		s, c, _ := quietServer(t)
+		c.console.out = bufio.NewWriter(io.Discard)
+		synctest.Test(t, func(t *testing.T) {
+			j := joinOver(t, s, c, true)
+			begin := time.Now()
+			if takes {
+				go io.Copy(io.Discard, j.conn)
+			}
+			<-j.over
+			if d := time.Since(begin); d > limit || d < pingInterval {
+				t.Errorf("it takes what is sent: %v: the server found a dead client after %v", takes, d)
+			}
+			j.conn.Close()
+		})
+		synctest.Test(t, func(t *testing.T) {
+			j := joinOver(t, s, c, true)
+			here, there := net.Pipe() // a dead server from here on
+			j.sess.conn = here
+			begin := time.Now()
+			if takes {
+				go io.Copy(io.Discard, there)
+			}
+			var lost *errLost
+			if err := c.session(here, j.sess, j.w, &leaving{}); !errors.As(err, &lost) {
+				t.Error(err)
+			}
+			if d := time.Since(begin); d > limit || d < pingInterval {
+				t.Errorf("it takes what is sent: %v: the client found a dead server after %v", takes, d)
+			}
+			there.Close()
+			j.conn.Close()
+			<-j.over
+		})
+	}
+	s, c, _ := quietServer(t)
+	c.console.out = bufio.NewWriter(io.Discard)
+	synctest.Test(t, func(t *testing.T) {
+		j := joinOver(t, s, c, true)
+		ctx, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
+		defer cancel()
+		if err := c.session(j.conn, j.sess, j.w, &leaving{signal: ctx.Done()}); err != nil || ctx.Err() == nil {
+			t.Errorf("after a day of silence: %v", err)
+		}
+		<-j.over
+	})
+}

@@ -1,0 +1,548 @@
+//go:build unix
+
+package main
+
+// Faults: a proxy that breaks connections in every way, and kill -9, between clients that connect again and the server. What
+// was sent, acknowledged, logged and heard is compared: nothing lost, doubled or out of order. The figures are told with -v;
+// -faults 200 -kills 50 is the whole of it, -seed repeats a run.
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+var (
+	faultCount = flag.Int("faults", 12, "faults of TestFaultsAndKills")
+	killCount  = flag.Int("kills", 4, "of its kill -9")
+	faultSeed  = flag.Uint64("seed", 1, "of its random choices")
+	everyByte  = flag.Bool("everybyte", false, "TestFaultAtEachByte takes each byte, not one in many")
+)
+
+// fault is what a proxy does to one connection once at bytes have passed in one direction.
+type fault struct {
+	kind     string
+	toServer bool
+	at       int
+}
+
+// faultKinds are: nothing; an end as from a closed socket, as from a crashed system (RST), or in one direction only; nothing
+// more for a while, then an end; bytes one at a time; each read late; and everything sent on a second connection too.
+var faultKinds = []string{"cut", "reset", "half", "stall", "bytes", "delay", "double"}
+
+const (
+	stallTime = 300 * time.Millisecond
+	delayTime = 10 * time.Millisecond
+)
+
+// faultProxy stands before a server.
+type faultProxy struct {
+	l      net.Listener
+	wg     sync.WaitGroup
+	mu     sync.Mutex
+	target string
+	plan   func() fault // under mu, for each connection
+	struck map[string]int
+}
+
+func newFaultProxy(t *testing.T, target string, plan func() fault) *faultProxy {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &faultProxy{l: l, target: target, plan: plan, struck: map[string]int{}}
+	p.wg.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			p.wg.Go(func() { p.carry(conn.(*net.TCPConn)) })
+		}
+	})
+	t.Cleanup(func() { l.Close(); p.wg.Wait() })
+	return p
+}
+
+func (p *faultProxy) strike(kind string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.struck[kind]++
+}
+
+func (p *faultProxy) count() (n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, k := range p.struck {
+		n += k
+	}
+	return n
+}
+
+func (p *faultProxy) carry(client *net.TCPConn) {
+	defer client.Close()
+	p.mu.Lock()
+	f, target := p.plan(), p.target
+	p.mu.Unlock()
+	conn, err := net.Dial("tcp", target)
+	if err != nil {
+		return // the server is down
+	}
+	server := conn.(*net.TCPConn)
+	defer server.Close()
+	var twin io.Writer = io.Discard
+	if f.kind == "double" {
+		if second, err := net.Dial("tcp", target); err == nil {
+			defer second.Close()
+			go io.Copy(io.Discard, second)
+			twin = second
+			p.strike(f.kind)
+		}
+		f.kind, f.at = "cut", f.at+8000 // what goes on must end too, for the next to come
+	}
+	end := func() { client.Close(); server.Close() }
+	var both sync.WaitGroup
+	copy := func(to, from *net.TCPConn, mine bool, twin io.Writer) {
+		buf, passed := make([]byte, 4096), 0
+		due := mine && f.kind != ""
+		for {
+			n, err := from.Read(buf)
+			if n > 0 && f.kind == "delay" && due && passed+n >= f.at {
+				p.strike(f.kind)
+				<-time.After(delayTime)
+				f.kind, f.at = "cut", passed+n+8000
+			}
+			b := buf[:n]
+			if due && f.kind != "delay" && passed+n >= f.at {
+				due = false
+				if f.kind == "bytes" {
+					for ; len(b) > 0; b = b[1:] {
+						to.Write(b[:1])
+					}
+					if due = true; passed > f.at+4096 {
+						p.strike(f.kind)
+						f.kind, f.at = "cut", passed+n+8000
+					}
+				} else {
+					to.Write(b[:f.at-passed])
+					p.strike(f.kind)
+					switch f.kind {
+					case "half":
+						to.CloseWrite()
+						return
+					case "stall":
+						<-time.After(stallTime)
+					case "reset":
+						client.SetLinger(0)
+						server.SetLinger(0)
+					}
+					end()
+					return
+				}
+			}
+			passed += n
+			twin.Write(b)
+			if _, werr := to.Write(b); err != nil || werr != nil {
+				if err == io.EOF && werr == nil {
+					to.CloseWrite()
+				} else {
+					end()
+				}
+				return
+			}
+		}
+	}
+	both.Go(func() { copy(server, client, f.toServer, twin) })
+	both.Go(func() { copy(client, server, !f.toServer, io.Discard) })
+	both.Wait()
+}
+
+// ear takes a client's objects.
+type ear struct {
+	mu    sync.Mutex
+	line  []byte
+	acked int
+	heard []string
+	bad   error
+	news  chan struct{}
+}
+
+func (e *ear) Write(b []byte) (int, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.line = append(e.line, b...)
+	for {
+		line, rest, whole := bytes.Cut(e.line, []byte("\n"))
+		if !whole {
+			break
+		}
+		var o struct {
+			Type, Text string
+			ID         int
+		}
+		if err := json.Unmarshal(line, &o); err != nil {
+			e.bad = err
+		}
+		switch o.Type {
+		case "ack":
+			e.acked = o.ID
+		case "message":
+			e.heard = append(e.heard, o.Text)
+		}
+		e.line = rest
+	}
+	poke(e.news)
+	return len(b), nil
+}
+
+func (e *ear) state() (acked int, heard []string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.acked, e.heard
+}
+
+// speaker is one process of a client that sends lines "label 1", "label 2" and so on.
+type speaker struct {
+	*proc
+	*ear
+	label string
+	sent  int
+	code  int // of its exit; -1: killed
+}
+
+func startSpeaker(t *testing.T, label string, args ...string) *speaker {
+	t.Helper()
+	s := &speaker{proc: &proc{t: t, err: newWatched(), ended: make(chan struct{})}, ear: &ear{news: make(chan struct{}, 1)}, label: label}
+	s.cmd = exec.Command(os.Args[0], append([]string{"-json"}, args...)...)
+	s.cmd.Dir = t.TempDir()
+	s.cmd.Env = append(os.Environ(), asSecurechat+"=1", "HOME="+s.cmd.Dir)
+	s.cmd.Stdout, s.cmd.Stderr = s.ear, s.proc.err
+	var err error
+	if s.stdin, err = s.cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { s.cmd.Wait(); close(s.ended) }()
+	t.Cleanup(func() {
+		s.cmd.Process.Kill()
+		<-s.ended
+		if t.Failed() {
+			t.Logf("%s: %.2000s", s.label, s.proc.err)
+		}
+	})
+	return s
+}
+
+// speak sends lines, with at most window of them not acknowledged, until stop is closed or the process ends.
+func (s *speaker) speak(stop chan struct{}) {
+	const window = 50
+	for {
+		acked, _ := s.state()
+		for s.sent < acked+window {
+			s.sent++
+			if _, err := fmt.Fprintf(s.stdin, "{\"text\":\"%s %d\"}\n", s.label, s.sent); err != nil {
+				return
+			}
+		}
+		select {
+		case <-stop:
+			return
+		case <-s.ended:
+			return
+		case <-s.ear.news:
+		}
+	}
+}
+
+// checkSpoken compares what was sent and acknowledged with the log, and what each heard with the log's order.
+func checkSpoken(t *testing.T, logged []string, speakers []*speaker) (sent, acked, heard int) {
+	t.Helper()
+	place := map[string]int{}
+	count := map[string]int{}
+	for i, text := range logged {
+		if _, twice := place[text]; twice {
+			t.Errorf("%q is in the log twice", text)
+		}
+		place[text] = i
+		var label string
+		var n int
+		fmt.Sscan(text, &label, &n)
+		if count[label]++; n != count[label] {
+			t.Fatalf("%q is number %d of its speaker in the log", text, count[label])
+		}
+	}
+	for _, s := range speakers {
+		a, h := s.state()
+		if s.bad != nil {
+			t.Errorf("%s: %v", s.label, s.bad)
+		}
+		switch n := count[s.label]; {
+		case n < a:
+			t.Errorf("%s: %d lines acknowledged, %d in the log", s.label, a, n)
+		case n > s.sent:
+			t.Errorf("%s: %d lines sent, %d in the log", s.label, s.sent, n)
+		case s.code == exitDone && (n != s.sent || a != s.sent):
+			t.Errorf("%s: all went well with %d sent, %d acknowledged and %d in the log", s.label, s.sent, a, n)
+		case s.code > 0:
+			t.Errorf("%s: exit %d: %s", s.label, s.code, s.proc.err)
+		}
+		last := -1
+		for _, text := range h {
+			at, there := place[text]
+			if !there || at <= last {
+				t.Fatalf("%s heard %q, which is at %d in the log, after what is at %d", s.label, text, at, last)
+			}
+			if own := s.label + " "; strings.HasPrefix(text, own) {
+				t.Errorf("%s heard itself", s.label)
+			}
+			if s.sent == 0 && last >= 0 && at != last+1 { // a listener with one connection
+				t.Fatalf("%s heard nothing between %q and %q", s.label, logged[last], text)
+			}
+			last = at
+		}
+		sent, acked, heard = sent+s.sent, acked+a, heard+len(h)
+	}
+	return sent, acked, heard
+}
+
+// TestFaultsAndKills runs real processes.
+func TestFaultsAndKills(t *testing.T) {
+	rng := rand.New(rand.NewPCG(*faultSeed, 6))
+	anna := state(t, "anna")
+	wd := t.TempDir()
+	log := filepath.Join(wd, "connection.log")
+	addr := "127.0.0.1:0"
+	eve := state(t, "eve")
+	admit(t, anna, eve)
+	var all []*speaker
+	var server *proc
+	restart := func() {
+		server = start(t, wd, "-listen", addr, "-dir", anna)
+		if fresh := server.err.match(t, `room open on (127\.0\.0\.1:\d+)`)[1]; fresh != addr {
+			addr = fresh
+			pin(t, eve, addr, anna)
+		}
+		listener := startSpeaker(t, fmt.Sprintf("listener%d", len(all)), "-connect", addr, "-dir", eve, "-stay")
+		listener.stdin.Close()
+		listener.code = -1
+		all = append(all, listener)
+	}
+	restart()
+	var mu sync.Mutex // over rng and calm
+	calm := false
+	stop := make(chan struct{})
+	names := []string{"bob", "cleo", "dora"}
+	dirs := []string{}
+	proxies := []*faultProxy{}
+	rows := make([]int, len(names)) // connections of each, by the process there is
+	current := make([]*speaker, len(names))
+	begin := func(i int) {
+		mu.Lock()
+		rows[i] = 0
+		mu.Unlock()
+		s := startSpeaker(t, fmt.Sprintf("%s%d", names[i], len(all)), "-connect", proxies[i].l.Addr().String(), "-dir", dirs[i], "-reconnect")
+		current[i], all = s, append(all, s)
+		go func() { s.speak(stop); s.stdin.Close() }()
+	}
+	for i, name := range names {
+		proxies = append(proxies, newFaultProxy(t, addr, func() fault {
+			mu.Lock()
+			defer mu.Unlock()
+			if calm {
+				return fault{}
+			}
+			f := fault{kind: faultKinds[rng.IntN(len(faultKinds))], toServer: rng.IntN(2) == 0, at: rng.IntN(20000)}
+			if rng.IntN(3) == 0 {
+				f.at %= 3000 // in the handshake
+			}
+			if rows[i]++; rows[i]%4 == 1 { // the first, and never so many in a row that it looks like a refusal
+				f = fault{faultKinds[rng.IntN(4)], f.toServer, 8000 + f.at}
+			}
+			return f
+		}))
+		dirs = append(dirs, state(t, name))
+		admit(t, anna, dirs[i])
+		pin(t, dirs[i], proxies[i].l.Addr().String(), anna)
+		begin(i)
+	}
+	news := time.NewTicker(10 * time.Millisecond)
+	defer news.Stop()
+	count := func() int { return proxies[0].count() + proxies[1].count() + proxies[2].count() }
+	wait := func(n int) {
+		t.Helper()
+		for deadline := time.After(patience); count() < n; {
+			select {
+			case <-news.C:
+			case <-deadline:
+				t.Fatalf("%d faults, %d wanted", count(), n)
+			}
+		}
+	}
+	killed := map[string]int{}
+	for k := range *killCount {
+		wait(k * *faultCount / *killCount)
+		mu.Lock()
+		pause, ofServer := rng.IntN(300), rng.IntN(2) == 0
+		mu.Unlock()
+		<-time.After(time.Duration(pause) * time.Millisecond) // anywhere between two faults
+		if ofServer {
+			server.cmd.Process.Kill()
+			<-server.ended
+			restart()
+			killed["server"]++
+			continue
+		}
+		mu.Lock()
+		i := rng.IntN(len(names))
+		mu.Unlock()
+		s := current[i]
+		s.cmd.Process.Kill()
+		<-s.ended
+		s.code = -1
+		begin(i)
+		killed["client"]++
+	}
+	wait(*faultCount)
+	mu.Lock()
+	calm = true
+	mu.Unlock()
+	close(stop)
+	for _, s := range current {
+		s.code = s.wait()
+	}
+	server.cmd.Process.Signal(syscall.SIGTERM)
+	if code := server.wait(); code != exitDone {
+		t.Errorf("the server: exit %d: %s", code, server.err)
+	}
+	for _, s := range all {
+		<-s.ended
+	}
+	logged := messages(t, log)
+	sent, acked, heard := checkSpoken(t, logged, all)
+	if err := verifyLogs([]string{log}, io.Discard); err != nil {
+		t.Error(err)
+	}
+	struck := map[string]int{}
+	for _, p := range proxies {
+		for kind, n := range p.struck {
+			struck[kind] += n
+		}
+	}
+	t.Logf("seed %d: faults %v, kills %v, processes %d: %d lines sent, %d acknowledged, %d logged, %d heard",
+		*faultSeed, struck, killed, len(all), sent, acked, len(logged), heard)
+	if len(logged) == 0 || heard == 0 {
+		t.Error("nobody said or heard anything")
+	}
+}
+
+// TestFaultAtEachByte resets a short session at each of its bytes, in both directions, from the handshake to goodbye. The
+// client comes back, and its lines are there once.
+func TestFaultAtEachByte(t *testing.T) {
+	s, c, _ := quietServer(t)
+	s.id = s.me.signer.PublicKey()
+	s.console.out, s.console.lines = bufio.NewWriter(io.Discard), newLineReader(strings.NewReader(""), maxLine)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- s.serve(ctx, []net.Listener{l}) }()
+	stride := 211
+	if *everyByte {
+		stride = 1
+	}
+	type place struct {
+		toServer bool
+		at       int
+	}
+	places := make(chan place)
+	go func() {
+		defer close(places)
+		for at := 0; at < 8000; at += stride {
+			places <- place{true, at}
+			places <- place{false, at}
+		}
+	}()
+	struck := map[bool]int{}
+	var mu sync.Mutex
+	var workers sync.WaitGroup
+	said := 0
+	for range 24 {
+		workers.Go(func() {
+			for p := range places {
+				first := true
+				proxy := newFaultProxy(t, l.Addr().String(), func() fault {
+					defer func() { first = false }()
+					return map[bool]fault{true: {"reset", p.toServer, p.at}}[first]
+				})
+				label := fmt.Sprintf("%v:%d", p.toServer, p.at)
+				var b strings.Builder
+				for n := range 5 {
+					fmt.Fprintf(&b, "%s %d\n", label, n+1)
+				}
+				one := &client{addr: proxy.l.Addr().String(), me: c.me, trust: c.trust, reconnect: true, insist: true,
+					console: &console{stderr: io.Discard, out: bufio.NewWriter(io.Discard), lines: newLineReader(strings.NewReader(b.String()), maxLine)}}
+				one.greet = one.join
+				err := one.run(context.Background())
+				n := proxy.count()
+				var u *untrusted
+				if err != nil && !(errors.As(err, &u) && u.silent && one.epoch == [8]byte{}) { // else it was turned away, for all it knows
+					t.Errorf("%s: %v", label, err)
+				}
+				mu.Lock()
+				struck[p.toServer] += n
+				if err == nil {
+					said++
+				}
+				mu.Unlock()
+				proxy.l.Close()
+				proxy.wg.Wait()
+			}
+		})
+	}
+	workers.Wait()
+	cancel()
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	counts := map[string]int{}
+	for _, text := range messages(t, s.log.path) {
+		var label string
+		var n int
+		fmt.Sscan(text, &label, &n)
+		if counts[label]++; n != counts[label] {
+			t.Errorf("%q is line %d of its speaker", text, counts[label])
+		}
+	}
+	full := 0
+	for _, n := range slices.Collect(maps.Values(counts)) {
+		if n == 5 {
+			full++
+		}
+	}
+	if full < said || struck[true] == 0 || struck[false] == 0 {
+		t.Errorf("%d clients say that all went well, %d have all their lines in the log", said, full)
+	}
+	t.Logf("resets: %d on the way to the server, %d on the way back; %d of %d clients delivered all, %d are in the log whole", struck[true], struck[false], said, 2*((8000+stride-1)/stride), full)
+}

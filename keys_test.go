@@ -1,0 +1,671 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// runTool runs a program of OpenSSH's, which these tests need, and returns what it printed.
+func runTool(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(name, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %q: %v\n%s", name, args, err, out)
+	}
+	return string(out)
+}
+
+func put(t testing.TB, path string, data []byte) string {
+	t.Helper()
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// closedDir is a folder as makeFolder wants it.
+func closedDir(t testing.TB) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "state")
+	if err := makeFolder(dir); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func newEd25519(t testing.TB) (ed25519.PrivateKey, ssh.PublicKey) {
+	t.Helper()
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key, publicOf(t, key)
+}
+
+func publicOf(t testing.TB, key crypto.Signer) ssh.PublicKey {
+	t.Helper()
+	pub, err := ssh.NewPublicKey(key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pub
+}
+
+func newRSA(t testing.TB, bits int) *rsa.PrivateKey {
+	t.Helper()
+	t.Setenv("GODEBUG", "rsa1024min=0")
+	key, err := rsa.GenerateKey(rand.Reader, bits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func opensshPEM(t testing.TB, key crypto.PrivateKey) []byte {
+	t.Helper()
+	block, err := ssh.MarshalPrivateKey(key, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(block)
+}
+
+func pkcs8PEM(t testing.TB, key any) []byte {
+	t.Helper()
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+}
+
+// wantError checks for the words of a refusal.
+func wantError(t *testing.T, err error, words string) {
+	t.Helper()
+	if err == nil || !strings.Contains(err.Error(), words) {
+		t.Fatalf("got %v, want an error with %q", err, words)
+	}
+}
+
+func TestFirstRun(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "new", "state")
+	var said []string
+	o := keyOptions{dir: dir, comment: "pi@router", notify: func(f string, a ...any) { said = append(said, fmt.Sprintf(f, a...)) }}
+	k, err := loadKeys(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all := strings.Join(said, "\n"); !strings.Contains(all, k.fingerprint()) || !strings.Contains(all, "made an encryption key") {
+		t.Errorf("first run said %q", said)
+	}
+	if k.comment != "pi@router" || k.encryption.N.BitLen() != 2048 || k.signer.PublicKey().Type() != ssh.KeyAlgoED25519 {
+		t.Errorf("made %q, %d bits, %s", k.comment, k.encryption.N.BitLen(), k.signer.PublicKey().Type())
+	}
+	for name, mode := range map[string]os.FileMode{".": 0o700, "identity": 0o600, "identity.pub": 0o600, "encryption": 0o600} {
+		info, err := os.Stat(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if runtime.GOOS != "windows" && info.Mode().Perm() != mode {
+			t.Errorf("%s has mode %o, want %o", name, info.Mode().Perm(), mode)
+		}
+	}
+	said = nil
+	again, err := loadKeys(o)
+	if err != nil || !sameKey(again.signer.PublicKey(), k.signer.PublicKey()) || !again.encryption.Equal(k.encryption) || said != nil {
+		t.Errorf("second run: %v, said %q", err, said)
+	}
+
+	path := filepath.Join(dir, "identity")
+	if out := runTool(t, "ssh-keygen", "-lf", path+".pub"); !strings.Contains(out, k.fingerprint()+" pi@router") {
+		t.Errorf("ssh-keygen -lf: %s", out)
+	}
+	if out := runTool(t, "ssh-keygen", "-y", "-f", path); !strings.HasPrefix(out, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(k.signer.PublicKey())))) {
+		t.Errorf("ssh-keygen -y: %s", out)
+	}
+	runTool(t, "ssh-keygen", "-y", "-f", filepath.Join(dir, "encryption"))
+}
+
+func TestMissingPublicFileIsMade(t *testing.T) {
+	dir := closedDir(t)
+	k, err := loadKeys(keyOptions{dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !validName(k.comment) {
+		t.Errorf("default comment %q is no name", k.comment)
+	}
+	pub := filepath.Join(dir, "identity.pub")
+	if err := os.Remove(pub); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := loadKeys(keyOptions{dir: dir, comment: "x"}); err != nil || again.comment != "x" {
+		t.Fatal(err)
+	}
+	if out := runTool(t, "ssh-keygen", "-lf", pub); !strings.Contains(out, k.fingerprint()) {
+		t.Error(out)
+	}
+}
+
+func TestTwoStartAtOnce(t *testing.T) {
+	dir := closedDir(t)
+	var all [3]*keys
+	var wg sync.WaitGroup
+	for i := range all {
+		wg.Go(func() {
+			var err error
+			if all[i], err = loadKeys(keyOptions{dir: dir}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	for _, k := range all {
+		if k == nil || !sameKey(k.signer.PublicKey(), all[0].signer.PublicKey()) || !k.encryption.Equal(all[0].encryption) {
+			t.Fatal("two processes ended with different keys")
+		}
+	}
+}
+
+func TestPassphrase(t *testing.T) {
+	dir := closedDir(t)
+	k, err := loadKeys(keyOptions{dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "identity")
+	runTool(t, "ssh-keygen", "-p", "-q", "-P", "", "-N", "open sesame", "-f", path)
+	answers := func(list ...string) func(string) ([]byte, error) {
+		return func(q string) ([]byte, error) {
+			if !strings.Contains(q, path) || len(list) == 0 {
+				return nil, fmt.Errorf("asked %q", q)
+			}
+			a := list[0]
+			list = list[1:]
+			return []byte(a), nil
+		}
+	}
+	good := put(t, filepath.Join(dir, "good"), []byte("open sesame\n"))
+	bad := put(t, filepath.Join(dir, "bad"), []byte("closed"))
+	open := put(t, filepath.Join(dir, "open"), []byte("open sesame"))
+	if err := os.Chmod(open, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	credentials := t.TempDir()
+	for _, c := range []struct {
+		name, credentials string
+		o                 keyOptions
+		words             string
+	}{
+		{"prompt", "", keyOptions{prompt: answers("wrong", "open sesame")}, ""},
+		{"prompt thrice wrong", "", keyOptions{prompt: answers("a", "b", "c")}, "three passphrases did not open " + path},
+		{"file", "", keyOptions{passphraseFile: good}, ""},
+		{"wrong file", "", keyOptions{passphraseFile: bad}, "does not open"},
+		{"open file", "", keyOptions{passphraseFile: open}, "chmod 600 " + open},
+		{"no file", "", keyOptions{passphraseFile: filepath.Join(dir, "none")}, "the passphrase: open"},
+		{"empty credentials folder", t.TempDir(), keyOptions{}, "no terminal to ask on"},
+		{"credential", credentials, keyOptions{}, ""},
+		{"nothing", "", keyOptions{}, "no terminal to ask on"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			put(t, filepath.Join(credentials, "passphrase"), []byte("open sesame\n"))
+			t.Setenv("CREDENTIALS_DIRECTORY", c.credentials)
+			c.o.dir = dir
+			got, err := loadKeys(c.o)
+			if c.words != "" {
+				wantError(t, err, c.words)
+			} else if err != nil || got.fingerprint() != k.fingerprint() {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+func TestIdentityFormats(t *testing.T) {
+	edKey, _ := newEd25519(t)
+	rsaKey := newRSA(t, 2048)
+	ecKey, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := closedDir(t)
+	put(t, filepath.Join(dir, "encryption"), opensshPEM(t, newRSA(t, 2048)))
+	for name, data := range map[string][]byte{
+		"ed25519 OpenSSH": opensshPEM(t, edKey),
+		"ed25519 PKCS8":   pkcs8PEM(t, edKey),
+		"rsa OpenSSH":     opensshPEM(t, rsaKey),
+		"rsa PKCS1":       pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(rsaKey)}),
+		"rsa PKCS8":       pkcs8PEM(t, rsaKey),
+		"ecdsa OpenSSH":   opensshPEM(t, ecKey),
+		"ecdsa PKCS8":     pkcs8PEM(t, ecKey),
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := put(t, filepath.Join(t.TempDir(), "key"), data)
+			k, err := loadKeys(keyOptions{dir: dir, identity: path})
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkSigner(t, k.signer)
+			if exists(path + ".pub") {
+				t.Error("wrote beside a key that is not ours")
+			}
+		})
+	}
+	for _, typ := range []string{"rsa", "ecdsa"} {
+		dir := closedDir(t)
+		put(t, filepath.Join(dir, "encryption"), opensshPEM(t, newRSA(t, 2048)))
+		k, err := loadKeys(keyOptions{dir: dir, typ: typ, bits: 2048})
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkSigner(t, k.signer)
+		if !strings.Contains(k.signer.PublicKey().Type(), typ) {
+			t.Errorf("-type %s made %s", typ, k.signer.PublicKey().Type())
+		}
+	}
+}
+
+func TestLoadKeysRefuses(t *testing.T) {
+	edKey, _ := newEd25519(t)
+	rsaKey := newRSA(t, 2048)
+	for _, c := range []struct {
+		name  string
+		set   func(dir string, o *keyOptions)
+		words string
+	}{
+		{"folder open", func(dir string, _ *keyOptions) { os.Chmod(dir, 0o750) }, "chmod 700 "},
+		{"identity open", func(dir string, _ *keyOptions) {
+			os.Chmod(put(t, filepath.Join(dir, "identity"), opensshPEM(t, edKey)), 0o640)
+		}, "chmod 600 "},
+		{"identity a pipe", func(dir string, _ *keyOptions) { runTool(t, "mkfifo", filepath.Join(dir, "identity")) }, "no regular file"},
+		{"identity a folder", func(dir string, _ *keyOptions) { os.Mkdir(filepath.Join(dir, "identity"), 0o700) }, "no regular file"},
+		{"identity a dead link", func(dir string, _ *keyOptions) { os.Symlink("nowhere", filepath.Join(dir, "identity")) }, "the identity: open"},
+		{"identity huge", func(dir string, _ *keyOptions) { put(t, filepath.Join(dir, "identity"), make([]byte, maxKeyFile+1)) }, "longer than 64 KiB"},
+		{"identity empty", func(dir string, _ *keyOptions) { put(t, filepath.Join(dir, "identity"), nil) }, "no private key"},
+		{"identity weak", func(dir string, _ *keyOptions) {
+			runTool(t, "ssh-keygen", "-q", "-t", "rsa", "-b", "1024", "-N", "", "-f", filepath.Join(dir, "identity"))
+		}, "1024 bits is not taken"},
+		{"identity encrypted PKCS#8", func(dir string, _ *keyOptions) {
+			put(t, filepath.Join(dir, "identity"), []byte("-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n"))
+		}, "ssh-keygen -p"},
+		{"identity of another", func(dir string, o *keyOptions) { o.identity = filepath.Join(dir, "none") }, "the identity: open"},
+		{"public file of another key", func(dir string, _ *keyOptions) {
+			_, other := newEd25519(t)
+			put(t, filepath.Join(dir, "identity"), opensshPEM(t, edKey))
+			put(t, filepath.Join(dir, "identity.pub"), ssh.MarshalAuthorizedKey(other))
+		}, "does not belong"},
+		{"public file broken", func(dir string, _ *keyOptions) {
+			put(t, filepath.Join(dir, "identity"), opensshPEM(t, edKey))
+			put(t, filepath.Join(dir, "identity.pub"), []byte("?"))
+		}, "holds no public key"},
+		{"certificate broken", func(dir string, _ *keyOptions) { put(t, filepath.Join(dir, "identity-cert.pub"), []byte("?")) }, "holds no certificate"},
+		{"certificate a bare key", func(dir string, _ *keyOptions) {
+			put(t, filepath.Join(dir, "identity-cert.pub"), ssh.MarshalAuthorizedKey(publicOf(t, edKey)))
+		}, "no certificate: sign it"},
+		{"encryption key not RSA", func(dir string, _ *keyOptions) { put(t, filepath.Join(dir, "encryption"), opensshPEM(t, edKey)) }, "is no RSA key"},
+		{"encryption key weak", func(dir string, _ *keyOptions) {
+			put(t, filepath.Join(dir, "encryption"), opensshPEM(t, newRSA(t, 1024)))
+		}, "1024 bits is not taken"},
+		{"encryption key open", func(dir string, _ *keyOptions) {
+			os.Chmod(put(t, filepath.Join(dir, "encryption"), opensshPEM(t, rsaKey)), 0o604)
+		}, "chmod 600 "},
+		{"one key for both", func(dir string, _ *keyOptions) {
+			put(t, filepath.Join(dir, "identity"), opensshPEM(t, rsaKey))
+			put(t, filepath.Join(dir, "encryption"), pkcs8PEM(t, rsaKey))
+		}, "are one key"},
+		{"type", func(_ string, o *keyOptions) { o.typ = "dsa" }, `no key type "dsa"`},
+		{"few bits", func(_ string, o *keyOptions) { o.bits = 1024 }, "1024 bits"},
+		{"many bits", func(_ string, o *keyOptions) { o.bits = 8192 }, "8192 bits"},
+		{"odd bits", func(_ string, o *keyOptions) { o.bits = 2049 }, "2049 bits"},
+		{"comment", func(_ string, o *keyOptions) { o.comment = "a\nb" }, "one line"},
+		{"no agent", func(dir string, _ *keyOptions) {
+			t.Setenv("SSH_AUTH_SOCK", "")
+			put(t, filepath.Join(dir, "identity.pub"), ssh.MarshalAuthorizedKey(publicOf(t, edKey)))
+		}, "no ssh-agent"},
+		{"agent gone", func(dir string, _ *keyOptions) {
+			t.Setenv("SSH_AUTH_SOCK", filepath.Join(dir, "none"))
+			put(t, filepath.Join(dir, "identity.pub"), ssh.MarshalAuthorizedKey(publicOf(t, edKey)))
+		}, "ssh-agent: dial"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			o := keyOptions{dir: closedDir(t)}
+			put(t, filepath.Join(o.dir, "encryption"), opensshPEM(t, rsaKey))
+			c.set(o.dir, &o)
+			_, err := loadKeys(o)
+			wantError(t, err, c.words)
+		})
+	}
+}
+
+// startAgent runs a real ssh-agent for the test.
+func startAgent(t *testing.T) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "sc") // a socket's path must be short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	cmd := exec.Command("ssh-agent", "-D", "-a", filepath.Join(dir, "agent"))
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil { // it names its socket once that listens
+		t.Fatal(err)
+	}
+	t.Setenv("SSH_AUTH_SOCK", filepath.Join(dir, "agent"))
+}
+
+func TestAgent(t *testing.T) {
+	startAgent(t)
+	encryption := opensshPEM(t, newRSA(t, 2048))
+	for _, typ := range []string{"ed25519", "rsa", "ecdsa"} {
+		t.Run(typ, func(t *testing.T) {
+			dir := closedDir(t)
+			put(t, filepath.Join(dir, "encryption"), encryption)
+			path := filepath.Join(dir, "identity")
+			runTool(t, "ssh-keygen", "-q", "-t", typ, "-N", "", "-C", "a@b", "-f", path)
+			runTool(t, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(dir, "ca"))
+			other := filepath.Join(dir, "other.pub")
+			runTool(t, "ssh-add", "-q", path)
+			_, stranger := newEd25519(t)
+			put(t, other, ssh.MarshalAuthorizedKey(stranger))
+
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+			for _, o := range []keyOptions{{dir: dir}, {dir: dir, identity: path + ".pub"}} {
+				k, err := loadKeys(o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if k.comment != "a@b" {
+					t.Errorf("comment %q", k.comment)
+				}
+				checkSigner(t, k.signer)
+			}
+			_, err := loadKeys(keyOptions{dir: dir, identity: other})
+			wantError(t, err, "add it with ssh-add")
+
+			runTool(t, "ssh-keygen", "-q", "-s", filepath.Join(dir, "ca"), "-I", "me", "-n", "me", path+".pub")
+			k, err := loadKeys(keyOptions{dir: dir})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, ok := k.signer.PublicKey().(*ssh.Certificate); !ok {
+				t.Error("the certificate beside the identity is not used")
+			}
+			checkSigner(t, k.signer)
+			runTool(t, "ssh-add", "-q", "-D")
+			_, err = signData(k.signer, []byte("x"))
+			wantError(t, err, "ssh-agent: ")
+		})
+	}
+}
+
+func TestCertificateOfAnotherKeyIsSaid(t *testing.T) {
+	dir := closedDir(t)
+	k, err := loadKeys(keyOptions{dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"ca", "other"} {
+		runTool(t, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(dir, name))
+	}
+	runTool(t, "ssh-keygen", "-q", "-s", filepath.Join(dir, "ca"), "-I", "me", "-n", "me", filepath.Join(dir, "other.pub"))
+	if err := os.Rename(filepath.Join(dir, "other-cert.pub"), filepath.Join(dir, "identity-cert.pub")); err != nil {
+		t.Fatal(err)
+	}
+	said := ""
+	again, err := loadKeys(keyOptions{dir: dir, notify: func(f string, a ...any) { said += fmt.Sprintf(f, a...) }})
+	if err != nil || !strings.Contains(said, "is not used") || !bytes.Equal(again.signer.PublicKey().Marshal(), k.signer.PublicKey().Marshal()) {
+		t.Errorf("%v, said %q", err, said)
+	}
+}
+
+// checkSigner signs, verifies and spoils.
+func checkSigner(t *testing.T, s ssh.Signer) {
+	t.Helper()
+	data := []byte("what is signed")
+	sig, err := signData(s, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pub := s.PublicKey()
+	if plainKey(pub).Type() == ssh.KeyAlgoED25519 && len(sig) != ed25519.SignatureSize {
+		t.Errorf("an Ed25519 signature of %d bytes", len(sig))
+	}
+	if err := verifyData(pub, data, sig); err != nil {
+		t.Error(err)
+	}
+	if verifyData(pub, append(data, '!'), sig) == nil {
+		t.Error("a signature over other data verifies")
+	}
+	for i := range sig {
+		bad := bytes.Clone(sig)
+		bad[i] ^= 1
+		if verifyData(pub, data, bad) == nil {
+			t.Errorf("a signature with byte %d flipped verifies", i)
+		}
+		if verifyData(pub, data, sig[:i]) == nil {
+			t.Errorf("a signature of %d bytes verifies", i)
+		}
+	}
+	if verifyData(pub, data, make([]byte, maxSignature+1)) == nil {
+		t.Error("a signature of any length is tried")
+	}
+}
+
+func TestNoWeakHash(t *testing.T) {
+	signer, err := ssh.NewSignerFromKey(newRSA(t, 2048))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, algorithm := range []string{ssh.KeyAlgoRSA, ssh.KeyAlgoRSASHA256} {
+		sig, err := signer.(ssh.AlgorithmSigner).SignWithAlgorithm(rand.Reader, []byte("x"), algorithm)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if verifyData(signer.PublicKey(), []byte("x"), sig.Blob) == nil {
+			t.Errorf("a signature by %s verifies", algorithm)
+		}
+	}
+}
+
+// A security key in software: it signs SHA-256(application) ‖ flags ‖ counter ‖ SHA-256(data).
+func TestSecurityKey(t *testing.T) {
+	key, _ := newEd25519(t)
+	pub, err := ssh.ParsePublicKey(ssh.Marshal(struct {
+		Name, Key, Application string
+	}{ssh.KeyAlgoSKED25519, string(key.Public().(ed25519.PublicKey)), "ssh:"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sign := func(flags byte) []byte {
+		rest := []byte{flags, 0, 0, 0, 7}
+		app, data := sha256.Sum256([]byte("ssh:")), sha256.Sum256([]byte("x"))
+		msg := append(append(append([]byte{}, app[:]...), rest...), data[:]...)
+		return append(ed25519.Sign(key, msg), rest...)
+	}
+	if err := verifyData(pub, []byte("x"), sign(1)); err != nil {
+		t.Error(err)
+	}
+	if verifyData(pub, []byte("x"), sign(0)) == nil {
+		t.Error("a signature that nobody touched the key for verifies")
+	}
+	if verifyData(pub, []byte("x"), []byte{1, 2}) == nil {
+		t.Error("a stump verifies")
+	}
+}
+
+func rsaWire(n, e *big.Int) []byte {
+	return ssh.Marshal(struct {
+		Name string
+		E, N *big.Int
+	}{ssh.KeyAlgoRSA, e, n})
+}
+
+func TestKeyStrength(t *testing.T) {
+	n := newRSA(t, 2048).N
+	f4 := big.NewInt(65537)
+	shifted := func(bits uint) *big.Int { return new(big.Int).SetBit(big.NewInt(1), int(bits)-1, 1) }
+	for _, c := range []struct {
+		name       string
+		n, e       *big.Int
+		identity   string // the words of the refusal, "" = taken, "-" = does not parse
+		encryption string
+	}{
+		{"good", n, f4, "", ""},
+		{"2047 bits", shifted(2047), f4, "2047 bits", "2047 bits"},
+		{"4096 bits", shifted(4096), f4, "", ""},
+		{"4097 bits", shifted(4097), f4, "4097 bits", "4097 bits"},
+		{"even modulus", new(big.Int).Add(n, big.NewInt(1)), f4, "even modulus", "even modulus"},
+		{"negative modulus", new(big.Int).Neg(n), f4, "is not taken", "is not taken"},
+		{"exponent 3", n, big.NewInt(3), "exponent", "exponent"},
+		{"exponent 65539", n, big.NewInt(65539), "", "must be 65537"},
+		{"exponent even", n, big.NewInt(65538), "-", "exponent"},
+		{"exponent huge", n, shifted(40), "-", "exponent"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			wire := rsaWire(c.n, c.e)
+			pub, err := ssh.ParsePublicKey(wire)
+			if (err != nil) != (c.identity == "-") {
+				t.Fatal(err)
+			}
+			if err == nil {
+				if err := checkIdentityKey(pub); c.identity != "" {
+					wantError(t, err, c.identity)
+				} else if err != nil {
+					t.Error(err)
+				}
+			}
+			key, err := parseEncryptionKey(wire)
+			if c.encryption != "" {
+				wantError(t, err, c.encryption)
+			} else if err != nil || !bytes.Equal(marshalEncryptionKey(key), wire) {
+				t.Error(err)
+			}
+		})
+	}
+	wire := rsaWire(n, f4)
+	for i := range wire {
+		if _, err := parseEncryptionKey(wire[:i]); err == nil {
+			t.Errorf("%d bytes of an encryption key are taken", i)
+		}
+	}
+	for name, b := range map[string][]byte{"trailing byte": append(bytes.Clone(wire), 0), "too long": make([]byte, 2000)} {
+		if _, err := parseEncryptionKey(b); err == nil {
+			t.Errorf("%s: taken", name)
+		}
+	}
+	_, ed := newEd25519(t)
+	_, err := parseEncryptionKey(ed.Marshal())
+	wantError(t, err, "not RSA")
+
+	old, err := ssh.ParsePublicKey(ssh.Marshal(struct {
+		Name       string
+		P, Q, G, Y *big.Int
+	}{"ssh-dss", shifted(1024), shifted(160), big.NewInt(2), big.NewInt(4)}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantError(t, checkIdentityKey(old), `"ssh-dss" is not taken`)
+}
+
+func TestLockHeldTooLong(t *testing.T) {
+	dir := closedDir(t)
+	err := withLock(dir, func() (err error) {
+		synctest.Test(t, func(*testing.T) { err = withLock(dir, func() error { return nil }) })
+		return err
+	})
+	wantError(t, err, "another securechat has held")
+	if err := withLock(dir, func() error { return nil }); err != nil {
+		t.Error("after its release:", err)
+	}
+}
+
+func TestShellQuote(t *testing.T) {
+	for in, want := range map[string]string{"/a/b-c_1": "/a/b-c_1", "": "''", "a b": "'a b'", "a'b": `'a'\''b'`, "[h]:1": "'[h]:1'"} {
+		if got := shellQuote(in); got != want {
+			t.Errorf("shellQuote(%q) = %s, want %s", in, got, want)
+		}
+	}
+}
+
+func TestStateFolder(t *testing.T) {
+	t.Setenv("SECURECHAT_DIR", "/from/environment")
+	if dir, err := stateFolder("/from/flag"); err != nil || dir != "/from/flag" {
+		t.Error(dir, err)
+	}
+	if dir, err := stateFolder(""); err != nil || dir != "/from/environment" {
+		t.Error(dir, err)
+	}
+	t.Setenv("SECURECHAT_DIR", "")
+	if dir, err := stateFolder(""); err != nil || filepath.Base(dir) != "securechat" {
+		t.Error(dir, err)
+	}
+}
+
+func TestNames(t *testing.T) {
+	_, key := newEd25519(t)
+	for in, want := range map[string]string{
+		"pi@router": "pi-router", "Ann.B_c-1": "Ann.B_c-1", "": "", "@@@": "", "日本": "", "jörg": "j-rg", "a b": "a-b",
+		"\x1b[31mred": "--31mred", strings.Repeat("x", 40): strings.Repeat("x", 32), "a\xffb": "a-b",
+	} {
+		got := cleanName(in)
+		if got != want {
+			t.Errorf("cleanName(%q) = %q, want %q", in, got, want)
+		}
+		if validName(in) != (in != "" && in == want) {
+			t.Errorf("validName(%q) = %v", in, validName(in))
+		}
+	}
+	if name := keyName("", key); !validName(name) || len(name) != len("key-")+8 || !strings.HasPrefix(name, "key-"+nameSuffix(key)) {
+		t.Errorf("a nameless key is %q, its suffix %q", name, nameSuffix(key))
+	}
+	for _, pair := range [][2]string{{"Bob", "bob"}, {"b0b", "bOb"}, {"l1I", "iLl"}, {"a.b", "a_b"}, {"a-b", "a.b"}} {
+		if foldName(pair[0]) != foldName(pair[1]) {
+			t.Errorf("%q and %q look alike", pair[0], pair[1])
+		}
+	}
+	if foldName("ann") == foldName("bob") {
+		t.Error("ann is not bob")
+	}
+}
+
+func FuzzEncryptionKey(f *testing.F) {
+	f.Add(rsaWire(new(big.Int).SetBit(big.NewInt(1), 2047, 1), big.NewInt(65537)))
+	addVectors(f, "encryption key", "wire", func(b []byte) { f.Add(b) })
+	addVectors(f, "identity", "wire", func(b []byte) { f.Add(b) })
+	f.Fuzz(func(t *testing.T, wire []byte) {
+		key, err := parseEncryptionKey(wire)
+		if err == nil && (!bytes.Equal(marshalEncryptionKey(key), wire) || key.E != 65537 || key.N.BitLen() < minRSABits || key.N.BitLen() > maxRSABits) {
+			t.Fatalf("took %x", wire)
+		}
+	})
+}

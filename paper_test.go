@@ -1,0 +1,1287 @@
+package main
+
+// The paper's protocol against the recorded session of its programs, against a peer written from the paper (once here,
+// once in Python), and against peers that break each rule in turn.
+
+import (
+	"bufio"
+	"bytes"
+	"crypto"
+	"crypto/aes"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/sha512"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+	"unicode/utf8"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// paperSession is testdata/paper-session.json, decoded.
+type paperSession struct {
+	client, server *rsa.PrivateKey
+	key            [32]byte
+	stages         []struct {
+		from                 string
+		wire, sealed, opened []byte
+	}
+	packets []struct{ wire, opened, msg []byte }
+}
+
+func paperVector(t testing.TB) (v paperSession) {
+	t.Helper()
+	var j struct {
+		ClientPrivatePEM string `json:"client_private_pem"`
+		ServerPrivatePEM string `json:"server_private_pem"`
+		SessionKey       string `json:"session_key"`
+		Stages           []struct {
+			From, Wire, Opened string
+			Base64             bool `json:"wire_is_base64_text"`
+		}
+		Packets []struct{ Wire, Opened, Msg string }
+	}
+	data, err := os.ReadFile("testdata/paper-session.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(data, &j); err != nil {
+		t.Fatal(err)
+	}
+	unhex := func(s string) []byte {
+		b, err := hex.DecodeString(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	if v.client, err = parsePaperPrivate([]byte(j.ClientPrivatePEM)); err != nil {
+		t.Fatal(err)
+	}
+	if v.server, err = parsePaperPrivate([]byte(j.ServerPrivatePEM)); err != nil {
+		t.Fatal(err)
+	}
+	copy(v.key[:], unhex(j.SessionKey))
+	v.stages = slices.Grow(v.stages, 4)[:len(j.Stages)]
+	for i, s := range j.Stages {
+		st := &v.stages[i]
+		st.from, st.wire, st.opened = s.From, unhex(s.Wire), unhex(s.Opened)
+		st.sealed = st.wire
+		if s.Base64 {
+			if st.sealed, err = base64.StdEncoding.DecodeString(string(st.wire)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	v.packets = slices.Grow(v.packets, 4)[:len(j.Packets)]
+	for i, p := range j.Packets {
+		v.packets[i].wire, v.packets[i].opened, v.packets[i].msg = unhex(p.Wire), unhex(p.Opened), []byte(p.Msg)
+	}
+	if len(v.stages) != 4 || len(v.packets) != 4 {
+		t.Fatal("the vectors are not whole")
+	}
+	return v
+}
+
+// testKey reads a key that the tests keep, for making one takes long.
+func testKey(t testing.TB, name string) *rsa.PrivateKey {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join("testdata", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(data)
+	key, err := x509.ParsePKCS1PrivateKey(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// TestPaperGoldenStages verifies what the programs signed, as each receiver does.
+func TestPaperGoldenStages(t *testing.T) {
+	v := paperVector(t)
+	for i, size := range []int{paperStage1, paperStage2, paperStage1, paperStage4} {
+		to, from := v.server, v.client
+		if v.stages[i].from == "server" {
+			to, from = v.client, v.server
+		}
+		m, sign := paperOpen(to, v.stages[i].sealed, size)
+		if !paperVerify(&from.PublicKey, sign, m) {
+			t.Errorf("stage %d does not verify", i+1)
+		}
+		if !bytes.Equal(append(sign, m...), v.stages[i].opened) {
+			t.Errorf("stage %d opens to something else", i+1)
+		}
+		if paperVerify(&to.PublicKey, sign, m) {
+			t.Errorf("stage %d verifies as signed by its receiver", i+1)
+		}
+	}
+	if got := len(v.stages[3].wire); got != paperBase64 || len(v.stages[0].wire) != paperSealed {
+		t.Errorf("sizes on the wire: %d, %d", len(v.stages[0].wire), got)
+	}
+}
+
+// TestPaperGoldenPackets reads the recorded session and builds each of its packets again.
+func TestPaperGoldenPackets(t *testing.T) {
+	v := paperVector(t)
+	var wire []byte
+	for _, p := range v.packets {
+		wire = append(wire, p.wire...)
+	}
+	in := newPaperConn(&chunks{data: [][]byte{wire}}, &v.key)
+	for i, p := range v.packets {
+		if got, err := in.readText(); err != nil || !bytes.Equal(got, p.msg) {
+			t.Errorf("packet %d: %q, %v", i, got, err)
+		}
+		built := in.seal(p.msg)
+		if len(p.opened)%16 != 0 || len(p.opened) == paperHead+len(p.msg) { // the reference left the padding out
+			block := encryptECB(v.key, bytes.Repeat([]byte{16}, 16))
+			if !bytes.Equal(built[len(built)-16:], block) {
+				t.Errorf("packet %d: its padding is no full block", i)
+			}
+			built = built[:len(built)-16]
+		}
+		if !bytes.Equal(built, p.wire) {
+			t.Errorf("packet %d is built otherwise than the reference does", i)
+		}
+	}
+	if _, err := in.readText(); err != io.EOF {
+		t.Errorf("at the end: %v", err)
+	}
+}
+
+// chunks is a connection whose reads give one chunk each, then the end, or errNoMore where a receiver must not read on.
+type chunks struct {
+	net.Conn
+	data [][]byte
+	end  error
+}
+
+var errNoMore = errors.New("read on with nothing there")
+
+func (c *chunks) Read(b []byte) (int, error) {
+	for len(c.data) > 0 && len(c.data[0]) == 0 {
+		c.data = c.data[1:]
+	}
+	if len(c.data) == 0 {
+		if c.end != nil {
+			return 0, c.end
+		}
+		return 0, io.EOF
+	}
+	n := copy(b, c.data[0])
+	c.data[0] = c.data[0][n:]
+	return n, nil
+}
+
+func encryptECB(key [32]byte, plain []byte) []byte {
+	block, err := aes.NewCipher(key[:])
+	if err != nil {
+		panic(err)
+	}
+	out := make([]byte, len(plain))
+	for i := 0; i < len(plain); i += 16 {
+		block.Encrypt(out[i:], plain[i:])
+	}
+	return out
+}
+
+func decryptECB(key [32]byte, sealed []byte) []byte {
+	block, err := aes.NewCipher(key[:])
+	if err != nil {
+		panic(err)
+	}
+	out := make([]byte, len(sealed))
+	for i := 0; i+16 <= len(sealed); i += 16 {
+		block.Decrypt(out[i:], sealed[i:])
+	}
+	return out
+}
+
+// refPacket builds a packet as the reference does: padded only where it is not a multiple of 16 already.
+func refPacket(key [32]byte, text string) []byte {
+	p := fmt.Sprintf("%x%032b%s", sha512.Sum512(key[:]), len(text), text)
+	if n := 16 - len(p)%16; n < 16 {
+		p += strings.Repeat(string(rune(n)), n)
+	}
+	return encryptECB(key, []byte(p))
+}
+
+// TestPaperStreamCuts joins packets, padded and not, and splits the stream at every point: the texts stay whole.
+func TestPaperStreamCuts(t *testing.T) {
+	key := [32]byte{1, 2, 3}
+	ours := newPaperConn(nil, &key)
+	pad := strings.Repeat("\x10", 16)
+	streams := map[string][][]byte{
+		"reference":    {refPacket(key, "0123456789abcdef"), refPacket(key, "short"), refPacket(key, "fedcba9876543210")},
+		"ours":         {ours.seal([]byte("0123456789abcdef")), ours.seal([]byte("short")), ours.seal([]byte("fedcba9876543210"))},
+		"mixed":        {ours.seal(nil), refPacket(key, ""), refPacket(key, "0123456789abcde\n")},
+		"text of pads": {refPacket(key, pad), ours.seal([]byte(pad)), refPacket(key, pad+pad)},
+	}
+	for name, packets := range streams {
+		var want []string
+		for _, p := range packets {
+			got, err := newPaperConn(&chunks{data: [][]byte{p}}, &key).readText()
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			want = append(want, string(got))
+		}
+		wire := bytes.Join(packets, nil)
+		check := func(what string, data [][]byte) {
+			in := newPaperConn(&chunks{data: data}, &key)
+			for i, w := range want {
+				if got, err := in.readText(); err != nil || string(got) != w {
+					t.Fatalf("%s, %s: text %d is %q, %v", name, what, i, got, err)
+				}
+			}
+			if _, err := in.readText(); err != io.EOF {
+				t.Fatalf("%s, %s: at the end: %v", name, what, err)
+			}
+		}
+		for i := range len(wire) {
+			check(fmt.Sprint("split at ", i), [][]byte{wire[:i], wire[i:]})
+		}
+		check("byte by byte", slices.Collect(slices.Chunk(wire, 1)))
+		for n := 2; n < 40; n++ {
+			check(fmt.Sprint("in ", n, "s"), slices.Collect(slices.Chunk(wire, n)))
+		}
+
+		// A text is there with the last byte of its message's block, before the block that may be its padding; and a
+		// stream that ends anywhere but between packets was truncated.
+		for i, p := range packets {
+			full := paperHead + (len(want[i])+15)/16*16
+			in := newPaperConn(&chunks{data: [][]byte{p[:full]}, end: errNoMore}, &key)
+			if got, err := in.readText(); err != nil || string(got) != want[i] {
+				t.Errorf("%s: text %d did not come at once: %v", name, i, err)
+			}
+			for cut := 1; cut < full; cut++ {
+				in := newPaperConn(&chunks{data: [][]byte{p[:cut]}}, &key)
+				if _, err := in.readText(); !errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, errUnverified) {
+					t.Fatalf("%s: packet %d cut at %d: %v", name, i, cut, err)
+				}
+			}
+		}
+	}
+}
+
+// TestPaperPacketFlips changes each byte of a packet. In digest, msg_len and the block with the padding it is noticed.
+func TestPaperPacketFlips(t *testing.T) {
+	key := [32]byte{7}
+	for _, text := range []string{strings.Repeat("0123456789", 4), strings.Repeat("x", 32)} {
+		wire := newPaperConn(nil, &key).seal([]byte(text))
+		for i := range wire {
+			in := newPaperConn(&chunks{data: [][]byte{flip(wire, i), refPacket(key, "next")}}, &key)
+			_, err := in.readText()
+			if err == nil {
+				_, err = in.readText() // a block of padding is judged when what follows is read
+			}
+			if blockOfText := i >= paperHead && i < paperHead+32; blockOfText {
+				if err != nil {
+					t.Errorf("byte %d, which the paper's packet cannot protect: %v", i, err)
+				}
+			} else if !errors.Is(err, errUnverified) {
+				t.Errorf("byte %d: %v", i, err)
+			}
+		}
+	}
+}
+
+// TestPaperECBCannotNotice shows what the wire format leaves open to anyone on the path, without any key: the text of a
+// packet can be garbled or its blocks swapped, and packets can be dropped, repeated and swapped.
+func TestPaperECBCannotNotice(t *testing.T) {
+	key := [32]byte{9}
+	a := refPacket(key, "pay 100 to alice"+"pay 999 to mal  ")
+	b := refPacket(key, "second")
+	swapped := slices.Concat(a[:paperHead], a[paperHead+16:], a[paperHead:paperHead+16])
+	for _, tc := range []struct {
+		what string
+		wire []byte
+		want []string
+	}{
+		{"blocks of text swapped", swapped, []string{"pay 999 to mal  pay 100 to alice"}},
+		{"a packet repeated", slices.Concat(b, b), []string{"second", "second"}},
+		{"packets swapped", slices.Concat(b, a), []string{"second", "pay 100 to alicepay 999 to mal  "}},
+		{"a packet dropped", b, []string{"second"}},
+	} {
+		in := newPaperConn(&chunks{data: [][]byte{tc.wire}}, &key)
+		for _, w := range tc.want {
+			if got, err := in.readText(); err != nil || string(got) != w {
+				t.Errorf("%s: %q, %v", tc.what, got, err)
+			}
+		}
+	}
+	in := newPaperConn(&chunks{data: [][]byte{flip(a, paperHead)}}, &key)
+	if got, err := in.readText(); err != nil || len(got) != 32 || string(got[:16]) == "pay 100 to alice" {
+		t.Errorf("a flipped byte of text: %q, %v", got, err)
+	}
+}
+
+// TestPaperPacketRefusals are packets of the right key that break the format.
+func TestPaperPacketRefusals(t *testing.T) {
+	key := [32]byte{5}
+	digest := fmt.Sprintf("%x", sha512.Sum512(key[:]))
+	other := sha512.Sum512([]byte("other"))
+	pad := func(n int) string { return strings.Repeat(string(rune(n)), n) }
+	for what, plain := range map[string]string{
+		"another digest":       fmt.Sprintf("%x%032b%s", other, 3, "abc"+pad(13)),
+		"upper-case digest":    strings.ToUpper(digest) + fmt.Sprintf("%032b", 3) + "abc" + pad(13),
+		"msg_len too short":    digest + fmt.Sprintf("%032b", 2) + "abc" + pad(13),
+		"msg_len too long":     digest + fmt.Sprintf("%032b", 4) + "abc" + pad(13),
+		"msg_len not binary":   digest + fmt.Sprintf("%032d", 3) + "abc" + pad(13),
+		"msg_len with a sign":  digest + fmt.Sprintf("+%031b", 3) + "abc" + pad(13),
+		"msg_len with a _":     digest + fmt.Sprintf("0_%030b", 3) + "abc" + pad(13),
+		"msg_len over 4096":    digest + fmt.Sprintf("%032b", paperMaxRead+1) + strings.Repeat("x", paperMaxRead+16),
+		"msg_len 2^32-1":       digest + strings.Repeat("1", 32) + strings.Repeat("x", 5000),
+		"padding of zeros":     digest + fmt.Sprintf("%032b", 3) + "abc" + strings.Repeat("\x00", 13),
+		"two blocks of pad":    digest + fmt.Sprintf("%032b", 0) + pad(16) + pad(16) + digest + strings.Repeat("0", 32),
+		"pad after a short":    digest + fmt.Sprintf("%032b", 3) + "abc" + pad(13) + pad(16) + digest + strings.Repeat("0", 32),
+		"pad before any":       pad(16) + digest + fmt.Sprintf("%032b", 3) + "abc" + pad(13),
+		"half a block of pad":  digest + fmt.Sprintf("%032b", 0) + pad(8) + pad(8) + digest + strings.Repeat("0", 32),
+		"another session, all": strings.Repeat("0", 160),
+	} {
+		plain += strings.Repeat("?", (16-len(plain)%16)%16)
+		in := newPaperConn(&chunks{data: [][]byte{encryptECB(key, []byte(plain))}}, &key)
+		_, err := in.readText()
+		if err == nil {
+			_, err = in.readText()
+		}
+		if !errors.Is(err, errUnverified) {
+			t.Errorf("%s: %v", what, err)
+		}
+		if _, again := in.readText(); again != err {
+			t.Errorf("%s: the error did not stick: %v", what, again)
+		}
+	}
+	long := strings.Repeat("x", paperMaxRead)
+	in := newPaperConn(&chunks{data: [][]byte{refPacket(key, long)}}, &key)
+	if got, err := in.readText(); err != nil || string(got) != long {
+		t.Errorf("the longest packet: %v", err)
+	}
+}
+
+// TestPaperSendCuts sends texts of every awkward length and reads each write as one recv(4096) would.
+func TestPaperSendCuts(t *testing.T) {
+	key := [32]byte{3}
+	for _, text := range []string{
+		"", "a", strings.Repeat("a", paperMaxSend), strings.Repeat("a", paperMaxSend+1),
+		strings.Repeat("γ", 5000), "x" + strings.Repeat("😀", 3000), strings.Repeat("a", paperMaxSend) + paperClose,
+		strings.Repeat("😀", paperMaxSend/4) + "abc" + paperClose,
+	} {
+		w := &writes{}
+		synctest.Test(t, func(t *testing.T) {
+			w.at = append(w.at, time.Now()) // the end of the handshake
+			if err := newPaperConn(w, &key).sendText([]byte(text)); err != nil {
+				t.Fatal(err)
+			}
+		})
+		for i := range w.got {
+			if w.at[i+1].Sub(w.at[i]) < paperGap {
+				t.Errorf("%d bytes: packet %d followed at once", len(text), i)
+			}
+		}
+		var got strings.Builder
+		for _, packet := range w.got {
+			piece, err := refRead(key, packet)
+			if err != nil || len(packet) > paperPacket || !utf8.ValidString(piece) {
+				t.Errorf("%d bytes: a packet of %d bytes, %v", len(text), len(packet), err)
+			}
+			if piece == paperClose {
+				t.Errorf("%d bytes: a piece of the text closes the session", len(text))
+			}
+			got.WriteString(piece)
+		}
+		if got.String() != text || len(w.got) == 0 {
+			t.Errorf("%d bytes came as %d in %d packets", len(text), got.Len(), len(w.got))
+		}
+	}
+	w := &writes{}
+	if err := newPaperConn(w, &key).sendText([]byte("a\xffb")); !errors.Is(err, errPaperText) || w.got != nil {
+		t.Errorf("invalid UTF-8: %v, %d packets", err, len(w.got))
+	}
+}
+
+type writes struct {
+	net.Conn
+	got [][]byte
+	at  []time.Time
+}
+
+func (w *writes) Write(b []byte) (int, error) {
+	w.got, w.at = append(w.got, slices.Clone(b)), append(w.at, time.Now())
+	return len(b), nil
+}
+
+// The reference peer, from the paper. It takes one Read of 4096 bytes for one message, does no framing, unpads always.
+
+func refRecv(conn net.Conn) ([]byte, error) {
+	b := make([]byte, 4096)
+	n, err := conn.Read(b)
+	return b[:n], err
+}
+
+// refRead is what the reference makes of one recv.
+func refRead(key [32]byte, data []byte) (string, error) {
+	p := decryptECB(key, data)
+	if len(p) < 160 || len(data)%16 != 0 || int(p[len(p)-1]) > len(p)-160 {
+		return "", errors.New("the thread died")
+	}
+	p = p[:len(p)-int(p[len(p)-1])]
+	if string(p[:128]) != fmt.Sprintf("%x", sha512.Sum512(key[:])) {
+		return "", errors.New("wrong digest")
+	}
+	return string(p[160:]), nil
+}
+
+// refSeal signs and seals as the programs do.
+func refSeal(t testing.TB, from, to *rsa.PrivateKey, m string) []byte {
+	s, err := paperSeal(from, &to.PublicKey, []byte(m))
+	if err != nil {
+		t.Error(err)
+	}
+	return s
+}
+
+func refOpen(from, to *rsa.PrivateKey, sealed []byte) (string, error) {
+	m, err := paperRSACBC.open(to, sealed)
+	if err != nil || len(m) < 256 || !paperVerify(&from.PublicKey, m[:256], m[256:]) {
+		return "", errors.New("does not verify")
+	}
+	return string(m[256:]), nil
+}
+
+func refClient(t testing.TB, conn net.Conn, v paperSession, delay time.Duration) (key [32]byte, err error) {
+	const ra = "00101101000001000000101111111001"
+	conn.Write(refSeal(t, v.client, v.server, "00000001"+ra))
+	time.Sleep(delay)
+	b, err := refRecv(conn)
+	if err != nil {
+		return key, err
+	}
+	m, err := refOpen(v.server, v.client, b)
+	if err != nil || !strings.HasPrefix(m, "00000010"+ra) || len(m) != 72 {
+		return key, fmt.Errorf("stage 2: %q, %v", m, err)
+	}
+	conn.Write(refSeal(t, v.client, v.server, "00000011"+m[40:]))
+	time.Sleep(delay)
+	if b, err = refRecv(conn); err != nil {
+		return key, err
+	}
+	if b, err = base64.StdEncoding.DecodeString(string(b)); err != nil {
+		return key, err
+	}
+	if m, err = refOpen(v.server, v.client, b); err != nil || len(m) != 32 {
+		return key, fmt.Errorf("stage 4: %d bytes, %v", len(m), err)
+	}
+	copy(key[:], m)
+	return key, nil
+}
+
+func refServer(t testing.TB, conn net.Conn, v paperSession, delay time.Duration, fig3 bool) (key [32]byte, err error) {
+	const rb = "10101110010101011011111010111101"
+	b, err := refRecv(conn)
+	if err != nil {
+		return key, err
+	}
+	m, err := refOpen(v.client, v.server, b)
+	if err != nil || len(m) != 40 || !strings.HasPrefix(m, "00000001") {
+		return key, fmt.Errorf("stage 1: %q, %v", m, err)
+	}
+	conn.Write(refSeal(t, v.server, v.client, "00000010"+m[8:]+rb))
+	time.Sleep(delay)
+	if b, err = refRecv(conn); err != nil {
+		return key, err
+	}
+	if m, err = refOpen(v.client, v.server, b); err != nil || m != "00000011"+rb {
+		return key, fmt.Errorf("stage 3: %q, %v", m, err)
+	}
+	m = string(v.key[:])
+	if fig3 {
+		m = "00000101" + m
+	}
+	io.WriteString(conn, base64.StdEncoding.EncodeToString(refSeal(t, v.server, v.client, m)))
+	return v.key, nil
+}
+
+var paperTexts = []string{"hello there", "two lines, γειά", "0123456789abcdef", "", "secure-close"}
+
+// overBoth runs f over net.Pipe in virtual time, and over TCP.
+func overBoth(t *testing.T, f func(t *testing.T, a, b net.Conn, delay time.Duration)) {
+	t.Run("pipe", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			a, b := net.Pipe()
+			defer a.Close()
+			defer b.Close()
+			f(t, a, b, time.Second)
+		})
+	})
+	t.Run("tcp", func(t *testing.T) {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		a, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer a.Close()
+		b, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.Close()
+		f(t, a, b, 0)
+	})
+}
+
+func TestPaperClientToReference(t *testing.T) {
+	t.Parallel()
+	v := paperVector(t)
+	for _, fig3 := range []bool{false, true} {
+		overBoth(t, func(t *testing.T, c, s net.Conn, delay time.Duration) {
+			got := make(chan string, len(paperTexts))
+			go func() {
+				defer close(got)
+				key, err := refServer(t, s, v, delay, fig3)
+				for err == nil {
+					var b []byte
+					if b, err = refRecv(s); err == nil {
+						var text string
+						text, err = refRead(key, b)
+						got <- text
+					}
+				}
+				if err != io.EOF {
+					t.Error(err)
+				}
+			}()
+			start := time.Now()
+			key, err := paperClientHandshake(c, v.client, &v.server.PublicKey, delay, nil)
+			if err != nil || key != v.key {
+				t.Fatalf("the keys agree: %t, %v", key == v.key, err)
+			}
+			if took := time.Since(start); took < 3*delay {
+				t.Errorf("took %v: someone did not wait", took)
+			}
+			p := newPaperConn(c, &key)
+			for _, text := range paperTexts {
+				if err := p.sendText([]byte(text)); err != nil {
+					t.Error(err)
+				}
+			}
+			c.Close()
+			var texts []string
+			for text := range got {
+				texts = append(texts, text)
+			}
+			if !slices.Equal(texts, paperTexts) {
+				t.Errorf("came: %q", texts)
+			}
+		})
+	}
+}
+
+func TestPaperServerToReference(t *testing.T) {
+	t.Parallel()
+	v := paperVector(t)
+	third := testKey(t, "paper-third.pem")
+	overBoth(t, func(t *testing.T, c, s net.Conn, delay time.Duration) {
+		go func() {
+			defer c.Close()
+			key, err := refClient(t, c, v, delay)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			for _, text := range paperTexts {
+				c.Write(refPacket(key, text))
+			}
+		}()
+		start := time.Now()
+		key, who, err := paperServerHandshake(s, v.server, []*rsa.PublicKey{&third.PublicKey, &v.client.PublicKey}, delay, nil)
+		if err != nil || who != 1 {
+			t.Fatalf("client %d, %v", who, err)
+		}
+		if took := time.Since(start); delay > 0 && took != 4*delay {
+			t.Errorf("took %v, want the paper's four pauses", took)
+		}
+		p := newPaperConn(s, &key)
+		for _, text := range paperTexts {
+			if got, err := p.readText(); err != nil || string(got) != text {
+				t.Errorf("%q came as %q, %v", text, got, err)
+			}
+		}
+		if _, err := p.readText(); err != io.EOF {
+			t.Errorf("at the end: %v", err)
+		}
+	})
+}
+
+// TestPaperBothEnds runs ours against ours, both ways, and reads the trace.
+func TestPaperBothEnds(t *testing.T) {
+	t.Parallel()
+	v := paperVector(t)
+	overBoth(t, func(t *testing.T, c, s net.Conn, delay time.Duration) {
+		type result struct {
+			key   [32]byte
+			err   error
+			lines []string
+		}
+		done := make(chan result)
+		go func() {
+			var r result
+			r.key, _, r.err = paperServerHandshake(s, v.server, []*rsa.PublicKey{&v.client.PublicKey}, delay,
+				func(line string) { r.lines = append(r.lines, line) })
+			done <- r
+		}()
+		var lines []string
+		key, err := paperClientHandshake(c, v.client, &v.server.PublicKey, delay, func(line string) { lines = append(lines, line) })
+		r := <-done
+		if err != nil || r.err != nil || key != r.key {
+			t.Fatalf("%v, %v, keys agree: %t", err, r.err, key == r.key)
+		}
+		checkPaperTrace(t, lines, "signature ok, seq_id ok, serial_a ok")
+		checkPaperTrace(t, r.lines, "signature ok, seq_id ok, serial_b ok")
+		for _, line := range append(lines, r.lines...) {
+			for _, secret := range []string{string(key[:]), hex.EncodeToString(key[:]), fmt.Sprint(key)} {
+				if strings.Contains(line, secret) {
+					t.Errorf("the key is in the trace")
+				}
+			}
+		}
+
+		a, b := newPaperConn(c, &key), newPaperConn(s, &key)
+		for _, pair := range [][2]*paperConn{{a, b}, {b, a}} {
+			sent := make(chan error)
+			go func() { sent <- pair[0].sendText([]byte(strings.Repeat("γ", 4000))) }()
+			var got []byte
+			for len(got) < 8000 {
+				piece, err := pair[1].readText()
+				if err != nil {
+					t.Fatal(err)
+				}
+				got = append(got, piece...)
+			}
+			if err := <-sent; err != nil || string(got) != strings.Repeat("γ", 4000) {
+				t.Errorf("%v, %d bytes", err, len(got))
+			}
+		}
+	})
+}
+
+const (
+	testRa = "00101101000001000000101111111001"
+	testRb = "10101110010101011011111010111101"
+)
+
+// againstClient runs the client against script and returns its error. The script's connection closes when it returns.
+func againstClient(t *testing.T, v paperSession, script func(s net.Conn, ra string)) (key [32]byte, err error) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		c, s := net.Pipe()
+		go func() {
+			defer s.Close()
+			b, err := refRecv(s)
+			if err != nil {
+				t.Error(err)
+			}
+			m, err := refOpen(v.client, v.server, b)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			script(s, m[8:])
+		}()
+		key, err = paperClientHandshake(c, v.client, &v.server.PublicKey, 0, nil)
+		c.Close()
+		synctest.Wait()
+	})
+	if err != nil && key != [32]byte{} {
+		t.Error("an error came with a key")
+	}
+	return key, err
+}
+
+// againstServer is againstClient for the server; clients may be more than the vectors' one.
+func againstServer(t *testing.T, v paperSession, clients []*rsa.PublicKey, script func(c net.Conn)) (key [32]byte, client int, err error) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		c, s := net.Pipe()
+		go func() {
+			defer c.Close()
+			script(c)
+		}()
+		key, client, err = paperServerHandshake(s, v.server, clients, 0, nil)
+		s.Close()
+		synctest.Wait()
+	})
+	if err != nil && (key != [32]byte{} || client != -1) {
+		t.Error("an error came with a key or a client")
+	}
+	return key, client, err
+}
+
+func TestPaperClientRefusals(t *testing.T) {
+	v := paperVector(t)
+	third := testKey(t, "paper-third.pem")
+	str := func(b []byte) string { return string(b) }
+	// Each makes stage 2, or stage 4 where stage 2 is good (text is not encoded yet).
+	stage2 := map[string]func(ra string) string{
+		"signed by another":    func(ra string) string { return str(refSeal(t, third, v.client, "00000010"+ra+testRb)) },
+		"signed by the client": func(ra string) string { return str(refSeal(t, v.client, v.client, "00000010"+ra+testRb)) },
+		"sealed to another":    func(ra string) string { return str(refSeal(t, v.server, third, "00000010"+ra+testRb)) },
+		"wrong serial_a":       func(ra string) string { return str(refSeal(t, v.server, v.client, "00000010"+testRb+testRb)) },
+		"serial_a one bit off": func(ra string) string {
+			return str(refSeal(t, v.server, v.client, "00000010"+str(flip([]byte(ra), 31))+testRb))
+		},
+		"serials swapped":         func(ra string) string { return str(refSeal(t, v.server, v.client, "00000010"+testRb+ra)) },
+		"seq_id 1":                func(ra string) string { return str(refSeal(t, v.server, v.client, "00000001"+ra+testRb)) },
+		"seq_id 3":                func(ra string) string { return str(refSeal(t, v.server, v.client, "00000011"+ra+testRb)) },
+		"seq_id in decimal":       func(ra string) string { return str(refSeal(t, v.server, v.client, "00000002"+ra+testRb)) },
+		"serial_b not binary":     func(ra string) string { return str(refSeal(t, v.server, v.client, "00000010"+ra+testRb[1:]+"2")) },
+		"no serial_b":             func(ra string) string { return str(refSeal(t, v.server, v.client, "00000010"+ra)) },
+		"a byte more":             func(ra string) string { return str(refSeal(t, v.server, v.client, "00000010"+ra+testRb+"0")) },
+		"a signature and no more": func(ra string) string { return str(refSeal(t, v.server, v.client, "")) },
+		"no signature": func(ra string) string {
+			s, _ := paperRSACBC.seal(&v.client.PublicKey, make([]byte, 328))
+			return str(s)
+		},
+		"a session replayed":       func(ra string) string { return str(v.stages[1].wire) },
+		"the client's own stage 1": func(ra string) string { return str(v.stages[0].wire) },
+		"zeros":                    func(ra string) string { return string(make([]byte, paperSealed)) },
+	}
+	for what, build := range stage2 {
+		_, err := againstClient(t, v, func(s net.Conn, ra string) { io.WriteString(s, build(ra)) })
+		if !errors.Is(err, errUnverified) || !strings.HasPrefix(err.Error(), "stage 2: ") {
+			t.Errorf("stage 2, %s: %v", what, err)
+		}
+	}
+
+	b64 := func(m []byte) string { return base64.StdEncoding.EncodeToString(m) }
+	run4 := func(stage4 func(ra string) string) ([32]byte, error) {
+		return againstClient(t, v, func(s net.Conn, ra string) {
+			s.Write(refSeal(t, v.server, v.client, "00000010"+ra+testRb))
+			refRecv(s)
+			io.WriteString(s, stage4(ra))
+		})
+	}
+	key := str(v.key[:])
+	good := b64(refSeal(t, v.server, v.client, key))
+	stage4 := map[string]func(ra string) string{
+		"signed by another":     func(string) string { return b64(refSeal(t, third, v.client, key)) },
+		"signed by the client":  func(string) string { return b64(refSeal(t, v.client, v.client, key)) },
+		"stage 2 as stage 4":    func(ra string) string { return b64(refSeal(t, v.server, v.client, "00000010"+ra+testRb)) },
+		"recorded stage 2":      func(string) string { return b64(v.stages[1].wire) },
+		"a key of 31 bytes":     func(string) string { return b64(refSeal(t, v.server, v.client, key[:31])) },
+		"a key of 33 bytes":     func(string) string { return b64(refSeal(t, v.server, v.client, key+"x")) },
+		"no key":                func(string) string { return b64(refSeal(t, v.server, v.client, "")) },
+		"seq_id 4":              func(string) string { return b64(refSeal(t, v.server, v.client, "00000100"+key)) },
+		"seq_id 3, a stage 3":   func(string) string { return b64(refSeal(t, v.server, v.client, "00000011"+testRb)) },
+		"not base64":            func(string) string { return "*" + good[1:] },
+		"URL base64":            func(string) string { return "-_" + good[2:] },
+		"a line end inside":     func(string) string { return good[:76] + "\n" + good[77:] },
+		"unpadded":              func(string) string { return good[:len(good)-1] + "A" },
+		"trailing bits":         func(string) string { return good[:len(good)-2] + string(nextBase64(good[len(good)-2])) + "=" },
+		"binary, not in base64": func(string) string { return string(make([]byte, paperBase64)) },
+		"the blocks in disorder": func(string) string {
+			s, _ := base64.StdEncoding.DecodeString(good)
+			return b64(slices.Concat(s[256:512], s[:256], s[512:]))
+		},
+	}
+	for _, at := range []int{0, 100, 341, 500, 700, 900, 1024, 1190} { // each block's and the IV's region
+		stage4[fmt.Sprint("character ", at, " changed")] = func(string) string {
+			return good[:at] + string(nextBase64(good[at])) + good[at+1:]
+		}
+	}
+	for what, build := range stage4 {
+		_, err := run4(build)
+		if !errors.Is(err, errUnverified) || !strings.HasPrefix(err.Error(), "stage 4: ") {
+			t.Errorf("stage 4, %s: %v", what, err)
+		}
+	}
+	for _, n := range []int{0, 1, 895, 896, 1195} {
+		if _, err := run4(func(string) string { return good[:n] }); err == nil || errors.Is(err, errUnverified) {
+			t.Errorf("stage 4 cut at %d: %v", n, err)
+		}
+	}
+	for _, n := range []int{0, 1, 895} {
+		_, err := againstClient(t, v, func(s net.Conn, ra string) { s.Write(make([]byte, n)) })
+		if err == nil || errors.Is(err, errUnverified) || !strings.Contains(err.Error(), "closed") {
+			t.Errorf("stage 2 cut at %d: %v", n, err)
+		}
+	}
+
+	// What the paper cannot refuse: stage 4 names no run, so one that was recorded plants its session key again.
+	if got, err := run4(func(string) string { return str(v.stages[3].wire) }); err != nil || got != v.key {
+		t.Errorf("a replayed stage 4 was noticed (%v), which the paper cannot", err)
+	}
+}
+
+// nextBase64 is another character whose low bit alone differs.
+func nextBase64(c byte) byte {
+	const digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+	return digits[strings.IndexByte(digits, c)^1]
+}
+
+func TestPaperServerRefusals(t *testing.T) {
+	v := paperVector(t)
+	third := testKey(t, "paper-third.pem")
+	both := []*rsa.PublicKey{&v.client.PublicKey, &third.PublicKey}
+	one := both[:1]
+	good1 := refSeal(t, v.client, v.server, "00000001"+testRa)
+	stage1 := map[string][]byte{
+		"signed by a stranger":   refSeal(t, third, v.server, "00000001"+testRa),
+		"signed by the server":   refSeal(t, v.server, v.server, "00000001"+testRa),
+		"sealed to another":      refSeal(t, v.client, third, "00000001"+testRa),
+		"seq_id 0":               refSeal(t, v.client, v.server, "00000000"+testRa),
+		"seq_id 3":               refSeal(t, v.client, v.server, "00000011"+testRa),
+		"a recorded stage 3":     v.stages[2].wire,
+		"a recorded stage 2":     v.stages[1].wire,
+		"serial_a not binary":    refSeal(t, v.client, v.server, "00000001"+testRa[1:]+" "),
+		"serial_a short":         refSeal(t, v.client, v.server, "00000001"+testRa[1:]),
+		"a byte more":            refSeal(t, v.client, v.server, "00000001"+testRa+"0"),
+		"zeros":                  make([]byte, paperSealed),
+		"the blocks in disorder": slices.Concat(good1[256:512], good1[:256], good1[512:]),
+	}
+	for i := 0; i < paperSealed; i += 64 {
+		stage1[fmt.Sprint("byte ", i, " changed")] = flip(good1, i)
+	}
+	words := map[string]bool{}
+	for what, wire := range stage1 {
+		sent := 0
+		_, _, err := againstServer(t, v, one, func(c net.Conn) {
+			c.Write(wire)
+			b, _ := refRecv(c)
+			sent = len(b)
+		})
+		if !errors.Is(err, errUnverified) || !strings.HasPrefix(err.Error(), "stage 1: ") || sent != 0 {
+			t.Errorf("stage 1, %s: %v, and %d bytes went out", what, err, sent)
+		}
+		if strings.HasPrefix(what, "signed") || strings.HasPrefix(what, "sealed") || strings.HasPrefix(what, "byte") {
+			words[fmt.Sprint(err)] = true
+		}
+	}
+	if len(words) != 1 {
+		t.Errorf("what does not open and what nobody signed have different words: %v", words)
+	}
+
+	run3 := func(stage3 func(rb string) []byte) error {
+		_, _, err := againstServer(t, v, both, func(c net.Conn) {
+			c.Write(good1)
+			b, _ := refRecv(c)
+			m, err := refOpen(v.server, v.client, b)
+			if err != nil || len(m) != 72 {
+				t.Error(err)
+				return
+			}
+			stage3 := stage3(m[40:])
+			c.Write(stage3)
+			if len(stage3) == paperSealed {
+				refRecv(c) // nothing, if it is refused
+			}
+		})
+		return err
+	}
+	for what, build := range map[string]func(rb string) []byte{
+		"signed by another client":  func(rb string) []byte { return refSeal(t, third, v.server, "00000011"+rb) },
+		"signed by the server":      func(rb string) []byte { return refSeal(t, v.server, v.server, "00000011"+rb) },
+		"wrong serial_b":            func(rb string) []byte { return refSeal(t, v.client, v.server, "00000011"+testRa) },
+		"serial_b one bit off":      func(rb string) []byte { return refSeal(t, v.client, v.server, "00000011"+string(flip([]byte(rb), 0))) },
+		"seq_id 1":                  func(rb string) []byte { return refSeal(t, v.client, v.server, "00000001"+rb) },
+		"seq_id 4":                  func(rb string) []byte { return refSeal(t, v.client, v.server, "00000100"+rb) },
+		"stage 1 again":             func(rb string) []byte { return good1 },
+		"a recorded session's":      func(rb string) []byte { return v.stages[2].wire },
+		"a byte more":               func(rb string) []byte { return refSeal(t, v.client, v.server, "00000011"+rb+"0") },
+		"a changed byte, block 1":   func(rb string) []byte { return flip(refSeal(t, v.client, v.server, "00000011"+rb), 100) },
+		"a changed byte, block 3":   func(rb string) []byte { return flip(refSeal(t, v.client, v.server, "00000011"+rb), 700) },
+		"a changed byte, in the IV": func(rb string) []byte { return flip(refSeal(t, v.client, v.server, "00000011"+rb), 800) },
+	} {
+		if err := run3(build); !errors.Is(err, errUnverified) || !strings.HasPrefix(err.Error(), "stage 3: ") {
+			t.Errorf("stage 3, %s: %v", what, err)
+		}
+	}
+	for _, n := range []int{0, 1, 895} {
+		err := run3(func(rb string) []byte { return make([]byte, n) })
+		_, _, err1 := againstServer(t, v, one, func(c net.Conn) { c.Write(make([]byte, n)) })
+		for _, err := range []error{err, err1} {
+			if err != nil && !errors.Is(err, errUnverified) && (errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded)) {
+				continue
+			}
+			t.Errorf("cut at %d: %v", n, err)
+		}
+	}
+
+	for _, n := range []int{0, maxPaperClients + 1} {
+		_, _, err := paperServerHandshake(nil, v.server, slices.Repeat(one, n), 0, nil)
+		if err == nil || errors.Is(err, errUnverified) {
+			t.Errorf("%d clients: %v", n, err)
+		}
+	}
+	big := &testKey(t, "paper-rsa3072.pem").PublicKey
+	if _, err := paperClientHandshake(nil, v.client, big, 0, nil); err == nil {
+		t.Error("an RSA-3072 server key was taken")
+	}
+}
+
+// TestPaperTimeout gets ordinary words: nobody attacked.
+func TestPaperTimeout(t *testing.T) {
+	v := paperVector(t)
+	synctest.Test(t, func(t *testing.T) {
+		c, s := net.Pipe()
+		defer c.Close()
+		s.SetDeadline(time.Now().Add(20 * time.Second))
+		_, _, err := paperServerHandshake(s, v.server, []*rsa.PublicKey{&v.client.PublicKey}, time.Second, nil)
+		if !errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, errUnverified) {
+			t.Error(err)
+		}
+	})
+}
+
+// paperPython finds an interpreter that has python3-cryptography, and runs testdata/paper_peer.py with the vectors' keys.
+func paperPython(t *testing.T, role, addr string) *exec.Cmd {
+	t.Helper()
+	python := ""
+	for _, p := range []string{"/usr/bin/python3", "python3"} {
+		if exec.Command(p, "-c", "import cryptography").Run() == nil {
+			python = p
+			break
+		}
+	}
+	if python == "" {
+		t.Fatal("no python3 can import cryptography: install python3-cryptography")
+	}
+	v := paperVector(t)
+	dir := t.TempDir()
+	own, peer := v.client, v.server
+	if role == "server" {
+		own, peer = v.server, v.client
+	}
+	ownFile, peerFile := filepath.Join(dir, "own.pem"), filepath.Join(dir, "peer.pem")
+	writePEM(t, ownFile, "RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(own))
+	spki, err := x509.MarshalPKIXPublicKey(&peer.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writePEM(t, peerFile, "PUBLIC KEY", spki)
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return exec.CommandContext(t.Context(), python, "testdata/paper_peer.py", role, host, port, ownFile, peerFile, "0")
+}
+
+func writePEM(t *testing.T, path, kind string, der []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestPaperPythonServer talks to the Python server, whose every recv is one message to it.
+func TestPaperPythonServer(t *testing.T) {
+	t.Parallel()
+	v := paperVector(t)
+	cmd := paperPython(t, "server", "127.0.0.1:0")
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	says := bufio.NewReader(stderr)
+	var port int
+	if _, err := fmt.Fscanf(says, "listening %d\n", &port); err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	key, err := paperClientHandshake(c, v.client, &v.server.PublicKey, 0, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := newPaperConn(c, &key)
+	for _, text := range append(paperTexts[:3:3], strings.Repeat("γειά", 1000), paperClose) {
+		if err := p.sendText([]byte(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.Close()
+	words, _ := io.ReadAll(says)
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("%v: %s", err, words)
+	}
+	lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
+	if len(lines) != 6 || !slices.Equal(lines[:3], paperTexts[:3]) || strings.Join(lines[3:], "") != strings.Repeat("γειά", 1000) {
+		t.Errorf("it printed %q", out.String())
+	}
+}
+
+// TestPaperPythonClient serves the Python client, which sends its lines without a pause, so that TCP joins them.
+func TestPaperPythonClient(t *testing.T) {
+	t.Parallel()
+	v := paperVector(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	cmd := paperPython(t, "client", l.Addr().String())
+	var want []string
+	for i := range 40 {
+		want = append(want, strings.Repeat("γ0123456789abcdefghij"[:2+i%20], 1+i/8))
+	}
+	cmd.Stdin = strings.NewReader(strings.Join(want, "\n") + "\n")
+	var words bytes.Buffer
+	cmd.Stderr = &words
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	exited := make(chan error, 1)
+	go func() {
+		exited <- cmd.Wait()
+		l.Close() // so that Accept does not wait for a client that died
+	}()
+	s, err := l.Accept()
+	if err != nil {
+		t.Fatalf("%v: %s", err, words.String())
+	}
+	defer s.Close()
+	key, who, err := paperServerHandshake(s, v.server, []*rsa.PublicKey{&v.client.PublicKey}, 0, nil)
+	if err != nil || who != 0 {
+		t.Fatalf("client %d: %v: %s", who, err, words.String())
+	}
+	p := newPaperConn(s, &key)
+	for _, text := range append(want, paperClose) {
+		if got, err := p.readText(); err != nil || string(got) != text {
+			t.Fatalf("%q came as %q, %v", text, got, err)
+		}
+	}
+	if _, err := p.readText(); err != io.EOF {
+		t.Errorf("at the end: %v", err)
+	}
+	if err := <-exited; err != nil {
+		t.Errorf("%v: %s", err, words.String())
+	}
+}
+
+// TestPaperKeyFiles reads each format, and refuses what is no RSA-2048 key of the right half with a sentence that helps.
+func TestPaperKeyFiles(t *testing.T) {
+	v := paperVector(t)
+	key, big := v.client, testKey(t, "paper-rsa3072.pem")
+	must := func(b []byte, err error) []byte {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	text := func(kind string, der []byte) []byte { return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}) }
+	sshText := func(b *pem.Block, err error) []byte { return must(pem.EncodeToMemory(b), err) }
+	sshKey, err := ssh.NewPublicKey(&key.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := ssh.MarshalAuthorizedKey(sshKey)
+	_, ed, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	edSSH, err := ssh.NewPublicKey(ed.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs1 := text("RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(key))
+	spki := text("PUBLIC KEY", must(x509.MarshalPKIXPublicKey(&key.PublicKey)))
+	damaged := slices.Clone(x509.MarshalPKCS1PrivateKey(key))
+	damaged[len(damaged)-1] ^= 1
+
+	for _, tc := range []struct {
+		what, private, public string // what each loader says; "" means that it takes it
+		data                  []byte
+	}{
+		{"PKCS#1", "", "never a private one", pkcs1},
+		{"PKCS#8", "", "never a private one", text("PRIVATE KEY", must(x509.MarshalPKCS8PrivateKey(key)))},
+		{"OpenSSH", "", "never a private one", sshText(ssh.MarshalPrivateKey(key, "a comment"))},
+		{"SPKI", "a public key", "", spki},
+		{"PKCS#1 public", "a public key", "", text("RSA PUBLIC KEY", x509.MarshalPKCS1PublicKey(&key.PublicKey))},
+		{"SSH line", "no private key", "", line},
+		{"SSH line, comments", "no private key", "", append([]byte("# mine\n"), append(line[:len(line)-1:len(line)-1], " me@here\n"...)...)},
+		{"OpenSSH, passphrase", "ssh-keygen -p", "never a private one", sshText(ssh.MarshalPrivateKeyWithPassphrase(key, "", []byte("x")))},
+		{"PKCS#8, passphrase", "ssh-keygen -p", "never a private one", text("ENCRYPTED PRIVATE KEY", []byte{48, 0})},
+		{"PEM, passphrase", "ssh-keygen -p", "never a private one", pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY",
+			Headers: map[string]string{"Proc-Type": "4,ENCRYPTED", "DEK-Info": "AES-128-CBC,00"}, Bytes: []byte{1}})},
+		{"RSA-3072", "RSA-2048", "never a private one", text("RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(big))},
+		{"RSA-3072 public", "a public key", "RSA-2048", text("PUBLIC KEY", must(x509.MarshalPKIXPublicKey(&big.PublicKey)))},
+		{"Ed25519", "RSA-2048", "never a private one", sshText(ssh.MarshalPrivateKey(ed, ""))},
+		{"Ed25519 public", "no private key", "RSA-2048", ssh.MarshalAuthorizedKey(edSSH)},
+		{"Ed25519 SPKI", "a public key", "RSA-2048", text("PUBLIC KEY", must(x509.MarshalPKIXPublicKey(ed.Public())))},
+		{"two private keys", "more than one", "never a private one", slices.Concat(pkcs1, pkcs1)},
+		{"two public keys", "a public key", "more than one", slices.Concat(spki, spki)},
+		{"two lines", "no private key", "more than one", slices.Concat(line, line)},
+		{"options", "no private key", "options", append([]byte("no-pty "), line...)},
+		{"damaged", "does not parse", "never a private one", text("RSA PRIVATE KEY", damaged)},
+		{"damaged SPKI", "a public key", "does not parse", text("PUBLIC KEY", []byte{48, 1, 0})},
+		{"empty", "no private key", "no public key", nil},
+		{"noise", "no private key", "no public key", []byte("hello\n")},
+		{"too long", "longer than", "longer than", make([]byte, maxKeyFile+1)},
+	} {
+		path := filepath.Join(t.TempDir(), "key")
+		if err := os.WriteFile(path, tc.data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		says := func(half, want string, same bool, err error) {
+			if want == "" && (err != nil || !same) || want != "" && (err == nil || !strings.Contains(err.Error(), want) || !strings.HasPrefix(err.Error(), path)) {
+				t.Errorf("%s as the %s key: %v", tc.what, half, err)
+			}
+		}
+		private, err := loadPaperPrivate(path)
+		says("private", tc.private, err == nil && key.Equal(private), err)
+		public, err := loadPaperPublic(path)
+		says("public", tc.public, err == nil && key.PublicKey.Equal(public), err)
+	}
+	if _, err := loadPaperPrivate(filepath.Join(t.TempDir(), "none")); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+}
+
+// FuzzPaperStream gives the receiver a stream: as it stands, and as the plaintext of one, which reaches further.
+func FuzzPaperStream(f *testing.F) {
+	v := paperVector(f)
+	for _, p := range v.packets {
+		f.Add(p.opened, uint8(16))
+		f.Add(p.wire, uint8(1))
+	}
+	f.Add(slices.Concat(v.packets[2].opened, v.packets[0].opened), uint8(7))
+	addVectors(f, "paper packets", "stream", func(b []byte) { f.Add(b, uint8(15)) })
+	f.Fuzz(func(t *testing.T, data []byte, step uint8) {
+		for _, wire := range [][]byte{data, encryptECB(v.key, data[:len(data)/16*16])} {
+			in := newPaperConn(&chunks{data: slices.Collect(slices.Chunk(wire, int(step)+1))}, &v.key)
+			whole := newPaperConn(&chunks{data: [][]byte{wire}}, &v.key)
+			for {
+				a, err := in.readText()
+				b, errWhole := whole.readText()
+				if !bytes.Equal(a, b) || (err == nil) != (errWhole == nil) {
+					t.Fatalf("split: %q, %v; whole: %q, %v", a, err, b, errWhole)
+				}
+				if err != nil {
+					if err != io.EOF && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, errUnverified) {
+						t.Fatal(err)
+					}
+					break
+				}
+				if len(a) > paperMaxRead {
+					t.Fatalf("a text of %d bytes", len(a))
+				}
+			}
+		}
+	})
+}
+
+// FuzzPaperStages changes what one stage signs and seals, by XOR with mask and a new length, and checks that the
+// receiver takes just what PAPER's table allows.
+func FuzzPaperStages(f *testing.F) {
+	v := paperVector(f)
+	for stage := uint8(1); stage <= 4; stage++ {
+		f.Add(stage, []byte{}, int8(0))
+		f.Add(stage, []byte{1}, int8(0))
+		f.Add(stage, []byte("\x00\x00\x00\x00\x00\x00\x00\x03"), int8(-32))
+		f.Add(stage, []byte{}, int8(8))
+	}
+	f.Fuzz(func(t *testing.T, stage uint8, mask []byte, longer int8) {
+		var sent string // what the stage under test held
+		change := func(n uint8, m string) string {
+			if n != stage {
+				return m
+			}
+			b := append([]byte(m), make([]byte, 128)...)[:max(0, len(m)+int(longer))]
+			for i := range min(len(mask), len(b)) {
+				b[i] ^= mask[i]
+			}
+			sent = string(b)
+			return sent
+		}
+		binary := func(s string) bool { return len(s) == 32 && isPaperNumber([]byte(s)) }
+		var want bool
+		var err error
+		switch stage {
+		case 1, 3:
+			var rb string
+			_, _, err = againstServer(t, v, []*rsa.PublicKey{&v.client.PublicKey}, func(c net.Conn) {
+				c.Write(refSeal(t, v.client, v.server, change(1, "00000001"+testRa)))
+				b, _ := refRecv(c)
+				m, err := refOpen(v.server, v.client, b)
+				if err != nil {
+					return
+				}
+				rb = m[40:]
+				c.Write(refSeal(t, v.client, v.server, change(3, "00000011"+rb)))
+				refRecv(c)
+			})
+			if stage == 1 {
+				want = strings.HasPrefix(sent, "00000001") && binary(sent[8:])
+			} else {
+				want = sent == "00000011"+rb
+			}
+		case 2, 4:
+			var ra string
+			_, err = againstClient(t, v, func(s net.Conn, r string) {
+				ra = r
+				s.Write(refSeal(t, v.server, v.client, change(2, "00000010"+ra+testRb)))
+				if _, err := refRecv(s); err != nil {
+					return
+				}
+				io.WriteString(s, base64.StdEncoding.EncodeToString(refSeal(t, v.server, v.client, change(4, string(v.key[:])))))
+			})
+			if stage == 2 {
+				want = strings.HasPrefix(sent, "00000010"+ra) && binary(sent[40:])
+			} else {
+				want = len(sent) == 32 || len(sent) == 40 && strings.HasPrefix(sent, "00000101")
+			}
+		default:
+			return
+		}
+		if (err == nil) != want {
+			t.Errorf("stage %d: %q: %v", stage, sent, err)
+		}
+	})
+}
+
+// TestPaperSalt: the paper's salt is as long as the key allows; another length is another scheme.
+func TestPaperSalt(t *testing.T) {
+	v := paperVector(t)
+	digest := sha256.Sum256([]byte("m"))
+	for _, salt := range []int{20, 32, paperSalt - 1, paperSalt} {
+		sign, err := rsa.SignPSS(rand.Reader, v.client, crypto.SHA256, digest[:], &rsa.PSSOptions{SaltLength: salt})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if paperVerify(&v.client.PublicKey, sign, []byte("m")) != (salt == 222) {
+			t.Errorf("a salt of %d bytes", salt)
+		}
+	}
+}

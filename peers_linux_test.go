@@ -1,0 +1,1083 @@
+//go:build peers
+
+package main
+
+// We and other programs of this kind, measured in turn in one run over loopback (bench/*.sh; docs/PERFORMANCE.md). Not part of
+// go test: it needs the peers that bench/peers.sh installs, and it takes minutes. -benchtime Nx says how many rounds.
+//
+// Every round runs each row once, so that a busy machine spoils all rows alike; what counts is the ratio within a round. The
+// servers are processes, ours the stripped binary; the load is this process, but for what pipes through programs.
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// asReference in the environment makes the test binary be a plain Go program to compare with: its value says which.
+const asReference = "SECURECHAT_TEST_REFERENCE"
+
+func init() {
+	if what := os.Getenv(asReference); what != "" {
+		if err := reference(what, os.Getenv("ADDR"), os.Getenv("PKI")); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+}
+
+// reference is the plain Go end called what.
+func reference(what, addr, pki string) error {
+	if what == "source" {
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			return err
+		}
+		_, err = io.CopyBuffer(struct{ io.Writer }{conn}, struct{ io.Reader }{os.Stdin}, make([]byte, 64<<10))
+		return errors.Join(err, conn.Close())
+	}
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	if what == "sink" {
+		conn, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		_, err = io.CopyBuffer(struct{ io.Writer }{os.Stdout}, struct{ io.Reader }{conn}, make([]byte, 64<<10))
+		return err
+	}
+	conf, err := tlsConfig(pki)
+	if err != nil {
+		return err
+	}
+	h := &bareHub{members: map[*bareMember]bool{}}
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		go h.serve(tls.Server(conn, conf))
+	}
+}
+
+// bareHub sends each line to all but its sender: TLS, a bounded queue and a writer for each member, all that waits in one
+// write; no names, no order, no log.
+type bareHub struct {
+	mu      sync.RWMutex
+	members map[*bareMember]bool
+}
+
+type bareMember struct {
+	mu   sync.Mutex
+	some sync.Cond
+	buf  []byte
+	left bool
+}
+
+func (h *bareHub) serve(conn *tls.Conn) {
+	defer conn.Close()
+	me := &bareMember{}
+	me.some.L = &me.mu
+	if conn.Handshake() != nil {
+		return
+	}
+	h.mu.Lock()
+	h.members[me] = true
+	h.mu.Unlock()
+	io.WriteString(conn, "ready\n")
+	go func() {
+		for out := []byte(nil); ; {
+			me.mu.Lock()
+			for len(me.buf) == 0 && !me.left {
+				me.some.Wait()
+			}
+			out, me.buf = me.buf, out[:0]
+			left := me.left
+			me.mu.Unlock()
+			if left {
+				return
+			}
+			if _, err := conn.Write(out); err != nil {
+				conn.Close()
+				return
+			}
+			if cap(out) > 64<<10 {
+				out = nil
+			}
+		}
+	}()
+	r := bufio.NewReaderSize(conn, 512)
+	for {
+		line, err := r.ReadSlice('\n')
+		if err != nil {
+			break
+		}
+		h.mu.RLock()
+		for m := range h.members {
+			if m == me {
+				continue
+			}
+			m.mu.Lock()
+			if len(m.buf)+len(line) <= 1<<20 {
+				m.buf = append(m.buf, line...)
+				m.some.Signal()
+			}
+			m.mu.Unlock()
+		}
+		h.mu.RUnlock()
+	}
+	h.mu.Lock()
+	delete(h.members, me)
+	h.mu.Unlock()
+	me.mu.Lock()
+	me.left = true
+	me.some.Signal()
+	me.mu.Unlock()
+}
+
+// makePKI writes a CA of RSA-2048, a certificate of it for both ends, and SSH keys.
+func makePKI(dir string) error {
+	caKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		return err
+	}
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		return err
+	}
+	ca := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "bench"}, NotAfter: time.Now().Add(24 * time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, &caKey.PublicKey, caKey)
+	if err != nil {
+		return err
+	}
+	leaf := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "localhost"}, NotAfter: ca.NotAfter, DNSNames: []string{"localhost"},
+		IPAddresses: []net.IP{{127, 0, 0, 1}}, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
+	der, err := x509.CreateCertificate(rand.Reader, leaf, ca, &key.PublicKey, caKey)
+	if err != nil {
+		return err
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	_, edwards, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return err
+	}
+	identity, err := ssh.MarshalPrivateKey(&edwards, "")
+	if err != nil {
+		return err
+	}
+	host, err := ssh.MarshalPrivateKey(key, "")
+	if err != nil {
+		return err
+	}
+	signer, err := ssh.NewSignerFromKey(key)
+	if err != nil {
+		return err
+	}
+	certPEM, keyPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
+	for name, b := range map[string][]byte{
+		"ca.pem": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caDER}), "cert.pem": certPEM, "key.pem": keyPEM, "both.pem": slices.Concat(keyPEM, certPEM),
+		"ed25519": pem.EncodeToMemory(identity), "rsa": pem.EncodeToMemory(host), "authorized_keys": ssh.MarshalAuthorizedKey(signer.PublicKey()),
+	} {
+		mode := os.FileMode(0o600)
+		if strings.HasSuffix(name, ".pem") {
+			mode = 0o644 // of keys for a day; daemons drop their privileges
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), b, mode); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func tlsConfig(pki string) (*tls.Config, error) {
+	ca, err := os.ReadFile(filepath.Join(pki, "ca.pem"))
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(ca)
+	cert, err := tls.LoadX509KeyPair(filepath.Join(pki, "cert.pem"), filepath.Join(pki, "key.pem"))
+	return &tls.Config{Certificates: []tls.Certificate{cert}, RootCAs: pool, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert, ServerName: "localhost",
+		MinVersion: tls.VersionTLS13, CurvePreferences: []tls.CurveID{tls.X25519MLKEM768}, SessionTicketsDisabled: true}, err
+}
+
+// lists is what a measurement runs in.
+type lists struct {
+	*testing.B
+	dir    string // of all files, readable to daemons
+	binary string // ours, stripped
+	state  string // our keys
+	pki    string
+	conf   *tls.Config
+	keys   *keys
+	user   string
+}
+
+func newLists(b *testing.B) *lists {
+	a := &lists{B: b}
+	var err error
+	if a.dir, err = os.MkdirTemp("", "securechat-bench"); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { os.RemoveAll(a.dir) })
+	a.binary, a.state, a.pki = filepath.Join(a.dir, "securechat"), filepath.Join(a.dir, "state"), filepath.Join(a.dir, "pki")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", a.binary, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		b.Fatalf("%v: %s", err, out)
+	}
+	me, err1 := user.Current()
+	err2, err3 := os.Chmod(a.dir, 0o755), os.Mkdir(a.pki, 0o755)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		b.Fatal(err)
+	}
+	a.user = me.Username
+	if err := makePKI(a.pki); err != nil {
+		b.Fatal(err)
+	}
+	if a.conf, err = tlsConfig(a.pki); err != nil {
+		b.Fatal(err)
+	}
+	if a.keys, err = loadKeys(keyOptions{dir: a.state, comment: "bench"}); err != nil {
+		b.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"mosquitto.conf": "listener PORT 127.0.0.1\ncafile PKI/ca.pem\ncertfile PKI/cert.pem\nkeyfile PKI/key.pem\nrequire_certificate true\ntls_version tlsv1.3\nallow_anonymous true\nmax_queued_messages 0\nlog_type error\n",
+		"ngircd.conf": "[Global]\nName = irc.bench.test\nInfo = bench\nAdminInfo1 = none\nListen = 127.0.0.1\nPorts = 1\nServerUID = nobody\nServerGID = nogroup\nMotdPhrase = hi\n" +
+			"[Limits]\nMaxConnections = 0\nMaxConnectionsIP = 0\nMaxPenaltyTime = 0\nPingTimeout = 3600\nPongTimeout = 3600\n[Options]\nDNS = no\nIdent = no\nPAM = no\n" +
+			"[SSL]\nCertFile = PKI/cert.pem\nKeyFile = PKI/key.pem\nPorts = PORT\n",
+		"sshd.conf": "Port PORT\nListenAddress 127.0.0.1\nHostKey PKI/rsa\nPidFile none\nUsePAM no\nUseDNS no\nStrictModes no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\n" +
+			"AuthorizedKeysFile PKI/authorized_keys\nMaxStartups 1000\nPrintMotd no\nPrintLastLog no\nCompression no\nLogLevel ERROR\n",
+	} {
+		if err := os.WriteFile(filepath.Join(a.dir, name), []byte(text), 0o644); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return a
+}
+
+// running is a server or client process.
+type running struct {
+	cmd   *exec.Cmd
+	addr  string
+	ended chan struct{}
+}
+
+// expand sets what stands for it in a command.
+func (a *lists) expand(command, port string) string {
+	return strings.NewReplacer("BIN", a.binary+" -dir "+a.state, "PKI", a.pki, "DIR", a.dir, "PORT", port, "REF", "ADDR=127.0.0.1:"+port+" PKI="+a.pki+" "+asReference, "SELF", os.Args[0],
+		"SSH", "exec ssh -F none -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o IdentitiesOnly=yes -o IdentityAgent=none -o Compression=no -i "+a.pki+"/rsa -p "+port+" "+a.user+"@127.0.0.1").Replace(command)
+}
+
+// run starts a command of the shell in a folder of its own.
+func (a *lists) run(command, port string) *running {
+	wd, err := os.MkdirTemp(a.dir, "run")
+	if err != nil {
+		a.Fatal(err)
+	}
+	for _, conf := range []string{"mosquitto.conf", "ngircd.conf", "sshd.conf"} {
+		text, err := os.ReadFile(filepath.Join(a.dir, conf))
+		if err == nil && strings.Contains(command, conf) {
+			err = os.WriteFile(filepath.Join(wd, conf), []byte(a.expand(string(text), port)), 0o644)
+		}
+		if err != nil {
+			a.Fatal(err)
+		}
+	}
+	r := &running{cmd: exec.Command("sh", "-c", a.expand(command, port)), addr: "127.0.0.1:" + port, ended: make(chan struct{})}
+	r.cmd.Dir = wd
+	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if testing.Verbose() {
+		r.cmd.Stderr = os.Stderr
+	}
+	if err := r.cmd.Start(); err != nil {
+		a.Fatal(err)
+	}
+	go func() { r.cmd.Wait(); close(r.ended) }()
+	a.Cleanup(r.stop)
+	return r
+}
+
+func (r *running) stop() {
+	select {
+	case <-r.ended:
+	default:
+		r.kill()
+		<-r.ended
+	}
+}
+
+func (r *running) kill() { syscall.Kill(-r.cmd.Process.Pid, syscall.SIGKILL) }
+
+// serve starts a server and returns once it listens; after is how long that took.
+func (a *lists) serve(command string) (r *running, port string, after time.Duration) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		a.Fatal(err)
+	}
+	port = strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
+	l.Close()
+	began := time.Now()
+	r = a.run(command, port)
+	n, _ := strconv.Atoi(port)
+	sign := fmt.Sprintf("0100007F:%04X 00000000:0000 0A ", n)
+	for {
+		if table, err := os.ReadFile("/proc/net/tcp"); err != nil || strings.Contains(string(table), sign) {
+			return r, port, time.Since(began)
+		}
+		select {
+		case <-r.ended:
+			a.Fatalf("it does not listen: %s", a.expand(command, port))
+		case <-time.After(100 * time.Microsecond):
+		}
+		if time.Since(began) > patience {
+			a.Fatalf("it does not listen: %s", a.expand(command, port))
+		}
+	}
+}
+
+// cpu is the processor time of r, of its children, and of those that have ended.
+func (a *lists) cpu(r *running) time.Duration {
+	var of func(pid string) int64
+	of = func(pid string) (ticks int64) {
+		stat, err := os.ReadFile("/proc/" + pid + "/stat")
+		if err != nil {
+			return 0 // it has ended, and its parent has its time
+		}
+		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+		for _, f := range fields[11:15] { // utime, stime, cutime, cstime
+			n, _ := strconv.ParseInt(f, 10, 64)
+			ticks += n
+		}
+		children, _ := os.ReadFile("/proc/" + pid + "/task/" + pid + "/children")
+		for _, child := range strings.Fields(string(children)) {
+			ticks += of(child)
+		}
+		return ticks
+	}
+	return time.Duration(of(strconv.Itoa(r.cmd.Process.Pid))) * 10 * time.Millisecond
+}
+
+// resident is the bytes of memory that r holds.
+func (a *lists) resident(r *running) float64 {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", r.cmd.Process.Pid))
+	if err != nil {
+		a.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "VmRSS:")
+	kib, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
+	if err != nil {
+		a.Fatal(err)
+	}
+	return kib * 1024
+}
+
+// figures are the values of rows, one a round.
+type figures struct {
+	names  []string
+	values map[string][]float64
+}
+
+func (f *figures) add(name string, v float64) {
+	if f.values == nil {
+		f.values = map[string][]float64{}
+	}
+	if _, ok := f.values[name]; !ok {
+		f.names = append(f.names, name)
+	}
+	f.values[name] = append(f.values[name], v)
+}
+
+func spread(v []float64, format string) string {
+	s := slices.Sorted(slices.Values(v))
+	return fmt.Sprintf(format+" ("+format+" .. "+format+")", s[len(s)/2], s[0], s[len(s)-1])
+}
+
+// target bounds the ratio of ours to a peer's, or, without a peer, ours itself.
+type target struct {
+	peer        string
+	least, most float64
+}
+
+// report prints rows with median and spread, and our ratios.
+func (f *figures) report(title, format, ours string, targets ...target) {
+	fmt.Printf("\n%s; %d rounds: median (least .. most)\n", title, len(f.values[ours]))
+	for _, name := range f.names {
+		fmt.Printf("  %-46s %s\n", name, spread(f.values[name], format))
+	}
+	for _, t := range targets {
+		v, what := f.values[ours], ours
+		if t.peer != "" {
+			theirs := f.values[t.peer]
+			if len(theirs) != len(v) {
+				continue // not installed
+			}
+			v, what, format = slices.Clone(v), ours+" / "+t.peer, "%.2f"
+			for i := range v {
+				v[i] /= theirs[i]
+			}
+		}
+		m := slices.Sorted(slices.Values(v))[len(v)/2]
+		verdict, bound := "reached", fmt.Sprintf("at least %g", t.least)
+		if t.most > 0 {
+			bound = fmt.Sprintf("at most %g", t.most)
+		}
+		if m < t.least || t.most > 0 && m > t.most {
+			verdict = "SHORT"
+		}
+		fmt.Printf("  %-58s %s  %s: %s\n", what, spread(v, format), bound, verdict)
+	}
+}
+
+// pipeRow is a pair of programs that carry a file from stdin to stdout.
+type pipeRow struct{ name, server, client string }
+
+// pipes measures rows in MB/s of a gibibyte: from the client's start until both have ended. A first run of each compares what came.
+func (a *lists) pipes(title, ours string, rows []pipeRow, targets ...target) {
+	const size = 1 << 30
+	in, out := "/dev/shm/securechat-bench-in", "/dev/shm/securechat-bench-out"
+	f, err := os.Create(in)
+	if err != nil {
+		a.Fatal(err)
+	}
+	a.Cleanup(func() { os.Remove(in); os.Remove(out) })
+	if _, err := io.CopyN(f, rand.Reader, size); err != nil {
+		a.Fatal(err)
+	}
+	f.Close()
+	sum := func(path string) (s [sha256.Size]byte) {
+		f, err := os.Open(path)
+		if err != nil {
+			a.Fatal(err)
+		}
+		defer f.Close()
+		h := sha256.New()
+		if _, err := io.Copy(h, f); err != nil {
+			a.Fatal(err)
+		}
+		return [sha256.Size]byte(h.Sum(nil))
+	}
+	want := sum(in)
+	var speed figures
+	for round := -1; round < a.N; round++ {
+		for _, row := range rows {
+			to := "/dev/null"
+			if round < 0 {
+				to = out
+			}
+			server, port, _ := a.serve(strings.ReplaceAll(row.server, "INTO", to))
+			began := time.Now()
+			client := a.run(strings.NewReplacer("FROM", in, "INTO", to).Replace(row.client), port)
+			late := time.AfterFunc(patience, func() { fmt.Printf("  %s: it does not end\n", row.name); client.kill(); server.kill() })
+			<-client.ended
+			if !strings.Contains(row.server, "sshd") {
+				<-server.ended
+			}
+			took := time.Since(began)
+			late.Stop()
+			server.stop()
+			if round < 0 {
+				if sum(out) != want {
+					fmt.Printf("  %s: what came is not what was sent\n", row.name)
+				}
+				os.Remove(out)
+				continue
+			}
+			speed.add(row.name, size/1e6/took.Seconds())
+		}
+	}
+	speed.report(title, "%.0f", ours, targets...)
+}
+
+// BenchmarkPeersRaw is a gibibyte from stdin to stdout.
+func BenchmarkPeersRaw(b *testing.B) {
+	if b.N == 1 {
+		return // the benchmark's own first try
+	}
+	newLists(b).pipes("-raw, MB/s", "securechat -raw", []pipeRow{
+		{"securechat -raw", "exec BIN -listen 127.0.0.1:PORT -raw </dev/null >INTO", "exec BIN -connect 127.0.0.1:PORT -raw <FROM"},
+		{"socat OPENSSL -b65536", "exec socat -u -b65536 OPENSSL-LISTEN:PORT,bind=127.0.0.1,reuseaddr,cert=PKI/both.pem,cafile=PKI/ca.pem,verify=1 STDOUT >INTO",
+			"exec socat -u -b65536 STDIN OPENSSL:127.0.0.1:PORT,cert=PKI/both.pem,cafile=PKI/ca.pem,verify=1,commonname=localhost <FROM"},
+		{"ncat --ssl", "mkfifo open && exec ncat -l --ssl --ssl-cert PKI/cert.pem --ssl-key PKI/key.pem 127.0.0.1 PORT <>open >INTO", "exec ncat --ssl --ssl-verify --ssl-trustfile PKI/ca.pem --ssl-servername localhost 127.0.0.1 PORT <FROM"},
+		{"plain TCP, Go, 64 KiB", "REF=sink exec SELF >INTO", "REF=source exec SELF <FROM"},
+		{"openssh aes256-gcm", "exec /usr/sbin/sshd -D -e -f sshd.conf", "SSH -c aes256-gcm@openssh.com 'cat >INTO' <FROM"},
+	}, target{"socat OPENSSL -b65536", 1.3, 0}, target{"ncat --ssl", 1.8, 0}, target{"plain TCP, Go, 64 KiB", 0.6, 0})
+}
+
+// BenchmarkPeersChaCha is the same with ChaCha20-Poly1305 forced.
+func BenchmarkPeersChaCha(b *testing.B) {
+	if b.N == 1 {
+		return
+	}
+	newLists(b).pipes("-raw with ChaCha20-Poly1305, MB/s", "securechat -raw, ChaCha20", []pipeRow{
+		{"securechat -raw, ChaCha20", "GODEBUG=cpu.aes=off exec BIN -listen 127.0.0.1:PORT -raw </dev/null >INTO", "GODEBUG=cpu.aes=off exec BIN -connect 127.0.0.1:PORT -raw <FROM"},
+		{"openssh chacha20-poly1305", "exec /usr/sbin/sshd -D -e -f sshd.conf", "SSH -c chacha20-poly1305@openssh.com 'cat >INTO' <FROM"},
+	}, target{"openssh chacha20-poly1305", 2, 0})
+}
+
+// BenchmarkPeersLines sends numbers from a pipe: ours are in the log when the client ends, theirs are sent at QoS 0.
+func BenchmarkPeersLines(b *testing.B) {
+	if b.N == 1 {
+		return
+	}
+	a := newLists(b)
+	input := filepath.Join(a.dir, "lines")
+	var text []byte
+	for i := range 1000000 {
+		text = append(strconv.AppendInt(text, int64(i+1), 10), '\n')
+	}
+	if err := os.WriteFile(input, text, 0o600); err != nil {
+		b.Fatal(err)
+	}
+	const theirs = 100000 // lines; all would take long
+	if err := os.WriteFile(input+"-fewer", text[:bytes.Index(text, []byte("\n100001\n"))+1], 0o600); err != nil {
+		b.Fatal(err)
+	}
+	var rate figures
+	for range b.N {
+		server, port, _ := a.serve("exec BIN -listen 127.0.0.1:PORT </dev/null >/dev/null")
+		began := time.Now()
+		client := a.run("exec BIN -connect 127.0.0.1:PORT <"+input, port)
+		<-client.ended
+		took := time.Since(began)
+		log, err := os.ReadFile(filepath.Join(server.cmd.Dir, "connection.log"))
+		if n := bytes.Count(log, []byte(`"event":"message"`)); err != nil || n != 1000000 || client.cmd.ProcessState.ExitCode() != 0 {
+			b.Fatalf("%d lines in the log, %v, exit %d", n, err, client.cmd.ProcessState.ExitCode())
+		}
+		server.stop()
+		os.RemoveAll(server.cmd.Dir)
+		rate.add("securechat, each logged and acknowledged", 1e6/took.Seconds())
+
+		server, port, _ = a.serve("exec mosquitto -c mosquitto.conf")
+		began = time.Now()
+		pub := a.run("exec mosquitto_pub -h localhost -p PORT --cafile PKI/ca.pem --cert PKI/cert.pem --key PKI/key.pem -t bench -l <"+input+"-fewer", port)
+		<-pub.ended
+		if code := pub.cmd.ProcessState.ExitCode(); code != 0 {
+			b.Fatalf("mosquitto_pub: exit %d", code)
+		}
+		rate.add("mosquitto_pub -l, TLS, QoS 0", theirs/time.Since(began).Seconds())
+		server.stop()
+	}
+	rate.report("lines of a pipe, lines/s", "%.0f", "securechat, each logged and acknowledged", target{"", 400000, 0}, target{"mosquitto_pub -l, TLS, QoS 0", 10, 0})
+}
+
+// chatRow is a room of some program.
+type chatRow struct {
+	name, server string
+	join         func(addr string, listens bool) (*chatter, error)
+}
+
+// chatter is one client of a room.
+type chatter struct {
+	conn net.Conn
+	send func(lines [][]byte) error               // of one goroutine
+	hear func(each func(line []byte)) (err error) // until the connection ends
+}
+
+// rooms are ours, the bare hub, and others; ours last.
+func (a *lists) rooms() []chatRow {
+	me, err := newParty(a.keys.signer, a.keys.encryption)
+	if err != nil {
+		a.Fatal(err)
+	}
+	rows := []chatRow{
+		{"bare Go TLS hub, no log", "REF=hub exec SELF", func(addr string, _ bool) (*chatter, error) {
+			conn, err := tls.Dial("tcp", addr, a.conf)
+			if err != nil {
+				return nil, err
+			}
+			r := bufio.NewReaderSize(conn, 4<<10)
+			if _, err := r.ReadSlice('\n'); err != nil {
+				return nil, err
+			}
+			return lineChatter(conn, r, ""), nil
+		}},
+		{"ngircd, TLS", "exec ngircd -n -f $PWD/ngircd.conf", a.joinIRC},
+		{"securechat", "exec BIN -listen 127.0.0.1:PORT -max-clients 20000 </dev/null >/dev/null", func(addr string, listens bool) (*chatter, error) {
+			return joinRoom(addr, me, listens)
+		}},
+	}
+	if _, err := exec.LookPath("ngircd"); err != nil {
+		rows = slices.Delete(rows, 1, 2)
+	}
+	return rows
+}
+
+func lineChatter(conn net.Conn, r *bufio.Reader, prefix string) *chatter {
+	var buf []byte
+	return &chatter{conn: conn, send: func(lines [][]byte) error {
+		buf = buf[:0]
+		for _, line := range lines {
+			buf = append(append(append(buf, prefix...), line...), '\n')
+		}
+		_, err := conn.Write(buf)
+		return err
+	}, hear: func(each func([]byte)) error {
+		for {
+			line, err := r.ReadSlice('\n')
+			if err != nil {
+				return err
+			}
+			each(line[:len(line)-1])
+		}
+	}}
+}
+
+var nicks atomic.Int64
+
+func (a *lists) joinIRC(addr string, _ bool) (*chatter, error) {
+	conf := a.conf.Clone()
+	conf.CurvePreferences = nil
+	conn, err := tls.Dial("tcp", addr, conf)
+	if err != nil {
+		return nil, err
+	}
+	nick := fmt.Sprintf("u%d", nicks.Add(1)%100000)
+	fmt.Fprintf(conn, "NICK %s\r\nUSER %s 0 * :%s\r\nJOIN #bench\r\n", nick, nick, nick)
+	for r := bufio.NewReaderSize(conn, 4<<10); ; {
+		line, err := r.ReadString('\n')
+		switch f := strings.Fields(line); {
+		case err != nil:
+			return nil, err
+		case len(f) > 1 && f[0] == "PING":
+			fmt.Fprintf(conn, "PONG %s\r\nJOIN #bench\r\n", f[1])
+		case len(f) > 1 && f[1] == "366": // the end of the names
+			c := lineChatter(conn, r, "PRIVMSG #bench :")
+			hear := c.hear
+			c.hear = func(each func([]byte)) error {
+				return hear(func(line []byte) {
+					if _, text, ok := bytes.Cut(line, []byte(" PRIVMSG #bench :")); ok {
+						each(bytes.TrimSuffix(text, []byte("\r")))
+					}
+				})
+			}
+			return c, nil
+		}
+	}
+}
+
+// joinRoom is a client of ours, without its prompt, pipes and files.
+func joinRoom(addr string, me *party, listens bool) (*chatter, error) {
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	conn.SetDeadline(time.Now().Add(patience))
+	secrets, err := clientHandshake(conn, me, func(ssh.PublicKey) error { return nil }, nil)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	l, err := newSession(conn, secrets, false, smallBuffers)
+	if err != nil {
+		return nil, err
+	}
+	req := joinRequest{}
+	rand.Read(req.stream[:])
+	if listens {
+		req.flags = joinListens
+	}
+	buf, err := l.append(nil, kindJoin, req.encode())
+	if err == nil {
+		err = l.write(buf)
+	}
+	var kind byte
+	if err == nil {
+		kind, _, err = l.read()
+	}
+	if err != nil || kind != kindJoin {
+		return nil, errors.Join(err, errMalformed)
+	}
+	conn.SetDeadline(time.Time{})
+	var message []byte
+	first := uint64(1)
+	return &chatter{conn: conn, send: func(lines [][]byte) error {
+		message = appendLinesHeader(message[:0], first, itemSay, "")
+		first += uint64(len(lines))
+		for _, line := range lines {
+			message = appendLine(message, line)
+		}
+		if buf, err = l.append(buf[:0], kindText, message); err != nil {
+			return err
+		}
+		return l.write(buf)
+	}, hear: func(each func([]byte)) error {
+		for {
+			kind, payload, err := l.read()
+			if err != nil {
+				return err
+			}
+			for kind == kindText && len(payload) > 0 {
+				var it item
+				if it, payload, err = cutItem(payload); err != nil {
+					return err
+				}
+				if it.what == itemSay {
+					each(it.text)
+				}
+			}
+		}
+	}}, nil
+}
+
+// crowd joins n receivers, eight at a time.
+func (a *lists) crowd(row chatRow, addr string, n int) []*chatter {
+	all := make([]*chatter, n)
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= n {
+					return
+				}
+				var err error
+				if all[i], err = row.join(addr, true); err != nil {
+					a.Errorf("%s: client %d: %v", row.name, i, err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if a.Failed() {
+		a.FailNow()
+	}
+	a.Cleanup(func() {
+		for _, c := range all {
+			c.conn.Close()
+		}
+	})
+	return all
+}
+
+const (
+	windowLines = 256 // that the sender is ahead of the average receiver
+	batchLines  = 16  // that it writes at a time
+	lineBytes   = 100
+)
+
+// flood sends count lines to all receivers as fast as they take them, and returns the deliveries a second and the server's
+// processor time for each.
+func (a *lists) flood(row chatRow, receivers, count int) (perSecond float64, cost time.Duration) {
+	server, port, _ := a.serve(row.server)
+	defer server.stop()
+	all := a.crowd(row, "127.0.0.1:"+port, receivers)
+	sender, err := row.join("127.0.0.1:"+port, false)
+	if err != nil {
+		a.Fatal(err)
+	}
+	go sender.hear(func([]byte) {})
+	var delivered atomic.Int64
+	done := make(chan struct{})
+	total := int64(receivers) * int64(count)
+	for _, c := range all {
+		go c.hear(func(line []byte) {
+			if len(line) == lineBytes && delivered.Add(1) == total {
+				close(done)
+			}
+		})
+	}
+	batch := slices.Repeat([][]byte{bytes.Repeat([]byte("x"), lineBytes)}, batchLines)
+	used, began := a.cpu(server), time.Now()
+	for sent := 0; sent < count; sent += batchLines {
+		for int64(sent-windowLines)*int64(receivers) > delivered.Load() {
+			<-time.After(50 * time.Microsecond)
+			if time.Since(began) > patience {
+				a.Fatalf("%s: %d of %d delivered", row.name, delivered.Load(), total)
+			}
+		}
+		if err := sender.send(batch); err != nil {
+			a.Fatal(err)
+		}
+	}
+	select {
+	case <-done:
+	case <-time.After(patience):
+		a.Fatalf("%s: %d of %d delivered", row.name, delivered.Load(), total)
+	}
+	took := time.Since(began)
+	for _, c := range all {
+		c.conn.Close()
+	}
+	return float64(total) / took.Seconds(), (a.cpu(server) - used) / time.Duration(total/1000)
+}
+
+// BenchmarkPeersFanout is one sender and 10, 100 and 1000 receivers.
+func BenchmarkPeersFanout(b *testing.B) {
+	if b.N == 1 {
+		return
+	}
+	a := newLists(b)
+	for _, n := range []int{10, 100, 1000} {
+		var rate, cost figures
+		for range b.N {
+			for _, row := range a.rooms() {
+				r, c := a.flood(row, n, 3200000/n/batchLines*batchLines)
+				rate.add(row.name, r)
+				cost.add(row.name, float64(c)/1e3)
+			}
+		}
+		rate.report(fmt.Sprintf("fan-out to %d, deliveries/s", n), "%.0f", "securechat", target{"ngircd, TLS", 2, 0}, target{"bare Go TLS hub, no log", 0.5, 0})
+		cost.report("the server's processor time, µs for 1000 deliveries", "%.0f", "securechat")
+	}
+}
+
+// BenchmarkPeersRouter is 200 receivers of a server that may use 64 MiB.
+func BenchmarkPeersRouter(b *testing.B) {
+	if b.N == 1 {
+		return
+	}
+	a := newLists(b)
+	var rate figures
+	for range b.N {
+		for _, row := range a.rooms() {
+			if row.name == "securechat" {
+				plain, _ := a.flood(row, 200, 16000)
+				row.server = "GOMEMLIMIT=64MiB " + row.server
+				limited, _ := a.flood(row, 200, 16000)
+				rate.add("securechat", plain)
+				rate.add("securechat, GOMEMLIMIT=64MiB", limited)
+			}
+		}
+	}
+	rate.report("fan-out to 200, deliveries/s", "%.0f", "securechat, GOMEMLIMIT=64MiB", target{"securechat", 0.5, 0})
+}
+
+// BenchmarkPeersLatency is 100 lines a second to 100 receivers: the 99th percentile of the time to arrive.
+func BenchmarkPeersLatency(b *testing.B) {
+	if b.N == 1 {
+		return
+	}
+	a := newLists(b)
+	const receivers, rate, count = 100, 100, 500
+	var late figures
+	for range b.N {
+		for _, row := range a.rooms() {
+			server, port, _ := a.serve(row.server)
+			all := a.crowd(row, "127.0.0.1:"+port, receivers)
+			sender, err := row.join("127.0.0.1:"+port, false)
+			if err != nil {
+				b.Fatal(err)
+			}
+			go sender.hear(func([]byte) {})
+			var mu sync.Mutex
+			var took []float64
+			done := make(chan struct{})
+			for _, c := range all {
+				go c.hear(func(line []byte) {
+					if len(line) != lineBytes {
+						return
+					}
+					sent, _ := strconv.ParseInt(string(bytes.TrimLeft(line, "x")), 10, 64)
+					mu.Lock()
+					defer mu.Unlock()
+					if took = append(took, float64(time.Now().UnixNano()-sent)/1e6); len(took) == receivers*count {
+						close(done)
+					}
+				})
+			}
+			tick := time.NewTicker(time.Second / rate)
+			for range count {
+				<-tick.C
+				if err := sender.send([][]byte{fmt.Appendf(nil, "%s%020d", bytes.Repeat([]byte("x"), lineBytes-20), time.Now().UnixNano())}); err != nil {
+					b.Fatal(err)
+				}
+			}
+			tick.Stop()
+			select {
+			case <-done:
+			case <-time.After(patience):
+				b.Fatalf("%s: not all has arrived", row.name)
+			}
+			slices.Sort(took)
+			late.add(row.name, took[len(took)*99/100])
+			server.stop()
+		}
+	}
+	late.report("99th percentile of delivery at 100 lines/s to 100 receivers, ms", "%.2f", "securechat", target{"bare Go TLS hub, no log", 0, 1.5})
+}
+
+// BenchmarkPeersHandshake is fresh, mutually authenticated connections: the server's processor time for each.
+func BenchmarkPeersHandshake(b *testing.B) {
+	if b.N == 1 {
+		return
+	}
+	a := newLists(b)
+	key, err := os.ReadFile(filepath.Join(a.pki, "rsa"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	signer, err := ssh.ParsePrivateKey(key)
+	if err != nil {
+		b.Fatal(err)
+	}
+	rows := append(a.rooms(), chatRow{"openssh sshd, RSA-2048", "exec /usr/sbin/sshd -D -e -f sshd.conf", func(addr string, _ bool) (*chatter, error) {
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			return nil, err
+		}
+		c, _, _, err := ssh.NewClientConn(conn, addr, &ssh.ClientConfig{User: a.user, Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)}, HostKeyCallback: ssh.FixedHostKey(signer.PublicKey())})
+		if err == nil {
+			err = c.Close()
+		}
+		return &chatter{conn: conn}, err
+	}})
+	rows = slices.DeleteFunc(rows, func(r chatRow) bool { return strings.HasPrefix(r.name, "ngircd") })
+	rows[0].name = "Go crypto/tls, RSA-2048, X25519MLKEM768"
+	var cost, one, eight, scale figures
+	for range b.N {
+		for _, row := range rows {
+			n := 800
+			if strings.Contains(row.name, "sshd") {
+				n = 80
+			}
+			server, port, _ := a.serve(row.server)
+			var rates []float64
+			used := a.cpu(server)
+			for _, workers := range []int{1, 8} {
+				var next atomic.Int64
+				var wg sync.WaitGroup
+				began := time.Now()
+				for range workers {
+					wg.Go(func() {
+						for int(next.Add(1)) <= n/2 {
+							c, err := row.join("127.0.0.1:"+port, false)
+							if err != nil {
+								a.Errorf("%s: %v", row.name, err)
+								return
+							}
+							c.conn.Close()
+						}
+					})
+				}
+				wg.Wait()
+				rates = append(rates, float64(n/2)/time.Since(began).Seconds())
+			}
+			<-time.After(300 * time.Millisecond) // the last of its children end
+			cost.add(row.name, float64(a.cpu(server)-used)/1e6/float64(n))
+			one.add(row.name, rates[0])
+			eight.add(row.name, rates[1])
+			scale.add(row.name, rates[1]/rates[0])
+			server.stop()
+		}
+	}
+	cost.report("handshakes, ms of the server's processor time for each", "%.2f", "securechat", target{rows[0].name, 0, 1.25}, target{"openssh sshd, RSA-2048", 0, 1.0 / 6})
+	one.report("handshakes/s, one at a time", "%.0f", "securechat")
+	eight.report("handshakes/s, eight at a time", "%.0f", "securechat")
+	scale.report("eight at a time / one at a time", "%.2f", "securechat", target{"", 1.8, 0})
+}
+
+// BenchmarkPeersMemory is what idle, authenticated clients cost a server.
+func BenchmarkPeersMemory(b *testing.B) {
+	if b.N == 1 {
+		return
+	}
+	a := newLists(b)
+	limit := syscall.Rlimit{Cur: 1 << 20, Max: 1 << 20}
+	if syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit) != nil {
+		syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit)
+	}
+	for _, n := range []int{1000, 9900} {
+		if uint64(n)+100 > limit.Cur {
+			fmt.Printf("%d clients need a higher limit of open files than %d\n", n, limit.Cur)
+			continue
+		}
+		var idle, each figures
+		for range b.N {
+			for _, row := range a.rooms() {
+				if n > 1000 && row.name != "securechat" {
+					continue
+				}
+				server, port, _ := a.serve(row.server)
+				c, err := row.join("127.0.0.1:"+port, true) // what the first client costs is no client's
+				if err != nil {
+					b.Fatal(err)
+				}
+				before := a.resident(server)
+				all := a.crowd(row, "127.0.0.1:"+port, n)
+				var heard sync.WaitGroup
+				for _, c := range all {
+					heard.Go(func() { c.hear(func([]byte) {}) })
+				}
+				<-time.After(6 * time.Second)
+				idle.add(row.name, before/1e6)
+				each.add(row.name, (a.resident(server)-before)/float64(n)/1024)
+				c.conn.Close()
+				for _, c := range all {
+					c.conn.Close()
+				}
+				heard.Wait()
+				server.stop()
+			}
+		}
+		idle.report("memory of a server with one client, MB", "%.1f", "securechat", target{"", 0, 9})
+		each.report(fmt.Sprintf("memory for each of %d idle clients, KiB", n), "%.1f", "securechat", target{"", 0, 12})
+	}
+}
+
+// BenchmarkPeersStartup is the time from a start, with keys there, to listening; and sizes.
+func BenchmarkPeersStartup(b *testing.B) {
+	if b.N == 1 {
+		return
+	}
+	a := newLists(b)
+	var after figures
+	for range b.N {
+		for _, row := range append(a.rooms(), chatRow{name: "openssh sshd", server: "exec /usr/sbin/sshd -D -e -f sshd.conf"}) {
+			server, _, took := a.serve(row.server)
+			after.add(row.name, float64(took.Microseconds())/1000)
+			server.stop()
+		}
+	}
+	after.report("start to listening, ms", "%.1f", "securechat", target{"", 0, 20})
+	for _, arch := range []string{"amd64", "arm", "arm64", "mips", "mipsle", "riscv64"} {
+		out := filepath.Join(a.dir, arch)
+		build := exec.CommandContext(context.Background(), "go", "build", "-trimpath", "-ldflags=-s -w", "-o", out, ".")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+arch, "GOARM=6", "GOMIPS=softfloat")
+		if msg, err := build.CombinedOutput(); err != nil {
+			b.Fatalf("%v: %s", err, msg)
+		}
+		info, err := os.Stat(out)
+		if err != nil {
+			b.Fatal(err)
+		}
+		fmt.Printf("  stripped binary, %-8s %.2f MB\n", arch, float64(info.Size())/1e6)
+	}
+}

@@ -1,0 +1,671 @@
+package main
+
+// Scripts at the program's ends (DESIGN.md section 7), a hostile peer at the other, and what comes after an absence.
+
+import (
+	"cmp"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// guest makes the state folder of name, admitted by the server in dir at addr and knowing it.
+func guest(t *testing.T, dir, addr, name string) string {
+	t.Helper()
+	who := state(t, name)
+	admit(t, dir, who)
+	pin(t, who, addr, dir)
+	return who
+}
+
+// objects parses what -json printed.
+func objects(t *testing.T, out string) (all []map[string]any) {
+	t.Helper()
+	for line := range strings.Lines(out) {
+		var o map[string]any
+		if err := json.Unmarshal([]byte(line), &o); err != nil {
+			t.Fatalf("%v: %q", err, line)
+		}
+		all = append(all, o)
+	}
+	return all
+}
+
+// TestObjects has a client and the server say and hear everything in objects.
+func TestObjects(t *testing.T) {
+	anna := state(t, "anna")
+	server, addr := serve(t, anna, "-json")
+	bob := guest(t, anna, addr, "bob")
+	client := start(t, t.TempDir(), "-connect", addr, "-dir", bob, "-json")
+	client.out.match(t, `"type":"welcome"`)
+	server.out.match(t, `"type":"join"`)
+	client.send(`{"text":"hi\u001b[2J"}` + "\n" + `{"text":"waves","what":"action"}` + "\n" + `{"text":"psst","to":"anna"}` + "\n" +
+		`{"base64":"/w=="}` + "\n" + `{"type":"ack","id":1}` + "\n" + `{"text":"none","to":"nobody"}` + "\n")
+	server.send(`{"text":"hello"}` + "\n" + "no object\n" + `{"text":"again","to":"bob"}` + "\n")
+	server.out.match(t, `"id":2}`)
+	client.out.match(t, `"again"`)
+	client.out.match(t, `"id":5}`)
+	client.out.match(t, `"undelivered".*nobody here is called`)
+	client.send("{]\n")
+	client.stdin.Close()
+	if code := client.wait(); code != exitTrouble {
+		t.Errorf("exit %d", code)
+	}
+	client.err.match(t, "line 7: no JSON object")
+	server.err.match(t, "line 2: no JSON object")
+	server.out.match(t, `"leave"`)
+	key, err := loadKeys(keyOptions{dir: anna})
+	if err != nil {
+		t.Fatal(err)
+	}
+	type want map[string]any
+	for _, c := range []struct {
+		out  string
+		want []want
+	}{
+		{server.out.String(), []want{
+			{"type": "welcome", "name": "anna", "server": "anna"},
+			{"type": "join", "name": "bob", "text": ""},
+			{"type": "message", "name": "bob", "what": "say", "text": "hi\x1b[2J"},
+			{"type": "message", "name": "bob", "what": "action", "text": "waves"},
+			{"type": "message", "name": "bob", "what": "direct", "text": "psst"},
+			{"type": "message", "name": "bob", "what": "say", "text": "\ufffd", "base64": "/w=="},
+			{"type": "ack", "id": 2.0},
+			{"type": "error", "line": 2.0},
+			{"type": "leave", "name": "bob"},
+		}},
+		{client.out.String(), []want{
+			{"type": "welcome", "name": "bob", "server": "anna"},
+			{"type": "message", "name": "anna", "what": "say", "text": "hello"},
+			{"type": "message", "name": "anna", "what": "direct", "text": "again"},
+			{"type": "ack", "id": 5.0},
+			{"type": "undelivered"},
+			{"type": "error", "line": 7.0},
+		}},
+	} {
+		got := objects(t, c.out)
+		for _, w := range c.want {
+			if !slices.ContainsFunc(got, func(o map[string]any) bool {
+				for k, v := range w {
+					if o[k] != v {
+						return false
+					}
+				}
+				return w["type"] == "ack" || w["type"] == "error" || o["origin"] == key.fingerprint() && o["server"] == "anna"
+			}) {
+				t.Errorf("no %v in %s", w, c.out)
+			}
+		}
+	}
+}
+
+// TestBridge hands a server the objects of others: they keep their speaker, and its own do not come back.
+func TestBridge(t *testing.T) {
+	anna := state(t, "anna")
+	server, addr := serve(t, anna, "-json")
+	bob := guest(t, anna, addr, "bob")
+	client := start(t, t.TempDir(), "-connect", addr, "-dir", bob)
+	server.out.match(t, `"join"`)
+	own := objects(t, server.out.String())[0]["origin"].(string)
+	server.send(fmt.Sprintf(`{"type":"message","name":"bob","text":"ours","origin":%q}`, own) + "\n" +
+		`{"type":"message","name":"cleo~1a2b","text":"one","origin":"SHA256:x","server":"pi"}` + "\n" +
+		`{"type":"message","name":"e v\u001bil@x","text":"two","origin":"SHA256:abcdefghij","server":""}` + "\n" +
+		`{"type":"message","name":"cleo","what":"direct","text":"to her operator","origin":"SHA256:x","server":"pi"}` + "\n" +
+		`{"type":"leave","name":"cleo","text":"","origin":"SHA256:x","server":"pi"}` + "\n" +
+		`{"type":"message","name":"dora","text":"three","origin":"SHA256:x","server":"pi","to":"bob"}` + "\n" +
+		`{"name":"eve","text":"four"}` + "\n")
+	client.out.match(t, `four`)
+	if got, want := client.out.String(), "cleo~1a2b@pi: one\ne-v-il-x@abcdefgh: two\ndora@pi (to you): three\nanna: four\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if strings.Contains(server.out.String(), "one") {
+		t.Error("what came in goes out again")
+	}
+	var from []any
+	for _, r := range records(t, filepath.Join(server.cmd.Dir, "connection.log")) {
+		if r["event"] == eventMessage {
+			from = append(from, r["from"])
+		}
+	}
+	if !slices.Equal(from, []any{"cleo~1a2b@pi", "e-v-il-x@abcdefgh", "dora@pi", nil}) {
+		t.Errorf("the log has from %v", from)
+	}
+}
+
+func TestRemoteName(t *testing.T) {
+	long := strings.Repeat("n", 100)
+	for _, c := range [][4]string{
+		{"bob", "pi", "SHA256:x", "bob@pi"},
+		{"bob@pi", "router", "SHA256:x", "bob-pi@router"},
+		{"", "", "", "somebody@elsewhere"},
+		{"~", "//", "SHA256:+/+/+/+/+", "somebody@elsewhere"},
+		{long, long, "", long[:maxName] + "@" + long[:maxName]},
+		{long[:maxName] + "~1234", long, "", long[:maxName] + "~1234@" + long[:maxName]},
+	} {
+		if got := remoteName(c[0], c[1], c[2]); got != c[3] || !validShown(got) || len(got) > maxShown {
+			t.Errorf("remoteName(%q, %q, %q) = %q, want %q", c[0], c[1], c[2], got, c[3])
+		}
+	}
+	for _, bad := range []string{"@", "a@", "@b", "a@b@c", "a@b~1234", "a b@c", "a@b\n", "a~12345@b"} {
+		if validShown(bad) {
+			t.Errorf("%q can be shown", bad)
+		}
+	}
+}
+
+// TestObjectSizes has the longest text arrive whole as an object too, and names what is longer.
+func TestObjectSizes(t *testing.T) {
+	dir := state(t, "anna")
+	server, addr := serve(t, dir)
+	longest := strings.Repeat("\x01", maxLine)
+	in, err := json.Marshal(map[string]string{"text": longest})
+	if err != nil {
+		t.Fatal(err)
+	}
+	over, err := json.Marshal(map[string]string{"text": longest + "x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	huge := `{"text":"` + strings.Repeat("x", maxObject)
+	_, stderr, code := runToEnd(t, t.TempDir(), fmt.Sprintf("%s\n%s\n%s\n{\"text\":\"last\"}\n", in, over, huge), "-connect", addr, "-dir", dir, "-json")
+	if code != exitTrouble || !strings.Contains(stderr, "line 2: ") || !strings.Contains(stderr, "line 3 is longer") {
+		t.Errorf("exit %d: %.300s", code, stderr)
+	}
+	if got := messages(t, filepath.Join(server.cmd.Dir, "connection.log")); len(got) != 2 || got[0] != longest || got[1] != "last" {
+		t.Errorf("the log has %d messages", len(got))
+	}
+}
+
+// TestShellEnds runs what a shell can do to the streams.
+func TestShellEnds(t *testing.T) {
+	dir := state(t, "anna")
+	server, addr := serve(t, dir)
+	client := "$SECURECHAT -connect " + addr + " -dir " + dir
+	for _, c := range []struct {
+		script string
+		stdout string
+		code   int
+		stderr string
+	}{
+		{client + " <&-", "", exitDone, "^$"},
+		{client + " </dev/null", "", exitDone, "^$"},
+		{client + " -stay -timeout 10ms <&-", "", exitTimeout, "-timeout ran out"},
+		{`yes '{"text":"x"}' | head -20000 | ` + client + " -json | head -1; exit ${PIPESTATUS[2]}", `^{"type":"welcome".*}\n$`, exitDone, "^$"},
+		{"echo x | " + client + " -json >/dev/full", "", exitTrouble, "cannot write standard output: .*no space"},
+		{"echo x | " + client + " >/dev/full", "", exitDone, "^$"}, // nothing to write
+		{"echo x | " + client + " >&-", "", exitDone, "^$"},
+		{"echo x | " + client + " 2>&-", "", exitDone, "^$"},
+		{client + " -json <<< '{'", `{"type":"error","line":1,`, exitTrouble, "line 1: no JSON object"},
+		{client + " -json <<< '7'", `{"type":"error","line":1,`, exitTrouble, "line 1: a JSON number and no object"},
+		{client + ` -json <<< '{"text":7}'`, `{"type":"error","line":1,`, exitTrouble, `line 1: "text" cannot be a JSON number`},
+		{"echo x | " + client + " -to nobody", "", exitTrouble, "nobody here is called nobody"},
+		{client + " -count 0", "", exitUsage, "-count"},
+	} {
+		cmd := exec.Command("bash", "-c", c.script)
+		cmd.Env = append(os.Environ(), asSecurechat+"=1", "SECURECHAT="+os.Args[0], "HOME="+t.TempDir())
+		var stderr strings.Builder
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		code := 0
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			code = exit.ExitCode()
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if !matches(cmp.Or(c.stdout, "^$"), string(out)) || code != c.code || !matches(c.stderr, stderr.String()) {
+			t.Errorf("%s: exit %d, want %d; stdout %.200q; stderr %q", c.script, code, c.code, out, stderr.String())
+		}
+	}
+	n := 0
+	for _, text := range messages(t, filepath.Join(server.cmd.Dir, "connection.log")) {
+		if text != "x" {
+			t.Fatalf("%q was sent", text)
+		}
+		n++
+	}
+	if n < 20000+4 {
+		t.Errorf("the log has %d messages", n)
+	}
+}
+
+// TestHeadEnds has a reader go away: what is piped in goes on being sent to its end, and that is success.
+func TestHeadEnds(t *testing.T) {
+	anna := state(t, "anna")
+	server, addr := serve(t, anna)
+	bob := guest(t, anna, addr, "bob")
+	cmd := exec.Command("bash", "-c", "mkfifo more && (seq 30000; cat more) | $SECURECHAT -stay -connect "+addr+" -dir "+bob+" | (head -1; exec <&-; echo gone >&2); exit ${PIPESTATUS[1]}")
+	cmd.Dir = t.TempDir()
+	cmd.Env = append(os.Environ(), asSecurechat+"=1", "SECURECHAT="+os.Args[0], "HOME="+cmd.Dir)
+	stdout, stderr := newWatched(), newWatched()
+	cmd.Stdout, cmd.Stderr = stdout, stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	server.out.match(t, `bob: 30000\n`)
+	server.send("go\n")
+	stderr.match(t, "gone")
+	server.send("more\nmore\n")
+	if err := os.WriteFile(filepath.Join(cmd.Dir, "more"), []byte("last\n"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil || stdout.String() != "anna: go\n" || strings.Contains(stderr.String(), "securechat: ") {
+		t.Errorf("%v, stdout %q, stderr %q", err, stdout, stderr)
+	}
+	if got := messages(t, filepath.Join(server.cmd.Dir, "connection.log")); got[len(got)-1] != "last" && !slices.Contains(got, "last") {
+		t.Errorf("the log has %d messages, and not the last", len(got))
+	}
+}
+
+// TestHistory gives a person what was said while it was away, and a bot nothing; a gap is told.
+func TestHistory(t *testing.T) {
+	for _, c := range []struct {
+		history string
+		want    []string
+		gap     bool
+	}{{"1000", []string{"2 said while you were away:", "a1", "a2"}, false}, {"1", []string{"1 said while you were away:", "a2"}, true}, {"0", nil, true}} {
+		anna := state(t, "anna")
+		server, addr := serve(t, anna, "-history", c.history)
+		bob := guest(t, anna, addr, "bob")
+		k, err := loadKeys(keyOptions{dir: bob})
+		if err != nil {
+			t.Fatal(err)
+		}
+		me, err := newParty(k.signer, k.encryption)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// visit joins as who, tells what it gets up to the operator's next line, and leaves.
+		visit := func(req joinRequest, say string) (w welcome, got []string, last uint64) {
+			conn, err := net.Dial("tcp", addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			secrets, err := clientHandshake(conn, me, func(ssh.PublicKey) error { return nil }, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sess, err := newSession(conn, secrets, false, largeBuffers)
+			if err != nil {
+				t.Fatal(err)
+			}
+			packet, err := sess.append(nil, kindJoin, req.encode())
+			if err == nil {
+				err = sess.write(packet)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			for {
+				kind, payload, err := sess.read()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if kind == kindJoin {
+					if w, err = parseWelcome(payload); err != nil {
+						t.Fatal(err)
+					}
+					server.send(say + "\n")
+				}
+				for kind == kindText && len(payload) > 0 {
+					var it item
+					if it, payload, err = cutItem(payload); err != nil {
+						t.Fatal(err)
+					}
+					if last = it.seq; string(it.text) == say {
+						packet, err := sess.append(nil, kindClose, []byte(closeText))
+						if err == nil {
+							err = sess.write(packet)
+						}
+						for err == nil {
+							_, _, err = sess.read()
+						}
+						return w, got, last
+					}
+					got = append(got, string(it.text))
+					if history := it.seq <= w.present; history != (it.what != itemNotice || it.seq == 0) {
+						t.Errorf("history %s: %q, number %d, is marked wrong: %d were before", c.history, it.text, it.seq, w.present)
+					}
+				}
+			}
+		}
+		person := joinRequest{stream: streamID{1}, flags: joinListens | joinPerson}
+		w, got, seen := visit(person, "first")
+		if len(got) != 0 || w.flags != 0 {
+			t.Errorf("a newcomer got %q", got)
+		}
+		server.err.match(t, "bob left")
+		server.send("a1\na2\n")
+		person.stream[0]++
+		if w, got, _ := visit(person, "second"); !slices.Equal(got, c.want) || (w.flags == welcomeGap) != c.gap {
+			t.Errorf("history %s: a person got %q, flags %d", c.history, got, w.flags)
+		}
+		if w, got, _ := visit(joinRequest{stream: streamID{9}, flags: joinListens}, "third"); len(got) != 0 || w.flags != 0 {
+			t.Errorf("history %s: a bot got %q, flags %d", c.history, got, w.flags)
+		}
+		cut := joinRequest{stream: streamID{1}, flags: joinListens, epoch: w.epoch, seen: seen}
+		if w, got, _ := visit(cut, "fourth"); c.history == "1000" && (!slices.Contains(got, "a1") || !slices.Contains(got, "second") || w.flags != 0) ||
+			c.history != "1000" && (slices.Contains(got, "a1") || w.flags != welcomeGap) {
+			t.Errorf("history %s: who was cut off got %q, flags %d", c.history, got, w.flags)
+		}
+	}
+}
+
+func matches(pattern, text string) bool {
+	return regexp.MustCompile(pattern).MatchString(text)
+}
+
+// hostileText is what must not reach a terminal, and letters is what must.
+const (
+	hostileText = "a\x00\x07\x08\r\x1b[2J\x1b]8;;http://x\x07y\x1b]52;c;eA==\x1b\\\x7f\u0085\u009b2J\x9b2J\xff\u200b\u200e\u202e\u2066\u2028\u2029\ufeff\u00adz"
+	letters     = "Ελληνικά 中文 العربية e\u0301 👩\u200d👩\u200d👧 🇬🇷 ❤\ufe0f"
+)
+
+// harmful says what of out must not be on a terminal; its lines may be coloured where colours are ours.
+func harmful(out string) string {
+	for i, r := range out {
+		if r < ' ' && r != '\n' || r >= 0x7f && r < 0xa0 || strings.ContainsRune("\u200b\u200e\u202e\u2066\u2028\u2029\ufeff\u00ad\ufffd", r) {
+			return fmt.Sprintf("%q", out[max(0, i-20):min(len(out), i+20)])
+		}
+	}
+	return ""
+}
+
+// TestHostileClient sends everything that could harm, over a session of its own: it is one line of one speaker everywhere.
+func TestHostileClient(t *testing.T) {
+	anna := state(t, "anna")
+	server, addr := serve(t, anna)
+	bob, eve := guest(t, anna, addr, "bob"), guest(t, anna, addr, "eve")
+	hears := start(t, t.TempDir(), "-connect", addr, "-dir", bob)
+	reads := start(t, t.TempDir(), "-connect", addr, "-dir", bob, "-json")
+	server.err.match(t, `(?s)bob joined.*bob joined`)
+	conn, sess := hostile(t, addr, eve)
+	defer conn.Close()
+	evil := []string{hostileText, "x\nanna: forged", "\r\nsecurechat: forged", letters}
+	buf := appendLinesHeader(nil, 1, itemSay, "")
+	for _, text := range evil {
+		buf = appendLine(buf, []byte(text))
+	}
+	packet, err := sess.append(nil, kindText, buf)
+	if err == nil {
+		packet, err = sess.append(packet, kindText, appendLine(appendLinesHeader(nil, 5, itemAction, ""), []byte("end\n"+hostileText)))
+	}
+	if err == nil {
+		packet, err = sess.append(packet, kindText, appendLine(appendLinesHeader(nil, 6, itemDirect, hostileText[:20]), []byte("to nobody")))
+	}
+	if err == nil {
+		packet, err = sess.append(packet, kindText, appendLine(appendLinesHeader(nil, 7, itemSay, ""), []byte("done")))
+	}
+	if err == nil {
+		err = sess.write(packet)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	hears.out.match(t, `done\n`)
+	reads.out.match(t, `done`)
+	server.out.match(t, `done\n`)
+	for name, out := range map[string]string{
+		"stdout": hears.out.String(), "stderr": hears.err.String(), "objects": reads.out.String(),
+		"server stdout": server.out.String(), "server stderr": server.err.String(),
+	} {
+		if bad := harmful(out); bad != "" {
+			t.Errorf("%s has %s", name, bad)
+		}
+		for line := range strings.Lines(out) {
+			if strings.HasSuffix(name, "stdout") && !strings.HasPrefix(line, "eve: ") && !strings.HasPrefix(line, "* eve ") {
+				t.Errorf("%s has a line of another speaker: %q", name, line)
+			}
+		}
+	}
+	if !strings.Contains(hears.out.String(), "eve: "+letters+"\n") || strings.Count(hears.out.String(), "\n") != 6 {
+		t.Errorf("letters: %q", hears.out)
+	}
+	log := filepath.Join(server.cmd.Dir, "connection.log")
+	raw, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bad := harmful(string(raw)); bad != "" {
+		t.Errorf("the log has %s", bad)
+	}
+	exact := 0
+	for _, r := range records(t, log) {
+		if r["base64"] == base64.StdEncoding.EncodeToString([]byte(hostileText)) || r["message"] == letters || r["message"] == evil[1] {
+			exact++
+		}
+	}
+	if exact != 3 {
+		t.Errorf("the log has %d of 3 texts as they were", exact)
+	}
+}
+
+// hostile joins addr as the identity in dir, over a session that the test writes itself.
+func hostile(t *testing.T, addr, dir string) (net.Conn, *session) {
+	t.Helper()
+	k, err := loadKeys(keyOptions{dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	me, err := newParty(k.signer, k.encryption)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secrets, err := clientHandshake(conn, me, func(ssh.PublicKey) error { return nil }, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sess, err := newSession(conn, secrets, false, largeBuffers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	packet, err := sess.append(nil, kindJoin, joinRequest{stream: streamID{6, 6, 6}}.encode())
+	if err == nil {
+		err = sess.write(packet)
+	}
+	if err == nil {
+		_, _, err = sess.read()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return conn, sess
+}
+
+// TestHostileServer sends everything that could harm to a client, in texts, notices and names.
+func TestHostileServer(t *testing.T) {
+	dir := state(t, "anna")
+	for _, c := range []struct {
+		name string // of the last item's speaker
+		code int
+	}{{"bob", exitDone}, {"b\x1b[2J", exitLost}, {"b\nanna", exitLost}, {"b\u202e", exitLost}, {"-", exitLost}, {"b@x@y", exitLost}} {
+		addr := fakeServer(t, dir, func(sess *session) error {
+			w := welcome{name: "anna", server: "anna", seq: 1}
+			packet, err := sess.append(nil, kindJoin, w.encode())
+			var items []byte
+			for i, what := range []byte{itemSay, itemAction, itemDirect, itemLeave, itemNotice, itemUndelivered, itemJoin} {
+				it := item{seq: uint64(i + 1), time: time.Now(), what: what, name: "bob", text: []byte(hostileText + "\nanna: forged")}
+				items = it.append(items)
+			}
+			items = item{seq: 9, time: time.Now(), what: itemSay, name: c.name, text: []byte(letters)}.append(items)
+			if err == nil {
+				packet, err = sess.append(packet, kindText, items)
+			}
+			if err == nil {
+				err = sess.write(packet)
+			}
+			for err == nil { // until it says goodbye
+				var kind byte
+				if kind, _, err = sess.read(); err == nil && kind == kindClose {
+					packet, err = sess.append(nil, kindClose, []byte(closeText))
+					if err == nil {
+						err = sess.write(packet)
+					}
+					return err
+				}
+			}
+			return nil
+		})
+		for _, args := range [][]string{{"-count", "4"}, {"-count", "4", "-json"}} {
+			out, stderr, code := runToEnd(t, t.TempDir(), "", append([]string{"-connect", addr, "-dir", dir}, args...)...)
+			if want := c.code; code != want && !(want == exitDone && code == exitTrouble) { // what was undelivered is trouble
+				t.Errorf("%q: exit %d, want %d: %s", c.name, code, want, stderr)
+			}
+			if bad := harmful(out + stderr); bad != "" {
+				t.Errorf("%q: %s", c.name, bad)
+			}
+			for line := range strings.Lines(out) {
+				if len(args) == 2 && !strings.HasPrefix(line, "bob") && !strings.HasPrefix(line, "* bob") {
+					t.Errorf("a line of another speaker: %q", line)
+				}
+			}
+			for line := range strings.Lines(stderr) {
+				if !strings.HasPrefix(line, "* ") && !strings.HasPrefix(line, "securechat: ") {
+					t.Errorf("a line of another speaker: %q", line)
+				}
+			}
+			if len(args) == 2 && c.code == exitDone && !strings.Contains(out, letters) {
+				t.Errorf("letters: %q", out)
+			}
+		}
+	}
+}
+
+// TestSentAway: whatever a server says in place of its welcome does no harm, and only a goodbye is one.
+func TestSentAway(t *testing.T) {
+	dir := state(t, "anna")
+	notice := item{what: itemNotice, text: []byte(hostileText + "\nanna: forged")}.append(nil)
+	for _, c := range []struct {
+		payload []byte
+		then    byte
+		want    string
+	}{
+		{notice, kindClose, "securechat: the server closed the session: "},
+		{notice, kindPing, errMalformed.Error()},
+		{notice, kindText, errMalformed.Error()},
+		{notice[1:], kindClose, errMalformed.Error()},
+		{nil, kindClose, errMalformed.Error()},
+	} {
+		addr := fakeServer(t, dir, func(sess *session) error {
+			packet, err := sess.append(nil, kindText, c.payload)
+			if err == nil {
+				packet, err = sess.append(packet, c.then, []byte(closeText))
+			}
+			if err == nil {
+				err = sess.write(packet)
+			}
+			return err
+		})
+		out, stderr, code := runToEnd(t, t.TempDir(), "hello\n", "-connect", addr, "-dir", dir)
+		if code != exitTrouble || out != "" || !strings.Contains(stderr, c.want) || strings.Count(stderr, "\n") != 1 || harmful(stderr) != "" {
+			t.Errorf("after %d bytes, kind %d: exit %d: %q%q", len(c.payload), c.then, code, out, stderr)
+		}
+	}
+}
+
+// fakeServer listens with the identity in dir and gives each session, its join read, to serve.
+func fakeServer(t *testing.T, dir string, serve func(*session) error) (addr string) {
+	t.Helper()
+	k, err := loadKeys(keyOptions{dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	me, err := newParty(k.signer, k.encryption)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	t.Cleanup(func() { l.Close(); <-ended })
+	go func() {
+		defer close(ended)
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			secrets, _, err := serverHandshake(conn, me, 0, func(ssh.PublicKey, []byte, []byte, []byte, bool) error { return nil })
+			var sess *session
+			if err == nil {
+				sess, err = newSession(conn, secrets, true, largeBuffers)
+			}
+			if err == nil {
+				_, _, err = sess.read()
+			}
+			if err == nil {
+				err = serve(sess)
+			}
+			if err != nil && !errors.Is(err, io.EOF) {
+				t.Errorf("the test's server: %v", err)
+			}
+			conn.Close()
+		}
+	}()
+	return l.Addr().String()
+}
+
+// stuckLink is a link whose reader never comes back, as one that waits for standard output does.
+type stuckLink struct {
+	link
+	free chan struct{}
+}
+
+func (l stuckLink) append(buf []byte, kind byte, _ []byte) ([]byte, error) {
+	return append(buf, kind), nil
+}
+func (l stuckLink) write([]byte) error          { return nil }
+func (l stuckLink) read() (byte, []byte, error) { <-l.free; return 0, nil, errTruncated }
+func (l stuckLink) buffered() bool              { return true }
+func (l stuckLink) expect(time.Duration)        {}
+func (l stuckLink) unconfirmed() int            { return 0 }
+
+// TestTimeoutStuck: -timeout ends a client that has said goodbye and whose reader is stuck.
+func TestTimeoutStuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &client{box: newOutbox(), stay: true, console: newConsole(strings.NewReader(""), io.Discard, io.Discard, nil)}
+		defer c.console.close()
+		conn, other := net.Pipe()
+		defer other.Close()
+		l := stuckLink{free: make(chan struct{})}
+		defer close(l.free)
+		err := c.session(conn, l, welcome{name: "bob"}, &leaving{timeout: time.After(time.Second)})
+		if !errors.Is(err, errTimeout) {
+			t.Errorf("it ended with %v", err)
+		}
+	})
+}
+
+// TestTimeoutSilent: -timeout holds for a server that accepts and says nothing, too.
+func TestTimeoutSilent(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	_, stderr, code := runToEnd(t, t.TempDir(), "", "-connect", silent.Addr().String(), "-timeout", "100ms", "-dir", state(t, "anna"))
+	if code != exitTimeout {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+}

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"bytes"
+	"crypto/rand"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// carryServer starts a server with -raw, whose stdin is a pipe that stays open.
+func carryServer(t *testing.T, dir string, args ...string) (*proc, string) {
+	t.Helper()
+	p := start(t, t.TempDir(), append([]string{"-listen", "127.0.0.1:0", "-raw", "-dir", dir}, args...)...)
+	return p, p.err.match(t, `waiting for one client on (127\.0\.0\.1:\d+)`)[1]
+}
+
+func randomBytes(n int) string {
+	b := make([]byte, n)
+	rand.Read(b)
+	return string(b)
+}
+
+// TestRaw carries bytes of every size about a packet's and a chunk's, both ways at once, and the ends of file; the log tells
+// how many they were.
+func TestRaw(t *testing.T) {
+	dir := state(t, "anna")
+	sizes := []int{0, 1, maxBatch - 1, maxBatch, maxBatch + 1, rawChunk - 1, rawChunk, rawChunk + 1, 5<<20 + 3}
+	for i, n := range sizes {
+		up, down := randomBytes(n), randomBytes(sizes[len(sizes)-1-i])
+		server, addr := carryServer(t, dir)
+		go func() { fmt.Fprint(server.stdin, down); server.stdin.Close() }()
+		out, stderr, code := runToEnd(t, t.TempDir(), up, "-connect", addr, "-raw", "-dir", dir)
+		if code != exitDone || out != down || stderr != "" {
+			t.Fatalf("%d bytes: the client: exit %d, %d bytes came of %d: %s", n, code, len(out), len(down), stderr)
+		}
+		if code := server.wait(); code != exitDone || server.out.String() != up {
+			t.Fatalf("%d bytes: the server: exit %d, %d bytes came: %s", n, code, len(server.out.String()), server.err)
+		}
+		var last map[string]any
+		for _, r := range records(t, filepath.Join(server.cmd.Dir, "connection.log")) {
+			if r["event"] == eventDisconnect {
+				last = r
+			}
+		}
+		if last["received"] != float64(len(up)) || last["sent"] != float64(len(down)) || last["acknowledged"] != float64(len(down)) {
+			t.Errorf("%d bytes: the log has %v", n, last)
+		}
+	}
+}
+
+// TestRawEnds carries each end of file when it comes, and not with the other.
+func TestRawEnds(t *testing.T) {
+	dir := state(t, "anna")
+	server, addr := carryServer(t, dir)
+	client := start(t, t.TempDir(), "-connect", addr, "-raw", "-dir", dir)
+	client.send("a question\x00")
+	server.out.match(t, "a question\x00")
+	server.send("an answer")
+	client.out.match(t, "an answer")
+	client.stdin.Close()
+	server.send(", and more after the other's end")
+	client.out.match(t, "other's end$")
+	server.stdin.Close()
+	if client.wait() != exitDone || server.wait() != exitDone {
+		t.Errorf("%s %s", client.err, server.err)
+	}
+}
+
+// TestRawCut has neither side say that all arrived when one dies, stops or cannot write.
+func TestRawCut(t *testing.T) {
+	dir := state(t, "anna")
+	for _, c := range []struct {
+		name           string
+		end            func(server, client *proc)
+		server, client int
+		want           string
+	}{
+		{"the server is killed", func(s, c *proc) { s.cmd.Process.Kill() }, -1, exitLost, `not all has arrived: .*what came stops after 2 bytes`},
+		{"the client is killed", func(s, c *proc) { c.cmd.Process.Kill() }, exitLost, -1, `not all has arrived: .*what came stops after 2 bytes`},
+		{"the server is stopped", func(s, c *proc) { s.cmd.Process.Signal(syscall.SIGTERM) }, exitLost, exitLost, `the other side gave up|signal received`},
+		{"the client is stopped", func(s, c *proc) { c.cmd.Process.Signal(os.Interrupt) }, exitLost, exitLost, `the other side gave up|signal received`},
+	} {
+		server, addr := carryServer(t, dir)
+		client := start(t, t.TempDir(), "-connect", addr, "-raw", "-dir", dir)
+		client.send("up")
+		server.send("dn")
+		server.out.match(t, "up")
+		client.out.match(t, "dn")
+		c.end(server, client)
+		if got := server.wait(); got != c.server {
+			t.Errorf("%s: the server: exit %d: %s", c.name, got, server.err)
+		} else if got == exitLost {
+			server.err.match(t, c.want)
+		}
+		if got := client.wait(); got != c.client {
+			t.Errorf("%s: the client: exit %d: %s", c.name, got, client.err)
+		} else if got == exitLost {
+			client.err.match(t, c.want)
+		}
+	}
+}
+
+// TestRawNobody is a server that is stopped before anyone came: nothing has arrived.
+func TestRawNobody(t *testing.T) {
+	server, _ := carryServer(t, state(t, "anna"))
+	server.cmd.Process.Signal(syscall.SIGTERM)
+	if code := server.wait(); code != exitLost {
+		t.Errorf("exit %d: %s", code, server.err)
+	}
+}
+
+// TestRawOne serves the first admitted client: strangers are refused before it, others turned away after it.
+func TestRawOne(t *testing.T) {
+	anna, bob := state(t, "anna"), state(t, "bob")
+	server, addr := carryServer(t, anna)
+	pin(t, bob, addr, anna)
+	if _, stderr, code := runToEnd(t, t.TempDir(), "x", "-connect", addr, "-raw", "-dir", bob); code != exitUntrusted {
+		t.Fatalf("a stranger: exit %d: %s", code, stderr)
+	}
+	if _, stderr, code := runToEnd(t, t.TempDir(), "x", "-connect", addr, "-dir", anna); code != exitTrouble || !strings.Contains(stderr, "connect with -raw") {
+		t.Fatalf("without -raw: exit %d: %s", code, stderr)
+	}
+	first := start(t, t.TempDir(), "-connect", addr, "-raw", "-dir", anna)
+	server.err.match(t, "anna joined")
+	if _, stderr, code := runToEnd(t, t.TempDir(), "x", "-connect", addr, "-raw", "-dir", anna); code != exitTrouble || !strings.Contains(stderr, "another client") {
+		t.Fatalf("a second: exit %d: %s", code, stderr)
+	}
+	first.send("mine")
+	first.stdin.Close()
+	server.stdin.Close()
+	if first.wait() != exitDone || server.wait() != exitDone || server.out.String() != "mine" {
+		t.Errorf("%s; %s; %q", first.err, server.err, server.out)
+	}
+	room, addr := serve(t, anna)
+	if _, stderr, code := runToEnd(t, t.TempDir(), "x", "-connect", addr, "-raw", "-dir", anna); code != exitTrouble || !strings.Contains(stderr, "is a room") {
+		t.Fatalf("-raw to a room: exit %d: %s", code, stderr)
+	}
+	room.err.match(t, "refused .*-raw")
+}
+
+// TestRawTimeout ends with the code of its own.
+func TestRawTimeout(t *testing.T) {
+	dir := state(t, "anna")
+	server, addr := carryServer(t, dir)
+	if _, stderr, code := runToEnd(t, t.TempDir(), "x", "-connect", addr, "-raw", "-timeout", "100ms", "-dir", dir); code != exitTimeout {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+	if code := server.wait(); code != exitLost {
+		t.Errorf("the server: exit %d: %s", code, server.err)
+	}
+}
+
+// TestRawProgress is what the line of progress says, in bytes, rate and time left.
+func TestRawProgress(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(file, bytes.Repeat([]byte("x"), 4096), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	p := newRawPipe(f, f, nil)
+	p.acked.Store(1024)
+	if got, want := p.line(2e9, true), "sent 1.00 KiB of 4.00 KiB, 25%, 512 B/s, 7s left"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	p.acked.Store(4096)
+	p.received.Store(5 << 30)
+	if got, want := p.line(10e9, false), "sent 4.00 KiB of 4.00 KiB, 100%, received 5.00 GiB, 512 MiB/s, in 10s"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}

@@ -1,0 +1,273 @@
+package main
+
+// revoked_keys: keys and certificates that are trusted no more. It is a list of public keys and of fingerprints
+// (SHA256:…), one a line, or a KRL as ssh-keygen -k makes it (OpenSSH's PROTOCOL.krl). What cannot be read in full is
+// an error, upon which the caller trusts nobody.
+
+import (
+	"bytes"
+	"crypto/sha1"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/big"
+	"strings"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// revocations answers what a revoked_keys file revokes.
+type revocations struct {
+	blobs map[string]bool // public keys in wire form
+	sums  map[string]bool // their SHA-1 and SHA-256, which differ in length
+	certs []revokedCerts
+}
+
+// revokedCerts are the certificates of one CA that are revoked.
+type revokedCerts struct {
+	ca      string // its key in wire form; "" = of any CA
+	ids     map[string]bool
+	ranges  [][2]uint64 // of serials, both ends included
+	bitmaps []serialBitmap
+}
+
+type serialBitmap struct {
+	offset uint64
+	bits   *big.Int
+}
+
+// revokes says why id is revoked, by itself or by its CA, or returns "".
+func (r *revocations) revokes(id ssh.PublicKey) string {
+	if r.revokesKey(plainKey(id)) {
+		return "revoked"
+	}
+	cert, ok := id.(*ssh.Certificate)
+	if !ok {
+		return ""
+	}
+	if r.revokesKey(cert.SignatureKey) {
+		return "its CA is revoked"
+	}
+	ca := string(cert.SignatureKey.Marshal())
+	for _, c := range r.certs {
+		if c.ca != "" && c.ca != ca {
+			continue
+		}
+		if c.ids[cert.KeyId] {
+			return fmt.Sprintf("%s is revoked by its id", certName(cert))
+		}
+		if cert.Serial != 0 && c.hasSerial(cert.Serial) { // 0 is the serial of those that were given none
+			return fmt.Sprintf("%s is revoked by its serial", certName(cert))
+		}
+	}
+	return ""
+}
+
+func (r *revocations) revokesKey(key ssh.PublicKey) bool {
+	blob := key.Marshal()
+	sum1, sum256 := sha1.Sum(blob), sha256.Sum256(blob)
+	return r.blobs[string(blob)] || r.sums[string(sum1[:])] || r.sums[string(sum256[:])]
+}
+
+func (c *revokedCerts) hasSerial(serial uint64) bool {
+	for _, r := range c.ranges {
+		if r[0] <= serial && serial <= r[1] {
+			return true
+		}
+	}
+	for _, b := range c.bitmaps {
+		if serial >= b.offset && serial-b.offset < uint64(b.bits.BitLen()) && b.bits.Bit(int(serial-b.offset)) == 1 {
+			return true
+		}
+	}
+	return false
+}
+
+// revoked reads revoked_keys, which may be missing.
+func (t *trust) revoked() (*revocations, error) {
+	data, err := t.read("revoked_keys")
+	if err != nil {
+		return nil, err
+	}
+	return parseRevoked(data)
+}
+
+// parseRevoked reads either form.
+func parseRevoked(data []byte) (*revocations, error) {
+	r := &revocations{blobs: make(map[string]bool), sums: make(map[string]bool)}
+	if bytes.HasPrefix(data, []byte(krlMagic)) {
+		if err := r.parseKRL(data[len(krlMagic):]); err != nil {
+			return nil, fmt.Errorf("the KRL is broken or newer than this program: %w", err)
+		}
+		return r, nil
+	}
+	for n, line := range textLines(data) {
+		if err := checkLine(line); err != nil {
+			return nil, fmt.Errorf("line %d: %w", n, err)
+		}
+		if print, ok := strings.CutPrefix(string(line), "SHA256:"); ok {
+			print, _, _ = strings.Cut(print, " ")
+			sum, err := base64.RawStdEncoding.Strict().DecodeString(print)
+			if err != nil || len(sum) != sha256.Size {
+				return nil, fmt.Errorf("line %d is no SHA256: fingerprint", n)
+			}
+			r.sums[string(sum)] = true
+			continue
+		}
+		key, _, options, _, err := ssh.ParseAuthorizedKey(line)
+		if err != nil || len(options) > 0 {
+			return nil, fmt.Errorf("line %d is neither a public key nor a SHA256: fingerprint", n)
+		}
+		r.blobs[string(plainKey(key).Marshal())] = true
+	}
+	return r, nil
+}
+
+const krlMagic = "SSHKRL\n\x00"
+
+var errKRL = errors.New("it is cut short")
+
+// krlReader consumes SSH's encoding from the front; after the first shortage it yields zeros and fails.
+type krlReader struct {
+	data   []byte
+	failed bool
+}
+
+func (k *krlReader) take(n uint64) []byte {
+	if k.failed || n > uint64(len(k.data)) {
+		k.failed, k.data = true, nil
+		return nil
+	}
+	out := k.data[:n]
+	k.data = k.data[n:]
+	return out
+}
+
+func (k *krlReader) uint8() byte {
+	if b := k.take(1); b != nil {
+		return b[0]
+	}
+	return 0
+}
+
+func (k *krlReader) uint32() uint32 {
+	if b := k.take(4); b != nil {
+		return binary.BigEndian.Uint32(b)
+	}
+	return 0
+}
+
+func (k *krlReader) uint64() uint64 {
+	if b := k.take(8); b != nil {
+		return binary.BigEndian.Uint64(b)
+	}
+	return 0
+}
+
+func (k *krlReader) string() []byte { return k.take(uint64(k.uint32())) }
+
+// parseKRL reads what follows the magic:
+//
+//	format 4 = 1 ‖ version 8 ‖ date 8 ‖ flags 8 ‖ reserved string ‖ comment string ‖ sections (type 1 ‖ data string)
+//
+// Its signatures, an extension that is no more in use, are refused as any section that is not known.
+func (r *revocations) parseKRL(data []byte) error {
+	k := &krlReader{data: data}
+	if format := k.uint32(); format != 1 {
+		return fmt.Errorf("format %d", format)
+	}
+	k.take(8 + 8 + 8)
+	k.string()
+	k.string()
+	for len(k.data) > 0 && !k.failed {
+		kind, body := k.uint8(), &krlReader{data: k.string()}
+		if k.failed {
+			return errKRL
+		}
+		if kind == 1 {
+			c := revokedCerts{ca: string(body.string()), ids: make(map[string]bool)}
+			body.string()
+			if err := c.parse(body); err != nil {
+				return err
+			}
+			r.certs = append(r.certs, c)
+			continue
+		}
+		if kind == 255 {
+			if err := body.extension(); err != nil {
+				return err
+			}
+			continue
+		}
+		size, known := map[byte]int{2: 0, 3: sha1.Size, 5: sha256.Size}[kind]
+		if !known {
+			return fmt.Errorf("section %d", kind)
+		}
+		for len(body.data) > 0 {
+			item := string(body.string())
+			switch {
+			case size == 0:
+				r.blobs[item] = true
+			case len(item) == size:
+				r.sums[item] = true
+			default:
+				return errKRL
+			}
+		}
+		if body.failed {
+			return errKRL
+		}
+	}
+	if k.failed {
+		return errKRL
+	}
+	return nil
+}
+
+// parse reads a section of certificates behind its CA: serials one by one, as a range, as bits from an offset; ids.
+func (c *revokedCerts) parse(body *krlReader) error {
+	for len(body.data) > 0 {
+		kind, sub := body.uint8(), &krlReader{data: body.string()}
+		for len(sub.data) > 0 {
+			switch kind {
+			case 0x20:
+				n := sub.uint64()
+				c.ranges = append(c.ranges, [2]uint64{n, n})
+			case 0x21:
+				c.ranges = append(c.ranges, [2]uint64{sub.uint64(), sub.uint64()})
+			case 0x22:
+				c.bitmaps = append(c.bitmaps, serialBitmap{sub.uint64(), new(big.Int).SetBytes(sub.string())})
+			case 0x23:
+				c.ids[string(sub.string())] = true
+			case 0x39:
+				if err := sub.extension(); err != nil {
+					return err
+				}
+			default:
+				return fmt.Errorf("certificate section %#x", kind)
+			}
+		}
+		if sub.failed {
+			return errKRL
+		}
+	}
+	if body.failed {
+		return errKRL
+	}
+	return nil
+}
+
+// extension skips an extension, unless it says that it must be understood.
+func (k *krlReader) extension() error {
+	name, critical := k.string(), k.uint8()
+	k.string()
+	if k.failed || len(k.data) > 0 {
+		return errKRL
+	}
+	if critical != 0 {
+		return fmt.Errorf("the extension %q", name)
+	}
+	return nil
+}

@@ -1,0 +1,247 @@
+package main
+
+// What a peer sent, made safe for a terminal, for stdout and for a log line. The rules:
+//
+//   - The result is valid UTF-8 on one line and holds no rune that moves the cursor, talks to the terminal, changes the
+//     direction of text or cannot be seen.
+//   - What is not allowed shows as Go would quote it: \n \r \t, \xNN for a control character of ASCII or a byte that is
+//     not UTF-8, \uNNNN or \UNNNNNNNN for a code point. Tab is one of them: what it shows depends on where it stands.
+//   - A backslash stays one backslash, so paths and patterns read as they were written and text made safe twice is text
+//     made safe once. The price: a peer can type the four characters \x1b. That deceives nobody who must not decode it:
+//     nothing turns these escapes back; who needs the exact text reads -json.
+//   - Letters of every script, combining marks and emoji sequences survive. Marks need a base and are at most maxMarks
+//     on one; a joiner, a variation selector or a tag survives only where Unicode gives it a meaning.
+
+import (
+	"unicode"
+	"unicode/utf8"
+)
+
+// maxMarks bounds the combining marks on one base: the longest stacks of living orthographies (Tibetan) have eight.
+const maxMarks = 8
+
+const (
+	zwnj       = 0x200c
+	zwj        = 0x200d
+	keycap     = 0x20e3
+	emojiStyle = 0xfe0f
+	blackFlag  = 0x1f3f4
+	cancelTag  = 0xe007f
+)
+
+// unseen holds what the general categories do not tell: letters, marks and unassigned runes that show nothing
+// (Unicode's Default_Ignorable_Code_Point), and the noncharacters of plane 0.
+var unseen = &unicode.RangeTable{
+	R16: []unicode.Range16{
+		{Lo: 0x034f, Hi: 0x034f, Stride: 1}, // combining grapheme joiner
+		{Lo: 0x115f, Hi: 0x1160, Stride: 1}, // Hangul fillers
+		{Lo: 0x17b4, Hi: 0x17b5, Stride: 1}, // Khmer inherent vowels
+		{Lo: 0x180b, Hi: 0x180f, Stride: 1}, // Mongolian selectors
+		{Lo: 0x2060, Hi: 0x206f, Stride: 1},
+		{Lo: 0x3164, Hi: 0x3164, Stride: 1}, // Hangul filler
+		{Lo: 0xfdd0, Hi: 0xfdef, Stride: 1}, // noncharacters
+		{Lo: 0xfe00, Hi: 0xfe0f, Stride: 1}, // variation selectors
+		{Lo: 0xffa0, Hi: 0xffa0, Stride: 1}, // halfwidth Hangul filler
+		{Lo: 0xfff0, Hi: 0xfffb, Stride: 1},
+	},
+	R32: []unicode.Range32{{Lo: 0xe0000, Hi: 0xe0fff, Stride: 1}}, // tags, variation selectors
+}
+
+// shownFormat holds the format characters that are drawn: number signs that enclose digits, and their like.
+var shownFormat = &unicode.RangeTable{
+	R16: []unicode.Range16{
+		{Lo: 0x0600, Hi: 0x0605, Stride: 1}, {Lo: 0x06dd, Hi: 0x06dd, Stride: 1}, {Lo: 0x070f, Hi: 0x070f, Stride: 1},
+		{Lo: 0x0890, Hi: 0x0891, Stride: 1}, {Lo: 0x08e2, Hi: 0x08e2, Stride: 1},
+	},
+	R32: []unicode.Range32{{Lo: 0x110bd, Hi: 0x110bd, Stride: 1}, {Lo: 0x110cd, Hi: 0x110cd, Stride: 1}},
+}
+
+// pictographic holds the bases of emoji sequences, generously: what may stand around a joiner or before a style
+// selector.
+var pictographic = &unicode.RangeTable{
+	R16: []unicode.Range16{
+		{Lo: 0x00a9, Hi: 0x00a9, Stride: 1}, {Lo: 0x00ae, Hi: 0x00ae, Stride: 1}, {Lo: 0x203c, Hi: 0x203c, Stride: 1},
+		{Lo: 0x2049, Hi: 0x2049, Stride: 1}, {Lo: 0x2122, Hi: 0x2122, Stride: 1}, {Lo: 0x2139, Hi: 0x2139, Stride: 1},
+		{Lo: 0x2194, Hi: 0x21aa, Stride: 1}, {Lo: 0x231a, Hi: 0x23ff, Stride: 1}, {Lo: 0x24c2, Hi: 0x24c2, Stride: 1},
+		{Lo: 0x25aa, Hi: 0x25fe, Stride: 1}, {Lo: 0x2600, Hi: 0x27bf, Stride: 1}, {Lo: 0x2934, Hi: 0x2935, Stride: 1},
+		{Lo: 0x2b05, Hi: 0x2b55, Stride: 1}, {Lo: 0x3030, Hi: 0x3030, Stride: 1}, {Lo: 0x303d, Hi: 0x303d, Stride: 1},
+		{Lo: 0x3297, Hi: 0x3299, Stride: 2},
+	},
+	R32: []unicode.Range32{
+		{Lo: 0x1f000, Hi: 0x1f1e5, Stride: 1}, {Lo: 0x1f200, Hi: 0x1f3fa, Stride: 1}, {Lo: 0x1f400, Hi: 0x1faff, Stride: 1},
+	},
+	LatinOffset: 2,
+}
+
+// joining holds the scripts that spell words with ZWJ and ZWNJ.
+var joining = []*unicode.RangeTable{
+	unicode.Arabic, unicode.Devanagari, unicode.Bengali, unicode.Gurmukhi, unicode.Gujarati, unicode.Oriya, unicode.Tamil,
+	unicode.Telugu, unicode.Kannada, unicode.Malayalam, unicode.Sinhala, unicode.Khmer, unicode.Myanmar, unicode.Syriac,
+	unicode.Nko, unicode.Mandaic, unicode.Mongolian, unicode.Balinese, unicode.Javanese, unicode.Tibetan,
+}
+
+// viramas after which a joiner may end a word (a half form, a Malayalam chillu).
+var viramas = &unicode.RangeTable{R16: []unicode.Range16{
+	{Lo: 0x094d, Hi: 0x0d4d, Stride: 0x80}, {Lo: 0x0dca, Hi: 0x0dca, Stride: 1},
+}}
+
+// safe is appendSafe for a string; text that needs no change is returned as it is, without a copy if it is plain ASCII.
+func safe(text string) string {
+	for i := range len(text) {
+		if text[i]-' ' >= 0x7f-' ' {
+			return string(appendSafe(make([]byte, 0, len(text)+16), []byte(text)))
+		}
+	}
+	return text
+}
+
+// appendSafe appends text to dst as the head of this file says. It grows text at most tenfold and keeps no reference
+// to it. The text must be a whole one: what a mark or a joiner may do depends on its neighbours.
+func appendSafe(dst, text []byte) []byte {
+	var around textContext
+	for len(text) > 0 {
+		n := 0
+		for n < len(text) && text[n]-' ' < 0x7f-' ' {
+			n++
+		}
+		if n > 0 {
+			dst = append(dst, text[:n]...)
+			around = textContext{base: rune(text[n-1]), last: rune(text[n-1])}
+			text = text[n:]
+			continue
+		}
+		r, n := utf8.DecodeRune(text)
+		switch {
+		case r == utf8.RuneError && n == 1:
+			dst = appendHex(dst, 'x', uint32(text[0]), 2)
+			around = textContext{}
+		case around.admits(r, text[n:]):
+			if r == blackFlag {
+				n += flagTags(text[n:])
+			}
+			dst = append(dst, text[:n]...)
+		default:
+			dst = appendEscape(dst, r)
+		}
+		text = text[n:]
+	}
+	return dst
+}
+
+// textContext is what appendSafe remembers of the runes before the present one; zero at the start and after an escape.
+type textContext struct {
+	base  rune // the last rune that is no mark, joiner, selector or skin tone on a base
+	last  rune // the last rune
+	marks int  // combining marks since base
+}
+
+// admits reports whether r may stand here, before rest, and takes it in.
+func (c *textContext) admits(r rune, rest []byte) bool {
+	next, _ := utf8.DecodeRune(rest)
+	ok := true
+	switch {
+	case 0xa0 <= r && r < 0x300 && r != 0xad, 0x370 <= r && r < 0x483, 0x4e00 <= r && r < 0xa000, 0xac00 <= r && r < 0xd7a4:
+		c.base, c.marks = r, 0 // most text, told without the tables
+	case r == zwj || r == zwnj:
+		ok = c.joins(r, next)
+	case selector(r):
+		ok = c.selects(r, next)
+	case r < ' ' || 0x7f <= r && r < 0xa0 || r&0xfffe == 0xfffe || unicode.Is(unseen, r),
+		unicode.In(r, unicode.Cf, unicode.Co, unicode.Zl, unicode.Zp) && !unicode.Is(shownFormat, r):
+		ok = false
+	case unicode.IsMark(r):
+		ok = c.base != 0 && c.marks < maxMarks
+		c.marks++
+	case skinTone(r) && unicode.Is(pictographic, c.base):
+	default:
+		c.base, c.marks = r, 0
+	}
+	if !ok {
+		*c = textContext{}
+		return false
+	}
+	c.last = r
+	return true
+}
+
+// joins reports whether joiner r may stand before next: inside an emoji sequence, or in a word of a joining script.
+// It cannot be stacked, for neither neighbour may be a joiner.
+func (c *textContext) joins(r, next rune) bool {
+	switch {
+	case c.last == zwj || c.last == zwnj:
+		return false
+	case unicode.Is(pictographic, c.base):
+		return r == zwj && unicode.Is(pictographic, next)
+	case !unicode.In(c.base, joining...):
+		return false
+	}
+	return r == zwj && unicode.Is(viramas, c.last) ||
+		unicode.In(next, joining...) && (unicode.IsLetter(next) || unicode.IsMark(next) && !unicode.Is(unseen, next) && c.marks < maxMarks)
+}
+
+// selector reports whether r is a variation selector.
+func selector(r rune) bool {
+	return 0xfe00 <= r && r <= 0xfe0f || 0xe0100 <= r && r <= 0xe01ef || 0x180b <= r && r <= 0x180d || r == 0x180f
+}
+
+// selects reports whether the variation selector r may stand after c.last: one at most, and on a base that has
+// variants, or text could hide any bytes in them.
+func (c *textContext) selects(r, next rune) bool {
+	switch {
+	case c.last != c.base:
+		return false
+	case r == emojiStyle && (c.base == '#' || c.base == '*' || '0' <= c.base && c.base <= '9'):
+		return next == keycap
+	case r == 0xfe0e || r == emojiStyle:
+		return unicode.Is(pictographic, c.base)
+	case 0x180b <= r && r <= 0x180f:
+		return unicode.Is(unicode.Mongolian, c.base)
+	case r >= 0xe0100:
+		return unicode.Is(unicode.Han, c.base)
+	}
+	return r <= 0xfe02 && unicode.Is(unicode.Han, c.base) ||
+		r == 0xfe00 && (unicode.In(c.base, unicode.Myanmar, unicode.Phags_Pa) || c.base >= 0x2200 && unicode.Is(unicode.Sm, c.base))
+}
+
+func skinTone(r rune) bool { return 0x1f3fb <= r && r <= 0x1f3ff }
+
+// flagTags returns the length in bytes of the tags at the start of text that name a region's flag (two to six letters
+// or digits and the cancel tag), or 0.
+func flagTags(text []byte) int {
+	for at, count := 0, 0; at < len(text); count++ {
+		r, n := utf8.DecodeRune(text[at:])
+		at += n
+		switch {
+		case r == cancelTag && count >= 2:
+			return at
+		case count == 6 || !(0xe0030 <= r && r <= 0xe0039 || 0xe0061 <= r && r <= 0xe007a):
+			return 0
+		}
+	}
+	return 0
+}
+
+// appendEscape appends the visible form of r, a valid rune.
+func appendEscape(dst []byte, r rune) []byte {
+	switch {
+	case r == '\n':
+		return append(dst, '\\', 'n')
+	case r == '\r':
+		return append(dst, '\\', 'r')
+	case r == '\t':
+		return append(dst, '\\', 't')
+	case r < utf8.RuneSelf:
+		return appendHex(dst, 'x', uint32(r), 2)
+	case r < 0x10000:
+		return appendHex(dst, 'u', uint32(r), 4)
+	}
+	return appendHex(dst, 'U', uint32(r), 8)
+}
+
+func appendHex(dst []byte, kind byte, v uint32, digits int) []byte {
+	dst = append(dst, '\\', kind)
+	for shift := 4 * (digits - 1); shift >= 0; shift -= 4 {
+		dst = append(dst, "0123456789abcdef"[v>>shift&15])
+	}
+	return dst
+}

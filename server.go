@@ -1,0 +1,720 @@
+package main
+
+// The server: it accepts, runs the handshake, and gives every client one goroutine that reads and one that writes. Nothing
+// that one client does, or leaves undone, holds up another.
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+const (
+	maxClients      = 1024                    // in the room, unless -max-clients says otherwise
+	shutdownTimeout = 2500 * time.Millisecond // from the signal to the last connection's end, of the 5 that it may take in all
+	stdoutTimeout   = time.Second             // from the signal, for what is left to print
+	acceptPause     = 200 * time.Millisecond  // after an accept that failed for want of something
+	goodbyeTimeout  = 2 * time.Second         // for the other side to answer secure-close
+	logPause        = time.Second             // between tries to record a message, and
+	tidyPause       = 2 * time.Second         // without a handshake, then memory is given back
+	logPatience     = time.Minute             // of trying, then its client is let go; -reconnect sends it again
+)
+
+type server struct {
+	me      *party        // nil with -paper
+	id      ssh.PublicKey // of the server and its operator
+	name    string        // the operator's, and of the server
+	port    string        // it listens on
+	trust   *trust
+	log     *connLog
+	room    *room
+	raw     *rawServer // -raw; nil where there is a room
+	places  int        // clients that the room takes
+	norelay bool
+	trace   bool // -trace
+	delay   time.Duration
+	console *console
+
+	strangers strangers
+
+	// greet makes a link of a connection whose deadline is set, or an error. It fills in who m is, as far as that is
+	// known when it fails.
+	greet func(conn net.Conn, m *member) (link, joinRequest, error)
+
+	gate gate
+}
+
+// serve accepts from all of the listeners until ctx ends, then tells everyone goodbye and returns. The first error of an
+// accept that is not a passing one ends it too.
+func (s *server) serve(ctx context.Context, listeners []net.Listener) error {
+	var wg sync.WaitGroup
+	places := make(chan struct{}, s.places)
+	conns := &connSet{open: map[net.Conn]struct{}{}}
+	failed := make(chan error, len(listeners))
+	// Handshakes leave garbage and deep stacks behind them, and where clients sit idle nothing else would give them back:
+	// one pass drops the garbage, each halves the stacks.
+	tidy := time.AfterFunc(tidyPause, func() { runtime.GC(); debug.FreeOSMemory() })
+	defer tidy.Stop()
+	for _, l := range listeners {
+		wg.Go(func() {
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					if ctx.Err() == nil && passing(err) {
+						s.console.note("accepting connections: %v; trying again", netReason(err))
+						select {
+						case <-ctx.Done():
+						case <-time.After(acceptPause):
+						}
+						continue
+					}
+					if ctx.Err() == nil {
+						failed <- fmt.Errorf("accepting connections: %w", err)
+					}
+					return
+				}
+				if !s.letIn(conn) {
+					conn.Close()
+					continue
+				}
+				if !conns.add(conn) {
+					return
+				}
+				wg.Go(func() {
+					defer conns.remove(conn)
+					s.handle(conn, func() bool {
+						s.gate.leave()
+						tidy.Reset(tidyPause)
+						select {
+						case places <- struct{}{}:
+							return true
+						default:
+							return false
+						}
+					}, func() { <-places })
+				})
+			}
+		})
+	}
+	shown := make(chan struct{})
+	if s.raw != nil {
+		close(shown)
+	} else {
+		operator := s.operator()
+		go func() { defer close(shown); s.show(operator) }()
+	}
+
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	for _, l := range listeners {
+		l.Close()
+	}
+	s.room.close("the server is stopping")
+	timer := time.AfterFunc(shutdownTimeout, conns.closeAll)
+	defer timer.Stop()
+	patience := time.After(stdoutTimeout) // it may be stuck, too
+	wg.Wait()
+	select {
+	case <-shown:
+	case <-patience:
+	}
+	if s.raw != nil && err == nil {
+		err = s.raw.err
+	}
+	return err
+}
+
+// reload reopens the log at each SIGHUP, until ctx ends. At a terminal the signal says that the terminal is gone.
+func (s *server) reload(ctx context.Context, hangup chan os.Signal, quit func()) {
+	defer signal.Stop(hangup)
+	var beat <-chan time.Time
+	if every := sdWatchdog(); every > 0 {
+		ticker := time.NewTicker(every)
+		defer ticker.Stop()
+		beat = ticker.C
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangup:
+			if s.console.term != nil {
+				quit()
+			} else if err := s.room.reopen(); err != nil {
+				s.console.note("%v", err)
+			}
+		case <-beat:
+			s.room.names() // who holds the room for ever is not alive
+			s.tellManager("WATCHDOG=1")
+		}
+	}
+}
+
+// tellManager is sdNotify, where trouble ends nothing.
+func (s *server) tellManager(state string) {
+	if err := sdNotify(state); err != nil {
+		s.console.note("%v", err)
+	}
+}
+
+// passing says that a failed accept may succeed later: the machine is short of something.
+func passing(err error) bool {
+	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// connSet is the open connections of a server, so that stopping can end them.
+type connSet struct {
+	mu     sync.Mutex
+	open   map[net.Conn]struct{}
+	closed bool
+}
+
+func (c *connSet) add(conn net.Conn) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		conn.Close()
+		return false
+	}
+	c.open[conn] = struct{}{}
+	return true
+}
+
+func (c *connSet) remove(conn net.Conn) {
+	conn.Close()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.open, conn)
+}
+
+func (c *connSet) closeAll() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	for conn := range c.open {
+		conn.Close()
+	}
+}
+
+// handle runs one connection from accept to end. settled is called once, when the handshake is over, however it went, and
+// says whether there is a place in the room, which release gives back. What waits with an idle client, here and in write, has
+// small frames: under 1200 bytes together, the garbage collector brings their stack down to 4 KiB.
+func (s *server) handle(conn net.Conn, settled func() bool, release func()) {
+	m, l, req, place := s.receive(conn, settled)
+	if place {
+		defer release()
+	}
+	switch {
+	case m == nil:
+		conn.Close()
+	case s.raw != nil:
+		s.carry(m, l)
+	default:
+		s.attend(m, l, req)
+	}
+}
+
+// receive runs the handshake of a connection. It returns nil for m where the connection came to nothing, which is told.
+func (s *server) receive(conn net.Conn, settled func() bool) (_ *member, l link, req *joinRequest, place bool) {
+	addr := conn.RemoteAddr().String()
+	conn.SetDeadline(time.Now().Add(s.gate.patience()))
+	m := &member{addr: addr, conn: conn, wake: make(chan struct{}, 1)}
+	req = new(joinRequest)
+	// The handshake has a goroutine of its own, so that its deep stack goes with it.
+	greeted := make(chan error)
+	go func() {
+		var err error
+		l, *req, err = s.greet(conn, m)
+		greeted <- err
+	}()
+	err := <-greeted
+	if err == nil {
+		s.gate.forgive(remoteIP(conn.RemoteAddr()))
+	} else {
+		s.gate.penalise(remoteIP(conn.RemoteAddr()), penaltyFor(err), time.Now())
+	}
+	place = settled()
+	if err == nil && !place {
+		s.refused(addr, m, fmt.Errorf("%s: %d clients (-max-clients)", roomFull, s.places))
+		sendAway(conn, l, roomFull)
+		return
+	}
+	if err == nil {
+		err = s.suits(l, *req)
+	}
+	if err != nil {
+		s.refused(addr, m, err)
+		return nil, nil, nil, place
+	}
+	return m, l, req, place
+}
+
+// attend serves a member until its connection ends.
+func (s *server) attend(m *member, l link, req *joinRequest) {
+	defer l.wipe()
+	hello, acked, entered := s.enter(m, l, req)
+	if !entered {
+		m.conn.Close()
+		return
+	}
+	reading := make(chan error, 1)
+	go func() {
+		err := s.read(m, l)
+		if !errors.Is(err, errLeft) {
+			m.conn.Close() // frees a writer that waits for the other side
+		}
+		reading <- err
+	}()
+	writeErr := s.write(m, l, hello, acked, reading)
+	if writeErr != nil {
+		m.conn.Close()
+	}
+	// The other side has said goodbye, or has this long to answer ours, whatever else it sends.
+	goodbye := time.AfterFunc(goodbyeTimeout, func() { m.conn.Close() })
+	readErr := <-reading
+	goodbye.Stop()
+	s.room.leave(m, leaveReason(readErr, writeErr))
+}
+
+// enter makes m a member of the room and returns its welcome, ready to be written, and what of its lines that acknowledges;
+// entered is false where there is no entering, which is told. A welcome may be empty, as the paper's protocol has none.
+func (s *server) enter(m *member, l link, req *joinRequest) (hello []byte, acked uint64, entered bool) {
+	w, err := s.room.join(m, *req)
+	if err != nil {
+		why := err.Error()
+		if errors.Is(err, errLog) {
+			why = "it " + errLog.Error() // what ails the disk is the operator's to know
+		}
+		s.refused(m.addr, m, err)
+		sendAway(m.conn, l, why)
+		return nil, 0, false
+	}
+	w.server = s.name
+	if hello, err = l.append(nil, kindJoin, w.encode()); err != nil {
+		s.room.leave(m, err.Error())
+		return nil, 0, false
+	}
+	m.conn.SetDeadline(time.Time{})
+	return hello, w.recorded, true
+}
+
+// roomFull is why a client is sent away that finds no place.
+const roomFull = "the room is full"
+
+// sendAway ends the connection of a client that was let in and cannot stay: unlike those who were not let in it hears why,
+// and may try again.
+func sendAway(conn net.Conn, l link, why string) {
+	defer conn.Close()
+	defer time.AfterFunc(goodbyeTimeout, func() { conn.Close() }).Stop()
+	if buf, err := appendGoodbye(nil, l, why); err == nil {
+		_ = l.write(buf) // who does not take it is gone all the same
+	}
+	l.wipe()
+}
+
+// appendGoodbye appends secure-close, and before it the reason why, where there is one.
+func appendGoodbye(buf []byte, l link, why string) (_ []byte, err error) {
+	if why != "" {
+		notice := item{time: time.Now(), what: itemNotice, text: []byte(why)}
+		if why == removed {
+			notice.what = itemRemoved
+		}
+		if buf, err = l.append(buf, kindText, notice.append(nil)); err != nil {
+			return nil, err
+		}
+	}
+	return l.append(buf, kindClose, []byte(closeText))
+}
+
+// errSlow is a member whose place in the room's queue is gone.
+var errSlow = errors.New(slowConsumer)
+
+// errLeft says that the client sent secure-close.
+var errLeft = errors.New("left")
+
+// leaveReason puts into words why a connection ended.
+func leaveReason(readErr, writeErr error) string {
+	err := readErr
+	if err == nil || writeErr != nil && errors.Is(err, net.ErrClosed) {
+		err = writeErr
+	}
+	switch {
+	case err == nil || errors.Is(err, errLeft):
+		return errLeft.Error()
+	case errors.Is(err, os.ErrDeadlineExceeded) && err == readErr:
+		return "nothing heard from it for too long"
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return "slow consumer: it does not read"
+	case errors.Is(err, errLog):
+		return errLog.Error()
+	case errors.Is(err, errBadPacket):
+		return err.Error() + ": possible man-in-the-middle attack"
+	}
+	return netReason(err)
+}
+
+// netReason drops from a network error the addresses that stand beside it anyway.
+func netReason(err error) string {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op.Err.Error()
+	}
+	return err.Error()
+}
+
+// welcome is greet for securechat/2: it runs the handshake and takes the client's first message, which confirms the key.
+func (s *server) welcome(conn net.Conn, m *member) (link, joinRequest, error) {
+	remote := conn.RemoteAddr()
+	var g grant
+	admit := func(id ssh.PublicKey, proof, h0, hpkePublic []byte, confirmed bool) error {
+		m.fingerprint, m.suffix = fingerprint(id), nameSuffix(id)
+		var err error
+		g, err = s.trust.admit(id, remote, time.Now())
+		if err != nil && len(proof) > 0 {
+			g, err = s.trust.redeem(proof, h0, hpkePublic, id, time.Now(), confirmed)
+		}
+		return err
+	}
+	var req joinRequest
+	me := *s.me
+	if s.trace {
+		me.trace = func(line string) { s.console.tell("%s  %s", m.addr, line) }
+	}
+	secrets, id, err := serverHandshake(conn, &me, s.delay, admit)
+	if id != nil {
+		m.fingerprint = fingerprint(id)
+	}
+	var u *untrusted
+	if errors.As(err, &u) && u.unknown {
+		m.key = id
+	}
+	if err != nil && id == nil && penaltyFor(err) == penaltyLeft {
+		err = fmt.Errorf("it left before saying who it is, perhaps because it does not trust this server's key yet: %w", err)
+	}
+	if err != nil {
+		return nil, req, err
+	}
+	m.name, m.base, m.by = g.name, g.name, g.by
+	digest := secrets.digest
+	buffers := smallBuffers
+	if s.raw != nil {
+		buffers = rawBuffers
+	}
+	sess, err := newSession(conn, secrets, true, buffers)
+	if err != nil {
+		return nil, req, err
+	}
+	sess.patient = s.raw != nil
+	kind, payload, err := sess.read()
+	if err == nil && kind != kindJoin {
+		err = errMalformed
+	}
+	if err == nil {
+		req, err = parseJoin(payload)
+	}
+	if err != nil {
+		return nil, req, fmt.Errorf("first packet: %w", err)
+	}
+	m.stream, m.listens = req.stream, req.flags&joinListens != 0 && !s.norelay
+	m.digest = digest[:]
+	return sess, req, nil
+}
+
+// letIn says whether a connection may begin its handshake, and tells of it where it may not and that is news.
+func (s *server) letIn(conn net.Conn) bool {
+	addr := conn.RemoteAddr()
+	r := s.gate.enter(remoteIP(addr), time.Now())
+	if r != nil && r.first {
+		s.refused(addr.String(), &member{addr: addr.String()}, r)
+	}
+	return r == nil
+}
+
+// refused records and tells the operator why a connection came to nothing. The other side is told nothing.
+func (s *server) refused(addr string, m *member, err error) {
+	hint := hintOf(err)
+	if m.key != nil {
+		s.strangers.add(m.key)
+		if s.console.term != nil {
+			hint += "\nsecurechat: hint: or type /allow NAME"
+		}
+	}
+	who := newLogPerson(m.addr, m.name, m.fingerprint, "", nil)
+	now := time.Now()
+	s.room.record(func(b []byte) []byte { return appendRecord(b, now, eventRefused, who, "reason", err.Error()) })
+	if m.fingerprint != "" {
+		addr += ", " + m.fingerprint
+	}
+	s.console.note("refused %s: %v%s", addr, err, hint)
+}
+
+// read takes a client's messages until the connection ends; errLeft is the good end.
+func (s *server) read(m *member, l link) error {
+	var texts [][]byte
+	for {
+		if !l.buffered() {
+			l.expect(peerTimeout)
+		}
+		kind, payload, err := l.read()
+		if err != nil {
+			return err
+		}
+		switch kind {
+		case kindText:
+			said, err := parseLines(payload, texts[:0])
+			if err != nil {
+				return err
+			}
+			texts = said.texts
+			if err := s.record(m, said); err != nil {
+				return err
+			}
+		case kindWho:
+			s.room.who(m)
+		case kindPing:
+		case kindClose:
+			if string(payload) != closeText {
+				return errMalformed
+			}
+			return errLeft
+		default:
+			return errMalformed
+		}
+	}
+}
+
+// record hands lines to the room, and does so again for a while where the log cannot be written: their client waits.
+func (s *server) record(m *member, said lines) error {
+	err := s.room.say(m, said)
+	if !errors.Is(err, errLog) {
+		return err
+	}
+	s.room.notify(m, "the server cannot write its log just now; what you send waits")
+	for patience := time.Now().Add(logPatience); errors.Is(err, errLog) && time.Now().Before(patience); {
+		<-time.After(logPause)
+		err = s.room.say(m, said)
+	}
+	return err
+}
+
+// write sends m its welcome, and what the room has for it until reading ends or the room lets it go; then it says
+// secure-close.
+func (s *server) write(m *member, l link, hello []byte, acked uint64, reading chan error) error {
+	if err := l.write(hello); err != nil {
+		return err
+	}
+	left := false
+	ping := time.NewTimer(pingInterval)
+	defer ping.Stop()
+	for {
+		sent, ended, err := s.writeOnce(m, l, &acked, left)
+		if err != nil || ended {
+			return err
+		}
+		if sent {
+			ping.Reset(pingInterval)
+			continue
+		}
+		select {
+		case <-m.wake:
+		case err := <-reading:
+			reading <- err
+			if !errors.Is(err, errLeft) {
+				return nil
+			}
+			left = true // what the log has by now is acknowledged before goodbye
+		case <-ping.C:
+			if err := writePing(l); err != nil {
+				return err
+			}
+			ping.Reset(pingInterval)
+		}
+	}
+}
+
+func writePing(l link) error {
+	buf, err := l.append(nil, kindPing, nil)
+	if err != nil {
+		return err
+	}
+	return l.write(buf)
+}
+
+// scratch is what a writer needs while it has something to send, and borrows then alone: most clients are silent.
+type scratch struct {
+	items [][]byte
+	buf   []byte
+}
+
+var scratches = sync.Pool{New: func() any { return new(scratch) }}
+
+// writeOnce sends what there is for m; ended says that this was goodbye.
+func (s *server) writeOnce(m *member, l link, acked *uint64, left bool) (sent, ended bool, err error) {
+	x := scratches.Get().(*scratch)
+	defer func() {
+		clear(x.items) // the room's items are not to be held from here
+		if cap(x.buf) <= 4*takeBytes {
+			scratches.Put(x)
+		}
+	}()
+	items, ack, missed, ending := s.room.take(m, x.items[:0])
+	x.items = items
+	if missed > 0 {
+		return false, false, errSlow
+	}
+	if left {
+		items = items[:0] // it does not listen any more
+	}
+	buf := x.buf[:0]
+	if ack > *acked {
+		*acked = ack
+		if buf, err = l.append(buf, kindAck, binary.BigEndian.AppendUint64(nil, ack)); err != nil {
+			return false, false, err
+		}
+	}
+	if buf, err = l.appendItems(buf, items); err != nil {
+		return false, false, err
+	}
+	if len(items) == 0 && (left || ending != "") {
+		ended = true
+		if buf, err = appendGoodbye(buf, l, ending); err != nil {
+			return false, false, err
+		}
+	}
+	x.buf = buf
+	if len(buf) == 0 {
+		return false, ended, nil
+	}
+	return true, ended, l.write(buf)
+}
+
+// operator makes the server's own console a member of the room.
+func (s *server) operator() *member {
+	m := &member{name: s.name, base: s.name, suffix: nameSuffix(s.id), fingerprint: fingerprint(s.id), listens: true, wake: make(chan struct{}, 1)}
+	rand.Read(m.stream[:])
+	m.log = newLogPerson("console", m.name, m.fingerprint, m.stream.String(), nil)
+	s.room.mu.Lock()
+	m.recorded = s.room.streamLocked(m.fingerprint, m.stream)
+	m.recorded.here++
+	m.next = s.room.first + uint64(len(s.room.items))
+	s.room.members[m] = struct{}{}
+	s.room.mu.Unlock()
+	if s.console.term != nil {
+		s.console.term.setPrompt(s.console.prompt(s.name))
+		s.console.term.complete = func(line string, pos int) []string { return completions(line, pos, operatorHelp, s.room.names()) }
+	}
+	go s.typed(m)
+	return m
+}
+
+// typed hands the operator's lines to the room. The end of standard input ends nothing.
+func (s *server) typed(m *member) {
+	var n uint64
+	for {
+		line, _, err := s.console.read()
+		if err == errInterrupt || err == io.EOF && s.console.term != nil {
+			s.console.quit()
+			return
+		}
+		var long errLongLine
+		if errors.As(err, &long) {
+			s.console.fault(err)
+			continue
+		}
+		if err != nil {
+			if err != io.EOF {
+				s.console.note("reading standard input: %v; the room stays open", err)
+			}
+			return
+		}
+		typed := lines{first: n + 1, what: itemSay, texts: [][]byte{line}}
+		if s.console.json {
+			said, from, err := parseSaid(line, outLine{what: itemSay}, s.console.origin)
+			if err != nil {
+				s.console.fault(err)
+				continue
+			}
+			if said.text == nil {
+				continue // an object that says nothing
+			}
+			typed.what, typed.to, typed.from, typed.texts[0] = said.what, said.to, from, said.text
+		}
+		if s.console.term != nil {
+			if len(line) == 0 {
+				continue
+			}
+			var send bool
+			if typed.what, typed.to, typed.texts[0], send = s.command(line); !send {
+				continue
+			}
+		}
+		n++
+		if err := s.room.say(m, typed); err != nil {
+			s.console.note("not sent: %v", err)
+			n--
+		}
+	}
+}
+
+// show prints the room on the server's console until the room lets it go.
+func (s *server) show(m *member) {
+	var items [][]byte
+	var acked uint64
+	err := s.console.welcome(s.name, false)
+	for {
+		var ending string
+		var missed, ack uint64
+		items, ack, missed, ending = s.room.take(m, items[:0])
+		if missed > 0 {
+			s.console.note("%d lines came faster than they could be shown; they are in the log", missed)
+		}
+		for _, enc := range items {
+			var it item
+			if err == nil {
+				it, _, err = cutItem(enc)
+			}
+			if err == nil {
+				err = s.console.show(it)
+			}
+		}
+		if err == nil && ack > acked {
+			acked = ack
+			err = s.console.acked(ack)
+		}
+		if err == nil {
+			err = s.console.flush()
+		}
+		if err != nil {
+			s.console.note("cannot write standard output: %v; the room stays open", err)
+			s.room.mute(m)
+			return
+		}
+		if len(items) == 0 {
+			if ending != "" {
+				return
+			}
+			<-m.wake
+		}
+	}
+}

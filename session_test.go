@@ -1,0 +1,519 @@
+package main
+
+// Messages over packets, the change of keys, and the forms of what is said.
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// bufferConn is a connection whose other side has written all that is in the buffer so far.
+type bufferConn struct {
+	net.Conn
+	bytes.Buffer
+}
+
+func (b *bufferConn) Read(p []byte) (int, error)       { return b.Buffer.Read(p) }
+func (b *bufferConn) Write(p []byte) (int, error)      { return b.Buffer.Write(p) }
+func (b *bufferConn) SetWriteDeadline(time.Time) error { return nil }
+
+// twoSessions are a session's sides, with what each reads from.
+func twoSessions(t testing.TB, aes bool) (client, server *session, toClient, toServer *bufferConn) {
+	t.Helper()
+	toClient, toServer = new(bufferConn), new(bufferConn)
+	keys := secrets{digest: [64]byte{1}, toServer: [64]byte{2}, toClient: [64]byte{3}, aes: aes}
+	forClient, forServer := keys, keys
+	client, err := newSession(toClient, &forClient, false, smallBuffers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if server, err = newSession(toServer, &forServer, true, smallBuffers); err != nil {
+		t.Fatal(err)
+	}
+	if forClient.toServer != [64]byte{} || forClient.toClient != [64]byte{} {
+		t.Error("the secrets were not wiped")
+	}
+	return client, server, toClient, toServer
+}
+
+// put appends a message to a buffer and returns how many packets it took.
+func putMessage(t testing.TB, s *session, to *bufferConn, kind byte, payload []byte) (packets int) {
+	t.Helper()
+	buf, err := s.append(nil, kind, payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	to.Write(buf)
+	for ; len(buf) > 0; packets++ {
+		var ok bool
+		if _, buf, ok = cutVector(buf); !ok {
+			t.Fatal("not a whole number of packets")
+		}
+	}
+	return packets
+}
+
+// mustRead reads one message and compares it.
+func mustRead(t testing.TB, s *session, kind byte, payload []byte) {
+	t.Helper()
+	got, p, err := s.read()
+	if err != nil || got != kind || !bytes.Equal(p, payload) {
+		t.Fatalf("kind %d, %d bytes, %v; want kind %d, %d bytes", got, len(p), err, kind, len(payload))
+	}
+}
+
+func wantReadError(t testing.TB, what string, s *session, want error) {
+	t.Helper()
+	if kind, payload, err := s.read(); !errors.Is(err, want) || kind != 0 || payload != nil {
+		t.Errorf("%s: kind %d, %d bytes, %v; want %v", what, kind, len(payload), err, want)
+	}
+}
+
+func TestMessageSizes(t *testing.T) {
+	bothCiphers(t, func(t *testing.T, aes bool) {
+		client, server, toClient, toServer := twoSessions(t, aes)
+		text := make([]byte, maxMessage+1)
+		rand.Read(text)
+		for _, n := range []int{0, 1, maxBatch - 1, maxBatch, maxBatch + 1, 2*maxBatch - 1, 2 * maxBatch, 2*maxBatch + 1, maxLine, maxMessage} {
+			if packets, want := putMessage(t, client, toServer, kindText, text[:n]), max(1, (n+maxBatch-1)/maxBatch); packets != want {
+				t.Errorf("%d bytes took %d packets, not %d", n, packets, want)
+			}
+			putMessage(t, client, toServer, kindPing, nil)
+			mustRead(t, server, kindText, text[:n])
+			mustRead(t, server, kindPing, nil)
+			putMessage(t, server, toClient, kindText, text[:n])
+			mustRead(t, client, kindText, text[:n])
+		}
+		putMessage(t, client, toServer, kindText, text)
+		wantReadError(t, "one byte too many", server, errMalformed)
+	})
+}
+
+func TestMessageParts(t *testing.T) {
+	for what, c := range map[string]struct {
+		kinds []byte
+		sizes []int
+	}{
+		"an empty part":         {[]byte{kindPart}, []int{0}},
+		"an empty part behind":  {[]byte{kindPart, kindPart}, []int{1, 0}},
+		"an empty end":          {[]byte{kindPart, kindText}, []int{1, 0}},
+		"parts without an end":  {bytes.Repeat([]byte{kindPart}, 17), slices.Repeat([]int{maxBatch}, 17)},
+		"a rekey with contents": {[]byte{kindRekey}, []int{1}},
+	} {
+		client, server, _, toServer := twoSessions(t, false)
+		for i, kind := range c.kinds {
+			toServer.Write(client.out.seal(nil, kind, make([]byte, c.sizes[i])))
+		}
+		wantReadError(t, what, server, errMalformed)
+	}
+}
+
+// TestRekey brings the counters near each of the limits: the keys change at the same packet on both sides, within a
+// message in parts too, and the session goes on.
+func TestRekey(t *testing.T) {
+	bothCiphers(t, func(t *testing.T, aes bool) {
+		for what, set := range map[string]func(h *halfConn){
+			"packets": func(h *halfConn) { h.packets = rekeyPackets - 3 },
+			"bytes":   func(h *halfConn) { h.bytes = rekeyBytes - maxPacket - 2*maxPlain },
+		} {
+			client, server, _, toServer := twoSessions(t, aes)
+			set(client.out)
+			set(server.in)
+			before, old := server.in.secret, *client.out
+			text := make([]byte, 5*maxBatch)
+			rand.Read(text)
+			if packets := putMessage(t, client, toServer, kindText, text); packets != 6 {
+				t.Errorf("%s: %d packets, not five and the rekey", what, packets)
+			}
+			mustRead(t, server, kindText, text)
+			if server.in.secret == before || server.in.secret != client.out.secret || server.in.packets != 3 || client.out.packets != 3 {
+				t.Errorf("%s: %d and %d packets since the change", what, client.out.packets, server.in.packets)
+			}
+			putMessage(t, client, toServer, kindText, text[:1])
+			mustRead(t, server, kindText, text[:1])
+			old.nonce = client.out.nonce
+			toServer.Write(old.seal(nil, kindText, nil))
+			wantReadError(t, "the old key", server, errBadPacket)
+		}
+	})
+}
+
+// TestRekeyIsDue: a peer that goes on with its old key is refused; one that changes at the last moment is not.
+func TestRekeyIsDue(t *testing.T) {
+	for what, set := range map[string]func(h *halfConn){
+		"packets": func(h *halfConn) { h.packets = rekeyPackets - 1 },
+		"bytes":   func(h *halfConn) { h.bytes = rekeyBytes - packetAlign },
+	} {
+		client, server, _, toServer := twoSessions(t, false)
+		set(server.in)
+		toServer.Write(client.out.seal(nil, kindRekey, nil))
+		if err := client.out.ratchet(); err != nil {
+			t.Fatal(err)
+		}
+		toServer.Write(client.out.seal(nil, kindPing, nil))
+		mustRead(t, server, kindPing, nil)
+
+		client, server, _, toServer = twoSessions(t, false)
+		set(server.in)
+		toServer.Write(client.out.seal(nil, kindPing, nil))
+		toServer.Write(client.out.seal(nil, kindPing, nil))
+		mustRead(t, server, kindPing, nil)
+		wantReadError(t, what, server, errBadPacket)
+	}
+	// What append makes is never refused: at every distance from the limit, the largest packets pass.
+	for bytesLeft := int64(maxPacket-maxPlain) + 1; bytesLeft < 3*maxPacket; bytesLeft++ { // less cannot be left
+		client, server, _, toServer := twoSessions(t, true)
+		client.out.bytes = rekeyBytes - bytesLeft
+		server.in.bytes = client.out.bytes
+		for range 3 {
+			putMessage(t, client, toServer, kindText, make([]byte, maxBatch))
+		}
+		if client.out.bytes > rekeyBytes {
+			t.Errorf("with %d left: %d bytes under one key", bytesLeft, client.out.bytes)
+		}
+		for range 3 {
+			mustRead(t, server, kindText, make([]byte, maxBatch))
+		}
+	}
+}
+
+// TestReadRefusals: each altered stream ends the session with the error that says what happened.
+func TestReadRefusals(t *testing.T) {
+	make3 := func() (*session, *bufferConn, [][]byte) {
+		client, server, _, toServer := twoSessions(t, false)
+		var packets [][]byte
+		for _, text := range []string{"one", "two", "three"} {
+			buf, err := client.append(nil, kindText, []byte(text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			packets = append(packets, buf)
+		}
+		return server, toServer, packets
+	}
+	_, _, packets := make3()
+	stream := bytes.Join(packets, nil)
+	for i := range stream {
+		server, to, _ := make3()
+		to.Write(stream[:i])
+		for _, text := range []string{"one", "two", "three"}[:i/len(packets[0])] {
+			mustRead(t, server, kindText, []byte(text))
+		}
+		wantReadError(t, fmt.Sprintf("%d bytes of three packets", i), server, errTruncated)
+	}
+	for _, n := range []int{0, 1, packetAlign + aeadOverhead - 1, maxPacket - frameHeader + 1, 0xffff} {
+		server, to, _ := make3()
+		to.Write(append(binary.BigEndian.AppendUint16(nil, uint16(n)), make([]byte, n)...))
+		wantReadError(t, fmt.Sprintf("a length of %d", n), server, errBadPacket)
+	}
+	for what, order := range map[string][]int{"twice": {0, 0}, "in the wrong order": {1, 0}, "one lost": {0, 2}} {
+		server, to, packets := make3()
+		for _, i := range order {
+			to.Write(packets[i])
+		}
+		if order[0] == 0 {
+			mustRead(t, server, kindText, []byte("one"))
+		}
+		wantReadError(t, what, server, errBadPacket)
+	}
+	client, _, toClient, _ := twoSessions(t, false)
+	putMessage(t, client, toClient, kindText, []byte("to the server"))
+	wantReadError(t, "reflected", client, errBadPacket)
+}
+
+func TestBuffered(t *testing.T) {
+	client, server, _, toServer := twoSessions(t, false)
+	if server.buffered() {
+		t.Error("nothing has come")
+	}
+	putMessage(t, client, toServer, kindPing, nil)
+	putMessage(t, client, toServer, kindPing, nil)
+	buf, err := client.append(nil, kindPing, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	toServer.Write(buf[:len(buf)-1])
+	mustRead(t, server, kindPing, nil)
+	if !server.buffered() {
+		t.Error("the second packet is there")
+	}
+	mustRead(t, server, kindPing, nil)
+	if server.buffered() {
+		t.Error("the third is not whole")
+	}
+	toServer.Write(buf[len(buf)-1:])
+	mustRead(t, server, kindPing, nil)
+}
+
+// TestWriteDeadline: a peer that reads nothing holds a writer up for so long and no longer.
+func TestWriteDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conn, other := net.Pipe()
+		defer other.Close()
+		sess, err := newSession(conn, &secrets{}, true, smallBuffers)
+		if err != nil {
+			t.Fatal(err)
+		}
+		begin := time.Now()
+		if err := sess.write([]byte("text")); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(begin) != writeTimeout {
+			t.Errorf("after %v: %v", time.Since(begin), err)
+		}
+	})
+}
+
+// refusesPrefixes fails if parse takes any part of b from its front, or b with something behind.
+func refusesPrefixes(t *testing.T, b []byte, parse func([]byte) error) {
+	t.Helper()
+	if err := parse(b); err != nil {
+		t.Fatalf("%x: %v", b, err)
+	}
+	for i := range b {
+		if err := parse(b[:i]); !errors.Is(err, errMalformed) {
+			t.Errorf("the first %d of %d bytes: %v", i, len(b), err)
+		}
+	}
+}
+
+func TestJoinForm(t *testing.T) {
+	j := joinRequest{stream: streamID{1, 2}, flags: joinFlags, epoch: [8]byte{3}, seen: 1 << 60}
+	if got, err := parseJoin(j.encode()); err != nil || got != j || len(j.encode()) != joinSize {
+		t.Errorf("%v, %v", got, err)
+	}
+	parse := func(b []byte) error { _, err := parseJoin(b); return err }
+	refusesPrefixes(t, j.encode(), parse)
+	if parse(append(j.encode(), 0)) == nil {
+		t.Error("a byte too many")
+	}
+	j.flags = joinFlags + 1
+	if parse(j.encode()) == nil {
+		t.Error("an unknown flag")
+	}
+}
+
+func TestWelcomeForm(t *testing.T) {
+	w := welcome{epoch: [8]byte{1}, seq: 2, recorded: 1 << 63, flags: welcomeGap, name: "bob~1234", server: strings.Repeat("s", maxName) + "~1234@" + strings.Repeat("t", maxName)}
+	for _, w := range []welcome{w, {name: "a", server: "b"}} {
+		if got, err := parseWelcome(w.encode()); err != nil || got != w {
+			t.Errorf("%v, %v", got, err)
+		}
+	}
+	parse := func(b []byte) error { _, err := parseWelcome(b); return err }
+	refusesPrefixes(t, w.encode(), parse)
+	if parse(append(w.encode(), 0)) == nil {
+		t.Error("a byte too many")
+	}
+	long := w.encode()
+	long[len(long)-maxShown-1]++
+	if parse(append(long, 's')) == nil {
+		t.Error("a name too long")
+	}
+	w.flags = 8
+	if parse(w.encode()) == nil {
+		t.Error("an unknown flag")
+	}
+}
+
+func linesOf(first uint64, what byte, to string, texts ...string) []byte {
+	b := appendLinesHeader(nil, first, what, to)
+	for _, text := range texts {
+		b = appendLine(b, []byte(text))
+	}
+	return b
+}
+
+func TestLinesForm(t *testing.T) {
+	parse := func(b []byte) error { _, err := parseLines(b, nil); return err }
+	longest := strings.Repeat("x", maxLine)
+	for _, c := range []struct {
+		what  byte
+		to    string
+		texts []string
+	}{{itemSay, "", []string{"one", "", "three"}}, {itemAction, "", []string{""}}, {itemDirect, "bob", []string{"psst"}}, {itemDirect, strings.Repeat("n", maxShown), []string{longest}}} {
+		b := linesOf(7, c.what, c.to, c.texts...)
+		l, err := parseLines(b, [][]byte{})
+		var texts []string
+		for _, text := range l.texts {
+			texts = append(texts, string(text))
+		}
+		if err != nil || l.first != 7 || l.what != c.what || l.to != c.to || !slices.Equal(texts, c.texts) || len(b) > maxMessage {
+			t.Errorf("%d texts for %q in %d bytes: %v, %v", len(texts), l.to, len(b), l.what, err)
+		}
+	}
+	// A prefix that ends with a line is a message of fewer lines; no other is one.
+	b := linesOf(1, itemDirect, "bob", "one", "two", strings.Repeat("x", 200))
+	whole := map[int]bool{len(linesOf(1, itemDirect, "bob", "one")): true, len(linesOf(1, itemDirect, "bob", "one", "two")): true}
+	for i := range b {
+		if err := parse(b[:i]); (err == nil) != whole[i] || err != nil && !errors.Is(err, errMalformed) {
+			t.Errorf("the first %d bytes: %v", i, err)
+		}
+	}
+	for what, b := range map[string][]byte{
+		"no line":               linesOf(1, itemSay, ""),
+		"line number 0":         linesOf(0, itemSay, "", "x"),
+		"kind 0":                linesOf(1, 0, "", "x"),
+		"what a server says":    linesOf(1, itemNotice, "", "x"),
+		"a join":                linesOf(1, itemJoin, "", "x"),
+		"direct to nobody":      linesOf(1, itemDirect, "", "x"),
+		"said to somebody":      linesOf(1, itemSay, "bob", "x"),
+		"a line too long":       linesOf(1, itemSay, "", longest+"x"),
+		"a length without end":  append(linesOf(1, itemSay, ""), 0x80),
+		"a length over 64 bits": append(linesOf(1, itemSay, ""), 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f),
+		"a length of 2^63":      append(linesOf(1, itemSay, ""), 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x01),
+		"a name too long":       append(append(linesOf(1, itemDirect, "")[:9], maxShown+1), make([]byte, maxShown+3)...),
+		"more than one packet":  linesOf(1, itemSay, "", make([]string, maxBatch)...),
+	} {
+		if err := parse(b); !errors.Is(err, errMalformed) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+func TestItemForm(t *testing.T) {
+	now := time.UnixMilli(time.Now().UnixMilli())
+	var b []byte
+	items := []item{
+		{1, now, itemSay, "bob", []byte("hello")},
+		{1<<64 - 1, time.UnixMilli(0), itemNotice, "", nil},
+		{2, now, itemLeave, strings.Repeat("n", maxName) + "~1234", bytes.Repeat([]byte("x"), maxLine)},
+	}
+	for _, it := range items {
+		b = it.append(b)
+	}
+	for _, want := range items {
+		var it item
+		var err error
+		if it, b, err = cutItem(b); err != nil || it.seq != want.seq || !it.time.Equal(want.time) || it.what != want.what || it.name != want.name || !bytes.Equal(it.text, want.text) {
+			t.Fatalf("%v, %v", it, err)
+		}
+	}
+	if len(b) != 0 {
+		t.Errorf("%d bytes are left", len(b))
+	}
+	refusesPrefixes(t, items[0].append(nil), func(b []byte) error { _, _, err := cutItem(b); return err })
+	for what, it := range map[string]item{
+		"kind 0":          {1, now, 0, "bob", nil},
+		"an unknown kind": {1, now, itemLast + 1, "bob", nil},
+		"a text too long": {1, now, itemSay, "bob", make([]byte, maxLine+1)},
+	} {
+		if _, _, err := cutItem(it.append(nil)); !errors.Is(err, errMalformed) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	short := items[1].append(nil)
+	short[0]-- // the name's length is outside
+	if _, _, err := cutItem(short); !errors.Is(err, errMalformed) {
+		t.Error(err)
+	}
+}
+
+// TestLineReader: what ends a line, what is one, and that a line too long costs itself alone.
+func TestLineReader(t *testing.T) {
+	longest := strings.Repeat("x", maxLine)
+	l := newLineReader(strings.NewReader("one\n\nthree\r\n"+longest+"\n"+longest+"yy\nsix\n"+longest+longest), maxLine)
+	for i, want := range []string{"one", "", "three\r", longest, "", "six", ""} {
+		line, err := l.next()
+		var long errLongLine
+		if i == 4 || i == 6 {
+			if !errors.As(err, &long) || long.number != i+1 || !strings.Contains(err.Error(), fmt.Sprintf("line %d ", i+1)) {
+				t.Errorf("line %d: %d bytes, %v", i+1, len(line), err)
+			}
+			continue
+		}
+		if err != nil || string(line) != want {
+			t.Errorf("line %d: %d bytes, %v", i+1, len(line), err)
+		}
+	}
+	if _, err := l.next(); err != io.EOF {
+		t.Error(err)
+	}
+	l = newLineReader(strings.NewReader("no end"), maxLine)
+	if line, err := l.next(); string(line) != "no end" || err != nil {
+		t.Errorf("%q, %v", line, err)
+	}
+	broken := errors.New("broken")
+	l = newLineReader(io.MultiReader(strings.NewReader("a\nb\nc"), brokenReader{broken}), maxLine)
+	if l.ready() {
+		t.Error("nothing was read yet")
+	}
+	for range 2 {
+		if _, err := l.next(); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := l.next(); !errors.Is(err, broken) {
+		t.Error(err)
+	}
+}
+
+type brokenReader struct{ err error }
+
+func (b brokenReader) Read([]byte) (int, error) { return 0, b.err }
+
+func FuzzJoin(f *testing.F) {
+	f.Add(joinRequest{stream: streamID{1}, flags: joinFlags, seen: 7}.encode())
+	f.Add([]byte{})
+	addVectors(f, "join", "payload", func(b []byte) { f.Add(b) })
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if j, err := parseJoin(b); err == nil && !bytes.Equal(j.encode(), b) {
+			t.Error("encoded again it is something else")
+		}
+	})
+}
+
+func FuzzWelcome(f *testing.F) {
+	f.Add(welcome{epoch: [8]byte{1}, seq: 2, recorded: 3, flags: 1, name: "bob", server: "anna"}.encode())
+	f.Add([]byte{})
+	addVectors(f, "welcome", "payload", func(b []byte) { f.Add(b) })
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if w, err := parseWelcome(b); err == nil && !bytes.Equal(w.encode(), b) {
+			t.Error("encoded again it is something else")
+		}
+	})
+}
+
+func FuzzLines(f *testing.F) {
+	f.Add(linesOf(1, itemSay, "", "one", "", "three"))
+	f.Add(linesOf(9, itemDirect, "bob", "psst"))
+	addVectors(f, "lines", "payload", func(b []byte) { f.Add(b) })
+	f.Fuzz(func(t *testing.T, b []byte) {
+		l, err := parseLines(b, nil)
+		if err != nil {
+			return
+		}
+		again := appendLinesHeader(nil, l.first, l.what, l.to)
+		for _, text := range l.texts {
+			again = appendLine(again, text)
+		}
+		l2, err := parseLines(again, nil)
+		if err != nil || len(again) > len(b) || l2.first != l.first || l2.what != l.what || l2.to != l.to || !slices.EqualFunc(l.texts, l2.texts, bytes.Equal) {
+			t.Errorf("encoded again it is something else: %v", err)
+		}
+	})
+}
+
+func FuzzItem(f *testing.F) {
+	f.Add(item{1, time.UnixMilli(1), itemSay, "bob", []byte("hello")}.append(nil))
+	f.Add(item{2, time.UnixMilli(-1), itemNotice, "", nil}.append(nil))
+	addVectors(f, "items", "payload", func(b []byte) { f.Add(b) })
+	f.Fuzz(func(t *testing.T, b []byte) {
+		it, rest, err := cutItem(b)
+		if err != nil {
+			return
+		}
+		again, _, err := cutItem(it.append(nil))
+		if err != nil || again.seq != it.seq || !again.time.Equal(it.time) || again.what != it.what || again.name != it.name || !bytes.Equal(again.text, it.text) || !bytes.HasSuffix(b, rest) {
+			t.Errorf("encoded again it is something else: %v", err)
+		}
+	})
+}

@@ -1,0 +1,194 @@
+package main
+
+// Disks that are full and folders that cannot be written, as far as the system lets a test make them.
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// mount mounts a file system on dir until the test ends; false: we may not.
+func mount(t *testing.T, source, dir, kind string, flags uintptr, data string) bool {
+	t.Helper()
+	if err := unix.Mount(source, dir, kind, flags, data); err != nil {
+		t.Logf("mounting on %s: %v; done another way", dir, err)
+		return false
+	}
+	t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	return true
+}
+
+// TestFullDisk fills the disk twice, by a limit on the size of files and, where we may mount one, on a small file system:
+// nothing is acknowledged or in the log meanwhile, who left meanwhile is in it later, and all goes on when there is space.
+func TestFullDisk(t *testing.T) {
+	for _, kind := range []string{"limit", "disk", "disk, -sync"} {
+		t.Run(kind, func(t *testing.T) {
+			anna := state(t, "anna")
+			dir := t.TempDir()
+			if kind != "limit" && !mount(t, "tmpfs", dir, "tmpfs", 0, "size=128k,mode=0700") {
+				kind = "limit"
+			}
+			path, filler := filepath.Join(dir, "connection.log"), filepath.Join(dir, "filler")
+			server, addr := serve(t, anna, "-log", path, fmt.Sprintf("-sync=%v", strings.HasSuffix(kind, "sync")))
+			limit := func(n uint64) {
+				if err := unix.Prlimit(server.cmd.Process.Pid, unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: n, Max: unix.RLIM_INFINITY}, nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+			fill := func() {
+				if kind == "limit" {
+					limit(uint64(len(contents(t, path))) + 100) // so that a record is torn
+					return
+				}
+				f, err := os.Create(filler)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer f.Close()
+				for err == nil {
+					_, err = f.Write(make([]byte, 4096))
+				}
+			}
+			free := func() {
+				if kind == "limit" {
+					limit(unix.RLIM_INFINITY)
+				} else if err := os.Remove(filler); err != nil {
+					t.Fatal(err)
+				}
+			}
+			bob := start(t, t.TempDir(), "-connect", addr, "-dir", anna, "-json")
+			bob.out.match(t, `"type":"welcome"`)
+			var said []string
+			for turn := range 2 {
+				text := fmt.Sprintf("short %d", turn)
+				said = append(said, text)
+				bob.send(fmt.Sprintf("{\"text\":%q}\n", text))
+				bob.out.match(t, fmt.Sprintf(`"type":"ack","id":%d}`, len(said)))
+				cleo := start(t, t.TempDir(), "-connect", addr, "-dir", anna, "-json")
+				cleo.out.match(t, `"type":"welcome"`)
+				fill()
+				long := strings.Repeat("x", 9000) + text // more than what is left of a block
+				bob.send(fmt.Sprintf("{\"text\":%q}\n", long))
+				bob.out.match(t, fmt.Sprintf(`(?s)"ack","id":%d}.*cannot write its log just now`, len(said)))
+				cleo.stdin.Close()
+				if code := cleo.wait(); code != exitDone {
+					t.Errorf("cleo: exit %d: %s", code, cleo.err)
+				}
+				if got := messages(t, path); !slices.Equal(got, said) {
+					t.Errorf("the log has %d messages, %d were acknowledged", len(got), len(said))
+				}
+				if strings.Contains(bob.out.String(), fmt.Sprintf(`"ack","id":%d}`, len(said)+1)) {
+					t.Error("acknowledged without a record")
+				}
+				free()
+				said = append(said, long)
+				bob.out.match(t, fmt.Sprintf(`"type":"ack","id":%d}`, len(said)))
+				// A small record may fit where a large one did not, as a block is freed in between: a turn of its own, and no more.
+				if told := strings.Count(server.err.String(), "cannot write the log "+path); told < turn+1 || told > 2*(turn+1) {
+					t.Errorf("the operator was told %d times in %d turns", told, turn+1)
+				}
+				server.err.match(t, strings.Repeat(`(?s)the log can be written again.*`, turn+1))
+			}
+			bob.stdin.Close()
+			a := bob.wait()
+			server.cmd.Process.Signal(syscall.SIGTERM)
+			if b := server.wait(); a != exitDone || b != exitDone {
+				t.Errorf("exit %d and %d", a, b)
+			}
+			if got := messages(t, path); !slices.Equal(got, said) {
+				t.Errorf("the log has %d messages of %d", len(got), len(said))
+			}
+			ends := 0
+			for _, r := range records(t, path) {
+				if r["event"] == eventDisconnect {
+					ends++
+				}
+			}
+			if ends != 3 {
+				t.Errorf("%d disconnects of 3", ends)
+			}
+			if err := verifyLogs([]string{path}, io.Discard); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestReadOnlyLog: a log that cannot be written is said at start, and one that becomes so is waited for; a rotation that
+// cannot be is said, and the old file goes on.
+func TestReadOnlyLog(t *testing.T) {
+	anna := state(t, "anna")
+	dir := filepath.Join(t.TempDir(), "logs")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "connection.log")
+	// lock makes the folder read-only, or takes it away where root may not even mount.
+	lock := func() (unlock func()) {
+		t.Helper()
+		away := dir + ".away"
+		var err error
+		switch {
+		case os.Geteuid() != 0:
+			err, unlock = os.Chmod(dir, 0o500), func() { os.Chmod(dir, 0o700) }
+		case mount(t, dir, dir, "", unix.MS_BIND, ""):
+			err, unlock = unix.Mount("", dir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""), func() { unix.Unmount(dir, unix.MNT_DETACH) }
+		default:
+			err, unlock = os.Rename(dir, away), func() { os.Rename(away, dir) }
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return unlock
+	}
+	unlock := lock()
+	if _, stderr, code := runToEnd(t, t.TempDir(), "", "-listen", "127.0.0.1:0", "-dir", anna, "-log", path); code != exitTrouble ||
+		!strings.HasPrefix(stderr, "securechat: cannot write the log "+path) || !strings.Contains(stderr, "-log FILE") {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+	unlock()
+	server, addr := serve(t, anna, "-log", path)
+	bob := start(t, t.TempDir(), "-connect", addr, "-dir", anna, "-json")
+	bob.send(`{"text":"one"}` + "\n")
+	bob.out.match(t, `"type":"ack","id":1}`)
+	if err := os.Rename(path, path+".1"); err != nil {
+		t.Fatal(err)
+	}
+	unlock = lock()
+	server.cmd.Process.Signal(unix.SIGHUP)
+	server.err.match(t, `reopening the log .*; it goes on in the old file`)
+	bob.send(`{"text":"two"}` + "\n")
+	bob.out.match(t, `"type":"ack","id":2}`)
+	unlock()
+	if got := messages(t, path+".1"); !slices.Equal(got, []string{"one", "two"}) {
+		t.Errorf("the old file has %q", got)
+	}
+	if err := os.Remove(path + ".1"); err != nil {
+		t.Fatal(err)
+	}
+	unlock = lock()
+	bob.send(`{"text":"three"}` + "\n")
+	bob.out.match(t, `cannot write its log just now`)
+	unlock()
+	bob.out.match(t, `"type":"ack","id":3}`)
+	bob.stdin.Close()
+	if code := bob.wait(); code != exitDone {
+		t.Errorf("exit %d: %s", code, bob.err)
+	}
+	server.err.match(t, `(?s)cannot write the log .*the log can be written again`)
+	if got := messages(t, path); !slices.Equal(got, []string{"three"}) {
+		t.Errorf("the new file has %q", got)
+	}
+	if _, err := verifyLog(bytes.NewReader(contents(t, path))); err != nil {
+		t.Error(err)
+	}
+}

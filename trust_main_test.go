@@ -1,0 +1,723 @@
+package main
+
+// Black-box tests of keys and trust: the binary, ssh-keygen and ssh-agent on the same files.
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// tell joins the room at addr, says one line and leaves.
+func tell(t *testing.T, dir, addr string, args ...string) (stderr string, code int) {
+	t.Helper()
+	_, stderr, code = runToEnd(t, t.TempDir(), "hello\n", append([]string{"-connect", addr, "-dir", dir}, args...)...)
+	return stderr, code
+}
+
+// wantRun checks how securechat ended and what it said.
+func wantRun(t *testing.T, what, stderr string, code, wantCode int, words string) {
+	t.Helper()
+	if code != wantCode || !regexp.MustCompile(words).MatchString(stderr) {
+		t.Errorf("%s: exit %d, want %d; stderr %q, want %q", what, code, wantCode, stderr, words)
+	}
+}
+
+// decision returns the last record of a connect or a refusal in a server's log.
+func decision(t *testing.T, server *proc) map[string]any {
+	t.Helper()
+	all := records(t, filepath.Join(server.cmd.Dir, "connection.log"))
+	for _, r := range slices.Backward(all) {
+		if r["event"] == eventConnect || r["event"] == eventRefused {
+			return r
+		}
+	}
+	t.Fatal("no decision in the log")
+	return nil
+}
+
+// wantAdmitted checks that the last decision let somebody in, by what and as whom.
+func wantAdmitted(t *testing.T, what string, server *proc, name, by string) {
+	t.Helper()
+	r := decision(t, server)
+	got, _ := r["by"].(string)
+	if r["event"] != eventConnect || r["name"] != name || !regexp.MustCompile(by).MatchString(got) ||
+		!strings.HasPrefix(r["client"].(string), "127.0.0.1:") || !strings.HasPrefix(r["fingerprint"].(string), "SHA256:") {
+		t.Errorf("%s: the log has %v, want %s by %q", what, r, name, by)
+	}
+}
+
+// wantRefused checks that the last decision kept somebody out, and why.
+func wantRefused(t *testing.T, what string, server *proc, reason string) {
+	t.Helper()
+	r := decision(t, server)
+	got, _ := r["reason"].(string)
+	if r["event"] != eventRefused || !regexp.MustCompile(reason).MatchString(got) ||
+		!strings.HasPrefix(r["client"].(string), "127.0.0.1:") || !strings.HasPrefix(fmt.Sprint(r["fingerprint"]), "SHA256:") {
+		t.Errorf("%s: the log has %v, want %q", what, r, reason)
+	}
+}
+
+func readText(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+func publicKeyOf(t *testing.T, dir string) string {
+	t.Helper()
+	f := strings.Fields(readText(t, filepath.Join(dir, "identity.pub")))
+	return f[0] + " " + f[1]
+}
+
+func portOf(addr string) string { return addr[strings.LastIndex(addr, ":")+1:] }
+
+// TestFirstContactPiped is refused where nobody can be asked; -accept-new pins; a changed key is refused all the same.
+func TestFirstContactPiped(t *testing.T) {
+	anna, bob := state(t, "anna"), state(t, "bob")
+	admit(t, anna, bob)
+	server, addr := serve(t, anna)
+	known := filepath.Join(bob, "known_hosts")
+	host := "[127.0.0.1]:" + portOf(addr)
+
+	stderr, code := tell(t, bob, addr)
+	wantRun(t, "unknown", stderr, code, exitUntrusted, `the server \S+ is unknown: its key is SHA256:\S+\n.*add to \S+known_hosts: \[127\.0\.0\.1\]:\d+ ssh-ed25519 \S+\n.*-accept-new.*-join`)
+	if r := decision(t, server); !strings.Contains(r["reason"].(string), "it left before saying who it is") {
+		t.Errorf("the log has %v", r)
+	}
+	line := regexp.MustCompile(`(?m)add to \S+: (.*)$`).FindStringSubmatch(stderr)
+	if line == nil {
+		t.Fatal("no line to add")
+	}
+	appendFile(t, known, line[1]+"\n")
+	stderr, code = tell(t, bob, addr)
+	wantRun(t, "with the line that it told", stderr, code, exitDone, `^$`)
+	if err := os.Remove(known); err != nil {
+		t.Fatal(err)
+	}
+
+	stderr, code = tell(t, bob, addr, "-accept-new")
+	wantRun(t, "-accept-new", stderr, code, exitDone, `the key of 127\.0\.0\.1:\d+ is now pinned: SHA256:`)
+	stderr, code = tell(t, bob, addr)
+	wantRun(t, "once pinned", stderr, code, exitDone, `^$`)
+	if text := readText(t, known); !strings.HasPrefix(text, "|1|") || strings.Contains(text, "127.0.0.1") {
+		t.Errorf("known_hosts is not hashed: %s", text)
+	}
+	if out := runTool(t, "ssh-keygen", "-F", host, "-f", known); !strings.Contains(out, "found: line 1") {
+		t.Errorf("ssh-keygen -F: %s", out)
+	}
+	runTool(t, "ssh-keygen", "-lf", known)
+	runTool(t, "ssh-keygen", "-R", host, "-f", known)
+	stderr, code = tell(t, bob, addr)
+	wantRun(t, "after ssh-keygen -R", stderr, code, exitUntrusted, `is unknown`)
+
+	appendFile(t, known, host+" "+publicKeyOf(t, bob)+"\n")
+	for _, args := range [][]string{nil, {"-accept-new"}} {
+		before := readText(t, known)
+		stderr, code = tell(t, bob, addr, args...)
+		wantRun(t, "a changed key", stderr, code, exitUntrusted,
+			`the key of 127\.0\.0\.1:\d+ has changed: \S+/known_hosts:1 pins SHA256:\S+, the server shows SHA256:\S+\n.*someone may be in the middle.*ssh-keygen -R`)
+		if readText(t, known) != before {
+			t.Error("a changed key changes known_hosts")
+		}
+	}
+	command := regexp.MustCompile(`ssh-keygen (-R .*)\n`).FindStringSubmatch(stderr + "\n")
+	runTool(t, "sh", "-c", "ssh-keygen "+command[1])
+	stderr, code = tell(t, bob, addr, "-accept-new")
+	wantRun(t, "after the hint's command", stderr, code, exitDone, `is now pinned`)
+}
+
+// TestKnownHosts takes every form that ssh writes.
+func TestKnownHosts(t *testing.T) {
+	anna, bob := state(t, "anna"), state(t, "bob")
+	admit(t, anna, bob)
+	ca, caPub := testCA(t)
+	_, other := testCA(t)
+	runTool(t, "ssh-keygen", "-q", "-s", ca, "-h", "-I", "anna's", "-n", "127.0.0.1,localhost", filepath.Join(anna, "identity.pub"))
+	_, addr := serve(t, anna)
+	key, port := publicKeyOf(t, anna), portOf(addr)
+	known := filepath.Join(bob, "known_hosts")
+	for _, c := range []struct {
+		name, text string
+		hash       bool
+		code       int
+		words      string
+	}{
+		{"[host]:port", "[127.0.0.1]:" + port + " " + key, false, exitDone, `^$`},
+		{"a host without its port", "127.0.0.1 " + key, false, exitDone, `^$`},
+		{"a list and a pattern", "other,[127.0.0.?]:" + port + " " + key, false, exitDone, `^$`},
+		{"hashed by ssh-keygen", "[127.0.0.1]:" + port + " " + key, true, exitDone, `^$`},
+		{"another port's key", "[127.0.0.1]:1 " + publicKeyOf(t, bob), false, exitUntrusted, `is unknown`},
+		{"excepted", "![127.0.0.1]:" + port + ",* " + key, false, exitUntrusted, `is unknown`},
+		{"CA", "@cert-authority 127.0.0.* " + keyLine(caPub), false, exitDone, `^$`},
+		{"CA by [host]:port", "@cert-authority [127.0.0.1]:" + port + " " + keyLine(caPub), false, exitDone, `^$`},
+		{"another CA", "@cert-authority * " + keyLine(other), false, exitUntrusted, `is signed by CA SHA256:\S+, where \S+known_hosts:1 wants CA SHA256:`},
+		{"revoked", "[127.0.0.1]:" + port + " " + key + "\n@revoked * " + key, false, exitUntrusted, `key SHA256:\S+ is revoked by \S+known_hosts:2`},
+		{"CA revoked", "@cert-authority * " + keyLine(caPub) + "\n@revoked * " + keyLine(caPub), false, exitUntrusted, `is revoked by \S+known_hosts:2`},
+		{"broken @revoked", "[127.0.0.1]:" + port + " " + key + "\n@revoked * nonsense", false, exitUntrusted, `known_hosts:2, which may revoke a key, cannot be read`},
+		{"broken line", "what is this\n[127.0.0.1]:" + port + " " + key, false, exitDone, `known_hosts:1 trusts no server: it is no known_hosts line`},
+		{"changed, hashed", "[127.0.0.1]:" + port + " " + publicKeyOf(t, bob), true, exitUntrusted, `has changed: \S+known_hosts:1 pins`},
+	} {
+		put(t, known, []byte(c.text+"\n"))
+		if c.hash {
+			runTool(t, "ssh-keygen", "-H", "-f", known)
+			if !strings.HasPrefix(readText(t, known), "|1|") {
+				t.Errorf("%s: not hashed", c.name)
+			}
+		}
+		stderr, code := tell(t, bob, addr)
+		wantRun(t, c.name, stderr, code, c.code, c.words)
+		if c.code == exitUntrusted && !strings.Contains(c.words, "unknown") {
+			stderr, code := tell(t, bob, addr, "-accept-new")
+			wantRun(t, c.name+" -accept-new", stderr, code, c.code, c.words)
+		}
+	}
+}
+
+// TestIPv6 literals are pinned and found as ssh writes them.
+func TestIPv6(t *testing.T) {
+	l, err := net.Listen("tcp", "[::1]:0")
+	if err != nil {
+		t.Log("this machine has no IPv6; TestCheckServer covers the names")
+		return
+	}
+	l.Close()
+	anna, bob := state(t, "anna"), state(t, "bob")
+	admit(t, anna, bob)
+	server := start(t, t.TempDir(), "-listen", "[::1]:0", "-dir", anna)
+	port := server.err.match(t, `room open on \[::1\]:(\d+)`)[1]
+	known := filepath.Join(bob, "known_hosts")
+	stderr, code := tell(t, bob, "[::1]:"+port, "-accept-new")
+	wantRun(t, "-accept-new", stderr, code, exitDone, `is now pinned`)
+	if out := runTool(t, "ssh-keygen", "-F", "[::1]:"+port, "-f", known); !strings.Contains(out, "found: line 1") {
+		t.Errorf("ssh-keygen -F: %s", out)
+	}
+	stderr, code = tell(t, bob, "[0:0:0:0:0:0:0:1]:"+port)
+	wantRun(t, "another spelling", stderr, code, exitDone, `^$`)
+	put(t, known, []byte("[::1]:"+port+" "+publicKeyOf(t, bob)+"\n"))
+	stderr, code = tell(t, bob, "[::1]:"+port)
+	wantRun(t, "changed", stderr, code, exitUntrusted, `has changed`)
+}
+
+var inviteLine = regexp.MustCompile(`(?m)^ *([A-Z2-7]{6}(?:-[A-Z2-7]{1,6})+)$`)
+
+// TestInvites through the binary: made beside a server and without one, used once, and silent about why not.
+func TestInvites(t *testing.T) {
+	anna, bob, cleo, dora := state(t, "anna"), state(t, "bob"), state(t, "cleo"), state(t, "dora")
+	invite := func(dir, name string) string {
+		out, stderr, code := runToEnd(t, t.TempDir(), "", "-invite", name, "-dir", dir)
+		if code != exitDone || !inviteLine.MatchString(out) || strings.Count(out, "\n") != 1 || inviteLine.MatchString(stderr) ||
+			!strings.Contains(stderr, "securechat -connect ") || !strings.Contains(stderr, " -join") {
+			t.Fatalf("-invite: exit %d, stdout %q, stderr %q", code, out, stderr)
+		}
+		return strings.TrimSpace(out)
+	}
+	join := func(dir, addr, code string) (string, int) {
+		t.Setenv("SECURECHAT_INVITE", code)
+		defer os.Unsetenv("SECURECHAT_INVITE")
+		return tell(t, dir, addr, "-join")
+	}
+	early := invite(anna, "robert") // while no server runs
+	server, addr := serve(t, anna, "-invite", "beside")
+	beside := inviteLine.FindStringSubmatch(server.err.match(t, `(?m)^  [A-Z2-7]{6}-\S+$`)[0])[1]
+	if strings.ReplaceAll(early, "-", "") == strings.ReplaceAll(beside, "-", "") {
+		t.Error("two invites are one")
+	}
+
+	stderr, code := join(bob, addr, early)
+	wantRun(t, "an invite", stderr, code, exitDone, `is now pinned: SHA256:`)
+	wantAdmitted(t, "an invite", server, "robert", `^invite, now authorized_keys:1$`)
+	stderr, code = tell(t, bob, addr)
+	wantRun(t, "the second time", stderr, code, exitDone, `^$`)
+	wantAdmitted(t, "the second time", server, "robert", `^authorized_keys:1$`)
+
+	used, usedCode := join(cleo, addr, early)
+	wantRefused(t, "used", server, `joins by an invite that is wrong, used or expired`)
+	wrongText := wrongCode(t, early)
+	wrong, wrongExit := join(cleo, addr, wrongText)
+	wantRefused(t, "wrong", server, `joins by an invite that is wrong, used or expired`)
+	expiring := invite(anna, "cleo") // while the server runs
+	waits := filepath.Join(anna, "invites")
+	put(t, waits, []byte(regexp.MustCompile(` \d{4}-\S+ cleo`).ReplaceAllString(readText(t, waits), " 2020-01-01T00:00:00Z cleo")))
+	expired, expiredCode := join(cleo, addr, expiring)
+	wantRefused(t, "expired", server, `joins by an invite that is wrong, used or expired`)
+	wantRun(t, "a used invite", used, usedCode, exitUntrusted, `closed the connection without letting us in.*\n.*the invite may be used or expired: ask for a new code`)
+	if wrong != used || expired != used || wrongExit != usedCode || expiredCode != usedCode {
+		t.Errorf("they differ: used %d %q, wrong %d %q, expired %d %q", usedCode, used, wrongExit, wrong, expiredCode, expired)
+	}
+	if readText(t, filepath.Join(cleo, "identity.pub")) == "" || exists(filepath.Join(cleo, "known_hosts")) {
+		t.Error("a refused invite pins the server")
+	}
+
+	stderr, code = join(cleo, addr, strings.ToLower(strings.ReplaceAll(beside, "-", " ")))
+	wantRun(t, "in small letters with blanks", stderr, code, exitDone, `is now pinned`)
+	wantAdmitted(t, "beside -listen", server, "beside", `^invite, now authorized_keys:2$`)
+
+	elsewhere := invite(state(t, "elsewhere"), "dora")
+	stderr, code = join(dora, addr, elsewhere)
+	wantRun(t, "another server's", stderr, code, exitUntrusted, `shows key SHA256:\S+, and the invite is from another server\n.*check the address`)
+	typo := "A" + elsewhere[1:]
+	if typo == elsewhere {
+		typo = "B" + elsewhere[1:]
+	}
+	stderr, code = join(dora, "127.0.0.1:1", typo)
+	wantRun(t, "a typing error", stderr, code, exitUsage, `\$SECURECHAT_INVITE: the invite code has a typing error or a part of it is missing: copy it again, whole`)
+	stderr, code = tell(t, dora, addr, "-join")
+	wantRun(t, "no code", stderr, code, exitUsage, `-join needs the invite's code: type it at a terminal, or set \$SECURECHAT_INVITE`)
+	for _, args := range [][]string{{"-join", elsewhere}, {"-join=" + elsewhere}, {"--join=" + elsewhere}} {
+		stderr, code = tell(t, dora, addr, args...)
+		wantRun(t, "on the command line", stderr, code, exitUsage, `-join takes no code`)
+		if strings.Contains(stderr, elsewhere) {
+			t.Error("it is printed")
+		}
+	}
+	_, stderr, code = runToEnd(t, t.TempDir(), "", "-invite", "two words", "-dir", anna)
+	wantRun(t, "no name", stderr, code, exitUsage, `"two words" is no name: letters, digits`)
+
+	for _, mode := range []string{"-invite", "-allow", "-listen", "-connect"} { // as from an unset variable of a script
+		_, stderr, code = runToEnd(t, t.TempDir(), "", mode, "", "-dir", anna)
+		wantRun(t, mode+" with nothing", stderr, code, exitUsage, `empty one|"" is no name`)
+	}
+
+	all := server.err.String() + readText(t, filepath.Join(server.cmd.Dir, "connection.log")) + used + wrong + expired + readText(t, waits)
+	for _, c := range []string{early, expiring, wrongText} {
+		if strings.Contains(all, c) || strings.Contains(all, strings.ReplaceAll(c, "-", "")) {
+			t.Error("a code is in the log, in the files or on stderr")
+		}
+	}
+	if strings.Contains(readText(t, filepath.Join(server.cmd.Dir, "connection.log")), beside) {
+		t.Error("the code beside -listen is in the log")
+	}
+}
+
+// wrongCode is a code of the same server with another secret.
+func wrongCode(t *testing.T, code string) string {
+	t.Helper()
+	b, err := inviteEncoding.DecodeString(strings.ReplaceAll(code, "-", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[1+32] ^= 1
+	return formatInviteCode(b[1:][:32], b[1+32:][:inviteSecret])
+}
+
+// TestAllowFlag adds one public key line, checked first.
+func TestAllowFlag(t *testing.T) {
+	anna, bob := state(t, "anna"), state(t, "bob")
+	server, addr := serve(t, anna)
+	pin(t, bob, addr, anna)
+	keys := filepath.Join(anna, "authorized_keys")
+	file := filepath.Join(bob, "identity.pub")
+	bobLine, annaLine := readText(t, file), readText(t, filepath.Join(anna, "identity.pub"))
+	weak := filepath.Join(t.TempDir(), "weak")
+	runTool(t, "ssh-keygen", "-q", "-t", "rsa", "-b", "1024", "-N", "", "-f", weak)
+	for _, c := range []struct {
+		name, stdin string
+		code        int
+		words       string
+	}{
+		{"a private key", readText(t, filepath.Join(bob, "identity")), exitTrouble, `that is a private key, which its owner must keep: give the public one, the \.pub file`},
+		{"two lines", bobLine + annaLine, exitTrouble, `that is more than one line: give one public key at a time`},
+		{"nothing", "\n# a comment\n", exitTrouble, `there is no public key line: it looks like ssh-ed25519 AAAA`},
+		{"nonsense", "hello\n", exitTrouble, `the line is not taken: it is no public key line`},
+		{"an unknown option", "command=\"ls\" " + bobLine, exitTrouble, `the line is not taken: option "command": not known here`},
+		{"RSA-1024", readText(t, weak+".pub"), exitTrouble, `an RSA key of 1024 bits is not taken: 2048 to 4096 are`},
+		{"too long", strings.Repeat("x", 1<<20), exitTrouble, `too long`},
+	} {
+		out, stderr, code := runToEnd(t, t.TempDir(), c.stdin, "-allow", "-", "-dir", anna)
+		wantRun(t, c.name, stderr, code, c.code, c.words)
+		if out != "" || exists(keys) || strings.Contains(stderr, "BEGIN") {
+			t.Errorf("%s: stdout %q, or something was written", c.name, out)
+		}
+	}
+	_, stderr, code := runToEnd(t, t.TempDir(), "", "-allow", "/no/such/file", "-dir", anna)
+	wantRun(t, "no file", stderr, code, exitTrouble, `reading the public key: open /no/such/file`)
+
+	_, code = tell(t, bob, addr)
+	if code != exitUntrusted {
+		t.Fatalf("a stranger: exit %d", code)
+	}
+	wantRefused(t, "a stranger", server, `key SHA256:\S+ is not in \S+authorized_keys`)
+	_, stderr, code = runToEnd(t, t.TempDir(), "", "-allow", file, "-dir", anna)
+	wantRun(t, "a file", stderr, code, exitDone, `bob may join now \(SHA256:\S+, authorized_keys:1\)`)
+	_, stderr, code = runToEnd(t, t.TempDir(), bobLine, "-allow", "-", "-dir", anna)
+	wantRun(t, "a duplicate", stderr, code, exitDone, `nothing to do: that key is already listed as bob in \S+authorized_keys:1`)
+	stderr, code = tell(t, bob, addr)
+	wantRun(t, "allowed", stderr, code, exitDone, `^$`)
+	wantAdmitted(t, "allowed", server, "bob", `^authorized_keys:1$`)
+	if info, err := os.Stat(keys); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("authorized_keys: %v, %v", info, err)
+	}
+	runTool(t, "ssh-keygen", "-lf", keys)
+}
+
+// TestUserCertificatesEndToEnd by the real ssh-keygen, through the binary.
+func TestUserCertificatesEndToEnd(t *testing.T) {
+	anna, bob := state(t, "anna"), state(t, "bob")
+	ca, caPub := testCA(t)
+	otherCA, _ := testCA(t)
+	server, addr := serve(t, anna)
+	pin(t, bob, addr, anna)
+	pub := filepath.Join(bob, "identity.pub")
+	lists := filepath.Join(anna, "authorized_keys")
+	revoked := filepath.Join(anna, "revoked_keys")
+	krl := filepath.Join(t.TempDir(), "krl")
+	line := "cert-authority " + keyLine(caPub)
+	for _, c := range []struct {
+		name, line string
+		ca         string
+		args       []string
+		revoke     func(cert string) []byte
+		as, words  string // as whom and by what, or why not
+	}{
+		{"good", line, ca, []string{"-I", "bob.b", "-z", "5", "-n", "bob"}, nil, "bob.b", `^certificate "bob\.b" serial 5 by CA authorized_keys:1$`},
+		{"named by its principal", line, ca, []string{"-I", "Bob of ops!", "-n", "bob@ops"}, nil, "bob-ops", `CA authorized_keys:1`},
+		{"principal", line[:14] + `,principals="x,ops"` + line[14:], ca, []string{"-I", "bob", "-n", "ops"}, nil, "bob", `CA authorized_keys:1`},
+		{"from here", line[:14] + `,from="127.0.0.0/8"` + line[14:], ca, []string{"-I", "bob", "-n", "ops"}, nil, "bob", `CA authorized_keys:1`},
+		{"wrong principal", line[:14] + `,principals="ops"` + line[14:], ca, []string{"-I", "bob", "-n", "bob"}, nil, "", `by CA authorized_keys:1: none of its principals \["bob"\] is wanted here`},
+		{"no principal", line, ca, []string{"-I", "bob"}, nil, "", `by CA authorized_keys:1: it names no principal`},
+		{"expired", line, ca, []string{"-I", "bob", "-n", "bob", "-V", "20200101:20200102"}, nil, "", `it expired at 20(20|19)-`},
+		{"not yet valid", line, ca, []string{"-I", "bob", "-n", "bob", "-V", "+1w:+2w"}, nil, "", `it is not valid before 20`},
+		{"a host's", line, ca, []string{"-I", "bob", "-n", "bob", "-h"}, nil, "", `it is not a user certificate`},
+		{"another CA's", line, otherCA, []string{"-I", "bob", "-n", "bob"}, nil, "", `certificate "bob" serial 0 is signed by CA SHA256:\S+, which authorized_keys does not list`},
+		{"unknown critical option", line, ca, []string{"-I", "bob", "-n", "bob", "-O", "critical:x@example.com=1"}, nil, "", `its critical option "x@example\.com" is not known here`},
+		{"force-command", line, ca, []string{"-I", "bob", "-n", "bob", "-O", "force-command=ls"}, nil, "", `its critical option "force-command" is not known here`},
+		{"source-address elsewhere", line, ca, []string{"-I", "bob", "-n", "bob", "-O", "source-address=192.0.2.0/24"}, nil, "", `its source-address does not admit it from 127\.0\.0\.1`},
+		{"revoked by fingerprint", line, ca, []string{"-I", "bob", "-n", "bob"}, func(string) []byte {
+			return []byte(strings.Fields(runTool(t, "ssh-keygen", "-lf", pub))[1] + "\n")
+		}, "", `: revoked by revoked_keys`},
+		{"revoked by key", line, ca, []string{"-I", "bob", "-n", "bob"}, func(string) []byte { return []byte(readText(t, pub)) }, "", `: revoked by revoked_keys`},
+		{"CA revoked", line, ca, []string{"-I", "bob", "-n", "bob"}, func(string) []byte { return []byte(keyLine(caPub) + "\n") }, "", `its CA is revoked by revoked_keys`},
+		{"revoked by KRL", line, ca, []string{"-I", "bob", "-n", "bob", "-z", "7"}, func(cert string) []byte {
+			runTool(t, "ssh-keygen", "-q", "-k", "-f", krl, cert)
+			return []byte(readText(t, krl))
+		}, "", `certificate "bob" serial 7 is revoked by its serial by revoked_keys`},
+		{"another revoked by KRL", line, ca, []string{"-I", "bob", "-n", "bob", "-z", "8"}, func(string) []byte { return []byte(readText(t, krl)) }, "bob", `serial 8 by CA`},
+		{"revoked_keys broken", line, ca, []string{"-I", "bob", "-n", "bob"}, func(string) []byte { return []byte("nonsense\n") }, "", `nobody is trusted while \S+revoked_keys cannot be read: line 1 is neither a public key nor a SHA256: fingerprint`},
+	} {
+		put(t, lists, []byte(c.line+"\n"))
+		runTool(t, "ssh-keygen", slices.Concat([]string{"-q", "-s", c.ca}, c.args, []string{pub})...)
+		cert := filepath.Join(bob, "identity-cert.pub")
+		os.Remove(revoked)
+		if c.revoke != nil {
+			put(t, revoked, c.revoke(cert))
+		}
+		stderr, code := tell(t, bob, addr)
+		if c.as != "" {
+			wantRun(t, c.name, stderr, code, exitDone, `^$`)
+			wantAdmitted(t, c.name, server, c.as, c.words)
+			continue
+		}
+		wantRun(t, c.name, stderr, code, exitUntrusted, `closed the connection without letting us in; its log says why`)
+		wantRefused(t, c.name, server, c.words)
+	}
+}
+
+// TestHostCertificatesEndToEnd by the real ssh-keygen, through the binary.
+func TestHostCertificatesEndToEnd(t *testing.T) {
+	anna, bob := state(t, "anna"), state(t, "bob")
+	admit(t, anna, bob)
+	ca, caPub := testCA(t)
+	otherCA, _ := testCA(t)
+	pub, known := filepath.Join(anna, "identity.pub"), filepath.Join(bob, "known_hosts")
+	put(t, known, []byte("@cert-authority 127.0.0.1 "+keyLine(caPub)+"\n"))
+	krl := filepath.Join(t.TempDir(), "krl")
+	for _, c := range []struct {
+		name  string
+		args  []string
+		krl   bool
+		code  int
+		words string
+	}{
+		{"good", []string{"-s", ca, "-h", "-I", "a", "-n", "127.0.0.1"}, false, exitDone, `^$`},
+		{"a pattern", []string{"-s", ca, "-h", "-I", "a", "-n", "127.*"}, false, exitDone, `^$`},
+		{"another name", []string{"-s", ca, "-h", "-I", "a", "-n", "example.org"}, false, exitUntrusted, `certificate "a" serial 0 of 127\.0\.0\.1:\d+ by CA known_hosts:1: none of its principals \["example\.org"\] is wanted here`},
+		{"no name", []string{"-s", ca, "-h", "-I", "a"}, false, exitUntrusted, `it names no principal`},
+		{"expired", []string{"-s", ca, "-h", "-I", "a", "-n", "127.0.0.1", "-V", "20200101:20200102"}, false, exitUntrusted, `it expired at`},
+		{"not yet valid", []string{"-s", ca, "-h", "-I", "a", "-n", "127.0.0.1", "-V", "+1w:+2w"}, false, exitUntrusted, `it is not valid before`},
+		{"a user's", []string{"-s", ca, "-I", "a", "-n", "127.0.0.1"}, false, exitUntrusted, `it is not a host certificate`},
+		{"another CA's", []string{"-s", otherCA, "-h", "-I", "a", "-n", "127.0.0.1"}, false, exitUntrusted, `is signed by CA SHA256:\S+, where \S+known_hosts:1 wants CA SHA256:`},
+		{"unknown critical option", []string{"-s", ca, "-h", "-I", "a", "-n", "127.0.0.1", "-O", "critical:x@example.com=1"}, false, exitUntrusted, `its critical option "x@example\.com" is not known here`},
+		{"revoked by KRL", []string{"-s", ca, "-h", "-I", "a", "-n", "127.0.0.1", "-z", "3"}, true, exitUntrusted, `certificate "a" serial 3 is revoked by its serial by revoked_keys`},
+	} {
+		runTool(t, "ssh-keygen", slices.Concat([]string{"-q"}, c.args, []string{pub})...)
+		if c.krl {
+			runTool(t, "ssh-keygen", "-q", "-k", "-f", krl, filepath.Join(anna, "identity-cert.pub"))
+			put(t, filepath.Join(bob, "revoked_keys"), []byte(readText(t, krl)))
+		}
+		server, addr := serve(t, anna)
+		stderr, code := tell(t, bob, addr)
+		wantRun(t, c.name, stderr, code, c.code, c.words)
+		if c.code != exitDone {
+			stderr, code = tell(t, bob, addr, "-accept-new")
+			wantRun(t, c.name+" -accept-new", stderr, code, c.code, c.words)
+		}
+		server.cmd.Process.Kill()
+		server.wait()
+	}
+}
+
+// TestAuthorizedKeysOptions: those that are known hold; a line with another admits nobody, is told once, and spoils no
+// other line.
+func TestAuthorizedKeysOptions(t *testing.T) {
+	anna, bob, cleo := state(t, "anna"), state(t, "bob"), state(t, "cleo")
+	admit(t, anna, cleo)
+	server, addr := serve(t, anna)
+	pin(t, bob, addr, anna)
+	pin(t, cleo, addr, anna)
+	key := publicKeyOf(t, bob) + " bob"
+	cleoLine := publicKeyOf(t, cleo) + " cleo\n"
+	file := filepath.Join(anna, "authorized_keys")
+	for _, c := range []struct {
+		options string
+		told    string // on the server's stderr
+		refused string // "" = admitted
+	}{
+		{`from="127.0.0.0/8" `, "", ""},
+		{`from="!127.0.0.2,127.0.0.*" `, "", ""},
+		{`from="192.0.2.0/24" `, "", `authorized_keys:1 does not admit it from 127\.0\.0\.1`},
+		{`from="127.*,!127.0.0.1" `, "", `authorized_keys:1 does not admit it from 127\.0\.0\.1`},
+		{`expiry-time="20990101" `, "", ""},
+		{`expiry-time="20200101" `, "", `authorized_keys:1 expired at`},
+		{`expiry-time="20990101",from="127.0.0.1" `, "", ""},
+		{`cert-authority `, "", `is not in \S+authorized_keys`},
+		{`command="ls" `, `authorized_keys:1 admits nobody: option "command": not known here`, `is not in \S+authorized_keys`},
+		{`no-pty `, `authorized_keys:1 admits nobody: option "no-pty": not known here`, `is not in \S+authorized_keys`},
+		{`from="host.example" `, `authorized_keys:1 admits nobody: option "from": "host\.example" is no address`, `is not in \S+authorized_keys`},
+		{`expiry-time="tomorrow" `, `authorized_keys:1 admits nobody: option "expiry-time": "tomorrow" is no time`, `is not in \S+authorized_keys`},
+		{`principals="bob" `, `authorized_keys:1 admits nobody: option "principals": it says nothing without cert-authority`, `is not in \S+authorized_keys`},
+		{`ssh-nonsense `, `authorized_keys:1 admits nobody: option "ssh-nonsense"`, `is not in \S+authorized_keys`},
+	} {
+		put(t, file, []byte(c.options+key+"\n"+cleoLine))
+		stderr, code := tell(t, bob, addr)
+		if c.refused == "" {
+			wantRun(t, c.options, stderr, code, exitDone, `^$`)
+			wantAdmitted(t, c.options, server, "bob", `^authorized_keys:1$`)
+		} else {
+			wantRun(t, c.options, stderr, code, exitUntrusted, `without letting us in`)
+			wantRefused(t, c.options, server, c.refused)
+		}
+		for range 2 {
+			stderr, code = tell(t, cleo, addr)
+			wantRun(t, c.options+"the other line", stderr, code, exitDone, `^$`)
+			wantAdmitted(t, c.options+"the other line", server, "cleo", `^authorized_keys:2$`)
+		}
+		if n := len(regexp.MustCompile(c.told).FindAllString(server.err.String(), -1)); c.told != "" && n != 1 {
+			t.Errorf("%stold %d times: %s", c.options, n, server.err)
+		}
+	}
+
+	put(t, file, []byte("rubbish\n"+cleoLine))
+	again, _ := serve(t, anna)
+	again.err.match(t, `authorized_keys:1 admits nobody: it is no public key line`)
+	put(t, filepath.Join(anna, "revoked_keys"), []byte("rubbish\n"))
+	again, _ = serve(t, anna)
+	again.err.match(t, `nobody is trusted while \S+revoked_keys cannot be read: line 1`)
+}
+
+// TestIdentities of every type, made by ssh-keygen, used as files, with passphrases and through ssh-agent.
+func TestIdentities(t *testing.T) {
+	anna, bob := state(t, "anna"), state(t, "bob")
+	server, addr := serve(t, anna)
+	pin(t, bob, addr, anna)
+	keys := t.TempDir()
+	pass := put(t, filepath.Join(keys, "pass"), []byte("open sesame\n"))
+	wrong := put(t, filepath.Join(keys, "wrong"), []byte("open barley\n"))
+	credentials := t.TempDir()
+	put(t, filepath.Join(credentials, "passphrase"), []byte("open sesame"))
+	startAgent(t)
+	for _, c := range []struct{ typ, bits string }{
+		{"rsa", "2048"}, {"rsa", "3072"}, {"rsa", "4096"}, {"ecdsa", "256"}, {"ecdsa", "384"}, {"ecdsa", "521"}, {"ed25519", "256"},
+	} {
+		name := c.typ + "-" + c.bits
+		path := filepath.Join(keys, name)
+		runTool(t, "ssh-keygen", "-q", "-t", c.typ, "-b", c.bits, "-N", "", "-C", name, "-f", path)
+		put(t, filepath.Join(anna, "authorized_keys"), []byte(readText(t, path+".pub")))
+		try := func(how string, args ...string) {
+			t.Helper()
+			stderr, code := tell(t, bob, addr, args...)
+			wantRun(t, name+" "+how, stderr, code, exitDone, `^$`)
+			wantAdmitted(t, name+" "+how, server, name, `^authorized_keys:1$`)
+		}
+		try("file", "-identity", path)
+		runTool(t, "ssh-add", "-q", path)
+		try("agent", "-identity", path+".pub")
+		runTool(t, "ssh-keygen", "-q", "-p", "-P", "", "-N", "open sesame", "-f", path)
+		try("passphrase file", "-identity", path, "-passphrase-file", pass)
+	}
+
+	path := filepath.Join(keys, "ed25519-256")
+	stderr, code := tell(t, bob, addr, "-identity", path)
+	wantRun(t, "a passphrase and nobody to ask", stderr, code, exitTrouble, `has a passphrase and there is no terminal to ask on: give a passphrase file`)
+	stderr, code = tell(t, bob, addr, "-identity", path, "-passphrase-file", wrong)
+	wantRun(t, "a wrong passphrase", stderr, code, exitTrouble, `the passphrase in \S+wrong does not open \S+ed25519-256`)
+	if err := os.Chmod(pass, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	stderr, code = tell(t, bob, addr, "-identity", path, "-passphrase-file", pass)
+	wantRun(t, "a passphrase for all to read", stderr, code, exitTrouble, `others may use \S+pass: close it with chmod 600 \S+pass`)
+	t.Setenv("CREDENTIALS_DIRECTORY", credentials)
+	stderr, code = tell(t, bob, addr, "-identity", path)
+	wantRun(t, "a systemd credential", stderr, code, exitDone, `^$`)
+	runTool(t, "ssh-add", "-q", "-D")
+	stderr, code = tell(t, bob, addr, "-identity", path+".pub")
+	wantRun(t, "a key the agent has not", stderr, code, exitTrouble, `ssh-agent does not hold SHA256:\S+ of \S+: add it with ssh-add`)
+	t.Setenv("SSH_AUTH_SOCK", "")
+	stderr, code = tell(t, bob, addr, "-identity", path+".pub")
+	wantRun(t, "no agent", stderr, code, exitTrouble, `is a public key, and there is no ssh-agent to sign with`)
+	stderr, code = tell(t, bob, addr, "-identity", filepath.Join(keys, "absent"))
+	wantRun(t, "no file", stderr, code, exitTrouble, `the identity: open \S+absent: no such file`)
+
+	weak := filepath.Join(keys, "weak")
+	runTool(t, "ssh-keygen", "-q", "-t", "rsa", "-b", "1024", "-N", "", "-f", weak)
+	stderr, code = tell(t, bob, addr, "-identity", weak)
+	wantRun(t, "RSA-1024", stderr, code, exitTrouble, `1024`)
+	appendFile(t, filepath.Join(anna, "authorized_keys"), readText(t, weak+".pub"))
+	stderr, code = tell(t, bob, addr)
+	wantRun(t, "a stranger beside it", stderr, code, exitUntrusted, `without letting us in`)
+	server.err.match(t, `authorized_keys:2 admits nobody: an RSA key of 1024 bits is not taken`)
+}
+
+// TestKeygenFlag makes keys that ssh-keygen takes, once, and never others in their place.
+func TestKeygenFlag(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want string // of ssh-keygen -lf
+	}{
+		{nil, `^256 SHA256:\S+ \S+ \(ED25519\)`},
+		{[]string{"-type", "ecdsa", "-comment", "anna"}, `^256 SHA256:\S+ anna \(ECDSA\)`},
+		{[]string{"-type", "rsa"}, `^3072 SHA256:\S+ \S+ \(RSA\)`},
+		{[]string{"-type", "rsa", "-bits", "2048", "-comment", "my router"}, `^2048 SHA256:\S+ my router \(RSA\)`},
+	} {
+		dir := filepath.Join(t.TempDir(), "a", "b")
+		args := append([]string{"-keygen", "-dir", dir}, c.args...)
+		out, stderr, code := runToEnd(t, t.TempDir(), "", args...)
+		wantRun(t, fmt.Sprint(c.args), stderr, code, exitDone, `made an identity: \S+identity \(SHA256:`)
+		path := filepath.Join(dir, "identity")
+		listed := runTool(t, "ssh-keygen", "-lf", path)
+		if !regexp.MustCompile(c.want).MatchString(listed) || !strings.Contains(out, strings.Fields(listed)[1]) {
+			t.Errorf("%v: ssh-keygen -lf says %q; stdout %q", c.args, listed, out)
+		}
+		if made := runTool(t, "ssh-keygen", "-y", "-f", path); !strings.HasPrefix(out, strings.Join(strings.Fields(made)[:2], " ")) {
+			t.Errorf("%v: ssh-keygen -y says %q; stdout %q", c.args, made, out)
+		}
+		for file, mode := range map[string]os.FileMode{"": 0o700, "identity": 0o600, "encryption": 0o600, "identity.pub": 0o600} {
+			if info, err := os.Stat(filepath.Join(dir, file)); err != nil || info.Mode().Perm() != mode {
+				t.Errorf("%s: %v, %v", file, info.Mode(), err)
+			}
+		}
+		before := readText(t, path)
+		again, stderr, code := runToEnd(t, t.TempDir(), "", "-keygen", "-dir", dir, "-type", "ecdsa", "-comment", "x")
+		wantRun(t, "twice", stderr, code, exitDone, `the keys are there already, so none were made`)
+		if again != out || readText(t, path) != before {
+			t.Errorf("%v: the second time: %q", c.args, again)
+		}
+		out, stderr, code = runToEnd(t, t.TempDir(), "", "-fingerprint", "-dir", dir)
+		if code != exitDone || stderr != "" || !strings.HasPrefix(out, strings.Fields(listed)[1]+" ") {
+			t.Errorf("-fingerprint: exit %d, %q, %q", code, out, stderr)
+		}
+	}
+
+	dir := state(t, "anna")
+	path := filepath.Join(dir, "identity")
+	runTool(t, "ssh-keygen", "-q", "-p", "-P", "", "-N", "secret", "-f", path)
+	runTool(t, "ssh-keygen", "-q", "-p", "-P", "", "-N", "secret", "-f", filepath.Join(dir, "encryption"))
+	pass := put(t, filepath.Join(t.TempDir(), "pass"), []byte("secret"))
+	_, stderr, code := runToEnd(t, t.TempDir(), "", "-fingerprint", "-dir", dir, "-passphrase-file", pass)
+	wantRun(t, "after ssh-keygen -p", stderr, code, exitDone, `^$`)
+	for _, c := range []struct {
+		path string
+		mode os.FileMode
+		want string
+	}{
+		{path, 0o640, `others may use \S+identity: close it with chmod 600 \S+identity`},
+		{filepath.Join(dir, "encryption"), 0o604, `others may use \S+encryption: close it with chmod 600 \S+encryption`},
+		{dir, 0o750, `others may look into \S+anna: close it with chmod 700 \S+anna`},
+	} {
+		info, err := os.Stat(c.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(c.path, c.mode); err != nil {
+			t.Fatal(err)
+		}
+		_, stderr, code := runToEnd(t, t.TempDir(), "", "-fingerprint", "-dir", dir, "-passphrase-file", pass)
+		wantRun(t, c.path, stderr, code, exitTrouble, c.want)
+		command := regexp.MustCompile(`chmod \d+ \S+`).FindString(stderr)
+		runTool(t, "sh", "-c", command)
+		if now, err := os.Stat(c.path); err != nil || now.Mode() != info.Mode() {
+			t.Errorf("%q does not mend it", command)
+		}
+	}
+	_, stderr, code = runToEnd(t, t.TempDir(), "", "-keygen", "-dir", filepath.Join(t.TempDir(), "x"), "-type", "rsa", "-bits", "1024")
+	wantRun(t, "-bits 1024", stderr, code, exitUsage, `an RSA key of 1024 bits: 2048 to 4096`)
+}
+
+// TestNamesInTheRoom belong to keys: two keys with one name, or with names that look alike, never speak as one.
+func TestNamesInTheRoom(t *testing.T) {
+	anna, bob, twin, alike, fake := state(t, "anna"), state(t, "bob"), state(t, "twin"), state(t, "alike"), state(t, "fake")
+	put(t, filepath.Join(anna, "authorized_keys"), []byte(publicKeyOf(t, bob)+" bob\n"+publicKeyOf(t, twin)+" bob\n"+
+		publicKeyOf(t, alike)+" B0b\n"+publicKeyOf(t, fake)+" anna\n"))
+	server, addr := serve(t, anna)
+	join := func(dir, shows string) *proc {
+		pin(t, dir, addr, anna)
+		p := start(t, t.TempDir(), "-connect", addr, "-dir", dir)
+		server.err.match(t, `(?m)^\* `+shows+` joined$`)
+		return p
+	}
+	first := join(bob, `bob`)
+	join(twin, `bob~[0-9a-f]{4}`)
+	third := join(alike, `B0b~[0-9a-f]{4}`)
+	operator := join(fake, `anna~[0-9a-f]{4}`)
+	second := start(t, t.TempDir(), "-connect", addr, "-dir", bob) // the same key from another place: the same name
+	server.err.match(t, `(?s)\* bob joined\n.*\* bob joined\n`)
+	second.send("it is me again\n")
+	third.send("and I am not he\n")
+	operator.send("nor am I the operator\n")
+	first.out.match(t, `(?m)^bob: it is me again$`)
+	first.out.match(t, `(?m)^B0b~[0-9a-f]{4}: and I am not he$`)
+	first.out.match(t, `(?m)^anna~[0-9a-f]{4}: nor am I the operator$`)
+}
+
+// TestRefusalTable: docs/KEYS.md quotes sentences that the program has.
+func TestRefusalTable(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var source strings.Builder
+	for _, f := range files {
+		if !strings.HasSuffix(f, "_test.go") {
+			source.WriteString(readText(t, f))
+		}
+	}
+	text := source.String()
+	_, table, found := strings.Cut(readText(t, filepath.Join("docs", "KEYS.md")), "| sentence | where | exit |\n|---|---|---|\n")
+	if !found {
+		t.Fatal("no table")
+	}
+	n := 0
+	for line := range strings.Lines(table) {
+		cells := strings.Split(line, " | ")
+		if len(cells) < 3 {
+			break
+		}
+		n++
+		for part := range strings.SplitSeq(strings.TrimPrefix(cells[0], "| "), "…") {
+			if !strings.Contains(text, strings.TrimSpace(part)) {
+				t.Errorf("the program never says %q", part)
+			}
+		}
+	}
+	if n < 40 {
+		t.Errorf("%d sentences", n)
+	}
+}

@@ -1,0 +1,711 @@
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/knownhosts"
+)
+
+var (
+	testNow  = time.Date(2030, 6, 1, 12, 0, 0, 0, time.UTC)
+	testAddr = &net.TCPAddr{IP: net.ParseIP("192.0.2.7"), Port: 4711}
+)
+
+// newTrust is trust in an empty folder; what it warns of lands in the list.
+func newTrust(t testing.TB) (*trust, *[]string) {
+	_, own := newEd25519(t)
+	warned := new([]string)
+	return &trust{dir: closedDir(t), own: own, name: "me@here",
+		warn: func(f string, a ...any) { *warned = append(*warned, fmt.Sprintf(f, a...)) }}, warned
+}
+
+func keyLine(pub ssh.PublicKey) string {
+	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(pub)))
+}
+
+// testCA makes a CA's private file for ssh-keygen -s.
+func testCA(t testing.TB) (path string, pub ssh.PublicKey) {
+	t.Helper()
+	key, pub := newEd25519(t)
+	return put(t, filepath.Join(t.TempDir(), "ca"), opensshPEM(t, key)), pub
+}
+
+// certify has ssh-keygen make a certificate.
+func certify(t testing.TB, ca string, pub ssh.PublicKey, args ...string) *ssh.Certificate {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "key")
+	put(t, path+".pub", ssh.MarshalAuthorizedKey(pub))
+	runTool(t, "ssh-keygen", slices.Concat([]string{"-q", "-s", ca}, args, []string{path + ".pub"})...)
+	data, err := os.ReadFile(path + "-cert.pub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, _, _, _, err := ssh.ParseAuthorizedKey(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cert.(*ssh.Certificate)
+}
+
+func TestAdmit(t *testing.T) {
+	_, key := newEd25519(t)
+	_, other := newEd25519(t)
+	k := keyLine(key)
+	for _, c := range []struct {
+		name, file string
+		remote     string
+		as         string // the name given; "" = refused
+		words      string // of by, or of the refusal
+		warns      string // what is reported; "" = nothing
+	}{
+		{"plain", k + " pi@router\n", "", "pi-router", "authorized_keys:1", ""},
+		{"no newline, CRLF, comments", "# x\r\n\r\n" + k + " Ann\r", "", "Ann", "authorized_keys:3", ""},
+		{"no comment", k, "", "key-" + keyHex(key, 8), "authorized_keys:1", ""},
+		{"unknown", keyLine(other) + " bob", "", "", "is not in", ""},
+		{"empty", "", "", "", "is not in", ""},
+		{"broken line beside", "nonsense\n" + k + " ann\nssh-ed25519 AAAA\n", "", "ann", "authorized_keys:2", ":1 admits nobody"},
+		{"unknown option", "no-pty " + k + " ann", "", "", "is not in", `option "no-pty": not known`},
+		{"unknown option with value", `command="/bin/sh" ` + k + " ann", "", "", "is not in", `option "command"`},
+		{"unknown option beside a known", `from="192.0.2.7",restrict ` + k + " ann", "", "", "is not in", `option "restrict"`},
+		{"option twice", `from="192.0.2.7",FROM="*" ` + k + " ann", "", "", "is not in", "twice"},
+		{"option without value", `from ` + k, "", "", "is not in", `option "from"`},
+		{"option without quotes", `from=192.0.2.7 ` + k, "", "", "is not in", "double quotes"},
+		{"cert-authority with value", `cert-authority="x" ` + k, "", "", "is not in", "cert-authority"},
+		{"principals without CA", `principals="ann" ` + k, "", "", "is not in", "says nothing without"},
+		{"CA line does not admit its key", "cert-authority " + k + " ann", "", "", "is not in", ""},
+		{"wrong type in front", strings.Replace(k, "ssh-ed25519", "ssh-rsa", 1), "", "", "is not in", "no public key line"},
+		{"control character", k + " an\x1bn", "", "", "is not in", "control"},
+		{"line too long", k + " " + strings.Repeat("x", maxTrustLine), "", "", "is not in", "longer than"},
+
+		{"from address", `from="192.0.2.7" ` + k + " ann", "", "ann", ":1", ""},
+		{"from CIDR", `from="192.0.2.0/24" ` + k + " ann", "", "ann", ":1", ""},
+		{"from other CIDR", `from="192.0.3.0/24" ` + k + " ann", "", "", "does not admit it from 192.0.2.7", ""},
+		{"from pattern", `from="10.*,192.0.?.7" ` + k + " ann", "", "ann", ":1", ""},
+		{"from negated", `from="192.0.2.0/24,!192.0.2.7" ` + k + " ann", "", "", "does not admit it from", ""},
+		{"from negated alone", `from="!10.0.0.1" ` + k + " ann", "", "", "does not admit it from", ""},
+		{"from IPv6", `from="2001:db8::/32" ` + k + " ann", "[2001:db8::1]:5", "ann", ":1", ""},
+		{"from IPv6 pattern", `from="2001:DB8:*" ` + k + " ann", "[2001:db8::1]:5", "ann", ":1", ""},
+		{"from IPv6 written otherwise", `from="0:0:0:0:0:0:0:1" ` + k + " ann", "[::1]:5", "ann", ":1", ""},
+		{"from zone", `from="fe80::/10" ` + k + " ann", "[fe80::1%eth0]:5", "ann", ":1", ""},
+		{"from mapped IPv4", `from="192.0.2.0/24" ` + k + " ann", "[::ffff:192.0.2.9]:5", "ann", ":1", ""},
+		{"from with no address known", `from="*" ` + k + " ann", "pipe", "", "does not admit it", ""},
+		{"from a host name", `from="!bad.example,*" ` + k + " ann", "", "", "is not in", "names are not looked up"},
+		{"from host bits", `from="192.0.2.7/24" ` + k + " ann", "", "", "is not in", "is no network"},
+		{"from mapped network", `from="::ffff:192.0.2.0/120" ` + k + " ann", "", "", "is not in", "is no network"},
+		{"from empty item", `from="192.0.2.7," ` + k + " ann", "", "", "is not in", `"" is no address`},
+
+		{"expires later", `expiry-time="20300602" ` + k + " ann", "", "ann", ":1", ""},
+		{"expires at this second", `expiry-time="20300601120000Z" ` + k + " ann", "", "", "expired at 2030-06-01T12:00:00Z", ""},
+		{"expires in a second", `expiry-time="20300601120001Z" ` + k + " ann", "", "ann", ":1", ""},
+		{"expired, minutes", `expiry-time="203006011159Z" ` + k + " ann", "", "", "expired at", ""},
+		{"expired, day in UTC", `expiry-time="20300601Z" ` + k + " ann", "", "", "expired at 2030-06-01T00:00:00Z", ""},
+		{"no such day", `expiry-time="20300230" ` + k + " ann", "", "", "is not in", "is no time"},
+		{"no time", `expiry-time="soon" ` + k + " ann", "", "", "is not in", "is no time"},
+		{"second line serves", `from="10.0.0.1" ` + k + " a\n" + k + " b", "", "b", ":2", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			tr, warned := newTrust(t)
+			put(t, tr.path("authorized_keys"), []byte(c.file))
+			var remote net.Addr = testAddr
+			if c.remote == "pipe" {
+				remote = &net.UnixAddr{Name: "x"}
+			} else if c.remote != "" {
+				ap, err := net.ResolveTCPAddr("tcp", c.remote)
+				if err != nil {
+					t.Fatal(err)
+				}
+				remote = ap
+			}
+			g, err := tr.admit(key, remote, testNow)
+			if c.as == "" {
+				wantError(t, err, c.words)
+				var u *untrusted
+				if !errors.As(err, &u) || u.unknown != strings.HasPrefix(c.words, "is not in") {
+					t.Errorf("%#v", err)
+				}
+			} else if err != nil || g.name != c.as || !strings.HasSuffix(g.by, c.words) || g.fingerprint != ssh.FingerprintSHA256(key) {
+				t.Errorf("%+v, %v", g, err)
+			}
+			if all := strings.Join(*warned, "\n"); !strings.Contains(all, c.warns) || c.warns == "" && all != "" {
+				t.Errorf("warned %q, want %q", all, c.warns)
+			}
+		})
+	}
+}
+
+func TestAdmitNobody(t *testing.T) {
+	_, key := newEd25519(t)
+	tr, warned := newTrust(t)
+	_, err := tr.admit(key, testAddr, testNow)
+	var u *untrusted
+	if !errors.As(err, &u) || !u.unknown || !strings.Contains(u.hint, keyLine(key)+" guest-"+nameSuffix(key)) || !strings.Contains(u.hint, tr.path("authorized_keys")) {
+		t.Errorf("without a file: %#v", err)
+	}
+	if g, err := tr.admit(tr.own, testAddr, testNow); err != nil || g.name != "me-here" || g.by != "own identity" {
+		t.Errorf("own identity: %+v, %v", g, err)
+	}
+	if err := os.Mkdir(tr.path("authorized_keys"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	_, err = tr.admit(key, testAddr, testNow)
+	wantError(t, err, "nobody is admitted")
+	if len(*warned) == 0 {
+		t.Error("an unreadable authorized_keys is not reported")
+	}
+	if _, err := tr.admit(tr.own, testAddr, testNow); err != nil {
+		t.Error(err)
+	}
+	weak := publicOf(t, newRSA(t, 1024))
+	_, err = tr.admit(weak, testAddr, testNow)
+	wantError(t, err, "1024 bits is not taken")
+
+	huge, _ := newTrust(t)
+	put(t, huge.path("authorized_keys"), append(bytes.Repeat([]byte{'\n'}, maxTrustFile), keyLine(key)...))
+	_, err = huge.admit(key, testAddr, testNow)
+	wantError(t, err, "longer than 1024 KiB")
+}
+
+func TestUserCertificates(t *testing.T) {
+	ca, caPub := testCA(t)
+	_, otherCA := testCA(t)
+	weakCA := filepath.Join(t.TempDir(), "weak")
+	runTool(t, "ssh-keygen", "-q", "-t", "rsa", "-b", "1024", "-N", "", "-f", weakCA)
+	_, key := newEd25519(t)
+	a := keyLine(caPub)
+	forever := []string{"-V", "always:forever"}
+	with := func(args ...string) []string { return append(args, forever...) }
+	for _, c := range []struct {
+		name, line string
+		args       []string
+		as, words  string
+	}{
+		{"good", "cert-authority " + a, with("-I", "ann", "-z", "7", "-n", "a,b"), "ann", `certificate "ann" serial 7 by CA authorized_keys:1`},
+		{"id is no name", "cert-authority " + a, with("-I", "Ann of ops", "-n", "ann@ops"), "ann-ops", "CA authorized_keys:1"},
+		{"neither is a name", "cert-authority " + a, with("-I", " ", "-n", "@"), "key-" + keyHex(key, 8), "CA"},
+		{"principal", `cert-authority,principals="x,ops" ` + a, with("-I", "?", "-n", "dev,ops"), "ops", "CA"},
+		{"wrong principal", `cert-authority,principals="ops" ` + a, with("-I", "ann", "-n", "dev"), "", `none of its principals ["dev"]`},
+		{"no principal", "cert-authority " + a, with("-I", "ann"), "", "names no principal"},
+		{"no principal, some wanted", `cert-authority,principals="ann" ` + a, with("-I", "ann"), "", "names no principal"},
+		{"expired", "cert-authority " + a, []string{"-I", "ann", "-n", "ann", "-V", "20200101000000:20300601115959"}, "", "it expired at"},
+		{"not yet valid", "cert-authority " + a, []string{"-I", "ann", "-n", "ann", "-V", "20400101:20410101"}, "", "it is not valid before"},
+		{"host certificate", "cert-authority " + a, with("-I", "ann", "-n", "ann", "-h"), "", "not a user certificate"},
+		{"unknown critical option", "cert-authority " + a, with("-I", "ann", "-n", "ann", "-O", "critical:x@example.com=1"), "", `critical option "x@example.com"`},
+		{"force-command", "cert-authority " + a, with("-I", "ann", "-n", "ann", "-O", "force-command=ls"), "", `critical option "force-command"`},
+		{"source-address", "cert-authority " + a, with("-I", "ann", "-n", "ann", "-O", "source-address=10.0.0.0/8,192.0.2.0/24"), "ann", "CA"},
+		{"source-address elsewhere", "cert-authority " + a, with("-I", "ann", "-n", "ann", "-O", "source-address=10.0.0.0/8"), "", "does not admit it from 192.0.2.7"},
+		{"line's from", `cert-authority,from="10.0.0.0/8" ` + a, with("-I", "ann", "-n", "ann"), "", "does not admit it from 192.0.2.7"},
+		{"line expired", `cert-authority,expiry-time="20300101" ` + a, with("-I", "ann", "-n", "ann"), "", "expired at"},
+		{"another CA", "cert-authority " + keyLine(otherCA), with("-I", "ann", "-n", "ann"), "", "which authorized_keys does not list"},
+		{"CA listed as a person", a, with("-I", "ann", "-n", "ann"), "", "which authorized_keys does not list"},
+		{"key listed itself", keyLine(key) + " ann", []string{"-I", "x", "-n", "x", "-V", "20200101:20210101"}, "ann", "authorized_keys:1"},
+		{"weak CA", "", with("-I", "ann", "-n", "ann", "-s", weakCA), "", "the certificate's CA: an RSA key of 1024 bits"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			tr, _ := newTrust(t)
+			put(t, tr.path("authorized_keys"), []byte(c.line+"\n"))
+			g, err := tr.admit(certify(t, ca, key, c.args...), testAddr, testNow)
+			if c.as == "" {
+				wantError(t, err, c.words)
+			} else if err != nil || g.name != c.as || !strings.Contains(g.by, c.words) {
+				t.Errorf("%+v, %v", g, err)
+			}
+		})
+	}
+
+	tr, _ := newTrust(t)
+	put(t, tr.path("authorized_keys"), []byte("cert-authority "+a+"\n"))
+	forged := *certify(t, ca, key, with("-I", "ann", "-n", "ann")...)
+	forged.KeyId = "root"
+	_, err := tr.admit(&forged, testAddr, testNow)
+	wantError(t, err, "does not verify")
+	rsaCA := filepath.Join(t.TempDir(), "rsa")
+	runTool(t, "ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-N", "", "-f", rsaCA)
+	old := certify(t, rsaCA, key, with("-t", "ssh-rsa", "-I", "ann", "-n", "ann")...)
+	put(t, tr.path("authorized_keys"), []byte("cert-authority "+keyLine(old.SignatureKey)+"\n"))
+	_, err = tr.admit(old, testAddr, testNow)
+	wantError(t, err, "SHA-1")
+}
+
+func TestCheckServer(t *testing.T) {
+	_, key := newEd25519(t)
+	_, other := newEd25519(t)
+	k, o := keyLine(key), keyLine(other)
+	const addr = "chat.example:9000"
+	for _, c := range []struct {
+		name, file, addr string
+		words            string // "known_hosts:N", "changed", "unknown", or those of another refusal
+		warns            string
+	}{
+		{"pinned", "[chat.example]:9000 " + k, addr, "known_hosts:1", ""},
+		{"pinned, case", "[Chat.Example]:9000 " + k, "CHAT.example:9000", "known_hosts:1", ""},
+		{"hashed", knownhosts.HashHostname("[chat.example]:9000") + " " + k, addr, "known_hosts:1", ""},
+		{"hashed, changed", knownhosts.HashHostname("[chat.example]:9000") + " " + o, addr, "changed", ""},
+		{"several keys", "[chat.example]:9000 " + o + "\n[chat.example]:9000 " + k, addr, "known_hosts:2", ""},
+		{"other port", "[chat.example]:9001 " + k, addr, "unknown", ""},
+		{"port 22", "chat.example " + k, "chat.example:22", "known_hosts:1", ""},
+		{"port 22, changed", "chat.example " + o, "chat.example:22", "changed", ""},
+		{"without port", "chat.example " + k, addr, "known_hosts:1", ""},
+		{"without port, another key", "chat.example " + o, addr, "unknown", ""},
+		{"IPv6", "[::1]:9000 " + k, "[::1]:9000", "known_hosts:1", ""},
+		{"IPv6 spelt out", "[::1]:9000 " + k, "[0:0::1]:9000", "known_hosts:1", ""},
+		{"IPv6 at 22", "::1 " + k, "[::1]:22", "known_hosts:1", ""},
+		{"wildcard", "[*.example]:9000 " + k, addr, "known_hosts:1", ""},
+		{"wildcard negated", "*,![chat.example]:9000 " + k, addr, "unknown", ""},
+		{"wildcard negated without port", "*,!chat.example " + k, addr, "unknown", ""},
+		{"list of names", "a,[b]:9000,[chat.example]:9000 " + k, addr, "known_hosts:1", ""},
+		{"empty", "", addr, "unknown", ""},
+		{"changed", "# x\n[chat.example]:9000 " + o, addr, "changed", ""},
+		{"revoked", "@revoked * " + k + "\n[chat.example]:9000 " + k, addr, "revoked by", ""},
+		{"revoked below", "[chat.example]:9000 " + k + "\n@revoked nowhere " + k, addr, "revoked by", ""},
+		{"broken line", "??? \n[chat.example]:9000 " + k, addr, "known_hosts:2", ":1 trusts no server"},
+		{"broken revocation", "[chat.example]:9000 " + k + "\n@revoked * ssh-ed25519 AAAA", addr, "while ", ""},
+		{"unknown marker", "[chat.example]:9000 " + k + "\n@revoke * " + k, addr, "while ", ""},
+		{"CA wants a certificate", "@cert-authority *.example " + o, addr, "without a certificate", ""},
+		{"no port", "", "chat.example", "must be host:port", ""},
+		{"pattern typed", "[*]:9000 " + k, "*:9000", "no host name", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			tr, warned := newTrust(t)
+			put(t, tr.path("known_hosts"), []byte(c.file))
+			by, err := tr.checkServer(c.addr, testAddr, key, testNow)
+			var u *untrusted
+			errors.As(err, &u)
+			switch {
+			case strings.HasPrefix(c.words, "known_hosts"):
+				if err != nil || by != c.words {
+					t.Errorf("%q, %v", by, err)
+				}
+			case c.words == "unknown":
+				if u == nil || !u.unknown || u.changed || !strings.Contains(u.reason, ssh.FingerprintSHA256(key)) {
+					t.Errorf("%q, %#v", by, err)
+				}
+			case c.words == "changed":
+				if u == nil || !u.changed || u.unknown || !strings.Contains(u.reason, tr.path("known_hosts")+":") ||
+					!strings.Contains(u.reason, ssh.FingerprintSHA256(key)) || !strings.Contains(u.reason, ssh.FingerprintSHA256(other)) ||
+					!strings.Contains(u.hint, "ssh-keygen -R ") {
+					t.Errorf("%q, %#v", by, err)
+				}
+			default:
+				wantError(t, err, c.words)
+				if u != nil && (u.unknown || u.changed) {
+					t.Errorf("%#v", u)
+				}
+			}
+			if all := strings.Join(*warned, "\n"); !strings.Contains(all, c.warns) || c.warns == "" && all != "" {
+				t.Errorf("warned %q, want %q", all, c.warns)
+			}
+		})
+	}
+
+	tr, _ := newTrust(t)
+	if by, err := tr.checkServer(addr, testAddr, tr.own, testNow); err != nil || by != "own identity" {
+		t.Error(by, err)
+	}
+	put(t, tr.path("known_hosts"), []byte("@revoked * "+keyLine(tr.own)))
+	_, err := tr.checkServer(addr, testAddr, tr.own, testNow)
+	wantError(t, err, "revoked by")
+	if err := errors.Join(os.Remove(tr.path("known_hosts")), os.Mkdir(tr.path("known_hosts"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	_, err = tr.checkServer(addr, testAddr, key, testNow)
+	wantError(t, err, "no server is trusted")
+}
+
+func TestRememberAndSSHKeygen(t *testing.T) {
+	tr, _ := newTrust(t)
+	_, key := newEd25519(t)
+	_, other := newEd25519(t)
+	file := tr.path("known_hosts")
+	put(t, file, []byte("a.example "+keyLine(other))) // no newline at its end
+	for _, addr := range []string{"chat.example:9000", "[::1]:9000", "chat.example:22", "chat.example:9000"} {
+		if err := tr.remember(addr, key); err != nil {
+			t.Fatal(err)
+		}
+		if by, err := tr.checkServer(addr, nil, key, testNow); err != nil || !strings.HasPrefix(by, "known_hosts:") {
+			t.Error(addr, by, err)
+		}
+	}
+	data, err := os.ReadFile(file)
+	if err != nil || bytes.Count(data, []byte("\n")) != 4 || bytes.Contains(data, []byte("chat.example")) {
+		t.Errorf("%s, %v", data, err)
+	}
+	wantError(t, tr.remember("chat.example:9000", other), "has changed")
+	for name, want := range map[string]string{"[chat.example]:9000": "line 2", "[::1]:9000": "line 3", "chat.example": "line 4"} {
+		if out := runTool(t, "ssh-keygen", "-F", name, "-f", file); !strings.Contains(out, want) {
+			t.Errorf("ssh-keygen -F %s: %s", name, out)
+		}
+	}
+	runTool(t, "ssh-keygen", "-R", "[chat.example]:9000", "-f", file)
+	runTool(t, "ssh-keygen", "-H", "-f", file)
+	if by, err := tr.checkServer("[::1]:9000", nil, key, testNow); err != nil || by != "known_hosts:2" {
+		t.Error("after ssh-keygen -R and -H:", by, err)
+	}
+	if by, err := tr.checkServer("a.example:22", nil, other, testNow); err != nil || by != "known_hosts:1" {
+		t.Error("hashed by ssh-keygen -H:", by, err)
+	}
+
+	fresh, _ := newTrust(t)
+	if err := fresh.remember("h:1", key); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(fresh.path("known_hosts")); err != nil || info.Mode().Perm()&0o077 != 0 {
+		t.Error(info, err)
+	}
+}
+
+func TestHostCertificates(t *testing.T) {
+	ca, caPub := testCA(t)
+	other, _ := testCA(t)
+	_, key := newEd25519(t)
+	forever := []string{"-h", "-I", "srv", "-V", "always:forever"}
+	with := func(args ...string) []string { return append(args, forever...) }
+	for _, c := range []struct {
+		name, file, ca string
+		args           []string
+		words          string
+		trusted        bool
+	}{
+		{"good", "@cert-authority *.example ", ca, with("-n", "chat.example"), `certificate "srv" serial 0 by CA known_hosts:1`, true},
+		{"good, with port", "@cert-authority [*.example]:9000 ", ca, with("-n", "x,*.example"), "CA known_hosts:1", true},
+		{"beats an old pin", "[chat.example]:9000 " + keyLine(publicOf(t, newRSA(t, 2048))) + "\n@cert-authority * ", ca, with("-n", "chat.example"), "CA known_hosts:2", true},
+		{"other host", "@cert-authority * ", ca, with("-n", "mail.example"), "none of its principals", false},
+		{"no host", "@cert-authority * ", ca, with(), "names no principal", false},
+		{"expired", "@cert-authority * ", ca, []string{"-h", "-I", "srv", "-n", "chat.example", "-V", "20200101:20210101"}, "it expired at", false},
+		{"not yet", "@cert-authority * ", ca, []string{"-h", "-I", "srv", "-n", "chat.example", "-V", "20400101:20410101"}, "not valid before", false},
+		{"user certificate", "@cert-authority * ", ca, []string{"-I", "srv", "-n", "chat.example", "-V", "always:forever"}, "not a host certificate", false},
+		{"critical option", "@cert-authority * ", ca, with("-n", "chat.example", "-O", "critical:x=y"), "critical option", false},
+		{"another CA", "@cert-authority * ", other, with("-n", "chat.example"), "wants CA", false},
+		{"CA of other hosts", "@cert-authority *.test ", ca, with("-n", "chat.example"), "is unknown", false},
+		{"revoked CA", "@revoked * " + keyLine(caPub) + "\n@cert-authority * ", ca, with("-n", "chat.example"), "is revoked by", false},
+		{"CA as a pin", "[chat.example]:9000 ", ca, with("-n", "chat.example"), "has changed", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			tr, _ := newTrust(t)
+			put(t, tr.path("known_hosts"), []byte(c.file+keyLine(caPub)+"\n"))
+			by, err := tr.checkServer("chat.example:9000", testAddr, certify(t, c.ca, key, c.args...), testNow)
+			if !c.trusted {
+				wantError(t, err, c.words)
+				var u *untrusted
+				if !errors.As(err, &u) || u.unknown != (c.words == "is unknown") {
+					t.Errorf("%#v", err)
+				}
+			} else if err != nil || !strings.HasSuffix(by, c.words) {
+				t.Errorf("%q, %v", by, err)
+			}
+		})
+	}
+}
+
+func TestRevoked(t *testing.T) {
+	ca, caPub := testCA(t)
+	_, other := testCA(t)
+	_, key := newEd25519(t)
+	dir := t.TempDir()
+	caFile := put(t, filepath.Join(dir, "ca.pub"), ssh.MarshalAuthorizedKey(caPub))
+	otherFile := put(t, filepath.Join(dir, "other.pub"), ssh.MarshalAuthorizedKey(other))
+	cert := certify(t, ca, key, "-I", "ann", "-n", "ann", "-z", "70", "-V", "always:forever")
+	krl := func(spec string, caFile string) []byte {
+		out := filepath.Join(t.TempDir(), "krl")
+		args := []string{"-q", "-k", "-f", out}
+		if caFile != "" {
+			args = append(args, "-s", caFile)
+		}
+		runTool(t, "ssh-keygen", append(args, put(t, filepath.Join(t.TempDir(), "spec"), []byte(spec)))...)
+		data, err := os.ReadFile(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	bitmap := "" // ssh-keygen packs scattered serials into a bitmap
+	for i := 30; i < 300; i += 2 {
+		bitmap += fmt.Sprintf("serial: %d\n", i)
+	}
+	whole := krl("serial: 5-80\nid: bob\n"+keyLine(other), caFile)
+	for _, c := range []struct {
+		name      string
+		data      []byte
+		key, cert string // the words of their refusals; "" = taken
+	}{
+		{"list", []byte("# gone\n" + keyLine(key) + " ann\n"), "revoked by", "revoked by"},
+		{"list of another", []byte(keyLine(other)), "", ""},
+		{"list of the CA", []byte(keyLine(caPub)), "", "its CA is revoked"},
+		{"fingerprint", []byte(ssh.FingerprintSHA256(key) + " ann"), "revoked by", "revoked by"},
+		{"empty", nil, "", ""},
+		{"broken list", []byte(keyLine(other) + "\nssh-ed25519 AAAA\n"), "nobody is trusted", "nobody is trusted"},
+		{"broken fingerprint", []byte("SHA256:abc"), "nobody is trusted", "nobody is trusted"},
+		{"list with options", []byte("restrict " + keyLine(other)), "nobody is trusted", "nobody is trusted"},
+		{"KRL of the key", krl(keyLine(key), ""), "revoked by", "revoked by"},
+		{"KRL of the key by SHA-1", krl("sha1: "+keyLine(key), ""), "revoked by", "revoked by"},
+		{"KRL of the key by SHA-256", krl("sha256: "+keyLine(key), ""), "revoked by", "revoked by"},
+		{"KRL of the CA", krl(keyLine(caPub), ""), "", "its CA is revoked"},
+		{"KRL of a serial", krl("serial: 70", caFile), "", "by its serial"},
+		{"KRL of serials", krl("serial: 5-80", caFile), "", "by its serial"},
+		{"KRL of other serials", krl("serial: 71-80", caFile), "", ""},
+		{"KRL of many serials", krl(bitmap, caFile), "", "by its serial"},
+		{"KRL of many other serials", krl(strings.ReplaceAll(bitmap, "serial: 70\n", ""), caFile), "", ""},
+		{"KRL of another CA's serial", krl("serial: 70", otherFile), "", ""},
+		{"KRL of any CA's id", krl("id: ann", "none"), "", "by its id"},
+		{"KRL of an id", krl("id: ann", caFile), "", "by its id"},
+		{"KRL of another id", krl("id: bob", caFile), "", ""},
+		{"KRL of two kinds", whole, "", "by its serial"},
+		{"KRL cut short", whole[:len(whole)-1], "nobody is trusted", "nobody is trusted"},
+		{"KRL of a later format", bytes.Replace(whole, []byte("\x00\x00\x00\x01"), []byte("\x00\x00\x00\x02"), 1), "nobody is trusted", "nobody is trusted"},
+		{"KRL with an unknown section", append(bytes.Clone(whole), 9, 0, 0, 0, 0), "nobody is trusted", "nobody is trusted"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			tr, _ := newTrust(t)
+			put(t, tr.path("authorized_keys"), []byte(keyLine(key)+" ann\ncert-authority "+keyLine(caPub)+"\n"))
+			put(t, tr.path("known_hosts"), []byte("[h]:1 "+keyLine(key)+"\n"))
+			put(t, tr.path("revoked_keys"), c.data)
+			for _, s := range []struct {
+				id    ssh.PublicKey
+				words string
+			}{{key, c.key}, {cert, c.cert}} {
+				_, admitted := tr.admit(s.id, testAddr, testNow)
+				_, known := tr.checkServer("h:1", testAddr, s.id, testNow)
+				for _, err := range []error{admitted, known} {
+					if s.words != "" {
+						wantError(t, err, s.words)
+					} else if err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		})
+	}
+
+	tr, _ := newTrust(t)
+	put(t, tr.path("revoked_keys"), []byte(keyLine(tr.own)))
+	_, err := tr.admit(tr.own, testAddr, testNow)
+	wantError(t, err, "revoked by")
+	_, err = tr.allow([]byte(keyLine(tr.own)), "me")
+	wantError(t, err, "revoked by")
+	if err := errors.Join(os.Remove(tr.path("revoked_keys")), os.Mkdir(tr.path("revoked_keys"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	_, err = tr.admit(tr.own, testAddr, testNow)
+	wantError(t, err, "nobody is trusted")
+}
+
+// TestKRLSections builds what ssh-keygen makes seldom or never: each section by its number, whole and broken.
+func TestKRLSections(t *testing.T) {
+	ca, caPub := testCA(t)
+	_, key := newEd25519(t)
+	cert := certify(t, ca, key, "-I", "ann", "-n", "ann", "-z", "7")
+	zero := certify(t, ca, key, "-I", "ann", "-n", "ann", "-z", "0")
+	str := func(b string) string { return string(binary.BigEndian.AppendUint32(nil, uint32(len(b)))) + b }
+	u64 := func(n uint64) string { return string(binary.BigEndian.AppendUint64(nil, n)) }
+	certs := func(ca, subs string) string { return "\x01" + str(str(ca)+str("")+subs) }
+	sec := func(kind byte, body string) string { return string([]byte{kind}) + str(body) }
+	ext := func(critical byte) string { return str("x@y") + string([]byte{critical}) + str("z") }
+	head := krlMagic + "\x00\x00\x00\x01" + u64(1) + u64(2) + u64(0) + str("") + str("comment")
+	own := string(caPub.Marshal())
+	for _, c := range []struct {
+		name, body    string
+		broken, holds bool // cert is revoked
+	}{
+		{"nothing", "", false, false},
+		{"serials", certs(own, sec(0x20, u64(3)+u64(7))), false, true},
+		{"other serials", certs(own, sec(0x20, u64(3)+u64(8))), false, false},
+		{"range", certs(own, sec(0x21, u64(7)+u64(7))), false, true},
+		{"range from nought", certs(own, sec(0x21, u64(0)+u64(6))), false, false},
+		{"bitmap", certs(own, sec(0x22, u64(4)+str("\x08"))), false, true},
+		{"bitmap beside", certs(own, sec(0x22, u64(4)+str("\xf7"))), false, false},
+		{"bitmap above", certs(own, sec(0x22, u64(8)+str("\xff"))), false, false},
+		{"any CA", certs("", sec(0x20, u64(7))), false, true},
+		{"ids", certs(own, sec(0x23, str("bob")+str("ann"))), false, true},
+		{"second section", certs("other", sec(0x20, u64(7))) + certs(own, sec(0x20, u64(7))), false, true},
+		{"extension", sec(255, ext(0)) + certs(own, sec(0x39, ext(0))+sec(0x20, u64(7))), false, true},
+		{"critical extension", sec(255, ext(1)), true, false},
+		{"critical certificate extension", certs(own, sec(0x39, ext(1))), true, false},
+		{"extension with a rest", sec(255, ext(0)+"x"), true, false},
+		{"unknown certificate section", certs(own, sec(0x24, "x")), true, false},
+		{"half a serial", certs(own, sec(0x20, "\x00\x00\x00\x07")), true, false},
+		{"half a range", certs(own, sec(0x21, u64(7))), true, false},
+		{"half an id", certs(own, sec(0x23, "\x00\x00\x00\x09ann")), true, false},
+		{"half a certificate section", certs(own, "\x20\x00"), true, false},
+		{"fingerprint too short", sec(5, str("short")), true, false},
+		{"half a key", sec(2, "\x00\x00\x00\x09key"), true, false},
+		{"signature", sec(4, str("key")), true, false},
+		{"half a section", "\x02\x00", true, false},
+	} {
+		r, err := parseRevoked([]byte(head + c.body))
+		if (err != nil) != c.broken {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if err == nil && ((r.revokes(cert) != "") != c.holds || r.revokes(caPub) != "") {
+			t.Errorf("%s: revokes %q", c.name, r.revokes(cert))
+		}
+	}
+	r, err := parseRevoked([]byte(head + certs(own, sec(0x21, u64(0)+u64(9)))))
+	if err != nil || r.revokes(zero) != "" {
+		t.Errorf("serial 0 is none, and cannot be revoked as one: %v", err)
+	}
+	for i := len(krlMagic); i < len(head); i++ {
+		if _, err := parseRevoked([]byte(head[:i])); err == nil {
+			t.Errorf("%d bytes of a header are taken", i)
+		}
+	}
+}
+
+func TestAllow(t *testing.T) {
+	tr, _ := newTrust(t)
+	priv, key := newEd25519(t)
+	_, other := newEd25519(t)
+	_, ca := newEd25519(t)
+	g, err := tr.allow([]byte("# a key\n"+keyLine(key)+" pi@router\r\n"), "")
+	if err != nil || g.name != "pi-router" || g.by != "authorized_keys:1" {
+		t.Fatalf("%+v, %v", g, err)
+	}
+	if g, err := tr.admit(key, testAddr, testNow); err != nil || g.name != "pi-router" {
+		t.Errorf("%+v, %v", g, err)
+	}
+	if g, err := tr.allow([]byte(`from="192.0.2.7",cert-authority `+keyLine(ca)), "ops"); err != nil || g.by != "authorized_keys:2" {
+		t.Errorf("%+v, %v", g, err)
+	}
+	g, err = tr.allow([]byte(keyLine(key)+" again"), "")
+	if !errors.Is(err, errListed) || g.name != "pi-router" || g.by != "authorized_keys:1" {
+		t.Errorf("%+v, %v", g, err)
+	}
+	data, err := os.ReadFile(tr.path("authorized_keys"))
+	want := keyLine(key) + " pi-router\nfrom=\"192.0.2.7\",cert-authority " + keyLine(ca) + " ops\n"
+	if err != nil || string(data) != want {
+		t.Errorf("%s, %v", data, err)
+	}
+	caPath, _ := testCA(t)
+	for name, c := range map[string][3]string{
+		"private key":    {string(opensshPEM(t, priv)), "", "private key"},
+		"nothing":        {"\n# x\n", "", "no public key line"},
+		"two lines":      {keyLine(key) + "\n" + keyLine(other), "", "more than one line"},
+		"nonsense":       {"hello there", "", "the line is not taken"},
+		"unknown option": {"no-pty " + keyLine(other), "", `option "no-pty"`},
+		"bad name":       {keyLine(other), "a b", "is no name"},
+		"weak":           {keyLine(publicOf(t, newRSA(t, 1024))), "", "1024 bits"},
+		"certificate":    {keyLine(certify(t, caPath, other, "-I", "x", "-n", "x")), "", "certificate"},
+		"long":           {strings.Repeat("\n", maxKeyFile+1), "", "too long"},
+	} {
+		if _, err := tr.allow([]byte(c[0]), c[1]); err == nil || !strings.Contains(err.Error(), c[2]) {
+			t.Errorf("%s: got %v, want %q", name, err, c[2])
+		}
+	}
+	if again, err := os.ReadFile(tr.path("authorized_keys")); err != nil || !bytes.Equal(again, data) {
+		t.Errorf("a refused line changed the file: %s, %v", again, err)
+	}
+}
+
+func TestAllowManyAtOnce(t *testing.T) {
+	tr, _ := newTrust(t)
+	var wg sync.WaitGroup
+	for range 8 {
+		_, key := newEd25519(t)
+		wg.Go(func() {
+			if _, err := tr.allow([]byte(keyLine(key)), ""); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if lines, err := tr.authorized(); err != nil || len(lines) != 8 {
+		t.Errorf("%d of 8 lines, %v", len(lines), err)
+	}
+}
+
+func TestWriteFollowsLinks(t *testing.T) {
+	tr, _ := newTrust(t)
+	_, key := newEd25519(t)
+	target := put(t, filepath.Join(t.TempDir(), "shared"), nil)
+	if err := os.Symlink(target, tr.path("authorized_keys")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tr.allow([]byte(keyLine(key)), "ann"); err != nil {
+		t.Fatal(err)
+	}
+	if data, err := os.ReadFile(target); err != nil || string(data) != keyLine(key)+" ann\n" {
+		t.Errorf("%s, %v", data, err)
+	}
+}
+
+func TestMatchPattern(t *testing.T) {
+	for _, c := range []struct {
+		pattern, s string
+		want       bool
+	}{
+		{"*", "", true}, {"", "", true}, {"", "a", false}, {"?", "", false}, {"a*c", "abbc", true}, {"a*c", "abbd", false},
+		{"*.example", "a.b.example", true}, {"*.example", "example", false}, {"a?c", "abc", true}, {"**a**", "bab", true},
+		{strings.Repeat("*a", 200), strings.Repeat("a", 4000) + "b", false}, // would not end, if matched by trying all
+	} {
+		if got := matchPattern(c.pattern, c.s); got != c.want {
+			t.Errorf("matchPattern(%.20q, %.20q) = %v", c.pattern, c.s, got)
+		}
+	}
+}
+
+func FuzzAuthorizedLine(f *testing.F) {
+	_, key := newEd25519(f)
+	for _, options := range []string{"", `from="10.0.0.0/8,!10.1.*" `, `cert-authority,principals="a,b" `, `expiry-time="20300101Z" `, `x="\"" `} {
+		f.Add([]byte(options + keyLine(key) + " ann"))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		l, err := parseAuthorizedLine(text)
+		if err != nil {
+			return
+		}
+		if checkIdentityKey(l.key) != nil || !validName(keyName(l.comment, l.key)) || l.principalsSet && !l.ca {
+			t.Fatalf("took %q", text)
+		}
+		l.holds(remoteIP(testAddr), testNow)
+		// What allow would write back must read the same.
+		back := strings.TrimSpace(strings.Join(l.options, ",") + " " + keyLine(l.key) + " n")
+		again, err := parseAuthorizedLine([]byte(back))
+		if err != nil || again.ca != l.ca || !again.expiry.Equal(l.expiry) || !slices.Equal(again.principals, l.principals) || (again.from == nil) != (l.from == nil) {
+			t.Fatalf("%q reads back as %+v, %v", text, again, err)
+		}
+	})
+}
+
+func FuzzKnownLine(f *testing.F) {
+	_, key := newEd25519(f)
+	for _, hosts := range []string{"h ", "[h]:1,!*.x ", "@revoked * ", "@cert-authority * ", knownhosts.HashHostname("h") + " "} {
+		f.Add([]byte(hosts + keyLine(key)))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		if l, err := parseKnownLine(text); err == nil {
+			l.names("[h]:1", "h")
+		}
+	})
+}
+
+func FuzzRevoked(f *testing.F) {
+	ca, _ := testCA(f)
+	_, key := newEd25519(f)
+	cert := certify(f, ca, key, "-I", "ann", "-n", "ann", "-z", "7")
+	dir := f.TempDir()
+	for i, spec := range []string{"serial: 7-9\nid: ann", "serial: 1\nserial: 7\nserial: 20", keyLine(key), "sha256: " + keyLine(key)} {
+		out := filepath.Join(dir, fmt.Sprint(i))
+		runTool(f, "ssh-keygen", "-q", "-k", "-f", out, "-s", ca, put(f, out+".spec", []byte(spec)))
+		data, err := os.ReadFile(out)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	f.Add([]byte(keyLine(key) + "\n" + ssh.FingerprintSHA256(key)))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if r, err := parseRevoked(data); err == nil {
+			r.revokes(cert)
+		}
+	})
+}
