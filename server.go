@@ -1,7 +1,7 @@
 package main
 
-// The server: it accepts, runs the handshake, and gives every client one goroutine that reads and, while there is something
-// to write, one that writes. Nothing that one client does, or leaves undone, holds up another.
+// The server: it accepts, runs the handshake, and gives every client one goroutine that waits for it and, while there is
+// something to read or to write, one for each of these. Nothing that one client does, or leaves undone, holds up another.
 
 import (
 	"context"
@@ -64,8 +64,8 @@ func (s *server) serve(ctx context.Context, listeners []net.Listener) error {
 	places := make(chan struct{}, s.places)
 	conns := &connSet{open: map[net.Conn]struct{}{}}
 	failed := make(chan error, len(listeners))
-	// Handshakes leave garbage and deep stacks behind them, and where clients sit idle nothing else would give them back:
-	// one pass drops the garbage, each halves the stacks.
+	// Handshakes leave garbage behind them, and where clients sit idle nothing else would give it back. The second pass frees
+	// what pools held.
 	tidy := time.AfterFunc(tidyPause, func() { runtime.GC(); debug.FreeOSMemory() })
 	defer tidy.Stop()
 	for _, l := range listeners {
@@ -218,31 +218,43 @@ func (c *connSet) closeAll() {
 }
 
 // handle runs one connection from accept to end. settled is called once, when the handshake is over, however it went, and
-// says whether there is a place in the room, which release gives back. What waits with an idle client, from here down to read,
-// has small frames: under 1200 bytes together, the garbage collector brings their stack down to 4 KiB.
+// says whether there is a place in the room, which release gives back. Whoever waits with an idle client, from here down to
+// link.wait, does nothing else, and has small frames: under 1100 bytes together, a stack of 2 KiB holds them.
 func (s *server) handle(conn net.Conn, settled func() bool, release func()) {
-	m, l, req, place := s.receive(conn, settled)
-	if place {
-		defer release()
-	}
+	var m *member
+	var l link
+	var place bool
+	apart(func() { m, l, place = s.receive(conn, settled) })
 	switch {
 	case m == nil:
 		conn.Close()
 	case s.raw != nil:
 		s.carry(m, l)
 	default:
-		s.attend(m, l, req)
+		s.attend(m, l)
+	}
+	if place {
+		release()
 	}
 }
 
-// receive runs the handshake of a connection. It returns nil for m where the connection came to nothing, which is told.
-func (s *server) receive(conn net.Conn, settled func() bool) (_ *member, l link, req *joinRequest, place bool) {
+// apart runs f on a goroutine of its own, so that the deep stack it needs goes with it.
+func apart(f func()) {
+	done := make(chan struct{})
+	go func() {
+		f()
+		close(done)
+	}()
+	<-done
+}
+
+// receive runs the handshake of a connection and makes its client a member of the room, if there is a room. It returns nil for
+// m where the connection came to nothing, which is told.
+func (s *server) receive(conn net.Conn, settled func() bool) (_ *member, l link, place bool) {
 	addr := conn.RemoteAddr().String()
 	conn.SetDeadline(time.Now().Add(s.gate.patience()))
 	m := &member{addr: addr, conn: conn}
-	req = new(joinRequest)
-	var err error
-	apart(func() { l, *req, err = s.greet(conn, m) })
+	l, req, err := s.greet(conn, m)
 	if err == nil {
 		s.gate.forgive(remoteIP(conn.RemoteAddr()))
 	} else {
@@ -255,53 +267,39 @@ func (s *server) receive(conn net.Conn, settled func() bool) (_ *member, l link,
 		return
 	}
 	if err == nil {
-		err = s.suits(l, *req)
+		err = s.suits(l, req)
 	}
 	if err != nil {
 		s.refused(addr, m, err)
-		return nil, nil, nil, place
+		return nil, nil, place
 	}
-	return m, l, req, place
-}
-
-// apart runs f on a goroutine of its own, so that the deep stack it needs goes with it.
-func apart(f func()) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		f()
-	}()
-	<-done
+	if s.raw == nil && !s.enter(m, l, req) {
+		return nil, nil, place
+	}
+	return m, l, place
 }
 
 // attend serves a member until its connection ends: it reads, and the room starts the writer.
-func (s *server) attend(m *member, l link, req *joinRequest) {
-	defer l.wipe()
-	m.write = func() { s.write(m, l) }
-	m.writing = true // none is to be started before the welcome is written
-	entered := false
-	apart(func() { entered = s.enter(m, l, req) })
-	if !entered {
-		m.conn.Close()
-		return
-	}
-	m.silence = time.AfterFunc(pingInterval, func() { s.room.hush(m) })
-	defer m.silence.Stop()
-	m.writer.Add(1)
-	go m.write()
+func (s *server) attend(m *member, l link) {
 	err := s.read(m, l)
-	if !errors.Is(err, errLeft) {
-		m.conn.Close() // frees a writer that waits for the other side
-	}
-	s.room.readOver(m, err)
-	m.writer.Wait()
-	s.room.leave(m, leaveReason(err, m.writeErr))
+	apart(func() {
+		if !errors.Is(err, errLeft) {
+			m.conn.Close() // frees a writer that waits for the other side
+		}
+		s.room.readOver(m, err)
+		m.writer.Wait()
+		m.silence.Stop()
+		s.room.leave(m, leaveReason(err, m.writeErr))
+		l.wipe()
+	})
 }
 
-// enter makes m a member of the room and sends its welcome; false means that it came to nothing, which is told. A welcome may
-// be empty, as the paper's protocol has none.
-func (s *server) enter(m *member, l link, req *joinRequest) bool {
-	w, err := s.room.join(m, *req)
+// enter makes m a member of the room, sends its welcome and starts its writer; false means that it came to nothing, which is
+// told. A welcome may be empty, as the paper's protocol has none.
+func (s *server) enter(m *member, l link, req joinRequest) bool {
+	m.write = func() { s.write(m, l) }
+	m.writing = true // none is to be started before the welcome is written
+	w, err := s.room.join(m, req)
 	if err != nil {
 		why := err.Error()
 		if errors.Is(err, errLog) {
@@ -313,14 +311,20 @@ func (s *server) enter(m *member, l link, req *joinRequest) bool {
 	}
 	w.server = s.name
 	m.conn.SetDeadline(time.Time{})
+	l.expect(peerTimeout)
 	hello, err := l.append(nil, kindJoin, w.encode())
 	if err == nil {
 		err = l.write(hello)
 	}
 	if err != nil {
 		s.room.leave(m, leaveReason(nil, err))
+		l.wipe()
+		return false
 	}
-	return err == nil
+	m.silence = time.AfterFunc(pingInterval, func() { s.room.hush(m) })
+	m.writer.Add(1)
+	go m.write()
+	return true
 }
 
 // roomFull is why a client is sent away that finds no place.
@@ -473,12 +477,23 @@ func (s *server) refused(addr string, m *member, err error) {
 	s.console.note("refused %s: %v%s", addr, err, hint)
 }
 
-// read takes a client's messages until the connection ends; errLeft is the good end.
+// read takes a client's messages until the connection ends; errLeft is the good end. It only waits, and leaves the rest to
+// goroutines that end, because its stack is most of what an idle client costs.
 func (s *server) read(m *member, l link) error {
 	for {
-		if !l.buffered() {
-			l.expect(peerTimeout)
+		err := l.wait()
+		if err == nil {
+			apart(func() { err = s.readSome(m, l) })
 		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// readSome takes messages while something of one is here.
+func (s *server) readSome(m *member, l link) error {
+	for !l.idle() {
 		kind, payload, err := l.read()
 		if err == nil {
 			err = s.hear(m, kind, payload)
@@ -486,7 +501,11 @@ func (s *server) read(m *member, l link) error {
 		if err != nil {
 			return err
 		}
+		if !l.buffered() {
+			l.expect(peerTimeout)
+		}
 	}
+	return nil
 }
 
 // hear takes one message of a client.
