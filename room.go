@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -49,6 +50,9 @@ type room struct {
 	pending []*stream            // that have lines in the log, and not yet on disk (-sync)
 	flush   chan struct{}        // of capacity 1, wakes flushing; nil without -sync
 	closing bool
+
+	ready    []*member // whose writers start is to start
+	starting bool      // it runs
 }
 
 type roomItem struct {
@@ -556,7 +560,39 @@ func (r *room) wakeLocked() {
 			m.ending = slowConsumer
 			m.conn.Close()
 		}
-		m.poke()
+		if m.write == nil {
+			m.poke()
+		} else if !m.writing {
+			m.writing = true
+			m.writer.Add(1)
+			r.ready = append(r.ready, m)
+		}
+	}
+	if len(r.ready) > 0 && !r.starting {
+		r.starting = true
+		go r.start()
+	}
+}
+
+// start starts the writers of all who are ready: some, and once these had their turn, more. By then most have ended, and leave
+// their goroutines and stacks to the next; as many as there are members, all at once, would cost memory that nobody gives back.
+// A writer that waits for its client holds up nobody.
+func (r *room) start() {
+	var some [32]*member
+	for {
+		r.mu.Lock()
+		n := copy(some[:], r.ready)
+		clear(r.ready[:n])
+		r.ready = r.ready[n:]
+		r.starting = n > 0
+		r.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		for _, m := range some[:n] {
+			go m.write()
+		}
+		runtime.Gosched()
 	}
 }
 
