@@ -606,6 +606,7 @@ type chatRow struct {
 type chatter struct {
 	conn net.Conn
 	send func(lines [][]byte) error               // of one goroutine
+	ping func() error                             // in place of send; nil where nobody asks for it
 	hear func(each func(line []byte)) (err error) // until the connection ends
 }
 
@@ -733,6 +734,12 @@ func joinRoom(addr string, me *party, listens bool) (*chatter, error) {
 			message = appendLine(message, line)
 		}
 		if buf, err = l.append(buf[:0], kindText, message); err != nil {
+			return err
+		}
+		return l.write(buf)
+	}, ping: func() error {
+		buf, err := l.append(nil, kindPing, nil)
+		if err != nil {
 			return err
 		}
 		return l.write(buf)
@@ -1004,7 +1011,7 @@ func BenchmarkPeersHandshake(b *testing.B) {
 	scale.report("eight at a time / one at a time", "%.2f", "securechat", target{"", 1.8, 0})
 }
 
-// BenchmarkPeersMemory is what idle, authenticated clients cost a server.
+// BenchmarkPeersMemory is what idle, authenticated clients cost a server. All hear who comes, and ping as ours does.
 func BenchmarkPeersMemory(b *testing.B) {
 	if b.N == 1 {
 		return
@@ -1014,7 +1021,7 @@ func BenchmarkPeersMemory(b *testing.B) {
 	if syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit) != nil {
 		syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit)
 	}
-	for _, n := range []int{1000, 9900} {
+	for _, n := range []int{1000, 10000} {
 		if uint64(n)+100 > limit.Cur {
 			fmt.Printf("%d clients need a higher limit of open files than %d\n", n, limit.Cur)
 			continue
@@ -1031,19 +1038,43 @@ func BenchmarkPeersMemory(b *testing.B) {
 					b.Fatal(err)
 				}
 				before := a.resident(server)
-				all := a.crowd(row, "127.0.0.1:"+port, n)
-				var heard sync.WaitGroup
-				for _, c := range all {
-					heard.Go(func() { c.hear(func([]byte) {}) })
+				done := make(chan struct{})
+				var wg sync.WaitGroup
+				attends := row
+				attends.join = func(addr string, listens bool) (*chatter, error) {
+					c, err := row.join(addr, listens)
+					if err != nil {
+						return nil, err
+					}
+					wg.Go(func() {
+						err := c.hear(func([]byte) {})
+						select {
+						case <-done:
+						default:
+							b.Errorf("%s: a client was lost: %v", row.name, err)
+						}
+					})
+					wg.Go(func() {
+						for c.ping != nil && c.ping() == nil {
+							select {
+							case <-done:
+								return
+							case <-time.After(pingInterval):
+							}
+						}
+					})
+					return c, nil
 				}
+				all := a.crowd(attends, "127.0.0.1:"+port, n)
 				<-time.After(6 * time.Second)
 				idle.add(row.name, before/1e6)
 				each.add(row.name, (a.resident(server)-before)/float64(n)/1024)
+				close(done)
 				c.conn.Close()
 				for _, c := range all {
 					c.conn.Close()
 				}
-				heard.Wait()
+				wg.Wait()
 				server.stop()
 			}
 		}
