@@ -142,7 +142,8 @@ func (r *room) join(m *member, req joinRequest) (welcome, error) {
 	m.present, m.person = m.next-1, req.flags&joinPerson != 0
 	gap := r.rewindLocked(m, req)
 	r.members[m] = struct{}{}
-	w := welcome{epoch: r.epoch, seq: m.next - 1, present: m.present, recorded: m.recorded.durable, name: m.name}
+	m.acked = m.recorded.durable
+	w := welcome{epoch: r.epoch, seq: m.next - 1, present: m.present, recorded: m.acked, name: m.name}
 	if gap {
 		w.flags |= welcomeGap
 	}
@@ -335,7 +336,9 @@ func (r *room) flushing() {
 			} else if err != nil && slices.Contains(waiting, m.recorded) {
 				m.tell(itemUndelivered, "the log has lost the last you said, though the room has heard it; say it again")
 			}
-			m.poke()
+			if m.recorded.durable > m.acked {
+				m.poke()
+			}
 		}
 		r.mu.Unlock()
 	}
