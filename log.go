@@ -309,31 +309,38 @@ func appendRecord(b []byte, at time.Time, event string, who logPerson, field, va
 	return appendEnd(b)
 }
 
-// appendMessage appends a message's record: msg_id counts from 1 in each stream, msg_len is in bytes. Text that is not UTF-8
-// is told in escapes and, exactly, in base64.
-// With digests, its SHA-256 stands in its place.
-func appendMessage(b []byte, at time.Time, who logPerson, id uint64, what byte, to string, text []byte, digests bool) []byte {
+// appendMessages appends the records of l, a message each: msg_id counts from 1 in each stream, msg_len is in bytes. Text
+// that is not UTF-8 is told in escapes and, exactly, in base64. With digests, its SHA-256 stands in its place.
+func appendMessages(b []byte, at time.Time, who logPerson, l lines, digests bool) []byte {
+	from := len(b)
 	b = appendStart(b, at, eventMessage, who)
-	b = appendID(b, id)
-	b = append(b, `,"msg_len":`...)
-	b = strconv.AppendInt(b, int64(len(text)), 10)
-	if what != itemSay {
-		b = appendField(b, "what", itemNames[what])
+	start := b[from:] // of each of them
+	b = b[:from]
+	for i, text := range l.texts {
+		b = append(b, start...)
+		b = appendID(b, l.first+uint64(i))
+		b = append(b, `,"msg_len":`...)
+		b = strconv.AppendInt(b, int64(len(text)), 10)
+		if l.what != itemSay {
+			b = appendField(b, "what", itemNames[l.what])
+		}
+		b = appendField(b, "to", l.to)
+		if digests {
+			sum := sha256.Sum256(text)
+			b = append(b, `,"sha256":"`...)
+			b = appendEnd(append(hex.AppendEncode(b, sum[:]), '"'))
+			continue
+		}
+		b = append(b, `,"message":`...)
+		b = appendQuoted(b, text)
+		if !utf8.Valid(text) {
+			b = append(b, `,"base64":"`...)
+			b = base64.StdEncoding.AppendEncode(b, text)
+			b = append(b, '"')
+		}
+		b = appendEnd(b)
 	}
-	b = appendField(b, "to", to)
-	if digests {
-		sum := sha256.Sum256(text)
-		b = append(b, `,"sha256":"`...)
-		return appendEnd(append(hex.AppendEncode(b, sum[:]), '"'))
-	}
-	b = append(b, `,"message":`...)
-	b = appendQuoted(b, text)
-	if !utf8.Valid(text) {
-		b = append(b, `,"base64":"`...)
-		b = base64.StdEncoding.AppendEncode(b, text)
-		b = append(b, '"')
-	}
-	return appendEnd(b)
+	return b
 }
 
 // appendMark appends the record of a stream whose client may come back.
