@@ -1039,52 +1039,40 @@ func BenchmarkPeersHandshake(b *testing.B) {
 	scale.report("eight at a time / one at a time", "%.2f", "securechat", target{"", 1.8, 0})
 }
 
-// BenchmarkPeersMemory is what idle, authenticated clients cost a server.
+// BenchmarkPeersMemory is what idle, authenticated clients cost a server; BenchmarkPeersScaling has more of them.
 func BenchmarkPeersMemory(b *testing.B) {
 	if firstTry(b) {
 		return
 	}
 	a := newLists(b)
-	limit := syscall.Rlimit{Cur: 1 << 20, Max: 1 << 20}
-	if syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit) != nil {
-		syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit)
-	}
-	for _, n := range []int{1000, 9900} {
-		if uint64(n)+100 > limit.Cur {
-			fmt.Printf("%d clients need a higher limit of open files than %d\n", n, limit.Cur)
-			continue
-		}
-		var idle, each figures
-		for range b.N {
-			for _, row := range a.rooms() {
-				if n > 1000 && row.name != "securechat" {
-					continue
-				}
-				server, port, _ := a.serve(row.server)
-				c, err := row.join("127.0.0.1:"+port, true) // what the first client costs is no client's
-				if err != nil {
-					b.Fatal(err)
-				}
-				before := a.resident(server)
-				all := a.crowd(row, "127.0.0.1:"+port, n)
-				var heard sync.WaitGroup
-				for _, c := range all {
-					heard.Go(func() { c.hear(func([]byte) {}) })
-				}
-				<-time.After(6 * time.Second)
-				idle.add(row.name, before/1e6)
-				each.add(row.name, (a.resident(server)-before)/float64(n)/1024)
-				c.conn.Close()
-				for _, c := range all {
-					c.conn.Close()
-				}
-				heard.Wait()
-				server.stop()
+	const n = 1000
+	var idle, each figures
+	for range b.N {
+		for _, row := range a.rooms() {
+			server, port, _ := a.serve(row.server)
+			c, err := row.join("127.0.0.1:"+port, true) // what the first client costs is no client's
+			if err != nil {
+				b.Fatal(err)
 			}
+			before := a.resident(server)
+			all := a.crowd(row, "127.0.0.1:"+port, n)
+			var heard sync.WaitGroup
+			for _, c := range all {
+				heard.Go(func() { c.hear(func([]byte) {}) })
+			}
+			<-time.After(6 * time.Second)
+			idle.add(row.name, before/1e6)
+			each.add(row.name, (a.resident(server)-before)/float64(n)/1024)
+			c.conn.Close()
+			for _, c := range all {
+				c.conn.Close()
+			}
+			heard.Wait()
+			server.stop()
 		}
-		idle.report("memory of a server with one client, MB", "%.1f", "securechat", target{"", 0, 9})
-		each.report(fmt.Sprintf("memory for each of %d idle clients, KiB", n), "%.1f", "securechat", target{"", 0, 12})
 	}
+	idle.report("memory of a server with one client, MB", "%.1f", "securechat", target{"", 0, 9})
+	each.report(fmt.Sprintf("memory for each of %d idle clients, KiB", n), "%.1f", "securechat", target{"", 0, 12})
 }
 
 // BenchmarkPeersStartup is the time from a start, with keys there, to listening; and sizes.
