@@ -28,3 +28,19 @@ func unlinked(f *os.File) bool {
 	var st syscall.Stat_t
 	return syscall.Fstat(int(f.Fd()), &st) == nil && st.Nlink == 0
 }
+
+// syncFolder puts the names in a folder on disk, where the file system can, and where the folder may be read: who may not
+// did not make it, nor the file that is in it.
+func syncFolder(path string) error {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrPermission) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := f.Sync(); !errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.ENOTSUP) {
+		return err
+	}
+	return nil
+}

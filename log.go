@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"syscall"
@@ -82,7 +83,7 @@ func openLog(path string) (*connLog, error) {
 	f, cut, err := l.open()
 	if err == nil && l.size == 0 {
 		l.began = "new"
-		if older, oerr := os.Open(path + ".1"); oerr == nil {
+		if older, oerr := l.openOlder(); oerr == nil {
 			var size int64
 			if size, l.head, _, oerr = lastRecord(older); oerr == nil && size > 0 {
 				l.began = "continues " + path + ".1"
@@ -130,6 +131,9 @@ func (l *connLog) open() (f *os.File, cut int64, err error) {
 	if err == nil && cut > 0 {
 		err = f.Truncate(size)
 	}
+	if err == nil && size == 0 {
+		err = syncFolder(filepath.Dir(l.path)) // or a power cut takes a new file's name, and all that -sync put into it
+	}
 	if err != nil {
 		f.Close()
 		return nil, 0, err
@@ -139,6 +143,11 @@ func (l *connLog) open() (f *os.File, cut int64, err error) {
 	}
 	l.size = size
 	return f, cut, nil
+}
+
+// openOlder opens the log before this one, where logrotate puts it.
+func (l *connLog) openOlder() (*os.File, error) {
+	return os.OpenFile(l.path+".1", os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO must not block
 }
 
 // lastRecord returns the hash of a log's last record and where it ends. torn is the number of bytes behind that: the front
@@ -207,7 +216,7 @@ func (l *connLog) replay(mark func(fingerprint string, id streamID, last uint64,
 		return nil
 	}
 	if l.size < tailBytes {
-		if older, err := os.Open(l.path + ".1"); err == nil {
+		if older, err := l.openOlder(); err == nil {
 			info, err := older.Stat()
 			if err == nil && info.Mode().IsRegular() {
 				err = replayTail(older, info.Size(), mark)
@@ -300,31 +309,38 @@ func appendRecord(b []byte, at time.Time, event string, who logPerson, field, va
 	return appendEnd(b)
 }
 
-// appendMessage appends a message's record: msg_id counts from 1 in each stream, msg_len is in bytes. Text that is not UTF-8
-// is told in escapes and, exactly, in base64.
-// With digests, its SHA-256 stands in its place.
-func appendMessage(b []byte, at time.Time, who logPerson, id uint64, what byte, to string, text []byte, digests bool) []byte {
+// appendMessages appends the records of l, a message each: msg_id counts from 1 in each stream, msg_len is in bytes. Text
+// that is not UTF-8 is told in escapes and, exactly, in base64. With digests, its SHA-256 stands in its place.
+func appendMessages(b []byte, at time.Time, who logPerson, l lines, digests bool) []byte {
+	from := len(b)
 	b = appendStart(b, at, eventMessage, who)
-	b = appendID(b, id)
-	b = append(b, `,"msg_len":`...)
-	b = strconv.AppendInt(b, int64(len(text)), 10)
-	if what != itemSay {
-		b = appendField(b, "what", itemNames[what])
+	start := b[from:] // of each of them
+	b = b[:from]
+	for i, text := range l.texts {
+		b = append(b, start...)
+		b = appendID(b, l.first+uint64(i))
+		b = append(b, `,"msg_len":`...)
+		b = strconv.AppendInt(b, int64(len(text)), 10)
+		if l.what != itemSay {
+			b = appendField(b, "what", itemNames[l.what])
+		}
+		b = appendField(b, "to", l.to)
+		if digests {
+			sum := sha256.Sum256(text)
+			b = append(b, `,"sha256":"`...)
+			b = appendEnd(append(hex.AppendEncode(b, sum[:]), '"'))
+			continue
+		}
+		b = append(b, `,"message":`...)
+		b = appendQuoted(b, text)
+		if !utf8.Valid(text) {
+			b = append(b, `,"base64":"`...)
+			b = base64.StdEncoding.AppendEncode(b, text)
+			b = append(b, '"')
+		}
+		b = appendEnd(b)
 	}
-	b = appendField(b, "to", to)
-	if digests {
-		sum := sha256.Sum256(text)
-		b = append(b, `,"sha256":"`...)
-		return appendEnd(append(hex.AppendEncode(b, sum[:]), '"'))
-	}
-	b = append(b, `,"message":`...)
-	b = appendQuoted(b, text)
-	if !utf8.Valid(text) {
-		b = append(b, `,"base64":"`...)
-		b = base64.StdEncoding.AppendEncode(b, text)
-		b = append(b, '"')
-	}
-	return appendEnd(b)
+	return b
 }
 
 // appendMark appends the record of a stream whose client may come back.

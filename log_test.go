@@ -99,6 +99,11 @@ func TestLogOff(t *testing.T) {
 	}
 }
 
+// appendMessage appends the record of one line.
+func appendMessage(b []byte, at time.Time, who logPerson, id uint64, what byte, to string, text []byte, digests bool) []byte {
+	return appendMessages(b, at, who, lines{first: id, what: what, to: to, texts: [][]byte{text}}, digests)
+}
+
 func TestLogRefuses(t *testing.T) {
 	dir := t.TempDir()
 	for what, path := range map[string]string{"a folder": dir, "no folder": filepath.Join(dir, "no", "log"), "a device": os.DevNull} {

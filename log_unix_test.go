@@ -74,3 +74,19 @@ func TestLogTornWrite(t *testing.T) {
 
 // setLimit is an assignment: the type of a limit is not the same on every system.
 func setLimit[T int64 | uint64](limit *T, n int64) { *limit = T(n) }
+
+// TestLogBehindFIFO: a FIFO where the log before this one would be does not keep the server from starting.
+func TestLogBehindFIFO(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "connection.log")
+	if err := unix.Mkfifo(path+".1", 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l, err := openLog(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.close()
+	if err := l.replay(func(string, streamID, uint64, bool) { t.Error("a record") }); err != nil || l.began != "new" {
+		t.Errorf("%q, %v", l.began, err)
+	}
+}

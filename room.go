@@ -427,12 +427,7 @@ func (r *room) publishLocked(m *member, l lines) error {
 	if l.from != "" {
 		name, who = l.from, logPerson(appendField(slices.Clip([]byte(who)), "from", l.from))
 	}
-	err := r.log.write(func(b []byte) []byte {
-		for i, text := range l.texts {
-			b = appendMessage(b, now, who, l.first+uint64(i), l.what, l.to, text, r.log.digests)
-		}
-		return b
-	}, r.marksLocked)
+	err := r.log.write(func(b []byte) []byte { return appendMessages(b, now, who, l, r.log.digests) }, r.marksLocked)
 	if err != nil {
 		return err
 	}

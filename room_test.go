@@ -302,6 +302,18 @@ func TestNotices(t *testing.T) {
 	wantHeard(t, r, mallory)
 }
 
+// TestWhoFlood: who asks again and again who is here, and does not read, has as many answers waiting as it may have notices.
+func TestWhoFlood(t *testing.T) {
+	r, _ := quietRoom(t)
+	anna, _ := enter(t, r, "anna", "key a", 0)
+	for range 10 * maxNotices {
+		r.who(anna)
+	}
+	wantHeard(t, r, anna, slices.Repeat([]string{"notice  1 here: anna"}, maxNotices)...)
+	r.who(anna)
+	wantHeard(t, r, anna, "notice  1 here: anna")
+}
+
 // TestLostTail: a sender whose acknowledged lines a power cut took from the log goes on, and each line that is left is recorded
 // once; a gap later in a connection is refused as ever.
 func TestLostTail(t *testing.T) {

@@ -37,13 +37,14 @@ func TestServiceManager(t *testing.T) {
 			heard <- string(b[:n])
 		}
 	}()
+	p := &proc{t: t, out: newWatched(), err: newWatched(), ended: make(chan struct{})}
 	hear := func() string {
 		t.Helper()
 		select {
 		case s := <-heard:
 			return s
 		case <-time.After(patience):
-			t.Fatal("the service manager heard nothing")
+			t.Fatalf("the service manager heard nothing: %s", p.err)
 			return ""
 		}
 	}
@@ -56,10 +57,9 @@ func TestServiceManager(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	p := &proc{t: t, out: newWatched(), err: newWatched(), ended: make(chan struct{})}
 	p.cmd = exec.Command("/bin/sh", "-c", `LISTEN_PID=$$ exec "$@"`, "sh", os.Args[0], "-listen", "systemd", "-dir", anna)
 	p.cmd.Dir = t.TempDir()
-	p.cmd.Env = append(os.Environ(), asSecurechat+"=1", "LISTEN_FDS=1", "NOTIFY_SOCKET="+name, "WATCHDOG_USEC=20000")
+	p.cmd.Env = append(os.Environ(), asSecurechat+"=1", "LISTEN_FDS=1", "NOTIFY_SOCKET="+name, "WATCHDOG_USEC=200000")
 	p.cmd.ExtraFiles = []*os.File{f}
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.err
 	if err := p.cmd.Start(); err != nil {

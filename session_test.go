@@ -361,6 +361,7 @@ func TestLinesForm(t *testing.T) {
 	for what, b := range map[string][]byte{
 		"no line":               linesOf(1, itemSay, ""),
 		"line number 0":         linesOf(0, itemSay, "", "x"),
+		"a number near the end": linesOf(1<<62+1, itemSay, "", "x"), // its successors would wrap
 		"kind 0":                linesOf(1, 0, "", "x"),
 		"what a server says":    linesOf(1, itemNotice, "", "x"),
 		"a join":                linesOf(1, itemJoin, "", "x"),

@@ -599,6 +599,8 @@ func FuzzTerminal(f *testing.F) {
 	}
 	f.Cleanup(func() { null.Close() })
 	f.Fuzz(func(t *testing.T, typed []byte) {
+		// Ctrl-Z would stop us and all in our process group, and nothing would ever wake them.
+		typed = bytes.ReplaceAll(typed, []byte{0x1a}, nil)
 		tm := &terminal{in: null, out: null, keys: bufio.NewReader(bytes.NewReader(typed)), undo: func() {},
 			complete: func(string, int) []string { return []string{"bob", "bobby"} }}
 		for {

@@ -1,4 +1,15 @@
 #!/bin/sh
-# stalled.sh [LINES]: how late lines arrive at 100 a second, and the server's memory, with 0, 1 and 200 stopped readers.
-# 3000 lines take two minutes; let the machine be quiet.
-cd "$(dirname "$0")/.." && exec go test -run '^$' -bench '^BenchmarkStalledReader$' -benchtime "${1:-3000}x" -timeout 1h .
+# stalled.sh [ROUNDS [LINES]]: how late lines arrive at 100 a second, and the server's memory, with 0, 1 and 200 stopped
+# readers, in turn; then the medians and spreads. Of 3000 lines (the default) each takes half a minute; let the machine be quiet.
+cd "$(dirname "$0")/.." || exit
+out=$(mktemp) && trap 'rm -f "$out"' EXIT
+CGO_ENABLED=0 go test -c -o "$out.test" . && trap 'rm -f "$out" "$out.test"' EXIT || exit
+for _ in $(seq "${1:-5}"); do
+	"$out.test" -test.run '^$' -test.bench '^BenchmarkStalledReader$' -test.benchtime "${2:-3000}x" -test.timeout 1h | tee -a "$out" | grep stalled= || exit
+done
+for stalled in 0 1 200; do
+	for unit in p50 p99; do
+		grep "stalled=$stalled-" "$out" | sed "s/.* \([0-9.]*\) µs-$unit.*/\1/" | sort -n |
+			awk -v what="$stalled stopped: $unit" '{ v[NR] = $1 } END { printf "%s %d µs (%d .. %d)\n", what, v[int((NR + 1) / 2)], v[1], v[NR] }'
+	done
+done

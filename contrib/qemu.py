@@ -31,12 +31,15 @@ MACHINES = [
 class Proc:
     """A securechat whose stdout and stderr are files, and whose peak memory is known once it has ended."""
 
+    all = []
+
     def __init__(self, folder, name, argv, text=None):
         self.name, self.files = name, [folder / f"{name}.out", folder / f"{name}.err"]
         out, err = [open(f, "wb") for f in self.files]
         self.began = time.monotonic()
         # A stdin that stays open is an operator who says nothing.
         self.popen = subprocess.Popen(argv, cwd=folder, stdin=subprocess.PIPE, stdout=out, stderr=err)
+        Proc.all.append(self)
         if text is not None:
             self.popen.stdin.write(text.encode())
             self.popen.stdin.close()
@@ -113,7 +116,7 @@ def main():
                 key, public = folder / f"paper-{role}.pem", folder / f"paper-{role}_pub.pem"
                 shutil.copyfile(KEYS / f"paper-{role}.pem", key)
                 key.chmod(0o600)
-                subprocess.run(["openssl", "rsa", "-in", key, "-pubout", "-out", public], check=True, capture_output=True)
+                subprocess.run(["openssl", "rsa", "-in", key, "-pubout", "-out", public], check=True, capture_output=True, timeout=PATIENCE)
             cells = []
             for paper in False, True:
                 for server, client in (there, amd64), (amd64, there):
@@ -121,7 +124,15 @@ def main():
                     peak = max(peak, a if server is there else b)
                 cells.append("yes, yes" + ("" if paper else f" ({cipher if aes else CHACHA})"))
             table.append(f"| {machine} | {keygen.took:.1f} s | {cells[0]} | {cells[1]} | {peak / 1024:.0f} MB |")
+        print(f"{machine} works", flush=True)
     print("\n".join(table))
 
 
-main()
+# However this ends, nothing it started goes on.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to end"))
+try:
+    main()
+finally:
+    for proc in Proc.all:
+        if proc.popen.returncode is None:
+            proc.popen.kill()

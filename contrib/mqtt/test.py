@@ -18,6 +18,7 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 SECURECHAT = str(pathlib.Path(sys.argv[1]).resolve())
 PATIENCE = 120  # seconds
+started = []  # every process of ours, each the head of a session
 
 
 def until(what, check):
@@ -27,6 +28,11 @@ def until(what, check):
             raise SystemExit(f"not in time: {what}")
         time.sleep(0.02)
     return got
+
+
+def start(argv, **how):
+    started.append(subprocess.Popen(argv, start_new_session=True, **how))
+    return started[-1]
 
 
 class Broker:
@@ -41,7 +47,7 @@ class Broker:
 
     def start(self):
         with open(self.folder / "broker.log", "ab") as log:
-            self.popen = subprocess.Popen(["mosquitto", "-c", self.folder / "mosquitto.conf"], stdout=log, stderr=log)
+            self.popen = start(["mosquitto", "-c", self.folder / "mosquitto.conf"], stdout=log, stderr=log)
 
         def up():
             if self.popen.poll() is not None:
@@ -71,19 +77,19 @@ class Side:
             self.run("-keygen", "-dir", name, "-comment", name)
         self.run("-allow", f"{client}/identity.pub", "-dir", server)
         self.err = open(self.folder / "err", "wb")
-        self.bridge = subprocess.Popen(
+        self.bridge = start(
             [HERE / "bridge", server, f"-h 127.0.0.1 -p {broker.port}", SECURECHAT, "-listen", "127.0.0.1:0", "-dir", server],
-            cwd=self.folder, stderr=self.err, start_new_session=True)
+            cwd=self.folder, stdin=subprocess.DEVNULL, stdout=self.err, stderr=self.err)
         address = until("the room", lambda: re.search(r"room open on (\S+) as", (self.folder / "err").read_text()))[1]
         with open(self.folder / "heard", "wb") as out:
-            self.client = subprocess.Popen(
+            self.client = start(
                 [SECURECHAT, "-connect", address, "-dir", client, "-accept-new", "-json", "-stay"],
                 cwd=self.folder, stdin=subprocess.PIPE, stdout=out, stderr=self.err)
         until("the client", lambda: self.heard("welcome"))
         self.said = 0
 
     def run(self, *args):
-        subprocess.run([SECURECHAT, *args], cwd=self.folder, check=True, capture_output=True)
+        subprocess.run([SECURECHAT, *args], cwd=self.folder, check=True, capture_output=True, timeout=PATIENCE)
 
     def heard(self, kind):
         lines = (self.folder / "heard").read_text().split("\n")[:-1]
@@ -107,9 +113,9 @@ class Side:
     def end(self):
         self.client.stdin.close()
         self.client.terminate()
-        self.client.wait()
+        self.client.wait(PATIENCE)
         os.killpg(self.bridge.pid, signal.SIGTERM)
-        self.bridge.wait()
+        self.bridge.wait(PATIENCE)
 
 
 def main():
@@ -133,7 +139,7 @@ def main():
             both(30)
             north.has_all_of(south), south.has_all_of(north)
             # A subscriber that comes back late finds what was said waiting.
-            late = int(subprocess.check_output(["pgrep", "-g", str(north.bridge.pid), "-x", "mosquitto_sub"]))
+            late = int(subprocess.check_output(["pgrep", "-g", str(north.bridge.pid), "-x", "mosquitto_sub"], timeout=PATIENCE))
             os.kill(late, signal.SIGSTOP)
             broker.stop()
             published = broker.published("south")
@@ -165,4 +171,13 @@ def main():
             broker.stop()
 
 
-main()
+# However this ends, nothing it started goes on.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to end"))
+try:
+    main()
+finally:
+    for popen in started:
+        try:
+            os.killpg(popen.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # has ended, with all of its session

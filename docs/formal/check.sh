@@ -1,7 +1,8 @@
 #!/bin/bash
 # check.sh: a row for each claim of README.md and docs/SECURITY.md that a model can speak to, each run with SPASS and
 # compared with what is claimed: "none" (no attack, for any number of sessions and parties), or "ATTACK" (it must be
-# found). Needs apt-get install spass cpp; a minute on two cores. Options of a row: see the top of its model.
+# found). Needs apt-get install spass cpp; a minute on two cores. A row is printed when it is known, in no order.
+# Options of a row: see the top of its model.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -18,7 +19,7 @@ trap 'rm -f "$out"' EXIT
 
 # The whole protocol over the wire is -DWIRE; with RSA sound SPASS does not end on it, so RSA is worthless there (PLAIN),
 # which gives the attacker more. Rows without WIRE hash plaintexts, which binds less than what the protocol hashes.
-xargs -d '\n' -P 2 -I {} bash -c 'row "$1"' row {} <<'TABLE' | sort -k3 >"$out"
+xargs -d '\n' -P 2 -I {} bash -c 'row "$1"' row {} <<'TABLE' | tee "$out"
 ns|ATTACK||the tool: Lowe's attack on Needham-Schroeder is found
 ns|none|-DNSL|the tool: none on Lowe's repair
 securechat2|ATTACK|-DGOAL_RUN|the model: a whole run happens
@@ -91,7 +92,6 @@ classic|none|-DFIX4 -DLEN -DGOAL_CKEY|paper mended: a stage 4 that signs names a
 classic|none|-DFIX4 -DLEN -DGOAL_AGAIN|paper mended: and ends 2
 classic|none|-DFIX4 -DGOAL_NONE4|paper mended: and ends 3
 TABLE
-cat "$out"
 passed=$(grep -c '^ok ' "$out")
 failed=$(grep -vc '^ok ' "$out")
 echo "$passed passed, $failed failed"
