@@ -199,7 +199,7 @@ func BenchmarkPeersSoak(b *testing.B) {
 	}
 	reasons := map[string]int{}
 	for _, m := range regexp.MustCompile(`(?m)^securechat: refused (?:\S+|\S+, \S+): (.*)$`).FindAllStringSubmatch(string(words), -1) {
-		reasons[m[1]]++
+		reasons[regexp.MustCompile(`tcp \S+->\S+: `).ReplaceAllString(m[1], "")]++
 	}
 	for reason, n := range reasons {
 		fmt.Printf("%8d refused: %s\n", n, reason)
