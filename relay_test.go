@@ -41,6 +41,7 @@ func relayMember(b *testing.B, s *server, wg *sync.WaitGroup, n int, listens boo
 	m := &member{name: "anna", base: "anna", suffix: "XXXX", fingerprint: "SHA256:anna", addr: "127.0.0.1:1", conn: there, listens: listens, wake: make(chan struct{}, 1)}
 	binary.BigEndian.PutUint64(m.stream[:], uint64(n))
 	wg.Go(func() { s.attend(m, sess, &joinRequest{stream: m.stream}); there.Close() })
+	conn.SetDeadline(time.Now().Add(patience))
 	welcome, err := readFrame(conn, maxPacket)
 	if err == nil {
 		_, _, err = in.open(welcome)
@@ -48,6 +49,7 @@ func relayMember(b *testing.B, s *server, wg *sync.WaitGroup, n int, listens boo
 	if err != nil {
 		b.Fatal(err)
 	}
+	conn.SetDeadline(time.Time{})
 	return conn, in, out
 }
 
@@ -107,7 +109,6 @@ func benchmarkRelay(b *testing.B, members int64) {
 	defer wg.Wait()
 	var delivered atomic.Int64
 	more, broken := make(chan struct{}, 1), make(chan error, members+1)
-	late := time.After(patience)
 	var sender net.Conn
 	var out *halfConn
 	for n := range members + 1 { // the last is the sender
@@ -117,6 +118,7 @@ func benchmarkRelay(b *testing.B, members int64) {
 		wg.Go(func() { broken <- relayHear(conn, in, func(n int) { delivered.Add(int64(n)); poke(more) }) })
 	}
 
+	late := time.After(patience) // from now on: to bring a thousand in takes seconds
 	var said int64
 	line, packets := bytes.Repeat([]byte("x"), 100), []byte(nil)
 	message := make([]byte, 0, maxMsg)
