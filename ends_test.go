@@ -200,3 +200,33 @@ func TestKeepalive(t *testing.T) {
 		<-j.over
 	})
 }
+
+// TestSilentClient: a client to whom nothing was written for pingInterval gets a ping, to the second, and while there is nothing
+// to write to it no writer of it runs.
+func TestSilentClient(t *testing.T) {
+	s, c, _ := quietServer(t)
+	synctest.Test(t, func(t *testing.T) {
+		j := joinOver(t, s, c, true)
+		begin := time.Now()
+		time.AfterFunc(pingInterval+10*time.Second, func() { enter(t, s.room, "cleo", "key c", 9) })
+		for _, want := range []struct {
+			kind byte
+			at   time.Duration
+		}{{kindPing, pingInterval}, {kindText, pingInterval + 10*time.Second}, {kindPing, 2*pingInterval + 10*time.Second}} {
+			kind, _, err := j.sess.read()
+			if at := time.Since(begin); kind != want.kind || at != want.at || err != nil {
+				t.Errorf("kind %d came after %v, %v; want kind %d after %v", kind, at, err, want.kind, want.at)
+			}
+			synctest.Wait()
+			s.room.mu.Lock()
+			for m := range s.room.members {
+				if m.writing {
+					t.Errorf("after %v a writer of %s waits", want.at, m.name)
+				}
+			}
+			s.room.mu.Unlock()
+		}
+		j.conn.Close()
+		<-j.over
+	})
+}

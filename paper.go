@@ -755,6 +755,16 @@ func (p *paperLink) read() (kind byte, payload []byte, err error) {
 
 func (p *paperLink) buffered() bool { return false }
 
+func (p *paperLink) wait() error {
+	_, err := p.in.Peek(1)
+	if err == io.EOF {
+		err = errTruncated
+	}
+	return err
+}
+
+func (p *paperLink) idle() bool { return p.in.Buffered() == 0 }
+
 // expect bounds only the wait at the end: until then the paper's session may be silent for as long as it likes, and TCP's
 // keep-alive finds the dead.
 func (p *paperLink) expect(within time.Duration) {

@@ -639,6 +639,7 @@ type chatRow struct {
 type chatter struct {
 	conn net.Conn
 	send func(lines [][]byte) error               // of one goroutine
+	ping func() error                             // in place of send; nil where nobody asks for it
 	hear func(each func(line []byte)) (err error) // until the connection ends
 }
 
@@ -787,7 +788,16 @@ func joinRoom(addr string, me *party, listens bool) (*chatter, error) {
 			return err
 		}
 		return l.write(buf)
-	}, hear: func(each func([]byte)) error { return hearRoom(l, each) }}, nil
+	}, ping: func() error { return pingRoom(l) }, hear: func(each func([]byte)) error { return hearRoom(l, each) }}, nil
+}
+
+// pingRoom says that l's client is alive.
+func pingRoom(l *session) error {
+	buf, err := l.append(nil, kindPing, nil)
+	if err != nil {
+		return err
+	}
+	return l.write(buf)
 }
 
 // hearRoom takes what is said until the connection ends.
@@ -1084,40 +1094,76 @@ func BenchmarkPeersHandshake(b *testing.B) {
 	scale.report("eight at a time / one at a time", "%.2f", "securechat", target{"", 1.8, 0})
 }
 
-// BenchmarkPeersMemory is what idle, authenticated clients cost a server; BenchmarkPeersScaling has more of them.
+// BenchmarkPeersMemory is what idle, authenticated clients cost a server. All hear who comes, and ping as ours does.
 func BenchmarkPeersMemory(b *testing.B) {
 	if firstTry(b) {
 		return
 	}
 	a := newLists(b)
-	const n = 1000
-	var idle, each figures
-	for range b.N {
-		for _, row := range a.rooms() {
-			server, port, _ := a.serve(row.server)
-			c, err := row.join("127.0.0.1:"+port, true) // what the first client costs is no client's
-			if err != nil {
-				b.Fatal(err)
-			}
-			before := a.resident(server)
-			all := a.crowd(row, "127.0.0.1:"+port, n)
-			var heard sync.WaitGroup
-			for _, c := range all {
-				heard.Go(func() { c.hear(func([]byte) {}) })
-			}
-			<-time.After(6 * time.Second)
-			idle.add(row.name, before/1e6)
-			each.add(row.name, (a.resident(server)-before)/float64(n)/1024)
-			c.conn.Close()
-			for _, c := range all {
-				c.conn.Close()
-			}
-			heard.Wait()
-			server.stop()
-		}
+	limit := syscall.Rlimit{Cur: 1 << 20, Max: 1 << 20}
+	if syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit) != nil {
+		syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit)
 	}
-	idle.report("memory of a server with one client, MB", "%.1f", "securechat", target{"", 0, 9})
-	each.report(fmt.Sprintf("memory for each of %d idle clients, KiB", n), "%.1f", "securechat", target{"", 0, 12})
+	for _, n := range []int{1000, 10000} {
+		if uint64(n)+100 > limit.Cur {
+			fmt.Printf("%d clients need a higher limit of open files than %d\n", n, limit.Cur)
+			continue
+		}
+		var idle, each figures
+		for range b.N {
+			for _, row := range a.rooms() {
+				if n > 1000 && row.name != "securechat" {
+					continue
+				}
+				server, port, _ := a.serve(row.server)
+				c, err := row.join("127.0.0.1:"+port, true) // what the first client costs is no client's
+				if err != nil {
+					b.Fatal(err)
+				}
+				before := a.resident(server)
+				done := make(chan struct{})
+				var wg sync.WaitGroup
+				attends := row
+				attends.join = func(addr string, listens bool) (*chatter, error) {
+					c, err := row.join(addr, listens)
+					if err != nil {
+						return nil, err
+					}
+					wg.Go(func() {
+						err := c.hear(func([]byte) {})
+						select {
+						case <-done:
+						default:
+							b.Errorf("%s: a client was lost: %v", row.name, err)
+						}
+					})
+					wg.Go(func() {
+						for c.ping != nil && c.ping() == nil {
+							select {
+							case <-done:
+								return
+							case <-time.After(pingInterval):
+							}
+						}
+					})
+					return c, nil
+				}
+				all := a.crowd(attends, "127.0.0.1:"+port, n)
+				<-time.After(6 * time.Second)
+				idle.add(row.name, before/1e6)
+				each.add(row.name, (a.resident(server)-before)/float64(n)/1024)
+				close(done)
+				c.conn.Close()
+				for _, c := range all {
+					c.conn.Close()
+				}
+				wg.Wait()
+				server.stop()
+			}
+		}
+		idle.report("memory of a server with one client, MB", "%.1f", "securechat", target{"", 0, 9})
+		each.report(fmt.Sprintf("memory for each of %d idle clients, KiB", n), "%.1f", "securechat", target{"", 0, 12})
+	}
 }
 
 // BenchmarkPeersStartup is the time from a start, with keys there, to listening; and sizes.

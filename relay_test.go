@@ -38,9 +38,14 @@ func relayMember(b *testing.B, s *server, wg *sync.WaitGroup, n int, listens boo
 	if err1 != nil || err2 != nil || err3 != nil {
 		b.Fatal(err1, err2, err3)
 	}
-	m := &member{name: "anna", base: "anna", suffix: "XXXX", fingerprint: "SHA256:anna", addr: "127.0.0.1:1", conn: there, listens: listens, wake: make(chan struct{}, 1)}
+	m := &member{name: "anna", base: "anna", suffix: "XXXX", fingerprint: "SHA256:anna", addr: "127.0.0.1:1", conn: there, listens: listens}
 	binary.BigEndian.PutUint64(m.stream[:], uint64(n))
-	wg.Go(func() { s.attend(m, sess, &joinRequest{stream: m.stream}); there.Close() })
+	wg.Go(func() {
+		if s.enter(m, sess, joinRequest{stream: m.stream}) {
+			s.attend(m, sess)
+		}
+		there.Close()
+	})
 	conn.SetDeadline(time.Now().Add(patience))
 	welcome, err := readFrame(conn, maxPacket)
 	if err == nil {

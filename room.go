@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -49,6 +50,9 @@ type room struct {
 	pending []*stream            // that have lines in the log, and not yet on disk (-sync)
 	flush   chan struct{}        // of capacity 1, wakes flushing; nil without -sync
 	closing bool
+
+	ready    []*member // whose writers start is to start
+	starting bool      // it runs
 }
 
 type roomItem struct {
@@ -68,9 +72,20 @@ type member struct {
 	digest                  []byte // SHA-512 of the session key
 	log                     logPerson
 	conn                    net.Conn      // closed to end it; nil for the console
-	wake                    chan struct{} // of capacity 1: something is there to take
+	wake                    chan struct{} // the console's, of capacity 1: something is there to take
+
+	// A client's writer runs only while there is something to write; poke starts it.
+	write    func()         // it; nil for the console
+	writer   sync.WaitGroup // of the one that runs
+	writeErr error          // what ended it for good
+	silence  *time.Timer    // fires pingInterval after the last write
 
 	// Under room.mu.
+	writing bool   // the writer runs, or has ended for good
+	silent  bool   // silence has fired
+	acked   uint64 // the last of its lines that is acknowledged to it
+	readErr error  // what ended reading it; nil while that goes on
+
 	present  uint64   // the last item before it came
 	person   bool     // somebody at a terminal
 	spoke    bool     // it has said something on this connection
@@ -127,7 +142,8 @@ func (r *room) join(m *member, req joinRequest) (welcome, error) {
 	m.present, m.person = m.next-1, req.flags&joinPerson != 0
 	gap := r.rewindLocked(m, req)
 	r.members[m] = struct{}{}
-	w := welcome{epoch: r.epoch, seq: m.next - 1, present: m.present, recorded: m.recorded.durable, name: m.name}
+	m.acked = m.recorded.durable
+	w := welcome{epoch: r.epoch, seq: m.next - 1, present: m.present, recorded: m.acked, name: m.name}
 	if gap {
 		w.flags |= welcomeGap
 	}
@@ -320,7 +336,9 @@ func (r *room) flushing() {
 			} else if err != nil && slices.Contains(waiting, m.recorded) {
 				m.tell(itemUndelivered, "the log has lost the last you said, though the room has heard it; say it again")
 			}
-			m.poke()
+			if m.recorded.durable > m.acked {
+				m.poke()
+			}
 		}
 		r.mu.Unlock()
 	}
@@ -368,7 +386,7 @@ func (r *room) leftLocked(m *member) {
 	r.left[m.fingerprint] = m.next - 1
 }
 
-// endLocked tells m's writer to say goodbye and end. A writer that is stuck is freed by its write's deadline.
+// endLocked has m's writer say goodbye. A writer that is stuck is freed by its write's deadline.
 func (r *room) endLocked(m *member, reason string) {
 	if m.ending == "" {
 		m.ending = reason
@@ -530,30 +548,123 @@ const roomItemSize = 56 // of a roomItem itself
 
 var slowConsumer = fmt.Sprintf("slow consumer: it left more than %d MiB unread", roomBytes>>20)
 
-// wakeLocked wakes all writers, and drops the slow consumers that the queue's tail has passed.
+// wakeLocked wakes the writers of all who listen, and drops the slow consumers that the queue's tail has passed.
 func (r *room) wakeLocked() {
 	for m := range r.members {
-		if m.listens && m.next < r.first && m.conn != nil && m.ending == "" {
+		if !m.listens {
+			continue
+		}
+		if m.next < r.first && m.conn != nil && m.ending == "" {
 			m.ending = slowConsumer
 			m.conn.Close()
 		}
+		if m.write == nil {
+			m.poke()
+		} else if !m.writing {
+			m.writing = true
+			m.writer.Add(1)
+			r.ready = append(r.ready, m)
+		}
+	}
+	if len(r.ready) > 0 && !r.starting {
+		r.starting = true
+		go r.start()
+	}
+}
+
+// start starts the writers of all who are ready: some, and once these had their turn, more. By then most have ended, and leave
+// their goroutines and stacks to the next; as many as there are members, all at once, would cost memory that nobody gives back.
+// A writer that waits for its client holds up nobody.
+func (r *room) start() {
+	var some [32]*member
+	for {
+		r.mu.Lock()
+		n := copy(some[:], r.ready)
+		clear(r.ready[:n])
+		r.ready = r.ready[n:]
+		r.starting = n > 0
+		r.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		for _, m := range some[:n] {
+			go m.write()
+		}
+		runtime.Gosched()
+	}
+}
+
+// poke sees to it that somebody takes what there is for m, under room.mu.
+func (m *member) poke() {
+	if m.write == nil {
+		poke(m.wake)
+	} else if !m.writing {
+		m.writing = true
+		m.writer.Add(1)
+		go m.write()
+	}
+}
+
+// delivery is what a writer is to send, in this order; goodbye is the last there is.
+type delivery struct {
+	acked   uint64   // the number up to which m's lines are recorded, where that is news; else 0
+	items   [][]byte // encoded
+	ping    bool     // where there is nothing else
+	goodbye bool
+	reason  string // of goodbye, where it has one
+	slow    bool   // m's place is gone: there is nothing more to send it
+}
+
+// next is take for m's writer. It returns false where there is nothing to do: the writer is to end at once, for by then the
+// next poke may have started another.
+func (r *room) next(m *member, into [][]byte) (d delivery, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	items, acked, missed, ending := r.takeLocked(m, into)
+	left := errors.Is(m.readErr, errLeft)
+	if left {
+		items = items[:0] // it does not listen any more
+	}
+	d = delivery{items: items, goodbye: len(items) == 0 && (left || ending != ""), reason: ending, slow: missed > 0}
+	if acked > m.acked {
+		d.acked, m.acked = acked, acked
+	}
+	d.ping, m.silent = m.silent && len(items) == 0 && d.acked == 0 && !d.goodbye, false
+	ok = (m.readErr == nil || left) && (len(items) > 0 || d.acked > 0 || d.ping || d.goodbye || d.slow)
+	m.writing = ok || m.readErr != nil
+	return d, ok
+}
+
+// hush has m pinged: nothing was written to it for pingInterval.
+func (r *room) hush(m *member) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m.silent = true
+	m.poke()
+}
+
+// readOver says that err ended reading m. Who left gets the last acknowledgement and goodbye, any other nothing more. No
+// writer is started after it returns.
+func (r *room) readOver(m *member, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m.readErr = err
+	if errors.Is(err, errLeft) {
 		m.poke()
 	}
+	m.writing = true
 }
 
-func (m *member) poke() {
-	select {
-	case m.wake <- struct{}{}:
-	default:
-	}
-}
-
-// take returns what m's writer is to send: items from m's place on, at most takeBytes of them unless one is longer, and
+// take returns what there is for m: items from m's place on, at most takeBytes of them unless one is longer, and
 // the number up to which m's lines are recorded. missed counts items that were gone before m took them (the console's lot;
 // a client is dropped). ending is the reason to leave, once nothing is left to take.
 func (r *room) take(m *member, into [][]byte) (items [][]byte, acked, missed uint64, ending string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	return r.takeLocked(m, into)
+}
+
+func (r *room) takeLocked(m *member, into [][]byte) (items [][]byte, acked, missed uint64, ending string) {
 	into = append(into, m.notices...)
 	m.notices = nil
 	if m.next < r.first {

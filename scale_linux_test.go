@@ -234,7 +234,7 @@ func (k *keepAlive) run(done chan struct{}) {
 		links := k.links // only ever longer
 		k.mu.Unlock()
 		for _, l := range links {
-			_ = writePing(l) // whoever is gone is missed where it counts
+			_ = pingRoom(l) // whoever is gone is missed where it counts
 		}
 	}
 }

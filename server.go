@@ -1,7 +1,7 @@
 package main
 
-// The server: it accepts, runs the handshake, and gives every client one goroutine that reads and one that writes. Nothing
-// that one client does, or leaves undone, holds up another.
+// The server: it accepts, runs the handshake, and gives every client one goroutine that waits for it and, while there is
+// something to read or to write, one for each of these. Nothing that one client does, or leaves undone, holds up another.
 
 import (
 	"context"
@@ -64,8 +64,8 @@ func (s *server) serve(ctx context.Context, listeners []net.Listener) error {
 	places := make(chan struct{}, s.places)
 	conns := &connSet{open: map[net.Conn]struct{}{}}
 	failed := make(chan error, len(listeners))
-	// Handshakes leave garbage and deep stacks behind them, and where clients sit idle nothing else would give them back:
-	// one pass drops the garbage, each halves the stacks.
+	// Handshakes leave garbage behind them, and where clients sit idle nothing else would give it back. The second pass frees
+	// what pools held.
 	tidy := time.AfterFunc(tidyPause, func() { runtime.GC(); debug.FreeOSMemory() })
 	defer tidy.Stop()
 	for _, l := range listeners {
@@ -218,37 +218,43 @@ func (c *connSet) closeAll() {
 }
 
 // handle runs one connection from accept to end. settled is called once, when the handshake is over, however it went, and
-// says whether there is a place in the room, which release gives back. What waits with an idle client, here and in write, has
-// small frames: under 1200 bytes together, the garbage collector brings their stack down to 4 KiB.
+// says whether there is a place in the room, which release gives back. Whoever waits with an idle client, from here down to
+// link.wait, does nothing else, and has small frames: under 1100 bytes together, a stack of 2 KiB holds them.
 func (s *server) handle(conn net.Conn, settled func() bool, release func()) {
-	m, l, req, place := s.receive(conn, settled)
-	if place {
-		defer release()
-	}
+	var m *member
+	var l link
+	var place bool
+	apart(func() { m, l, place = s.receive(conn, settled) })
 	switch {
 	case m == nil:
 		conn.Close()
 	case s.raw != nil:
 		s.carry(m, l)
 	default:
-		s.attend(m, l, req)
+		s.attend(m, l)
+	}
+	if place {
+		release()
 	}
 }
 
-// receive runs the handshake of a connection. It returns nil for m where the connection came to nothing, which is told.
-func (s *server) receive(conn net.Conn, settled func() bool) (_ *member, l link, req *joinRequest, place bool) {
+// apart runs f on a goroutine of its own, so that the deep stack it needs goes with it.
+func apart(f func()) {
+	done := make(chan struct{})
+	go func() {
+		f()
+		close(done)
+	}()
+	<-done
+}
+
+// receive runs the handshake of a connection and makes its client a member of the room, if there is a room. It returns nil for
+// m where the connection came to nothing, which is told.
+func (s *server) receive(conn net.Conn, settled func() bool) (_ *member, l link, place bool) {
 	addr := conn.RemoteAddr().String()
 	conn.SetDeadline(time.Now().Add(s.gate.patience()))
-	m := &member{addr: addr, conn: conn, wake: make(chan struct{}, 1)}
-	req = new(joinRequest)
-	// The handshake has a goroutine of its own, so that its deep stack goes with it.
-	greeted := make(chan error)
-	go func() {
-		var err error
-		l, *req, err = s.greet(conn, m)
-		greeted <- err
-	}()
-	err := <-greeted
+	m := &member{addr: addr, conn: conn}
+	l, req, err := s.greet(conn, m)
 	if err == nil {
 		s.gate.forgive(remoteIP(conn.RemoteAddr()))
 	} else {
@@ -261,46 +267,39 @@ func (s *server) receive(conn net.Conn, settled func() bool) (_ *member, l link,
 		return
 	}
 	if err == nil {
-		err = s.suits(l, *req)
+		err = s.suits(l, req)
 	}
 	if err != nil {
 		s.refused(addr, m, err)
-		return nil, nil, nil, place
+		return nil, nil, place
 	}
-	return m, l, req, place
+	if s.raw == nil && !s.enter(m, l, req) {
+		return nil, nil, place
+	}
+	return m, l, place
 }
 
-// attend serves a member until its connection ends.
-func (s *server) attend(m *member, l link, req *joinRequest) {
-	defer l.wipe()
-	hello, acked, entered := s.enter(m, l, req)
-	if !entered {
-		m.conn.Close()
-		return
-	}
-	reading := make(chan error, 1)
-	go func() {
-		err := s.read(m, l)
+// attend serves a member until its connection ends: it reads, and the room starts the writer.
+func (s *server) attend(m *member, l link) {
+	err := s.read(m, l)
+	apart(func() {
 		if !errors.Is(err, errLeft) {
 			m.conn.Close() // frees a writer that waits for the other side
 		}
-		reading <- err
-	}()
-	writeErr := s.write(m, l, hello, acked, reading)
-	if writeErr != nil {
-		m.conn.Close()
-	}
-	// The other side has said goodbye, or has this long to answer ours, whatever else it sends.
-	goodbye := time.AfterFunc(goodbyeTimeout, func() { m.conn.Close() })
-	readErr := <-reading
-	goodbye.Stop()
-	s.room.leave(m, leaveReason(readErr, writeErr))
+		s.room.readOver(m, err)
+		m.writer.Wait()
+		m.silence.Stop()
+		s.room.leave(m, leaveReason(err, m.writeErr))
+		l.wipe()
+	})
 }
 
-// enter makes m a member of the room and returns its welcome, ready to be written, and what of its lines that acknowledges;
-// entered is false where there is no entering, which is told. A welcome may be empty, as the paper's protocol has none.
-func (s *server) enter(m *member, l link, req *joinRequest) (hello []byte, acked uint64, entered bool) {
-	w, err := s.room.join(m, *req)
+// enter makes m a member of the room, sends its welcome and starts its writer; false means that it came to nothing, which is
+// told. A welcome may be empty, as the paper's protocol has none.
+func (s *server) enter(m *member, l link, req joinRequest) bool {
+	m.write = func() { s.write(m, l) }
+	m.writing = true // none is to be started before the welcome is written
+	w, err := s.room.join(m, req)
 	if err != nil {
 		why := err.Error()
 		if errors.Is(err, errLog) {
@@ -308,15 +307,24 @@ func (s *server) enter(m *member, l link, req *joinRequest) (hello []byte, acked
 		}
 		s.refused(m.addr, m, err)
 		sendAway(m.conn, l, why)
-		return nil, 0, false
+		return false
 	}
 	w.server = s.name
-	if hello, err = l.append(nil, kindJoin, w.encode()); err != nil {
-		s.room.leave(m, err.Error())
-		return nil, 0, false
-	}
 	m.conn.SetDeadline(time.Time{})
-	return hello, w.recorded, true
+	l.expect(peerTimeout)
+	hello, err := l.append(nil, kindJoin, w.encode())
+	if err == nil {
+		err = l.write(hello)
+	}
+	if err != nil {
+		s.room.leave(m, leaveReason(nil, err))
+		l.wipe()
+		return false
+	}
+	m.silence = time.AfterFunc(pingInterval, func() { s.room.hush(m) })
+	m.writer.Add(1)
+	go m.write()
+	return true
 }
 
 // roomFull is why a client is sent away that finds no place.
@@ -469,39 +477,61 @@ func (s *server) refused(addr string, m *member, err error) {
 	s.console.note("refused %s: %v%s", addr, err, hint)
 }
 
-// read takes a client's messages until the connection ends; errLeft is the good end.
+// read takes a client's messages until the connection ends; errLeft is the good end. It only waits, and leaves the rest to
+// goroutines that end, because its stack is most of what an idle client costs.
 func (s *server) read(m *member, l link) error {
-	var texts [][]byte
 	for {
-		if !l.buffered() {
-			l.expect(peerTimeout)
+		err := l.wait()
+		if err == nil {
+			apart(func() { err = s.readSome(m, l) })
 		}
-		kind, payload, err := l.read()
 		if err != nil {
 			return err
 		}
-		switch kind {
-		case kindText:
-			said, err := parseLines(payload, texts[:0])
-			if err != nil {
-				return err
-			}
-			texts = said.texts
-			if err := s.record(m, said); err != nil {
-				return err
-			}
-		case kindWho:
-			s.room.who(m)
-		case kindPing:
-		case kindClose:
-			if string(payload) != closeText {
-				return errMalformed
-			}
-			return errLeft
-		default:
-			return errMalformed
+	}
+}
+
+// readSome takes messages while something of one is here.
+func (s *server) readSome(m *member, l link) error {
+	for !l.idle() {
+		kind, payload, err := l.read()
+		if err == nil {
+			err = s.hear(m, kind, payload)
+		}
+		if err != nil {
+			return err
+		}
+		if !l.buffered() {
+			l.expect(peerTimeout)
 		}
 	}
+	return nil
+}
+
+// hear takes one message of a client.
+func (s *server) hear(m *member, kind byte, payload []byte) error {
+	switch kind {
+	case kindText:
+		x := scratches.Get().(*scratch)
+		defer x.done()
+		said, err := parseLines(payload, x.items[:0])
+		if err != nil {
+			return err
+		}
+		x.items = said.texts
+		return s.record(m, said)
+	case kindWho:
+		s.room.who(m)
+	case kindPing:
+	case kindClose:
+		if string(payload) != closeText {
+			return errMalformed
+		}
+		return errLeft
+	default:
+		return errMalformed
+	}
+	return nil
 }
 
 // record hands lines to the room, and does so again for a while where the log cannot be written: their client waits.
@@ -518,50 +548,29 @@ func (s *server) record(m *member, said lines) error {
 	return err
 }
 
-// write sends m its welcome, and what the room has for it until reading ends or the room lets it go; then it says
-// secure-close.
-func (s *server) write(m *member, l link, hello []byte, acked uint64, reading chan error) error {
-	if err := l.write(hello); err != nil {
-		return err
-	}
-	left := false
-	ping := time.NewTimer(pingInterval)
-	defer ping.Stop()
+// write is m's writer: it sends what the room has for m until that is nothing, then it ends. After goodbye, or an error, it
+// has ended for good.
+func (s *server) write(m *member, l link) {
+	defer m.writer.Done()
 	for {
-		sent, ended, err := s.writeOnce(m, l, &acked, left)
-		if err != nil || ended {
-			return err
+		goodbye, more, err := s.writeNext(m, l)
+		switch {
+		case err != nil:
+			m.writeErr = err
+			m.conn.Close()
+			return
+		case goodbye:
+			// The other side has said goodbye, or has this long to answer ours, whatever else it sends.
+			time.AfterFunc(goodbyeTimeout, func() { m.conn.Close() })
+			return
+		case !more:
+			return
 		}
-		if sent {
-			ping.Reset(pingInterval)
-			continue
-		}
-		select {
-		case <-m.wake:
-		case err := <-reading:
-			reading <- err
-			if !errors.Is(err, errLeft) {
-				return nil
-			}
-			left = true // what the log has by now is acknowledged before goodbye
-		case <-ping.C:
-			if err := writePing(l); err != nil {
-				return err
-			}
-			ping.Reset(pingInterval)
-		}
+		m.silence.Reset(pingInterval)
 	}
 }
 
-func writePing(l link) error {
-	buf, err := l.append(nil, kindPing, nil)
-	if err != nil {
-		return err
-	}
-	return l.write(buf)
-}
-
-// scratch is what a writer needs while it has something to send, and borrows then alone: most clients are silent.
+// scratch is what lines and items are gathered in, borrowed while there are some: most clients are silent.
 type scratch struct {
 	items [][]byte
 	buf   []byte
@@ -569,44 +578,46 @@ type scratch struct {
 
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
 
-// writeOnce sends what there is for m; ended says that this was goodbye.
-func (s *server) writeOnce(m *member, l link, acked *uint64, left bool) (sent, ended bool, err error) {
-	x := scratches.Get().(*scratch)
-	defer func() {
-		clear(x.items) // the room's items are not to be held from here
-		if cap(x.buf) <= 4*takeBytes {
-			scratches.Put(x)
-		}
-	}()
-	items, ack, missed, ending := s.room.take(m, x.items[:0])
-	x.items = items
-	if missed > 0 {
-		return false, false, errSlow
+func (x *scratch) done() {
+	clear(x.items) // they are not to be held from here
+	if cap(x.buf) <= 4*takeBytes {
+		scratches.Put(x)
 	}
-	if left {
-		items = items[:0] // it does not listen any more
+}
+
+// writeNext sends what there is for m; more is false where that was nothing, and goodbye says that it was the last.
+func (s *server) writeNext(m *member, l link) (goodbye, more bool, err error) {
+	x := scratches.Get().(*scratch)
+	defer x.done()
+	d, more := s.room.next(m, x.items[:0])
+	x.items = d.items
+	if !more {
+		return false, false, nil
+	}
+	if d.slow {
+		return false, true, errSlow
 	}
 	buf := x.buf[:0]
-	if ack > *acked {
-		*acked = ack
-		if buf, err = l.append(buf, kindAck, binary.BigEndian.AppendUint64(nil, ack)); err != nil {
-			return false, false, err
+	if d.acked > 0 {
+		if buf, err = l.append(buf, kindAck, binary.BigEndian.AppendUint64(nil, d.acked)); err != nil {
+			return false, true, err
 		}
 	}
-	if buf, err = l.appendItems(buf, items); err != nil {
-		return false, false, err
+	if buf, err = l.appendItems(buf, d.items); err != nil {
+		return false, true, err
 	}
-	if len(items) == 0 && (left || ending != "") {
-		ended = true
-		if buf, err = appendGoodbye(buf, l, ending); err != nil {
-			return false, false, err
+	if d.ping {
+		if buf, err = l.append(buf, kindPing, nil); err != nil {
+			return false, true, err
+		}
+	}
+	if d.goodbye {
+		if buf, err = appendGoodbye(buf, l, d.reason); err != nil {
+			return false, true, err
 		}
 	}
 	x.buf = buf
-	if len(buf) == 0 {
-		return false, ended, nil
-	}
-	return true, ended, l.write(buf)
+	return d.goodbye, true, l.write(buf)
 }
 
 // operator makes the server's own console a member of the room.

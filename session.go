@@ -47,7 +47,7 @@ var (
 	errMalformed = errors.New("a message of the wrong form")
 )
 
-// link carries messages over one authenticated connection, whichever the protocol. One goroutine may read and one may
+// link carries messages over one authenticated connection, whichever the protocol. One goroutine at a time may read, and one
 // append and write.
 type link interface {
 	// append makes a message of at most maxMessage bytes of payload ready behind buf, for write.
@@ -58,13 +58,17 @@ type link interface {
 	write(buf []byte) error
 	// read returns the next message; its payload is good until the next call.
 	read() (kind byte, payload []byte, err error)
+	// wait returns once something of the next message is here. It needs far less stack than read, for who waits long.
+	wait() error
+	// idle says that nothing of a further message is here yet.
+	idle() bool
 	// buffered says whether a further message is here already, whole.
 	buffered() bool
 	// expect bounds the wait of the reads to come.
 	expect(within time.Duration)
 	// unconfirmed counts lines that the protocol holds for sent and that may be lost with the connection.
 	unconfirmed() int
-	// wipe forgets the keys; both goroutines have ended.
+	// wipe forgets the keys; nobody reads or writes any more.
 	wipe()
 }
 
@@ -73,7 +77,8 @@ type session struct {
 	conn    net.Conn
 	in, out *halfConn
 	patient bool              // a write may take as long as the other side's reader likes (-raw)
-	head    [frameHeader]byte // all that is held to read into while nothing comes
+	head    [frameHeader]byte // all that is held to read into while nothing comes,
+	begun   int               // and how much of it is read, before it goes into buf
 	buf     []byte            // of buffers, while something does
 	buffers *sync.Pool
 	r, w    int    // buf[r:w] is read from conn and not used up
@@ -109,21 +114,11 @@ var (
 func (s *session) need(n int) error {
 	for s.w-s.r < n {
 		if s.r == s.w {
-			if s.buf != nil {
-				b := s.buf
-				s.buf = nil
-				s.buffers.Put(&b)
-			}
-			s.r, s.w = 0, 0
-			k, err := s.conn.Read(s.head[:])
-			if k == 0 && err == nil {
-				continue // an empty write, which a pipe passes on
-			}
-			if k == 0 {
+			if err := s.wait(); err != nil {
 				return err
 			}
 			s.buf = *s.buffers.Get().(*[]byte)
-			s.w = copy(s.buf, s.head[:k])
+			s.r, s.w, s.begun = 0, copy(s.buf, s.head[:s.begun]), 0
 			continue
 		}
 		if len(s.buf)-s.r < n {
@@ -138,6 +133,28 @@ func (s *session) need(n int) error {
 	}
 	return nil
 }
+
+func (s *session) wait() error {
+	if !s.idle() {
+		return nil
+	}
+	if s.buf != nil {
+		b := s.buf
+		s.buf = nil
+		s.buffers.Put(&b)
+	}
+	s.r, s.w, s.used = 0, 0, 0
+	for s.begun == 0 { // a pipe passes on empty writes
+		k, err := s.conn.Read(s.head[:])
+		if k == 0 && err != nil {
+			return truncated(err)
+		}
+		s.begun = k
+	}
+	return nil
+}
+
+func (s *session) idle() bool { return s.r+s.used == s.w && s.begun == 0 }
 
 func (s *session) wipe() {
 	s.in.wipe()
