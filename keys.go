@@ -310,12 +310,11 @@ func (o *keyOptions) loadEncryption(path string) (*rsa.PrivateKey, error) {
 		if err != nil {
 			return nil, fmt.Errorf("make an encryption key: %w", err)
 		}
-		der, err := x509.MarshalPKCS8PrivateKey(key)
+		block, err := ssh.MarshalPrivateKey(key, "")
 		if err != nil {
 			return nil, fmt.Errorf("make an encryption key: %w", err)
 		}
-		data := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-		if err := o.makeFile(path, data, func() { o.notify("made an encryption key: %s", path) }); err != nil {
+		if err := o.makeFile(path, pem.EncodeToMemory(block), func() { o.notify("made an encryption key: %s", path) }); err != nil {
 			return nil, err
 		}
 	}

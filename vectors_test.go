@@ -1029,8 +1029,8 @@ func (m *vectorMaker) packets() {
 			h := half()
 			return appendVector(nil, sealPlain(h, plain))
 		}
-		filled := func(n, msgLen int) []byte {
-			return append(binary.BigEndian.AppendUint32(nil, uint32(msgLen)), make([]byte, n-4)...)
+		filled := func(n int, msgLen uint32) []byte {
+			return append(binary.BigEndian.AppendUint32(nil, msgLen), make([]byte, n-4)...)
 		}
 		put("msg_len 0", "msg_len is 0", bad, form(filled(16, 0)...))
 		put("msg_len over", "msg_len is more than there is", bad, form(filled(16, 13)...))
