@@ -482,9 +482,13 @@ func listen(ctx context.Context, o *options, s *server) (err error) {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	go s.reload(ctx, hangup, cancel)
-	defer context.AfterFunc(ctx, func() { s.tellManager("STOPPING=1") })()
+	told := make(chan struct{})
+	unless := context.AfterFunc(ctx, func() { s.tellManager("STOPPING=1"); close(told) })
 	s.tellManager("READY=1")
 	err = s.serve(ctx, listeners)
+	if !unless() {
+		<-told // an empty room may be closed sooner
+	}
 	log.record(func(b []byte) []byte { return appendRecord(b, time.Now(), eventStop, self, "reason", "") }, nil)
 	return err
 }
