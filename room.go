@@ -24,6 +24,7 @@ import (
 
 const (
 	roomBytes      = 8 << 20  // of encoded items that the room holds for members that lag
+	slabBytes      = 16 << 10 // that items are encoded in
 	takeBytes      = 64 << 10 // of items that a member's writer takes at a time
 	maxStreams     = 256      // of one identity that are remembered
 	maxNotices     = 16       // that wait for one member
@@ -40,7 +41,8 @@ type room struct {
 	mu      sync.Mutex
 	items   []roomItem // items[i] has the number first+i
 	first   uint64
-	bytes   int // of items
+	bytes   int    // of items
+	slab    []byte // free, for the next of them
 	members map[*member]struct{}
 	streams map[string][]*stream // by fingerprint, the latest used last
 	history int                  // items at most that a client gets of what it missed (-history)
@@ -469,7 +471,7 @@ func (r *room) publishLocked(m *member, l lines) error {
 	for _, text := range l.texts {
 		size += len(text) + len(name) + itemOverhead
 	}
-	enc := make([]byte, 0, size*len(targets)) // of all of them at once
+	enc := r.spaceLocked(size * len(targets)) // of all of them at once
 	for _, text := range l.texts {
 		for _, to := range targets {
 			enc = r.addLocked(enc, item{time: now, what: l.what, name: name, text: text}, m.recorded, to)
@@ -540,6 +542,20 @@ func (r *room) addLocked(buf []byte, it item, from, to *stream) []byte {
 		r.first++
 	}
 	return buf
+}
+
+// spaceLocked returns an empty slice that n bytes can be appended to. Slabs cost the collector less than many small pieces; of
+// one at most a quarter goes unused, and it is gone with the last item in it.
+func (r *room) spaceLocked(n int) []byte {
+	if n > slabBytes/4 {
+		return make([]byte, 0, n)
+	}
+	if n > len(r.slab) {
+		r.slab = make([]byte, slabBytes)
+	}
+	space := r.slab[:0:n]
+	r.slab = r.slab[n:]
+	return space
 }
 
 const itemOverhead = 3 + 8 + 8 + 1 + 1 // of an encoded item, beside name and text

@@ -572,8 +572,9 @@ func (s *server) write(m *member, l link) {
 
 // scratch is what lines and items are gathered in, borrowed while there are some: most clients are silent.
 type scratch struct {
-	items [][]byte
-	buf   []byte
+	items  [][]byte
+	buf    []byte
+	number [8]byte
 }
 
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
@@ -599,7 +600,8 @@ func (s *server) writeNext(m *member, l link) (goodbye, more bool, err error) {
 	}
 	buf := x.buf[:0]
 	if d.acked > 0 {
-		if buf, err = l.append(buf, kindAck, binary.BigEndian.AppendUint64(nil, d.acked)); err != nil {
+		binary.BigEndian.PutUint64(x.number[:], d.acked)
+		if buf, err = l.append(buf, kindAck, x.number[:]); err != nil {
 			return false, true, err
 		}
 	}
