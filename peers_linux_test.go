@@ -345,21 +345,25 @@ func (r *running) stop() {
 
 func (r *running) kill() { syscall.Kill(-r.cmd.Process.Pid, syscall.SIGKILL) }
 
-// serve starts a server and returns once it listens; after is how long that took.
-func (a *lists) serve(command string) (r *running, port string, after time.Duration) {
+func (a *lists) freePort() string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		a.Fatal(err)
 	}
-	port = strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
-	l.Close()
+	defer l.Close()
+	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
+}
+
+// serve starts a server and returns once it listens.
+func (a *lists) serve(command string) (r *running, port string) {
+	port = a.freePort()
 	began := time.Now()
 	r = a.run(command, port)
 	n, _ := strconv.Atoi(port)
 	sign := fmt.Sprintf("0100007F:%04X 00000000:0000 0A ", n)
 	for {
 		if table, err := os.ReadFile("/proc/net/tcp"); err != nil || strings.Contains(string(table), sign) {
-			return r, port, time.Since(began)
+			return r, port
 		}
 		select {
 		case <-r.ended:
@@ -509,7 +513,7 @@ func (a *lists) pipes(title, ours string, rows []pipeRow, targets ...target) {
 			if round < 0 {
 				to = out
 			}
-			server, port, _ := a.serve(strings.ReplaceAll(row.server, "INTO", to))
+			server, port := a.serve(strings.ReplaceAll(row.server, "INTO", to))
 			began := time.Now()
 			client := a.run(strings.NewReplacer("FROM", in, "INTO", to).Replace(row.client), port)
 			late := time.AfterFunc(patience, func() { fmt.Printf("  %s: it does not end\n", row.name); client.kill(); server.kill() })
@@ -579,7 +583,7 @@ func BenchmarkPeersLines(b *testing.B) {
 	}
 	var rate figures
 	for range b.N {
-		server, port, _ := a.serve("exec BIN -listen 127.0.0.1:PORT </dev/null >/dev/null")
+		server, port := a.serve("exec BIN -listen 127.0.0.1:PORT </dev/null >/dev/null")
 		began := time.Now()
 		client := a.run("exec BIN -connect 127.0.0.1:PORT <"+input, port)
 		<-client.ended
@@ -598,7 +602,7 @@ func BenchmarkPeersLines(b *testing.B) {
 			sub       bool
 		}{{"mosquitto_pub -l, TLS, QoS 0, until a subscriber has it", "0", true}, {"mosquitto_pub -l, TLS, QoS 1, acknowledged", "1", false}, {"mosquitto_pub -l, TLS, QoS 0, until it ends", "0", false}} {
 			const topic = " -h localhost -p PORT --cafile PKI/ca.pem --cert PKI/cert.pem --key PKI/key.pem -t bench "
-			server, port, _ = a.serve("exec mosquitto -c mosquitto.conf")
+			server, port = a.serve("exec mosquitto -c mosquitto.conf")
 			var sub *running
 			if row.sub {
 				<-a.run("exec mosquitto_pub"+topic+"-r -m ready", port).ended
@@ -860,7 +864,7 @@ const (
 // flood sends count lines to all receivers of a fresh server as fast as they take them, and returns the deliveries a second, the
 // server's processor time for 1000, and the most memory it had.
 func (a *lists) flood(row chatRow, receivers, count int) (perSecond float64, cost time.Duration, peak float64) {
-	server, port, _ := a.serve(row.server)
+	server, port := a.serve(row.server)
 	defer server.stop()
 	all := a.crowd(row, "127.0.0.1:"+port, receivers)
 	var delivered atomic.Int64
@@ -980,7 +984,7 @@ func BenchmarkPeersLatency(b *testing.B) {
 	var late figures
 	for range b.N {
 		for _, row := range a.rooms() {
-			server, port, _ := a.serve(row.server)
+			server, port := a.serve(row.server)
 			all := a.crowd(row, "127.0.0.1:"+port, receivers)
 			sender, err := row.join("127.0.0.1:"+port, false)
 			if err != nil {
@@ -1058,7 +1062,7 @@ func BenchmarkPeersHandshake(b *testing.B) {
 			if strings.Contains(row.name, "sshd") {
 				n = 80
 			}
-			server, port, _ := a.serve(row.server)
+			server, port := a.serve(row.server)
 			var rates []float64
 			used := a.cpu(server)
 			for _, workers := range []int{1, 8} {
@@ -1115,7 +1119,7 @@ func BenchmarkPeersMemory(b *testing.B) {
 				if n > 1000 && row.name != "securechat" {
 					continue
 				}
-				server, port, _ := a.serve(row.server)
+				server, port := a.serve(row.server)
 				c, err := row.join("127.0.0.1:"+port, true) // what the first client costs is no client's
 				if err != nil {
 					b.Fatal(err)
@@ -1175,23 +1179,36 @@ func BenchmarkPeersStartup(b *testing.B) {
 	var after figures
 	for range b.N {
 		for _, row := range append(a.rooms(), chatRow{name: "openssh sshd", server: "exec /usr/sbin/sshd -D -e -f sshd.conf"}) {
-			server, _, took := a.serve(row.server)
-			after.add(row.name, float64(took.Microseconds())/1000)
+			port := a.freePort()
+			began := time.Now()
+			server := a.run(row.server, port)
+			for {
+				if conn, err := net.Dial("tcp", server.addr); err == nil {
+					after.add(row.name, float64(time.Since(began).Microseconds())/1000)
+					conn.Close()
+					break
+				} else if time.Since(began) > patience {
+					b.Fatalf("%s does not listen: %v", row.name, err)
+				}
+				<-time.After(100 * time.Microsecond)
+			}
 			server.stop()
 		}
 	}
 	after.report("start to listening, ms", "%.1f", "securechat", target{"", 0, 20})
-	for _, arch := range []string{"amd64", "arm", "arm64", "mips", "mipsle", "riscv64"} {
-		out := filepath.Join(a.dir, arch)
-		build := exec.CommandContext(context.Background(), "go", "build", "-trimpath", "-ldflags=-s -w", "-o", out, ".")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+arch, "GOARM=6", "GOMIPS=softfloat")
-		if msg, err := build.CombinedOutput(); err != nil {
-			b.Fatalf("%v: %s", err, msg)
-		}
-		info, err := os.Stat(out)
+	out := filepath.Join(a.dir, "dist")
+	if msg, err := exec.CommandContext(context.Background(), "contrib/release.sh", out, "linux/amd64", "linux/arm/6", "linux/arm64", "linux/mips/softfloat", "linux/mipsle/softfloat", "linux/riscv64").CombinedOutput(); err != nil {
+		b.Fatalf("%v: %s", err, msg)
+	}
+	sizes, err := filepath.Glob(out + "/securechat-*")
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, name := range sizes {
+		info, err := os.Stat(name)
 		if err != nil {
 			b.Fatal(err)
 		}
-		fmt.Printf("  stripped binary, %-8s %.2f MB\n", arch, float64(info.Size())/1e6)
+		fmt.Printf("  %-28s %d bytes\n", filepath.Base(name), info.Size())
 	}
 }

@@ -105,12 +105,12 @@ func BenchmarkPeersSoak(b *testing.B) {
 	me, row := a.ours(command)
 	settle := func() { <-time.After(6 * time.Second) }
 
-	fresh, port, _ := a.serve(command)
+	fresh, port := a.serve(command)
 	a.crowd(row, "127.0.0.1:"+port, stayers)
 	settle()
 	goroutinesBefore := a.goroutines(fresh)
 
-	server, port, _ := a.serve(command)
+	server, port := a.serve(command)
 	addr := "127.0.0.1:" + port
 	var heard, visits, said, cut, strangers, failed atomic.Int64
 	leave := a.populate(server, me, stayers, &heard)
@@ -349,7 +349,7 @@ func BenchmarkPeersScaling(b *testing.B) {
 		var got [5]figures
 		for range b.N {
 			began := time.Now()
-			server, _, _ := a.serve(roomCommand)
+			server, _ := a.serve(roomCommand)
 			a.each(server, 20, come(server.addr)) // what the first ones cost is nobody's
 			alone := a.each(server, 100, come(server.addr))
 			<-time.After(3 * tidyPause)
