@@ -870,7 +870,8 @@ type outbox struct {
 	mu     sync.Mutex
 	lines  []outLine // lines[i] has the number acked+1+i
 	acked  uint64
-	sent   int // of lines, on this connection
+	sent   int    // of lines, on this connection
+	most   uint64 // the last that was sent on any
 	bytes  int
 	closed bool
 	wake   chan struct{} // of capacity 1: something to take
@@ -938,6 +939,7 @@ func (b *outbox) take(into []outLine) (first uint64, batch []outLine, done bool)
 		n += len(b.lines[b.sent].text)
 		b.sent++
 	}
+	b.most = max(b.most, b.acked+uint64(b.sent))
 	return first, append(into, b.lines[from:b.sent]...), b.closed && len(b.lines) == 0
 }
 
@@ -958,7 +960,7 @@ func (b *outbox) resume(n uint64) error {
 func (b *outbox) acknowledge(n uint64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if n < b.acked || n > b.acked+uint64(b.sent) {
+	if n < b.acked || n > max(b.most, b.acked+uint64(b.sent)) {
 		return errMalformed
 	}
 	k := int(n - b.acked)

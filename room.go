@@ -96,6 +96,7 @@ type member struct {
 	recorded *stream  // what the log has of its lines
 	notices  [][]byte // encoded items for it alone, maxNotices at most
 	ending   string   // why it is to leave; "" while it stays
+	until    uint64   // what it gets ends before this item, once it is to leave
 }
 
 func newRoom(log *connLog) *room {
@@ -391,7 +392,7 @@ func (r *room) leftLocked(m *member) {
 // endLocked has m's writer say goodbye. A writer that is stuck is freed by its write's deadline.
 func (r *room) endLocked(m *member, reason string) {
 	if m.ending == "" {
-		m.ending = reason
+		m.ending, m.until = reason, r.first+uint64(len(r.items))
 	}
 	m.poke()
 }
@@ -683,11 +684,17 @@ func (r *room) take(m *member, into [][]byte) (items [][]byte, acked, missed uin
 func (r *room) takeLocked(m *member, into [][]byte) (items [][]byte, acked, missed uint64, ending string) {
 	into = append(into, m.notices...)
 	m.notices = nil
+	end := r.first + uint64(len(r.items))
+	if m.ending != "" {
+		end = min(end, m.until)
+	}
+	if !m.listens {
+		m.next = end // it misses nothing
+	}
 	if m.next < r.first {
 		missed = r.first - m.next
 		m.next = r.first
 	}
-	end := r.first + uint64(len(r.items))
 	for n := 0; m.next < end && n < takeBytes; m.next++ {
 		it := &r.items[m.next-r.first]
 		if !m.listens || !m.wants(it, m.next) {

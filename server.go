@@ -537,6 +537,9 @@ func (s *server) hear(m *member, kind byte, payload []byte) error {
 // record hands lines to the room, and does so again for a while where the log cannot be written: their client waits.
 func (s *server) record(m *member, said lines) error {
 	err := s.room.say(m, said)
+	if errors.Is(err, errEnding) {
+		return nil // it has yet to hear why it is to leave
+	}
 	if !errors.Is(err, errLog) {
 		return err
 	}
@@ -619,6 +622,7 @@ func (s *server) writeNext(m *member, l link) (goodbye, more bool, err error) {
 		}
 	}
 	x.buf = buf
+	clear(x.items) // whoever takes long to read does not hold the room's slabs
 	return d.goodbye, true, l.write(buf)
 }
 
