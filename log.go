@@ -132,7 +132,11 @@ func (l *connLog) open() (f *os.File, cut int64, err error) {
 		err = f.Truncate(size)
 	}
 	if err == nil && size == 0 {
-		err = syncFolder(filepath.Dir(l.path)) // or a power cut takes a new file's name, and all that -sync put into it
+		// Or a power cut takes a new file's name, and all that -sync put into it.
+		var name string
+		if name, err = filepath.EvalSymlinks(l.path); err == nil {
+			err = syncFolder(filepath.Dir(name))
+		}
 	}
 	if err != nil {
 		f.Close()

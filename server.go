@@ -537,16 +537,15 @@ func (s *server) hear(m *member, kind byte, payload []byte) error {
 // record hands lines to the room, and does so again for a while where the log cannot be written: their client waits.
 func (s *server) record(m *member, said lines) error {
 	err := s.room.say(m, said)
-	if errors.Is(err, errEnding) {
-		return nil // it has yet to hear why it is to leave
+	if errors.Is(err, errLog) {
+		s.room.notify(m, "the server cannot write its log just now; what you send waits")
 	}
-	if !errors.Is(err, errLog) {
-		return err
-	}
-	s.room.notify(m, "the server cannot write its log just now; what you send waits")
 	for patience := time.Now().Add(logPatience); errors.Is(err, errLog) && time.Now().Before(patience); {
 		<-time.After(logPause)
 		err = s.room.say(m, said)
+	}
+	if errors.Is(err, errEnding) {
+		return nil // it has yet to hear why it is to leave
 	}
 	return err
 }
