@@ -26,7 +26,7 @@ import (
 )
 
 const (
-	rawChunk    = 32 * maxBatch          // bytes of stdin read and sealed at a time: whole packets
+	rawChunk    = 128 * maxBatch         // bytes of stdin read and sealed at a time: whole packets
 	rawBuffer   = 256 << 10              // of the connection's reader, and before stdout
 	rawAckEvery = 1 << 20                // bytes, or a tick
 	rawTick     = 500 * time.Millisecond // between two looks at the progress
@@ -70,6 +70,9 @@ func (e errStream) Unwrap() error { return e.error }
 type rawPipe struct {
 	stdin, stdout *os.File
 	progress      func(line string) // shows line in place of the one before; nil: nobody looks
+
+	sending sync.Mutex // held for a message or a piece of stdin: l's writing half is one goroutine's at a time
+	closed  bool       // secure-close is said
 
 	size                  int64 // of stdin where it is a regular file, else -1
 	sent, acked, received atomic.Int64
@@ -149,39 +152,30 @@ func (p *rawPipe) result(err error) error {
 	return &errCut{missing: max(p.sent.Load(), p.size) - p.acked.Load(), open: !p.arrived.Load(), got: p.received.Load(), why: err}
 }
 
-// write sends stdin, acknowledgements and pings, and secure-close once there is nothing else to do or quit is closed.
-func (p *rawPipe) write(l link, wake, quit chan struct{}) (err error) {
-	type chunk struct {
-		bytes []byte
-		err   error
-	}
-	chunks, free := make(chan chunk), make(chan []byte, 2)
-	go func() {
-		free <- make([]byte, rawChunk)
-		free <- make([]byte, rawChunk)
-		for buf := range free {
-			n, err := 0, io.EOF
-			if !isTerminal(p.stdin) { // a terminal is empty: nobody types bytes
-				n, err = p.stdin.Read(buf[:rawChunk])
+// write sends all that we send: it pumps stdin, and between its pieces acknowledges and pings, until there is nothing else to
+// do or quit is closed; then it says secure-close.
+func (p *rawPipe) write(l link, wake, quit chan struct{}) error {
+	pumped := make(chan error, 1)
+	go func() { pumped <- p.pump(l) }()
+	ping := time.NewTicker(pingInterval)
+	defer ping.Stop()
+	for acked := int64(0); ; {
+		select {
+		case <-wake:
+		case <-quit:
+			return p.goodbye(l)
+		case <-ping.C:
+			if err := p.say(l, kindPing, nil); err != nil {
+				return err
 			}
-			select {
-			case chunks <- chunk{buf[:n], err}:
-			case <-quit:
-				return
+		case err := <-pumped:
+			if errors.As(err, new(errStream)) {
+				return errors.Join(err, p.goodbye(l))
 			}
 			if err != nil {
-				return
+				return err
 			}
 		}
-	}()
-	var (
-		buf   = make([]byte, 0, rawChunk+rawChunk/32)
-		acked int64
-		ping  = time.NewTicker(pingInterval)
-	)
-	defer ping.Stop()
-	for {
-		buf = buf[:0]
 		arrived := p.arrived.Load() // before received, which is final then
 		n := p.received.Load()
 		if arrived {
@@ -189,64 +183,73 @@ func (p *rawPipe) write(l link, wake, quit chan struct{}) (err error) {
 		}
 		if n > acked {
 			acked = n
-			if buf, err = l.append(buf, kindAck, binary.BigEndian.AppendUint64(nil, uint64(n))); err != nil {
+			if err := p.say(l, kindAck, binary.BigEndian.AppendUint64(nil, uint64(n))); err != nil {
 				return err
 			}
 		}
 		if arrived && p.confirmed.Load() {
-			return p.goodbye(l, buf)
-		}
-		if len(buf) > 0 {
-			if err := l.write(buf); err != nil {
-				return err
-			}
-			continue
-		}
-		select {
-		case <-wake:
-		case <-quit:
-			return p.goodbye(l, buf)
-		case <-ping.C:
-			if buf, err = l.append(buf, kindPing, nil); err != nil {
-				return err
-			}
-		case c := <-chunks:
-			for rest := c.bytes; len(rest) > 0; {
-				n := min(len(rest), maxBatch)
-				if buf, err = l.append(buf, kindRaw, rest[:n]); err != nil {
-					return err
-				}
-				rest = rest[n:]
-			}
-			p.sent.Add(int64(len(c.bytes)))
-			switch {
-			case c.err == nil:
-				free <- c.bytes[:0]
-			case c.err == io.EOF:
-				p.ended.Store(true)
-				if buf, err = l.append(buf, kindRaw, nil); err != nil {
-					return err
-				}
-			default:
-				return errors.Join(errStream{fmt.Errorf("reading standard input: %w", c.err)}, p.goodbye(l, buf))
-			}
-		}
-		if len(buf) > 0 {
-			if err := l.write(buf); err != nil {
-				return err
-			}
+			return p.goodbye(l)
 		}
 	}
 }
 
-// goodbye sends what is in buf, and secure-close.
-func (p *rawPipe) goodbye(l link, buf []byte) error {
-	buf, err := l.append(buf, kindClose, []byte(closeText))
+// pump sends stdin and its end of file. One goroutine reads, seals and writes: to hand pieces from one to another costs more
+// than what they would do at the same time saves (docs/PERFORMANCE.md).
+func (p *rawPipe) pump(l link) error {
+	in := make([]byte, rawChunk)
+	buf := make([]byte, 0, rawChunk+rawChunk/32)
+	for {
+		n, err := 0, io.EOF
+		if !isTerminal(p.stdin) { // a terminal is empty: nobody types bytes
+			n, err = p.stdin.Read(in)
+		}
+		if werr := p.piece(l, buf, in[:n], err == io.EOF); werr != nil || err == io.EOF {
+			return werr
+		}
+		if err != nil {
+			return errStream{fmt.Errorf("reading standard input: %w", err)}
+		}
+	}
+}
+
+// piece seals bytes of stdin, of which these are the last if last is set, behind buf and sends them, unless secure-close is said.
+func (p *rawPipe) piece(l link, buf, bytes []byte, last bool) (err error) {
+	p.sending.Lock()
+	defer p.sending.Unlock()
+	if p.closed {
+		return nil
+	}
+	p.sent.Add(int64(len(bytes)))
+	for len(bytes) > 0 {
+		n := min(len(bytes), maxBatch)
+		if buf, err = l.append(buf, kindRaw, bytes[:n]); err != nil {
+			return err
+		}
+		bytes = bytes[n:]
+	}
+	if last {
+		p.ended.Store(true)
+		if buf, err = l.append(buf, kindRaw, nil); err != nil {
+			return err
+		}
+	}
+	return l.write(buf)
+}
+
+// say sends a message between two pieces of stdin.
+func (p *rawPipe) say(l link, kind byte, payload []byte) error {
+	p.sending.Lock()
+	defer p.sending.Unlock()
+	p.closed = kind == kindClose
+	buf, err := l.append(nil, kind, payload)
 	if err != nil {
 		return err
 	}
 	return l.write(buf)
 }
+
+// goodbye says secure-close, after which nothing is sent.
+func (p *rawPipe) goodbye(l link) error { return p.say(l, kindClose, []byte(closeText)) }
 
 // read writes what comes to stdout, in pieces as large as what is here already, until secure-close: nil if all is done.
 func (p *rawPipe) read(l link, wake chan struct{}) error {
