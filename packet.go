@@ -37,6 +37,7 @@ const (
 	aeadOverhead      = 16       // of both AEADs
 	packetAlign       = 16
 	msgLenSize        = 4
+	msgHeader         = msgLenSize + 1 // and the kind: what stands before a payload
 	// maxPlain is the plaintext of the largest packet, maxMsg the longest msg in one.
 	maxPlain = (maxPacket - frameHeader - aeadOverhead) / packetAlign * packetAlign
 	maxMsg   = maxPlain - msgLenSize
@@ -176,6 +177,20 @@ func (h *halfConn) seal(dst []byte, kind byte, parts ...[]byte) []byte {
 	}
 	dst = h.aead.Seal(dst[:at], h.nonce[:], dst[at:], h.digest[:])
 	h.count(plain)
+	return dst
+}
+
+// sealOver is seal where the payload need not be copied: b is msgHeader bytes, which it writes over, and the payload. The zeros
+// go behind b, into its capacity where that lasts.
+func (h *halfConn) sealOver(dst []byte, kind byte, b []byte) []byte {
+	binary.BigEndian.PutUint32(b, uint32(len(b)-msgLenSize))
+	b[msgLenSize] = kind
+	for len(b)%packetAlign != 0 {
+		b = append(b, 0)
+	}
+	dst = binary.BigEndian.AppendUint16(dst, uint16(len(b)+aeadOverhead))
+	dst = h.aead.Seal(dst, h.nonce[:], b, h.digest[:])
+	h.count(len(b))
 	return dst
 }
 

@@ -94,11 +94,11 @@ func newRawPipe(stdin, stdout *os.File, progress func(string)) *rawPipe {
 
 // carry moves bytes over l until both directions have ended, ctx ends, or something fails; it closes conn. Unless nil, its
 // error is an errStream, an errCut, or ctx's cause.
-func (p *rawPipe) carry(ctx context.Context, conn net.Conn, l link) error {
+func (p *rawPipe) carry(ctx context.Context, conn net.Conn, s *session) error {
 	quit, wake := make(chan struct{}), make(chan struct{}, 1)
 	read, written := make(chan error, 1), make(chan error, 1)
-	go func() { read <- p.read(l, wake) }()
-	go func() { written <- p.write(l, wake, quit) }()
+	go func() { read <- p.read(s, wake) }()
+	go func() { written <- p.write(s, wake, quit) }()
 	stopShow := p.show()
 	defer stopShow()
 
@@ -154,23 +154,23 @@ func (p *rawPipe) result(err error) error {
 
 // write sends all that we send: it pumps stdin, and between its pieces acknowledges and pings, until there is nothing else to
 // do or quit is closed; then it says secure-close.
-func (p *rawPipe) write(l link, wake, quit chan struct{}) error {
+func (p *rawPipe) write(s *session, wake, quit chan struct{}) error {
 	pumped := make(chan error, 1)
-	go func() { pumped <- p.pump(l) }()
+	go func() { pumped <- p.pump(s) }()
 	ping := time.NewTicker(pingInterval)
 	defer ping.Stop()
 	for acked := int64(0); ; {
 		select {
 		case <-wake:
 		case <-quit:
-			return p.goodbye(l)
+			return p.goodbye(s)
 		case <-ping.C:
-			if err := p.say(l, kindPing, nil); err != nil {
+			if err := p.say(s, kindPing, nil); err != nil {
 				return err
 			}
 		case err := <-pumped:
 			if errors.As(err, new(errStream)) {
-				return errors.Join(err, p.goodbye(l))
+				return errors.Join(err, p.goodbye(s))
 			}
 			if err != nil {
 				return err
@@ -183,27 +183,27 @@ func (p *rawPipe) write(l link, wake, quit chan struct{}) error {
 		}
 		if n > acked {
 			acked = n
-			if err := p.say(l, kindAck, binary.BigEndian.AppendUint64(nil, uint64(n))); err != nil {
+			if err := p.say(s, kindAck, binary.BigEndian.AppendUint64(nil, uint64(n))); err != nil {
 				return err
 			}
 		}
 		if arrived && p.confirmed.Load() {
-			return p.goodbye(l)
+			return p.goodbye(s)
 		}
 	}
 }
 
 // pump sends stdin and its end of file. One goroutine reads, seals and writes: to hand pieces from one to another costs more
 // than what they would do at the same time saves (docs/PERFORMANCE.md).
-func (p *rawPipe) pump(l link) error {
-	in := make([]byte, rawChunk)
+func (p *rawPipe) pump(s *session) error {
+	in := make([]byte, msgHeader+rawChunk, msgHeader+rawChunk+packetAlign)
 	buf := make([]byte, 0, rawChunk+rawChunk/32)
 	for {
 		n, err := 0, io.EOF
 		if !isTerminal(p.stdin) { // a terminal is empty: nobody types bytes
-			n, err = p.stdin.Read(in)
+			n, err = p.stdin.Read(in[msgHeader:])
 		}
-		if werr := p.piece(l, buf, in[:n], err == io.EOF); werr != nil || err == io.EOF {
+		if werr := p.piece(s, buf, in[:msgHeader+n], err == io.EOF); werr != nil || err == io.EOF {
 			return werr
 		}
 		if err != nil {
@@ -212,47 +212,43 @@ func (p *rawPipe) pump(l link) error {
 	}
 }
 
-// piece seals bytes of stdin, of which these are the last if last is set, behind buf and sends them, unless secure-close is said.
-func (p *rawPipe) piece(l link, buf, bytes []byte, last bool) (err error) {
+// piece sends in[msgHeader:], by way of buf, and the end of file if these are stdin's last bytes; nothing after secure-close.
+func (p *rawPipe) piece(s *session, buf, in []byte, last bool) (err error) {
 	p.sending.Lock()
 	defer p.sending.Unlock()
 	if p.closed {
 		return nil
 	}
-	p.sent.Add(int64(len(bytes)))
-	for len(bytes) > 0 {
-		n := min(len(bytes), maxBatch)
-		if buf, err = l.append(buf, kindRaw, bytes[:n]); err != nil {
-			return err
-		}
-		bytes = bytes[n:]
+	p.sent.Add(int64(len(in) - msgHeader))
+	if buf, err = s.appendRaw(buf, in); err != nil {
+		return err
 	}
 	if last {
 		p.ended.Store(true)
-		if buf, err = l.append(buf, kindRaw, nil); err != nil {
+		if buf, err = s.append(buf, kindRaw, nil); err != nil {
 			return err
 		}
 	}
-	return l.write(buf)
+	return s.write(buf)
 }
 
 // say sends a message between two pieces of stdin.
-func (p *rawPipe) say(l link, kind byte, payload []byte) error {
+func (p *rawPipe) say(s *session, kind byte, payload []byte) error {
 	p.sending.Lock()
 	defer p.sending.Unlock()
 	p.closed = kind == kindClose
-	buf, err := l.append(nil, kind, payload)
+	buf, err := s.append(nil, kind, payload)
 	if err != nil {
 		return err
 	}
-	return l.write(buf)
+	return s.write(buf)
 }
 
 // goodbye says secure-close, after which nothing is sent.
-func (p *rawPipe) goodbye(l link) error { return p.say(l, kindClose, []byte(closeText)) }
+func (p *rawPipe) goodbye(s *session) error { return p.say(s, kindClose, []byte(closeText)) }
 
 // read writes what comes to stdout, in pieces as large as what is here already, until secure-close: nil if all is done.
-func (p *rawPipe) read(l link, wake chan struct{}) error {
+func (p *rawPipe) read(s *session, wake chan struct{}) error {
 	out := make([]byte, 0, rawBuffer)
 	var told int64 // of received, to the writer
 	var at time.Time
@@ -276,13 +272,13 @@ func (p *rawPipe) read(l link, wake chan struct{}) error {
 		return nil
 	}
 	for {
-		if !l.buffered() {
+		if !s.buffered() {
 			if err := flush(); err != nil {
 				return err
 			}
-			l.expect(peerTimeout)
+			s.expect(peerTimeout)
 		}
-		kind, payload, err := l.read()
+		kind, payload, err := s.read()
 		if err != nil {
 			return errors.Join(err, flush())
 		}
@@ -406,7 +402,7 @@ func (c *client) carry(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.pipe.carry(ctx, conn, l)
+	return c.pipe.carry(ctx, conn, l.(*session)) // -paper has no -raw
 }
 
 // rawServer is what a server with -raw has in place of a room: one client's bytes, and then the end.
@@ -459,7 +455,7 @@ func (s *server) carry(m *member, l link) {
 		m.conn.SetDeadline(time.Time{})
 		s.console.note("%s joined", m.name)
 		p := s.raw.pipe
-		err = p.carry(s.raw.ctx, m.conn, l)
+		err = p.carry(s.raw.ctx, m.conn, l.(*session))
 		reason := "all has arrived"
 		if err != nil {
 			reason = err.Error()

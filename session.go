@@ -178,13 +178,33 @@ func (s *session) append(buf []byte, kind byte, payload []byte) (_ []byte, err e
 
 // packet seals one packet of the parts behind buf, after a rekey if one is due.
 func (s *session) packet(buf []byte, kind byte, parts ...[]byte) ([]byte, error) {
-	if s.out.full() {
-		buf = s.out.seal(buf, kindRekey)
-		if err := s.out.ratchet(); err != nil {
-			return nil, err
-		}
+	buf, err := s.rekey(buf)
+	if err != nil {
+		return nil, err
 	}
 	return s.out.seal(buf, kind, parts...), nil
+}
+
+// rekey makes a rekey ready behind buf if one is due.
+func (s *session) rekey(buf []byte) ([]byte, error) {
+	if !s.out.full() {
+		return buf, nil
+	}
+	return s.out.seal(buf, kindRekey), s.out.ratchet()
+}
+
+// appendRaw makes b[msgHeader:] ready behind buf, in as few packets of kindRaw as can be. It writes over b: what stands before a
+// payload goes where the end of the one before was, which is sealed by then.
+func (s *session) appendRaw(buf, b []byte) (_ []byte, err error) {
+	for len(b) > msgHeader {
+		if buf, err = s.rekey(buf); err != nil {
+			return nil, err
+		}
+		n := min(len(b), maxPlain)
+		buf = s.out.sealOver(buf, kindRaw, b[:n])
+		b = b[n-msgHeader:]
+	}
+	return buf, nil
 }
 
 func (s *session) appendItems(buf []byte, items [][]byte) (_ []byte, err error) {

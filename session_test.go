@@ -149,6 +149,34 @@ func TestRekey(t *testing.T) {
 	})
 }
 
+// TestAppendRaw: bulk, sealed where it stands, is on the wire what its pieces are, through a change of keys, whatever the length
+// of the last, and also where no room was left behind it.
+func TestAppendRaw(t *testing.T) {
+	bothCiphers(t, func(t *testing.T, aes bool) {
+		for n := range 2*packetAlign + 1 {
+			for _, n := range []int{n, maxBatch - n, 4*maxBatch + n} {
+				for _, room := range []int{0, packetAlign} {
+					bulk, _, _, _ := twoSessions(t, aes)
+					pieces, _, _, _ := twoSessions(t, aes)
+					bulk.out.packets, pieces.out.packets = rekeyPackets-3, rekeyPackets-3
+					in := make([]byte, msgHeader+n, msgHeader+n+room)
+					rand.Read(in)
+					var want []byte
+					for rest := in[msgHeader:]; len(rest) > 0; rest = rest[min(len(rest), maxBatch):] {
+						var err error
+						if want, err = pieces.append(want, kindRaw, rest[:min(len(rest), maxBatch)]); err != nil {
+							t.Fatal(err)
+						}
+					}
+					if got, err := bulk.appendRaw(nil, in); err != nil || !bytes.Equal(got, want) || bulk.out.secret != pieces.out.secret || bulk.out.nonce != pieces.out.nonce {
+						t.Errorf("%d bytes with room for %d more: %d bytes on the wire, not %d, or others; %v", n, room, len(got), len(want), err)
+					}
+				}
+			}
+		}
+	})
+}
+
 // TestRekeyIsDue: a peer that goes on with its old key is refused; one that changes at the last moment is not.
 func TestRekeyIsDue(t *testing.T) {
 	for what, set := range map[string]func(h *halfConn){
