@@ -205,8 +205,16 @@ func (t *terminal) bell() {
 func (t *terminal) setPrompt(prompt string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	was := t.prompt
 	t.prompt = prompt
-	t.draw()
+	switch {
+	case !t.dumb || !t.shown || prompt == was:
+		t.draw()
+	case was == "": // the line was being read already
+		t.write(prompt)
+	default:
+		t.write("\n" + prompt)
+	}
 }
 
 // draw shows the prompt's row anew if it is on the screen.

@@ -474,8 +474,14 @@ func TestTerminalDumb(t *testing.T) {
 		t.Fatal(err, wantColor(s.slave))
 	}
 	defer tm.close()
-	tm.setPrompt("> ")
 	go func() {
+		for reading := false; !reading; {
+			tm.mu.Lock()
+			reading = tm.shown
+			tm.mu.Unlock()
+		}
+		tm.setPrompt("> ") // only now, as where the server's welcome comes after the reader has begun
+		tm.setPrompt("> ")
 		s.wait("the prompt", func(output string) bool { return strings.HasSuffix(output, "> ") })
 		tm.print("bob: hi")
 		s.send("hello\n\x04")
