@@ -40,6 +40,7 @@ type room struct {
 
 	mu      sync.Mutex
 	items   []roomItem // items[i] has the number first+i
+	space   []roomItem // that items stand somewhere in
 	first   uint64
 	bytes   int    // of items
 	slab    []byte // free, for the next of them
@@ -534,6 +535,13 @@ func (r *room) addLocked(buf []byte, it item, from, to *stream) []byte {
 	at := len(buf)
 	buf = it.append(buf)
 	enc := buf[at:len(buf):len(buf)]
+	if n := len(r.items); n == cap(r.items) { // at the end of the space, whose front is free by now
+		if len(r.space) <= n+n/2 {
+			r.space = make([]roomItem, 2*n+64)
+		}
+		clear(r.space[copy(r.space, r.items):])
+		r.items = r.space[:n]
+	}
 	r.items = append(r.items, roomItem{enc, it.what, from, to})
 	r.bytes += len(enc) + roomItemSize
 	for r.bytes > roomBytes {

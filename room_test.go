@@ -679,3 +679,101 @@ func TestFirstPacketRefusals(t *testing.T) {
 		}
 	}
 }
+
+// scriptLink has said what stands in messages, all of which came together but for where one is nil. A second passes with each read,
+// and payloads share their memory, as a session's do.
+type scriptLink struct {
+	link     // nil: nothing else is asked
+	messages []*scriptMessage
+	payload  []byte
+}
+
+type scriptMessage struct {
+	kind    byte
+	payload []byte
+	err     error
+}
+
+func (l *scriptLink) idle() bool           { return len(l.messages) == 0 }
+func (l *scriptLink) buffered() bool       { return len(l.messages) > 0 && l.messages[0] != nil }
+func (l *scriptLink) expect(time.Duration) {}
+
+func (l *scriptLink) read() (byte, []byte, error) {
+	time.Sleep(time.Second)
+	if l.messages[0] == nil {
+		l.messages = l.messages[1:]
+	}
+	m := l.messages[0]
+	l.messages = l.messages[1:]
+	clear(l.payload)
+	l.payload = append(l.payload[:0], m.payload...)
+	return m.kind, l.payload, m.err
+}
+
+// TestGathered: what came together is recorded together, in its order, once, and whatever comes after it.
+func TestGathered(t *testing.T) {
+	text := func(first uint64, what byte, to string, texts ...string) *scriptMessage {
+		b := appendLinesHeader(nil, first, what, to)
+		for _, text := range texts {
+			b = appendLine(b, []byte(text))
+		}
+		return &scriptMessage{kind: kindText, payload: b}
+	}
+	say := func(first uint64, texts ...string) *scriptMessage { return text(first, itemSay, "", texts...) }
+	var many []*scriptMessage
+	var manyHeard []string
+	for i := range gatherLines + 2 {
+		many = append(many, say(uint64(i+1), fmt.Sprint(i)))
+		manyHeard = append(manyHeard, fmt.Sprintf("%vs say bob %d", gatherLines+i/gatherLines*2, i))
+	}
+	long := strings.Repeat("x", gatherBytes)
+	bye := &scriptMessage{kind: kindClose, payload: []byte(closeText)}
+	broken := &scriptMessage{err: errBadPacket}
+	for _, c := range []struct {
+		name     string
+		messages []*scriptMessage
+		heard    []string // by another, each with the second it was recorded in
+		err      error
+	}{
+		{"one after another", []*scriptMessage{say(1, "a"), nil, say(2, "b")}, []string{"1s say bob a", "2s say bob b"}, nil},
+		{"together", []*scriptMessage{say(1, "a", "b"), say(3, ""), say(4, "d")}, []string{"3s say bob a", "3s say bob b", "3s say bob ", "3s say bob d"}, nil},
+		{"another kind of line", []*scriptMessage{say(1, "a"), text(2, itemAction, "", "nods"), text(3, itemDirect, "anna", "psst"), text(4, itemDirect, "cleo", "psst"), say(5, "b")},
+			[]string{"2s say bob a", "3s action bob nods", "4s direct bob psst", "5s say bob b"}, nil},
+		{"said again", []*scriptMessage{say(1, "a", "b"), say(2, "b", "c"), say(1, "a"), say(4, "d")}, []string{"2s say bob a", "2s say bob b", "3s say bob c", "4s say bob d"}, nil},
+		{"a gap", []*scriptMessage{say(1, "a"), say(2, "b"), say(4, "d")}, []string{"3s say bob a", "3s say bob b"}, errMalformed},
+		{"malformed", []*scriptMessage{say(1, "a"), say(2, "b"), {kind: kindText, payload: []byte("?")}, say(3, "c")}, []string{"3s say bob a", "3s say bob b"}, errMalformed},
+		{"half malformed", []*scriptMessage{say(1, "a"), {kind: kindText, payload: append(say(2, "b").payload, 9)}}, []string{"2s say bob a"}, errMalformed},
+		{"a kind that is none", []*scriptMessage{say(1, "a"), {kind: kindRaw}}, []string{"2s say bob a"}, errMalformed},
+		{"a forged packet", []*scriptMessage{say(1, "a"), say(2, "b"), broken}, []string{"3s say bob a", "3s say bob b"}, errBadPacket},
+		{"a ping between", []*scriptMessage{say(1, "a"), {kind: kindPing}, say(2, "b")}, []string{"2s say bob a", "3s say bob b"}, nil},
+		{"goodbye", []*scriptMessage{say(1, "a"), say(2, "b"), bye, say(3, "c")}, []string{"3s say bob a", "3s say bob b"}, errLeft},
+		{"too many lines", many, manyHeard, nil},
+		{"too many bytes", []*scriptMessage{say(1, "a"), say(2, long), say(3, "c")}, []string{"2s say bob a", "2s say bob " + long, "3s say bob c"}, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, _, _ := quietServer(t)
+			synctest.Test(t, func(t *testing.T) {
+				anna, _ := enter(t, s.room, "anna", "key a", 1)
+				bob, _ := enter(t, s.room, "bob", "key b", 2)
+				heard(t, s.room, anna)
+				began := time.Now()
+				l := &scriptLink{messages: c.messages}
+				if err := s.readSome(bob, l); !errors.Is(err, c.err) {
+					t.Errorf("it ended with %v, not %v", err, c.err)
+				}
+				var got []string
+				items, _, _, _ := s.room.take(anna, nil)
+				for _, enc := range items {
+					it, _, err := cutItem(enc)
+					if err != nil {
+						t.Fatal(err)
+					}
+					got = append(got, fmt.Sprintf("%vs %s %s %s", it.time.Sub(began).Seconds(), itemNames[it.what], it.name, it.text))
+				}
+				if !slices.Equal(got, c.heard) {
+					t.Errorf("heard %q", got)
+				}
+			})
+		})
+	}
+}

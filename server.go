@@ -491,51 +491,124 @@ func (s *server) read(m *member, l link) error {
 	}
 }
 
-// readSome takes messages while something of one is here.
+// readSome takes messages while something of one is here. Lines that came together are recorded together: the log is written, and
+// the others are woken, once for all of them.
 func (s *server) readSome(m *member, l link) error {
+	var g gathered
+	defer g.done()
 	for !l.idle() {
 		kind, payload, err := l.read()
-		if err == nil {
-			err = s.hear(m, kind, payload)
+		var more lines
+		if err == nil && kind == kindText {
+			more, err = g.parse(payload)
+		}
+		if err != nil || !g.goOn(more) {
+			if err := s.record(m, &g); err != nil {
+				return err
+			}
+		}
+		switch {
+		case err != nil:
+		case kind == kindText:
+			g.add(more)
+		case kind == kindWho:
+			s.room.who(m)
+		case kind == kindPing:
+		case kind == kindClose && string(payload) == closeText:
+			err = errLeft
+		default:
+			err = errMalformed
 		}
 		if err != nil {
 			return err
 		}
+		if !l.buffered() || g.full() {
+			if err := s.record(m, &g); err != nil {
+				return err
+			}
+		}
 		if !l.buffered() {
+			g.done()
 			l.expect(peerTimeout)
 		}
 	}
 	return nil
 }
 
-// hear takes one message of a client.
-func (s *server) hear(m *member, kind byte, payload []byte) error {
-	switch kind {
-	case kindText:
-		x := scratches.Get().(*scratch)
-		defer x.done()
-		said, err := parseLines(payload, x.items[:0])
-		if err != nil {
-			return err
-		}
-		x.items = said.texts
-		return s.record(m, said)
-	case kindWho:
-		s.room.who(m)
-	case kindPing:
-	case kindClose:
-		if string(payload) != closeText {
-			return errMalformed
-		}
-		return errLeft
-	default:
-		return errMalformed
-	}
-	return nil
+// gathered is what a client said in messages that came together, not yet recorded.
+type gathered struct {
+	said lines
+	x    *scratch // that they stand in; nil where nothing came since done
 }
 
-// record hands lines to the room, and does so again for a while where the log cannot be written: their client waits.
-func (s *server) record(m *member, said lines) error {
+// full says that no more lines are to wait for others.
+func (g *gathered) full() bool {
+	return len(g.said.texts) >= gatherLines || g.x != nil && len(g.x.buf) >= gatherBytes
+}
+
+const (
+	gatherLines = 256
+	gatherBytes = 16 << 10
+)
+
+// parse parses a message, whose texts are good until the next read.
+func (g *gathered) parse(payload []byte) (lines, error) {
+	if g.x == nil {
+		g.x = scratches.Get().(*scratch)
+	}
+	clear(g.x.items)
+	more, err := parseLines(payload, g.x.items[:0])
+	g.x.items = more.texts
+	if err != nil {
+		return lines{}, err
+	}
+	return more, nil
+}
+
+// goOn says whether more has lines that can be recorded with those that are here, as the next of the same kind.
+func (g *gathered) goOn(more lines) bool {
+	if len(more.texts) == 0 || len(g.said.texts) == 0 {
+		return len(more.texts) > 0
+	}
+	return more.first == g.said.first+uint64(len(g.said.texts)) && more.what == g.said.what && more.to == g.said.to
+}
+
+// add copies more behind what is here, which it goes on from.
+func (g *gathered) add(more lines) {
+	x := g.x
+	for _, text := range more.texts {
+		at := len(x.buf)
+		x.buf = append(x.buf, text...)
+		x.texts = append(x.texts, x.buf[at:])
+	}
+	if len(g.said.texts) == 0 {
+		g.said = more
+	}
+	g.said.texts = x.texts
+}
+
+// clear forgets what was gathered, for more.
+func (g *gathered) clear() {
+	g.said = lines{}
+	clear(g.x.texts)
+	g.x.texts, g.x.buf = g.x.texts[:0], g.x.buf[:0]
+}
+
+// done gives the scratch back; nothing that stands in it is held from here.
+func (g *gathered) done() {
+	if g.x != nil {
+		g.x.done()
+	}
+	*g = gathered{}
+}
+
+// record hands what is gathered to the room, and does so again for a while where the log cannot be written: its client waits.
+func (s *server) record(m *member, g *gathered) error {
+	if len(g.said.texts) == 0 {
+		return nil
+	}
+	said := g.said
+	defer g.clear()
 	err := s.room.say(m, said)
 	if errors.Is(err, errLog) {
 		s.room.notify(m, "the server cannot write its log just now; what you send waits")
@@ -574,15 +647,17 @@ func (s *server) write(m *member, l link) {
 
 // scratch is what lines and items are gathered in, borrowed while there are some: most clients are silent.
 type scratch struct {
-	items  [][]byte
-	buf    []byte
-	number [8]byte
+	items, texts [][]byte
+	buf          []byte
+	number       [8]byte
 }
 
 var scratches = sync.Pool{New: func() any { return new(scratch) }}
 
 func (x *scratch) done() {
 	clear(x.items) // they are not to be held from here
+	clear(x.texts)
+	x.items, x.texts, x.buf = x.items[:0], x.texts[:0], x.buf[:0]
 	if cap(x.buf) <= 4*takeBytes {
 		scratches.Put(x)
 	}

@@ -106,7 +106,7 @@ func newSession(conn net.Conn, s *secrets, server bool, buffers *sync.Pool) (*se
 // Buffers of readers: a server's clients are many and say little each; who moves bulk reads in large pieces. A connection
 // holds one only while a packet is under way.
 var (
-	smallBuffers = &sync.Pool{New: func() any { b := make([]byte, 2*maxPacket); return &b }}
+	smallBuffers = &sync.Pool{New: func() any { b := make([]byte, 4*maxPacket); return &b }}
 	largeBuffers = &sync.Pool{New: func() any { b := make([]byte, 16*maxPacket); return &b }}
 )
 
