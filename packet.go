@@ -180,8 +180,8 @@ func (h *halfConn) seal(dst []byte, kind byte, parts ...[]byte) []byte {
 	return dst
 }
 
-// sealOver is seal where the payload need not be copied: b is msgHeader bytes, which it writes over, and the payload. The zeros
-// go behind b, into its capacity where that lasts.
+// sealOver is seal where the payload need not be copied: b is msgHeader bytes, which it writes over, and the payload. The padding,
+// none for maxMsg-1 bytes of payload, writes over what stands behind b in its capacity.
 func (h *halfConn) sealOver(dst []byte, kind byte, b []byte) []byte {
 	binary.BigEndian.PutUint32(b, uint32(len(b)-msgLenSize))
 	b[msgLenSize] = kind

@@ -755,6 +755,8 @@ func (p *paperLink) read() (kind byte, payload []byte, err error) {
 
 func (p *paperLink) buffered() bool { return false }
 
+func (p *paperLink) readHere() (kind byte, payload []byte, err error) { return 0, nil, errNotHere }
+
 func (p *paperLink) wait() error {
 	_, err := p.in.Peek(1)
 	if err == io.EOF {

@@ -635,11 +635,12 @@ type stuckLink struct {
 func (l stuckLink) append(buf []byte, kind byte, _ []byte) ([]byte, error) {
 	return append(buf, kind), nil
 }
-func (l stuckLink) write([]byte) error          { return nil }
-func (l stuckLink) read() (byte, []byte, error) { <-l.free; return 0, nil, errTruncated }
-func (l stuckLink) buffered() bool              { return true }
-func (l stuckLink) expect(time.Duration)        {}
-func (l stuckLink) unconfirmed() int            { return 0 }
+func (l stuckLink) write([]byte) error              { return nil }
+func (l stuckLink) read() (byte, []byte, error)     { <-l.free; return 0, nil, errTruncated }
+func (l stuckLink) readHere() (byte, []byte, error) { return l.read() }
+func (l stuckLink) buffered() bool                  { return true }
+func (l stuckLink) expect(time.Duration)            {}
+func (l stuckLink) unconfirmed() int                { return 0 }
 
 // TestTimeoutStuck: -timeout ends a client that has said goodbye and whose reader is stuck.
 func TestTimeoutStuck(t *testing.T) {

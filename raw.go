@@ -26,7 +26,8 @@ import (
 )
 
 const (
-	rawChunk    = 128 * maxBatch         // bytes of stdin read and sealed at a time: whole packets
+	rawChunk    = 128 * maxBatch         // bytes of stdin read at a time
+	rawPiece    = 32 * maxBatch          // and sealed and written at a time, whole packets: for so long a message has to wait
 	rawBuffer   = 256 << 10              // of the connection's reader, and before stdout
 	rawAckEvery = 1 << 20                // bytes, or a tick
 	rawTick     = 500 * time.Millisecond // between two looks at the progress
@@ -71,8 +72,8 @@ type rawPipe struct {
 	stdin, stdout *os.File
 	progress      func(line string) // shows line in place of the one before; nil: nobody looks
 
-	sending sync.Mutex // held for a message or a piece of stdin: l's writing half is one goroutine's at a time
-	closed  bool       // secure-close is said
+	sending sync.Mutex  // held for a message or a piece of stdin: the session's writing half is one goroutine's at a time
+	closed  atomic.Bool // secure-close is said, or is the next that is
 
 	size                  int64 // of stdin where it is a regular file, else -1
 	sent, acked, received atomic.Int64
@@ -92,7 +93,7 @@ func newRawPipe(stdin, stdout *os.File, progress func(string)) *rawPipe {
 	return p
 }
 
-// carry moves bytes over l until both directions have ended, ctx ends, or something fails; it closes conn. Unless nil, its
+// carry moves bytes over s until both directions have ended, ctx ends, or something fails; it closes conn. Unless nil, its
 // error is an errStream, an errCut, or ctx's cause.
 func (p *rawPipe) carry(ctx context.Context, conn net.Conn, s *session) error {
 	quit, wake := make(chan struct{}), make(chan struct{}, 1)
@@ -203,8 +204,16 @@ func (p *rawPipe) pump(s *session) error {
 		if !isTerminal(p.stdin) { // a terminal is empty: nobody types bytes
 			n, err = p.stdin.Read(in[msgHeader:])
 		}
-		if werr := p.piece(s, buf, in[:msgHeader+n], err == io.EOF); werr != nil || err == io.EOF {
-			return werr
+		for rest := in[:msgHeader+n]; ; {
+			piece := rest[:min(len(rest), msgHeader+rawPiece)]
+			rest = rest[len(piece)-msgHeader:]
+			last := len(rest) == msgHeader
+			if open, werr := p.piece(s, buf, piece, last && err == io.EOF); werr != nil || !open {
+				return werr
+			}
+			if last {
+				break
+			}
 		}
 		if err != nil {
 			return errStream{fmt.Errorf("reading standard input: %w", err)}
@@ -212,31 +221,31 @@ func (p *rawPipe) pump(s *session) error {
 	}
 }
 
-// piece sends in[msgHeader:], by way of buf, and the end of file if these are stdin's last bytes; nothing after secure-close.
-func (p *rawPipe) piece(s *session, buf, in []byte, last bool) (err error) {
+// piece sends in[msgHeader:], by way of buf, and the end of file if these are stdin's last bytes. open says that more may follow:
+// it does not after the end of file, nor once secure-close is said, after which nothing is sent.
+func (p *rawPipe) piece(s *session, buf, in []byte, last bool) (open bool, err error) {
 	p.sending.Lock()
 	defer p.sending.Unlock()
-	if p.closed {
-		return nil
+	if p.closed.Load() {
+		return false, nil
 	}
 	p.sent.Add(int64(len(in) - msgHeader))
 	if buf, err = s.appendRaw(buf, in); err != nil {
-		return err
+		return false, err
 	}
 	if last {
 		p.ended.Store(true)
 		if buf, err = s.append(buf, kindRaw, nil); err != nil {
-			return err
+			return false, err
 		}
 	}
-	return s.write(buf)
+	return !last, s.write(buf)
 }
 
 // say sends a message between two pieces of stdin.
 func (p *rawPipe) say(s *session, kind byte, payload []byte) error {
 	p.sending.Lock()
 	defer p.sending.Unlock()
-	p.closed = kind == kindClose
 	buf, err := s.append(nil, kind, payload)
 	if err != nil {
 		return err
@@ -244,8 +253,11 @@ func (p *rawPipe) say(s *session, kind byte, payload []byte) error {
 	return s.write(buf)
 }
 
-// goodbye says secure-close, after which nothing is sent.
-func (p *rawPipe) goodbye(s *session) error { return p.say(s, kindClose, []byte(closeText)) }
+// goodbye says secure-close, and lets no piece of stdin go first that is not under way.
+func (p *rawPipe) goodbye(s *session) error {
+	p.closed.Store(true)
+	return p.say(s, kindClose, []byte(closeText))
+}
 
 // read writes what comes to stdout, in pieces as large as what is here already, until secure-close: nil if all is done.
 func (p *rawPipe) read(s *session, wake chan struct{}) error {

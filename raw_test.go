@@ -3,9 +3,13 @@ package main
 import (
 	"bytes"
 	"crypto/rand"
+	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -174,5 +178,51 @@ func TestRawProgress(t *testing.T) {
 	p.received.Store(5 << 30)
 	if got, want := p.line(10e9, false), "sent 4.00 KiB of 4.00 KiB, 100%, received 5.00 GiB, 512 MiB/s, in 10s"; got != want {
 		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// TestRawGoodbye: secure-close waits for the piece of standard input that is under way and for no other, is the last that is sent,
+// and ends the reading: what nobody has read is left to whoever reads next.
+func TestRawGoodbye(t *testing.T) {
+	client, server, _, _ := twoSessions(t, true)
+	here, there := net.Pipe()
+	client.conn, server.conn, client.patient = here, there, true
+	defer here.Close()
+	server.expect(patience)
+	stdin, err := os.Create(filepath.Join(t.TempDir(), "stdin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stdin.Close()
+	if err := stdin.Truncate(4 * rawChunk); err != nil {
+		t.Fatal(err)
+	}
+	p := newRawPipe(stdin, nil, nil)
+	pumped, gone := make(chan error, 1), make(chan error, 1)
+	go func() { pumped <- p.pump(client) }()
+	kind, payload, err := server.read()
+	if err != nil || kind != kindRaw {
+		t.Fatal(kind, err)
+	}
+	go func() { gone <- p.goodbye(client) }()
+	for !p.closed.Load() {
+		runtime.Gosched()
+	}
+	for got := len(payload); ; got += len(payload) {
+		if kind, payload, err = server.read(); err != nil {
+			t.Fatal(err)
+		}
+		if kind == kindClose {
+			if got != rawPiece || p.sent.Load() != rawPiece {
+				t.Errorf("%d bytes came before secure-close, of %d sent, not %d", got, p.sent.Load(), rawPiece)
+			}
+			break
+		}
+	}
+	if err := errors.Join(<-gone, <-pumped); err != nil {
+		t.Error(err)
+	}
+	if at, err := stdin.Seek(0, io.SeekCurrent); err != nil || at != rawChunk {
+		t.Errorf("%d bytes of standard input were read, not %d: %v", at, rawChunk, err)
 	}
 }

@@ -40,7 +40,7 @@ type room struct {
 
 	mu      sync.Mutex
 	items   []roomItem // items[i] has the number first+i
-	space   []roomItem // that items stand somewhere in
+	space   []roomItem // all of the array that items are a part of
 	first   uint64
 	bytes   int    // of items
 	slab    []byte // free, for the next of them
@@ -535,8 +535,8 @@ func (r *room) addLocked(buf []byte, it item, from, to *stream) []byte {
 	at := len(buf)
 	buf = it.append(buf)
 	enc := buf[at:len(buf):len(buf)]
-	if n := len(r.items); n == cap(r.items) { // at the end of the space, whose front is free by now
-		if len(r.space) <= n+n/2 {
+	if n := len(r.items); n == cap(r.items) { // they go back to the front of the space, which is free by now, or of another
+		if len(r.space) <= n+n/2 || len(r.space) > 4*n+64 {
 			r.space = make([]roomItem, 2*n+64)
 		}
 		clear(r.space[copy(r.space, r.items):])
@@ -569,7 +569,7 @@ func (r *room) spaceLocked(n int) []byte {
 
 const itemOverhead = 3 + 8 + 8 + 1 + 1 // of an encoded item, beside name and text
 
-const roomItemSize = 56 // of a roomItem itself
+const roomItemSize = 96 // of a roomItem itself, and what is free beside it in the room's space
 
 var slowConsumer = fmt.Sprintf("slow consumer: it left more than %d MiB unread", roomBytes>>20)
 

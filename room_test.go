@@ -16,6 +16,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 )
 
 // closeCounter is a connection that counts how often it is closed.
@@ -710,6 +711,13 @@ func (l *scriptLink) read() (byte, []byte, error) {
 	return m.kind, l.payload, m.err
 }
 
+func (l *scriptLink) readHere() (byte, []byte, error) {
+	if !l.buffered() {
+		return 0, nil, errNotHere
+	}
+	return l.read()
+}
+
 // TestGathered: what came together is recorded together, in its order, once, and whatever comes after it.
 func TestGathered(t *testing.T) {
 	text := func(first uint64, what byte, to string, texts ...string) *scriptMessage {
@@ -724,7 +732,7 @@ func TestGathered(t *testing.T) {
 	var manyHeard []string
 	for i := range gatherLines + 2 {
 		many = append(many, say(uint64(i+1), fmt.Sprint(i)))
-		manyHeard = append(manyHeard, fmt.Sprintf("%vs say bob %d", gatherLines+i/gatherLines*2, i))
+		manyHeard = append(manyHeard, fmt.Sprintf("%vs say bob %d", gatherLines+1+i/gatherLines, i))
 	}
 	long := strings.Repeat("x", gatherBytes)
 	bye := &scriptMessage{kind: kindClose, payload: []byte(closeText)}
@@ -732,7 +740,7 @@ func TestGathered(t *testing.T) {
 	for _, c := range []struct {
 		name     string
 		messages []*scriptMessage
-		heard    []string // by another, each with the second it was recorded in
+		heard    []string // by another, each with the second it was recorded in: what is full, when more comes
 		err      error
 	}{
 		{"one after another", []*scriptMessage{say(1, "a"), nil, say(2, "b")}, []string{"1s say bob a", "2s say bob b"}, nil},
@@ -748,7 +756,8 @@ func TestGathered(t *testing.T) {
 		{"a ping between", []*scriptMessage{say(1, "a"), {kind: kindPing}, say(2, "b")}, []string{"2s say bob a", "3s say bob b"}, nil},
 		{"goodbye", []*scriptMessage{say(1, "a"), say(2, "b"), bye, say(3, "c")}, []string{"3s say bob a", "3s say bob b"}, errLeft},
 		{"too many lines", many, manyHeard, nil},
-		{"too many bytes", []*scriptMessage{say(1, "a"), say(2, long), say(3, "c")}, []string{"2s say bob a", "2s say bob " + long, "3s say bob c"}, nil},
+		{"too many bytes", []*scriptMessage{say(1, "a"), say(2, long), say(3, "c"), say(4, "d")},
+			[]string{"3s say bob a", "3s say bob " + long, "4s say bob c", "4s say bob d"}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s, _, _ := quietServer(t)
@@ -775,5 +784,87 @@ func TestGathered(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestGatheredWaits: a line does not wait for what comes late behind it: the rest of a line in parts, or what follows a change of
+// keys.
+func TestGatheredWaits(t *testing.T) {
+	line := func(n uint64, text string) []byte {
+		return appendLine(appendLinesHeader(nil, n, itemSay, ""), []byte(text))
+	}
+	for _, rekey := range []bool{false, true} {
+		s, _, _ := quietServer(t)
+		synctest.Test(t, func(t *testing.T) {
+			anna, _ := enter(t, s.room, "anna", "key a", 1)
+			bob, _ := enter(t, s.room, "bob", "key b", 2)
+			heard(t, s.room, anna)
+			client, server, _, _ := twoSessions(t, true)
+			here, there := net.Pipe()
+			server.conn = there
+			server.expect(peerTimeout)
+			long := strings.Repeat("x", maxBatch)
+			if rekey {
+				client.out.packets, server.in.packets, long = rekeyPackets-2, rekeyPackets-2, "y"
+			}
+			first, err1 := client.append(nil, kindText, line(1, "short"))
+			second, err2 := client.append(nil, kindText, line(2, long))
+			if err := errors.Join(err1, err2); err != nil {
+				t.Fatal(err)
+			}
+			_, after, ok := cutVector(second) // a part, or the change of keys
+			if !ok || len(after) == 0 {
+				t.Fatal("it went into one packet")
+			}
+			ended := make(chan error, 1)
+			go func() { ended <- s.read(bob, server) }()
+			here.Write(append(first, second[:len(second)-len(after)]...))
+			synctest.Wait()
+			wantHeard(t, s.room, anna, "say bob short")
+			here.Write(after[:1])
+			synctest.Wait()
+			here.Write(after[1:])
+			synctest.Wait()
+			wantHeard(t, s.room, anna, "say bob "+long)
+			here.Close()
+			if err := <-ended; !errors.Is(err, errTruncated) {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestRoomQueue: whatever the sizes of what is said, the queue has the latest of it, keeps nothing else, and takes no more than
+// its bytes.
+func TestRoomQueue(t *testing.T) {
+	r, _ := quietRoom(t)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var texts []string
+	for size := 1; size < maxLine; size *= 16 {
+		for range 3 * roomBytes / (size + itemOverhead + roomItemSize) {
+			texts = append(texts, fmt.Sprint(len(texts)))
+			r.addLocked(nil, item{what: itemSay, name: "n", text: append(make([]byte, size), texts[len(texts)-1]...)}, nil, nil)
+		}
+		total, kept := 0, 0
+		for i := range r.items {
+			it, _, err := cutItem(r.items[i].enc)
+			n := int(r.first) + i
+			if err != nil || int(it.seq) != n || strings.TrimLeft(string(it.text), "\x00") != texts[n-1] {
+				t.Fatalf("item %d is %d %q: %v", n, it.seq, it.text, err)
+			}
+			total += len(r.items[i].enc) + roomItemSize
+		}
+		for i := range r.space {
+			if r.space[i].enc != nil {
+				kept++
+			}
+		}
+		if total != r.bytes || total > roomBytes || total < roomBytes-2*(size+64+roomItemSize) || kept != len(r.items) || int(r.first)+len(r.items) != len(texts)+1 {
+			t.Errorf("lines of %d bytes: %d items of %d bytes, counted as %d; %d are kept", size, len(r.items), total, r.bytes, kept)
+		}
+		if room := len(r.space) * int(unsafe.Sizeof(roomItem{})); room > roomBytes {
+			t.Errorf("lines of %d bytes: the space takes %d bytes", size, room)
+		}
 	}
 }

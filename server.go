@@ -496,21 +496,28 @@ func (s *server) read(m *member, l link) error {
 func (s *server) readSome(m *member, l link) error {
 	var g gathered
 	defer g.done()
-	for !l.idle() {
-		kind, payload, err := l.read()
+	for !l.idle() || len(g.said.texts) > 0 {
+		read := link.read
+		if len(g.said.texts) > 0 {
+			read = link.readHere // what is here is not to wait for what is not
+		}
+		kind, payload, err := read(l)
 		var more lines
 		if err == nil && kind == kindText {
 			more, err = g.parse(payload)
 		}
-		if err != nil || !g.goOn(more) {
+		if err != nil || !g.goOn(more) || g.full() {
 			if err := s.record(m, &g); err != nil {
 				return err
 			}
 		}
 		switch {
+		case err == errNotHere:
+			err = nil
 		case err != nil:
 		case kind == kindText:
 			g.add(more)
+			continue
 		case kind == kindWho:
 			s.room.who(m)
 		case kind == kindPing:
@@ -521,11 +528,6 @@ func (s *server) readSome(m *member, l link) error {
 		}
 		if err != nil {
 			return err
-		}
-		if !l.buffered() || g.full() {
-			if err := s.record(m, &g); err != nil {
-				return err
-			}
 		}
 		if !l.buffered() {
 			g.done()
@@ -541,7 +543,7 @@ type gathered struct {
 	x    *scratch // that they stand in; nil where nothing came since done
 }
 
-// full says that no more lines are to wait for others.
+// full says that what is here is not to wait for yet more.
 func (g *gathered) full() bool {
 	return len(g.said.texts) >= gatherLines || g.x != nil && len(g.x.buf) >= gatherBytes
 }

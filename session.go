@@ -45,6 +45,7 @@ const (
 var (
 	errTruncated = errors.New("the connection ended without secure-close")
 	errMalformed = errors.New("a message of the wrong form")
+	errNotHere   = errors.New("no further message is here yet")
 )
 
 // link carries messages over one authenticated connection, whichever the protocol. One goroutine at a time may read, and one
@@ -58,11 +59,13 @@ type link interface {
 	write(buf []byte) error
 	// read returns the next message; its payload is good until the next call.
 	read() (kind byte, payload []byte, err error)
+	// readHere is read, but for errNotHere where it would have to wait.
+	readHere() (kind byte, payload []byte, err error)
 	// wait returns once something of the next message is here. It needs far less stack than read, for who waits long.
 	wait() error
 	// idle says that nothing of a further message is here yet.
 	idle() bool
-	// buffered says whether a further message is here already, whole.
+	// buffered says whether a further message is here already, or a whole packet of one in parts.
 	buffered() bool
 	// expect bounds the wait of the reads to come.
 	expect(within time.Duration)
@@ -237,8 +240,15 @@ func (s *session) write(buf []byte) error {
 
 // read returns the next message, whose payload is good until the next call. A connection that ends between packets gives
 // errTruncated: only secure-close is an end. errBadPacket says that somebody else wrote into the connection.
-func (s *session) read() (kind byte, payload []byte, err error) {
+func (s *session) read() (kind byte, payload []byte, err error) { return s.next(true) }
+
+func (s *session) readHere() (kind byte, payload []byte, err error) { return s.next(false) }
+
+func (s *session) next(wait bool) (kind byte, payload []byte, err error) {
 	for {
+		if !wait && !s.buffered() {
+			return 0, nil, errNotHere
+		}
 		s.r += s.used
 		s.used = 0
 		if err := s.need(frameHeader); err != nil {
