@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Runs the releases for small machines under qemu-user (Debian's qemu-user-static) against the amd64 one: each serves and
 joins, in both protocols, and makes its keys on a first run. Fails unless every line said arrives, the cipher is the one the
-pair should choose, keys take less than a minute, and no process, its emulator included, ever held more than 64 MB.
+pair should choose, and no process, its emulator included, ever held more than 64 MB. How long keys took is told and not judged:
+finding two primes takes as long as chance, and what else the machine does, will have it.
 
     contrib/release.sh dist && contrib/qemu.py dist
 """
@@ -16,7 +17,7 @@ import tempfile
 import time
 
 MEMORY = 64 << 10  # KiB
-PATIENCE = 120  # seconds, for any one thing; nothing waits for it to pass
+PATIENCE = 300  # seconds, for any one thing; nothing waits for it to pass
 KEYS = pathlib.Path(__file__).resolve().parent.parent / "testdata/vectors/keys"
 AES, CHACHA = "AES-256-GCM", "ChaCha20-Poly1305"
 # Name, emulator, cipher with an amd64 that has AES instructions.
@@ -110,8 +111,6 @@ def main():
             keygen = Proc(folder, "keygen", [*there, "-keygen", "-dir", "keys"])
             keygen.until("making an RSA-2048 encryption key; a small machine may need a minute")
             peak = keygen.end()
-            if keygen.took >= 60:
-                sys.exit(f"{machine}: keys took {keygen.took:.1f} s")
             for role in "server", "client":
                 key, public = folder / f"paper-{role}.pem", folder / f"paper-{role}_pub.pem"
                 shutil.copyfile(KEYS / f"paper-{role}.pem", key)
@@ -124,7 +123,7 @@ def main():
                     peak = max(peak, a if server is there else b)
                 cells.append("yes, yes" + ("" if paper else f" ({cipher if aes else CHACHA})"))
             table.append(f"| {machine} | {keygen.took:.1f} s | {cells[0]} | {cells[1]} | {peak / 1024:.0f} MB |")
-        print(f"{machine} works", flush=True)
+        print(f"{machine} works; its keys took {keygen.took:.1f} s", flush=True)
     print("\n".join(table))
 
 
