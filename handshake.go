@@ -174,8 +174,8 @@ func clientHandshake(conn net.Conn, me *party, check func(ssh.PublicKey) error, 
 		return nil, fmt.Errorf("stage 2: HPKE: %w: %w", err, errUnverified)
 	}
 
-	// Stage 3, C → S, wrapped: seq 3 ‖ Rb, signed by C, sealed to S.
-	stage3, err := t.seal(3, me.signer, eks, nil, rb)
+	// Stage 3, C → S, wrapped: seq 3 ‖ Rb, signed by C, under Ra alone.
+	stage3, err := t.seal(3, me.signer, nil, nil, rb)
 	if err != nil {
 		return nil, err
 	}
@@ -283,8 +283,8 @@ func serverHandshake(conn net.Conn, me *party, pause time.Duration, admit func(i
 	t.told(2, toClient, "sent", traceField{"encapsulation", hpkeEncSize}, traceField{"sign", t.sign}, traceField{"seq", 1},
 		traceField{"Ra", nonceSize}, traceField{"Rb", nonceSize})
 
-	// Stage 3, C → S, wrapped: seq 3 ‖ Rb, signed by C, sealed to S.
-	_, sig, fields, err = t.receive(3, conn, wrap, me.encryption, 0, nonceSize)
+	// Stage 3, C → S, wrapped: seq 3 ‖ Rb, signed by C, under Ra alone.
+	_, sig, fields, err = t.receive(3, conn, wrap, nil, 0, nonceSize)
 	if err != nil {
 		return nil, idc, err
 	}
@@ -294,7 +294,7 @@ func serverHandshake(conn net.Conn, me *party, pause time.Duration, admit func(i
 	if subtle.ConstantTimeCompare(fields[1:], rb) != 1 {
 		return nil, idc, fmt.Errorf("stage 3: the client returned another serial than ours: %w", errUnverified)
 	}
-	t.told(3, toServer, "wrapping ok, label ok, signature ok, Rb ok", traceField{"sign", t.sign}, traceField{"seq", 1}, traceField{"Rb", nonceSize})
+	t.told(3, toServer, "wrapping ok, signature ok, Rb ok", traceField{"sign", t.sign}, traceField{"seq", 1}, traceField{"Rb", nonceSize})
 	if err := admit(idc, proof, h0, hpkePublic, true); err != nil {
 		return nil, idc, err
 	}
@@ -474,7 +474,8 @@ func (t *transcript) send(stage byte, conn net.Conn, wrap *wrapper, body []byte)
 }
 
 // seal makes a stage: it takes clearPart into the transcript, signs seq ‖ nonces, seals both to ek, takes that in too,
-// and returns the two parts as vectors.
+// and returns the two parts as vectors. Without ek the fields are left to the wrapper, as in stage 3: its key is Ra's, and Ra
+// came in RSA-CBC, which around stage 3 would keep out nobody and cost S a second private-key operation (docs/formal).
 func (t *transcript) seal(stage byte, signer ssh.Signer, ek *rsa.PublicKey, clearPart []byte, nonces []byte) ([]byte, error) {
 	t.add(clearPart)
 	t.midway = [sha512.Size]byte(t.sum())
@@ -489,17 +490,19 @@ func (t *transcript) seal(stage byte, signer ssh.Signer, ek *rsa.PublicKey, clea
 	t.sign = len(sig)
 	msg := append(append(make([]byte, 0, len(sig)+len(fields)), sig...), fields...)
 	defer clear(msg)
-	sealed, err := t.rsaCBC(stage).seal(ek, msg)
-	if err != nil {
-		return nil, fmt.Errorf("stage %d: sealing: %w", stage, err)
+	sealed := msg
+	if ek != nil {
+		if sealed, err = t.rsaCBC(stage).seal(ek, msg); err != nil {
+			return nil, fmt.Errorf("stage %d: sealing: %w", stage, err)
+		}
 	}
 	t.add(sealed)
 	return appendVector(appendVector(nil, clearPart), sealed), nil
 }
 
-// receive reads a stage from conn, unwraps it if wrap is set, and opens what is sealed in it: a signature, which the
-// caller hands to verify, and the fields seq ‖ nonces, of which there are n bytes. The clear part must have clearSize
-// bytes unless that is -1.
+// receive reads a stage from conn, unwraps it if wrap is set, and opens what is sealed in it to key, if that is set: a
+// signature, which the caller hands to verify, and the fields seq ‖ nonces, of which there are n bytes. The clear part must
+// have clearSize bytes unless that is -1.
 func (t *transcript) receive(stage byte, conn net.Conn, wrap *wrapper, key *rsa.PrivateKey, clearSize, n int) (clearPart, sig, fields []byte, err error) {
 	frame, err := readFrame(conn, maxHandshakeFrame)
 	if err != nil {
@@ -513,16 +516,24 @@ func (t *transcript) receive(stage byte, conn net.Conn, wrap *wrapper, key *rsa.
 	}
 	clearPart, rest, ok1 := cutVector(frame)
 	sealed, rest, ok2 := cutVector(rest)
-	cbc := t.rsaCBC(stage)
-	if !ok1 || !ok2 || len(rest) != 0 || clearSize >= 0 && len(clearPart) != clearSize ||
-		len(sealed) > cbc.sealedSize(&key.PublicKey, longestSign+maxFields) {
-		return nil, nil, nil, fmt.Errorf("stage %d: malformed: %w", stage, errUnverified)
+	malformed := fmt.Errorf("stage %d: malformed: %w", stage, errUnverified)
+	cbc, longest := t.rsaCBC(stage), longestSign+maxFields
+	if key != nil {
+		longest = cbc.sealedSize(&key.PublicKey, longest)
+	}
+	if !ok1 || !ok2 || len(rest) != 0 || clearSize >= 0 && len(clearPart) != clearSize || len(sealed) > longest {
+		return nil, nil, nil, malformed
 	}
 	t.add(clearPart)
 	t.midway = [sha512.Size]byte(t.sum())
-	msg, err := cbc.open(key, sealed)
-	if err != nil || len(msg) < 1+n || msg[len(msg)-n-1] != stage {
-		return nil, nil, nil, fmt.Errorf("stage %d: %w: %w", stage, errRSACBC, errUnverified)
+	msg := sealed
+	if key != nil {
+		if msg, err = cbc.open(key, sealed); err != nil {
+			return nil, nil, nil, fmt.Errorf("stage %d: %w: %w", stage, err, errUnverified)
+		}
+	}
+	if len(msg) < 1+n || msg[len(msg)-n-1] != stage {
+		return nil, nil, nil, malformed
 	}
 	t.add(sealed)
 	cut := len(msg) - n - 1

@@ -634,7 +634,7 @@ func TestStall(t *testing.T) {
 type deed struct {
 	stage     byte
 	signer    ssh.Signer
-	ek        *rsa.PublicKey
+	ek        *rsa.PublicKey // nil in stage 3
 	aes       byte
 	kem, cred []byte // stage 1: the HPKE key and the content of the box. Stage 2: kem is the encapsulation
 	nonces    []byte
@@ -688,7 +688,7 @@ func scriptedClient(conn net.Conn, me *party, alter func(*deed)) error {
 	if err := t.verify(2, ids, sig, fields); err != nil {
 		return err
 	}
-	d = &deed{stage: 3, signer: me.signer, ek: eks, nonces: fields[1+nonceSize:], wrap: wrap}
+	d = &deed{stage: 3, signer: me.signer, nonces: fields[1+nonceSize:], wrap: wrap}
 	alter(d)
 	stage3, err := t.seal(d.stage, d.signer, d.ek, d.extra, d.nonces)
 	if err != nil {
@@ -765,6 +765,7 @@ func TestLyingClient(t *testing.T) {
 		{"stage 3 with a clear part", onStage(3, func(d *deed) { d.extra = []byte{0} }), "stage 3: malformed", 1, 0},
 		{"stage 3 of another number", onStage(3, func(d *deed) { d.stage = 1 }), "stage 3: ", 1, 0},
 		{"stage 3 in the other direction's wrapping", onStage(3, func(d *deed) { d.wrap = &wrapper{d.wrap.toClient, d.wrap.toServer} }), "wrapping does not open", 1, 0},
+		{"stage 3 in RSA-CBC", onStage(3, func(d *deed) { d.ek = &server.encryption.PublicKey }), "stage 3: malformed", 1, 0},
 		{"a signature too long", onStage(3, func(d *deed) { d.signer = wordy{d.signer} }), "stage 3: malformed", 1, 0},
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -932,7 +933,7 @@ func scriptedServer(conn net.Conn, me *party, hello []byte, alter func(*deed)) e
 	if err := writeFrame(conn, d.wrap.seal(2, stage2)); err != nil {
 		return err
 	}
-	if _, _, _, err := t.receive(3, conn, wrap, me.encryption, 0, nonceSize); err != nil {
+	if _, _, _, err := t.receive(3, conn, wrap, nil, 0, nonceSize); err != nil {
 		return err
 	}
 	d = &deed{stage: 4, signer: me.signer, ek: ekc, nonces: make([]byte, smSize), wrap: wrap}

@@ -188,7 +188,7 @@ func (f *thief) open(client, server *rsa.PrivateKey, toServer, toClient io.Reade
 		return err
 	}
 	f.rb = fields[1+nonceSize:]
-	if _, _, _, err = f.tr.receive(3, conn(toServer), wrap, server, 0, nonceSize); err != nil {
+	if _, _, _, err = f.tr.receive(3, conn(toServer), wrap, nil, 0, nonceSize); err != nil {
 		return err
 	}
 	_, _, fields, err = f.tr.receive(4, conn(toClient), wrap, client, 0, smSize)

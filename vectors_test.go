@@ -631,8 +631,8 @@ func (m *vectorMaker) handshakes() {
 			p, _ := hex.DecodeString("e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800")
 			copy(d.kem[1184:], p)
 		}},
-		{"short Ra", "Ra has 23 bytes", "stage 1: an RSA-CBC", func(d *deed) { d.nonces = d.nonces[1:] }},
-		{"long Ra", "Ra has 25 bytes", "stage 1: an RSA-CBC", func(d *deed) { d.nonces = append(d.nonces, 0) }},
+		{"short Ra", "Ra has 23 bytes", "stage 1: malformed", func(d *deed) { d.nonces = d.nonces[1:] }},
+		{"long Ra", "Ra has 25 bytes", "stage 1: malformed", func(d *deed) { d.nonces = append(d.nonces, 0) }},
 		{"box under other Ra", "the box's key is of another Ra", "box does not open", func(d *deed) { d.boxKey = newNonce() }},
 		{"byte behind box", "a byte follows the box", "box does not open", func(d *deed) { d.extra = []byte{0} }},
 		{"sealed to itself", "sealed to the client's own key", "stage 1: an RSA-CBC", func(d *deed) { d.ek = &client.encryption.PublicKey }},
@@ -668,13 +668,13 @@ func (m *vectorMaker) handshakes() {
 		{"other signer", "signed by another than in stage 1", "stage 3: bad signature", func(d *deed) { d.signer = mallory }},
 		{"other Rb", "another serial than the server's", "another serial", func(d *deed) { d.nonces = newNonce() }},
 		{"clear part", "a byte in the clear part", "stage 3: malformed", func(d *deed) { d.extra = []byte{0} }},
-		{"number 1", "seq is 1", "stage 3: an RSA-CBC", func(d *deed) { d.stage = 1 }},
-		{"number 4", "seq is 4", "stage 3: an RSA-CBC", func(d *deed) { d.stage = 4 }},
+		{"number 1", "seq is 1", "stage 3: malformed", func(d *deed) { d.stage = 1 }},
+		{"number 4", "seq is 4", "stage 3: malformed", func(d *deed) { d.stage = 4 }},
 		{"other direction's wrapping", "wrapped under the key of server to client", "wrapping does not open", func(d *deed) { d.wrap = &wrapper{d.wrap.toClient, d.wrap.toServer} }},
 		{"signature too long", "a signature of more than 512 bytes", "stage 3: malformed", func(d *deed) { d.signer = wordy{d.signer} }},
-		{"short Rb", "Rb has 23 bytes", "stage 3: an RSA-CBC", func(d *deed) { d.nonces = d.nonces[1:] }},
-		{"long Rb", "Rb has 25 bytes", "stage 3: an RSA-CBC", func(d *deed) { d.nonces = append(bytes.Clone(d.nonces), 0) }},
-		{"sealed to itself", "sealed to the client's own key", "stage 3: an RSA-CBC", func(d *deed) { d.ek = &client.encryption.PublicKey }},
+		{"short Rb", "Rb has 23 bytes", "stage 3: malformed", func(d *deed) { d.nonces = d.nonces[1:] }},
+		{"long Rb", "Rb has 25 bytes", "stage 3: malformed", func(d *deed) { d.nonces = append(bytes.Clone(d.nonces), 0) }},
+		{"in RSA-CBC", "sealed to the server's encryption key, as the paper has it, and wrapped", "stage 3: malformed", func(d *deed) { d.ek = &server.encryption.PublicKey }},
 	} {
 		put("server", "stage3 "+c.name, c.defect, c.check, lied1, lie(onStage(3, c.alter), hello, lied2)[1])
 	}
@@ -761,7 +761,7 @@ func (m *vectorMaker) handshakes() {
 		{"signed by client", "reflection: signed by the client's identity", "stage 2: bad signature", func(d *deed) { d.signer = client.signer }},
 		{"other Ra", "another serial than the client's", "another serial than ours", func(d *deed) { d.nonces[0] ^= 1 }},
 		{"Rb before Ra", "the serials change places", "another serial than ours", func(d *deed) { d.nonces = append(d.nonces[nonceSize:], d.nonces[:nonceSize]...) }},
-		{"short Rb", "Rb has 23 bytes", "stage 2: an RSA-CBC", func(d *deed) { d.nonces = d.nonces[:2*nonceSize-1] }},
+		{"short Rb", "Rb has 23 bytes", "stage 2: malformed", func(d *deed) { d.nonces = d.nonces[:2*nonceSize-1] }},
 		{"number 4", "seq is 4", "stage 2: an RSA-CBC", func(d *deed) { d.stage = 4 }},
 		{"number 1", "seq is 1", "stage 2: an RSA-CBC", func(d *deed) { d.stage = 1 }},
 		{"short encapsulation", "an encapsulation of 1119 bytes", "stage 2: malformed", func(d *deed) { d.kem = d.kem[1:] }},
@@ -781,8 +781,8 @@ func (m *vectorMaker) handshakes() {
 	}{
 		{"good", "", "", func(*deed) {}},
 		{"other signer", "signed by another than the hello's identity", "stage 4: bad signature", func(d *deed) { d.signer = mallory }},
-		{"short Sm", "Sm has 31 bytes", "stage 4: an RSA-CBC", func(d *deed) { d.nonces = d.nonces[1:] }},
-		{"long Sm", "Sm has 33 bytes", "stage 4: an RSA-CBC", func(d *deed) { d.nonces = append(d.nonces, 0) }},
+		{"short Sm", "Sm has 31 bytes", "stage 4: malformed", func(d *deed) { d.nonces = d.nonces[1:] }},
+		{"long Sm", "Sm has 33 bytes", "stage 4: malformed", func(d *deed) { d.nonces = append(d.nonces, 0) }},
 		{"clear part", "a byte in the clear part", "stage 4: malformed", func(d *deed) { d.extra = []byte{0} }},
 		{"number 2", "seq is 2", "stage 4: an RSA-CBC", func(d *deed) { d.stage = 2 }},
 		{"other direction's wrapping", "wrapped under the key of client to server", "wrapping does not open", func(d *deed) { d.wrap = &wrapper{d.wrap.toClient, d.wrap.toServer} }},
