@@ -179,7 +179,9 @@ func clientHandshake(conn net.Conn, me *party, check func(ssh.PublicKey) error, 
 	if err != nil {
 		return nil, err
 	}
-	if err := t.send(3, conn, wrap, stage3); err != nil {
+	err = t.send(3, conn, wrap, stage3)
+	clear(stage3)
+	if err != nil {
 		return nil, err
 	}
 	t.told(3, toServer, "sent", traceField{"sign", t.sign}, traceField{"seq", 1}, traceField{"Rb", nonceSize})
@@ -288,6 +290,7 @@ func serverHandshake(conn net.Conn, me *party, pause time.Duration, admit func(i
 	if err != nil {
 		return nil, idc, err
 	}
+	defer clear(fields)
 	if err := t.verify(3, idc, sig, fields); err != nil {
 		return nil, idc, err
 	}
@@ -473,10 +476,16 @@ func (t *transcript) send(stage byte, conn net.Conn, wrap *wrapper, body []byte)
 	return nil
 }
 
+// wrapOnly is the stage that the wrapper alone seals: its key is Ra's, and Ra came in RSA-CBC, which around this stage too would
+// keep out nobody and cost S a second private-key operation (docs/formal). It has no key, and every other stage has one.
+const wrapOnly = 3
+
 // seal makes a stage: it takes clearPart into the transcript, signs seq ‖ nonces, seals both to ek, takes that in too,
-// and returns the two parts as vectors. Without ek the fields are left to the wrapper, as in stage 3: its key is Ra's, and Ra
-// came in RSA-CBC, which around stage 3 would keep out nobody and cost S a second private-key operation (docs/formal).
+// and returns the two parts as vectors, which hold the nonces of stage 3 as they are.
 func (t *transcript) seal(stage byte, signer ssh.Signer, ek *rsa.PublicKey, clearPart []byte, nonces []byte) ([]byte, error) {
+	if (ek == nil) != (stage == wrapOnly) {
+		return nil, fmt.Errorf("stage %d: sealing: no key for it", stage)
+	}
 	t.add(clearPart)
 	t.midway = [sha512.Size]byte(t.sum())
 	fields := append([]byte{stage}, nonces...)
@@ -500,9 +509,9 @@ func (t *transcript) seal(stage byte, signer ssh.Signer, ek *rsa.PublicKey, clea
 	return appendVector(appendVector(nil, clearPart), sealed), nil
 }
 
-// receive reads a stage from conn, unwraps it if wrap is set, and opens what is sealed in it to key, if that is set: a
-// signature, which the caller hands to verify, and the fields seq ‖ nonces, of which there are n bytes. The clear part must
-// have clearSize bytes unless that is -1.
+// receive reads a stage from conn, unwraps it if wrap is set, and opens what is sealed in it to key: a signature, which the
+// caller hands to verify, and the fields seq ‖ nonces, of which there are n bytes. The clear part must have clearSize bytes
+// unless that is -1.
 func (t *transcript) receive(stage byte, conn net.Conn, wrap *wrapper, key *rsa.PrivateKey, clearSize, n int) (clearPart, sig, fields []byte, err error) {
 	frame, err := readFrame(conn, maxHandshakeFrame)
 	if err != nil {
@@ -521,7 +530,7 @@ func (t *transcript) receive(stage byte, conn net.Conn, wrap *wrapper, key *rsa.
 	if key != nil {
 		longest = cbc.sealedSize(&key.PublicKey, longest)
 	}
-	if !ok1 || !ok2 || len(rest) != 0 || clearSize >= 0 && len(clearPart) != clearSize || len(sealed) > longest {
+	if (key == nil) != (stage == wrapOnly) || !ok1 || !ok2 || len(rest) != 0 || clearSize >= 0 && len(clearPart) != clearSize || len(sealed) > longest {
 		return nil, nil, nil, malformed
 	}
 	t.add(clearPart)
@@ -602,7 +611,8 @@ func raKey(ra, salt []byte, label string) (cipher.AEAD, error) {
 }
 
 // wrapper is the AEAD around stages 2, 3 and 4, under keys from Ra and h1, one a direction. It keeps made-up RSA blocks
-// from both sides' private keys and C's name from whoever compares moduli (docs/formal, NOWRAP and KEYLEAK).
+// from both sides' private keys, and C's name from whoever compares moduli or tries keys on stage 3's signature, which nothing
+// else hides (docs/formal, NOWRAP and KEYLEAK).
 type wrapper struct{ toServer, toClient cipher.AEAD }
 
 func newWrapper(ra, h1 []byte) (*wrapper, error) {

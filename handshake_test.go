@@ -634,13 +634,14 @@ func TestStall(t *testing.T) {
 type deed struct {
 	stage     byte
 	signer    ssh.Signer
-	ek        *rsa.PublicKey // nil in stage 3
+	ek        *rsa.PublicKey // nil in stage 3, and in no other
 	aes       byte
 	kem, cred []byte // stage 1: the HPKE key and the content of the box. Stage 2: kem is the encapsulation
 	nonces    []byte
 	extra     []byte // behind the clear part
 	boxKey    []byte // stage 1: Ra for the box; nil: nonces
 	wrap      *wrapper
+	body      func([]byte) []byte // stage 3: what to wrap, of what should be wrapped
 }
 
 // scriptedClient is a client that knows the protocol and that alter makes do wrong. It returns at the first error.
@@ -694,6 +695,9 @@ func scriptedClient(conn net.Conn, me *party, alter func(*deed)) error {
 	if err != nil {
 		return err
 	}
+	if d.body != nil {
+		stage3 = d.body(stage3)
+	}
 	if err := writeFrame(conn, d.wrap.seal(3, stage3)); err != nil {
 		return err
 	}
@@ -729,6 +733,9 @@ func TestLyingClient(t *testing.T) {
 		t.Fatal(err)
 	}
 	good := func(*deed) {}
+	body := func(fn func([]byte) []byte) func(*deed) { return onStage(3, func(d *deed) { d.body = fn }) }
+	stage3Of := func(sealed []byte) []byte { return appendVector([]byte{0, 0}, sealed) } // its clear part is empty
+	sealedOf := func(stage3 []byte) []byte { return stage3[2+2:] }
 	for _, c := range []struct {
 		name              string
 		alter             func(*deed)
@@ -737,7 +744,7 @@ func TestLyingClient(t *testing.T) {
 	}{
 		{"nothing wrong", good, "", 1, 1},
 		{"another's identity", onStage(1, func(d *deed) { d.signer = mallory }), "stage 1: bad signature", 0, 0},
-		{"stage 1 of another number", onStage(1, func(d *deed) { d.stage = 3 }), "stage 1: ", 0, 0},
+		{"stage 1 of another number", onStage(1, func(d *deed) { d.stage = 4 }), "stage 1: ", 0, 0},
 		{"AES byte 2", onStage(1, func(d *deed) { d.aes = 2 }), "stage 1: malformed", 0, 0},
 		{"no HPKE key", onStage(1, func(d *deed) { d.kem, d.cred = nil, nil }), "stage 1: malformed", 0, 0},
 		{"an HPKE key out of range", onStage(1, func(d *deed) { d.kem = bytes.Repeat([]byte{0xff}, hpkePublicSize) }), "stage 1: HPKE", 1, 0},
@@ -763,9 +770,28 @@ func TestLyingClient(t *testing.T) {
 		{"stage 3 signed by another", onStage(3, func(d *deed) { d.signer = mallory }), "stage 3: bad signature", 1, 0},
 		{"another Rb", onStage(3, func(d *deed) { d.nonces = newNonce() }), "another serial", 1, 0},
 		{"stage 3 with a clear part", onStage(3, func(d *deed) { d.extra = []byte{0} }), "stage 3: malformed", 1, 0},
-		{"stage 3 of another number", onStage(3, func(d *deed) { d.stage = 1 }), "stage 3: ", 1, 0},
+		{"stage 3 of another number", body(func(b []byte) []byte { b[len(b)-nonceSize-1] = 1; return b }), "stage 3: malformed", 1, 0},
+		{"a short Rb", body(func(b []byte) []byte { return stage3Of(sealedOf(b)[:64+1+nonceSize-1]) }), "stage 3: malformed", 1, 0},
+		{"a longer Rb", body(func(b []byte) []byte { return stage3Of(append(sealedOf(b), 0)) }), "stage 3: malformed", 1, 0},
+		{"half of Rb", onStage(3, func(d *deed) { clear(d.nonces[nonceSize/2:]) }), "another serial", 1, 0},
+		{"a bit of Rb", onStage(3, func(d *deed) { d.nonces[nonceSize-1] ^= 1 }), "another serial", 1, 0},
+		{"nothing in stage 3", body(func([]byte) []byte { return nil }), "stage 3: malformed", 1, 0},
+		{"two empty parts in stage 3", body(func([]byte) []byte { return stage3Of(nil) }), "stage 3: malformed", 1, 0},
+		{"one byte in stage 3", body(func([]byte) []byte { return stage3Of([]byte{3}) }), "stage 3: malformed", 1, 0},
+		{"no seq in stage 3", body(func(b []byte) []byte { return stage3Of(b[len(b)-nonceSize:]) }), "stage 3: malformed", 1, 0},
+		{"no signature in stage 3", body(func(b []byte) []byte { return stage3Of(b[len(b)-nonceSize-1:]) }), "stage 3: bad signature", 1, 0},
+		{"a byte behind stage 3", body(func(b []byte) []byte { return append(b, 0) }), "stage 3: malformed", 1, 0},
+		{"a vector behind stage 3", body(func(b []byte) []byte { return append(b, 0, 0) }), "stage 3: malformed", 1, 0},
+		{"a length beyond stage 3", body(func(b []byte) []byte { b[2]++; return b }), "stage 3: malformed", 1, 0},
+		{"a byte over the longest stage 3", body(func(b []byte) []byte {
+			return stage3Of(append(make([]byte, longestSign+maxFields+1-1-nonceSize), b[len(b)-nonceSize-1:]...))
+		}), "stage 3: malformed", 1, 0},
+		{"the longest stage 3", body(func(b []byte) []byte {
+			return stage3Of(append(make([]byte, longestSign+maxFields-1-nonceSize), b[len(b)-nonceSize-1:]...))
+		}), "stage 3: bad signature", 1, 0},
 		{"stage 3 in the other direction's wrapping", onStage(3, func(d *deed) { d.wrap = &wrapper{d.wrap.toClient, d.wrap.toServer} }), "wrapping does not open", 1, 0},
-		{"stage 3 in RSA-CBC", onStage(3, func(d *deed) { d.ek = &server.encryption.PublicKey }), "stage 3: malformed", 1, 0},
+		{"stage 3 in RSA-CBC", onStage(3, func(d *deed) { d.stage, d.ek = 1, &server.encryption.PublicKey }), "stage 3: malformed", 1, 0},
+		{"stage 1 without RSA-CBC", onStage(1, func(d *deed) { d.stage, d.ek = 3, nil }), "stage 1: an RSA-CBC", 0, 0},
 		{"a signature too long", onStage(3, func(d *deed) { d.signer = wordy{d.signer} }), "stage 3: malformed", 1, 0},
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -823,6 +849,33 @@ var errMute = errors.New("no signature today")
 func (mute) Sign(io.Reader, []byte) (*ssh.Signature, error) { return nil, errMute }
 
 func (mute) SignWithAlgorithm(io.Reader, []byte, string) (*ssh.Signature, error) { return nil, errMute }
+
+// TestOnlyStage3IsUnsealed: no key means no RSA-CBC in stage 3, and nothing in any other.
+func TestOnlyStage3IsUnsealed(t *testing.T) {
+	client, server := twoParties(t)
+	for stage := byte(1); stage <= 4; stage++ {
+		for _, key := range []*rsa.PrivateKey{nil, server.encryption} {
+			var ek *rsa.PublicKey
+			if key != nil {
+				ek = &key.PublicKey
+			}
+			right := (key == nil) == (stage == 3)
+			var a, b transcript
+			a.start(nil)
+			b.start(nil)
+			body, err := a.seal(stage, client.signer, ek, nil, make([]byte, nonceSize))
+			if (err == nil) != right {
+				t.Errorf("stage %d sealed with a key %v: %v", stage, key != nil, err)
+			}
+			if !right { // what such a stage would be
+				body = appendVector([]byte{0, 0}, append(make([]byte, 64), append([]byte{stage}, make([]byte, nonceSize)...)...))
+			}
+			if _, _, _, err := b.receive(stage, cannedConn(appendVector(nil, body)), nil, key, 0, nonceSize); (err == nil) != right {
+				t.Errorf("stage %d received with a key %v: %v", stage, key != nil, err)
+			}
+		}
+	}
+}
 
 // TestRefusedByAdmit: a refusal at either question ends the handshake with that error, and the client sees the end only.
 func TestRefusedByAdmit(t *testing.T) {
@@ -992,6 +1045,8 @@ func TestLyingServer(t *testing.T) {
 		{"an encapsulation too long", hello, onStage(2, func(d *deed) { d.extra = []byte{0} }), "stage 2: malformed", true},
 		{"a low-order X25519 share", hello, onStage(2, func(d *deed) { clear(d.kem[1088:]) }), "stage 2: HPKE", true},
 		{"sealed to itself", hello, onStage(2, func(d *deed) { d.ek = &server.encryption.PublicKey }), "stage 2: ", true},
+		{"stage 2 without RSA-CBC", hello, onStage(2, func(d *deed) { d.stage, d.ek = 3, nil }), "stage 2: an RSA-CBC", true},
+		{"stage 4 without RSA-CBC", hello, onStage(4, func(d *deed) { d.stage, d.ek = 3, nil }), "stage 4: an RSA-CBC", true},
 		{"stage 2 in the other direction's wrapping", hello, onStage(2, func(d *deed) { d.wrap = &wrapper{d.wrap.toClient, d.wrap.toServer} }), "wrapping does not open", true},
 		{"stage 4 signed by another", hello, onStage(4, func(d *deed) { d.signer = mallory }), "stage 4: bad signature", true},
 		{"a short Sm", hello, onStage(4, func(d *deed) { d.nonces = d.nonces[1:] }), "stage 4: ", true},
@@ -1201,6 +1256,11 @@ func FuzzStage(f *testing.F) {
 	}
 	f.Add(stage, false)
 	f.Add(stage, true)
+	seed.start([]byte("hello"))
+	if stage, err = seed.seal(3, client.signer, nil, nil, make([]byte, nonceSize)); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(stage, true)
 	f.Add(appendVector(appendVector(nil, nil), nil), true)
 	addVectors(f, "handshake", "receive", func(b []byte) { f.Add(b[frameHeader:], false) })
 	f.Fuzz(func(t *testing.T, b []byte, wrapped bool) {
@@ -1211,11 +1271,11 @@ func FuzzStage(f *testing.F) {
 		defer here.Close()
 		var tr transcript
 		tr.start([]byte("hello"))
-		n, number := nonceSize, byte(1)
+		n, number, key, clearSize := nonceSize, byte(1), server.encryption, -1
 		var wrap *wrapper
 		frame := b
 		if wrapped {
-			number = 3
+			number, key, clearSize = 3, nil, 0
 			var err error
 			if wrap, err = newWrapper(make([]byte, nonceSize), tr.sum()); err != nil {
 				t.Fatal(err)
@@ -1224,7 +1284,7 @@ func FuzzStage(f *testing.F) {
 			frame = aead.Seal(nil, nonce, b, nil)
 		}
 		go writeFrame(there, frame)
-		_, sig, fields, err := tr.receive(number, here, wrap, server.encryption, -1, n)
+		_, sig, fields, err := tr.receive(number, here, wrap, key, clearSize, n)
 		if err != nil {
 			if !errors.Is(err, errUnverified) {
 				t.Error(err)

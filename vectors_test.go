@@ -619,7 +619,7 @@ func (m *vectorMaker) handshakes() {
 	}{
 		{"other signer", "signed by another than the identity in the box", "stage 1: bad signature", func(d *deed) { d.signer = mallory }},
 		{"signed by server", "reflection: the server's own identity is claimed", "stage 1: bad signature", func(d *deed) { d.cred = credential(server.identity, cek, nil) }},
-		{"number 3", "seq is 3", "stage 1: an RSA-CBC", func(d *deed) { d.stage = 3 }},
+		{"number 4", "seq is 4", "stage 1: an RSA-CBC", func(d *deed) { d.stage = 4 }},
 		{"number 2", "seq is 2", "stage 1: an RSA-CBC", func(d *deed) { d.stage = 2 }},
 		{"AES byte 2", "the AES byte is 2", "stage 1: malformed", func(d *deed) { d.aes = 2 }},
 		{"no HPKE key", "HPKE key and box are left out", "stage 1: malformed", func(d *deed) { d.kem, d.cred = nil, nil }},
@@ -661,6 +661,7 @@ func (m *vectorMaker) handshakes() {
 	proofed2 := on("server", proofed)[1]
 	put("server", "run with a proof of 32", "", "", proofed, lie(onStage(1, func(d *deed) { d.cred = credential(client.identity, cek, make([]byte, 32)) }), hello, proofed2)[1])
 	lied2 := on("server", lied1)[1]
+	inside := func(fn func([]byte) []byte) func(*deed) { return func(d *deed) { d.body = fn } }
 	for _, c := range []struct {
 		name, defect, check string
 		alter               func(*deed)
@@ -668,13 +669,17 @@ func (m *vectorMaker) handshakes() {
 		{"other signer", "signed by another than in stage 1", "stage 3: bad signature", func(d *deed) { d.signer = mallory }},
 		{"other Rb", "another serial than the server's", "another serial", func(d *deed) { d.nonces = newNonce() }},
 		{"clear part", "a byte in the clear part", "stage 3: malformed", func(d *deed) { d.extra = []byte{0} }},
-		{"number 1", "seq is 1", "stage 3: malformed", func(d *deed) { d.stage = 1 }},
-		{"number 4", "seq is 4", "stage 3: malformed", func(d *deed) { d.stage = 4 }},
+		{"number 1", "seq is 1", "stage 3: malformed", inside(func(b []byte) []byte { b[len(b)-nonceSize-1] = 1; return b })},
+		{"number 4", "seq is 4", "stage 3: malformed", inside(func(b []byte) []byte { b[len(b)-nonceSize-1] = 4; return b })},
+		{"nothing", "an empty body, wrapped", "stage 3: malformed", inside(func([]byte) []byte { return nil })},
+		{"empty parts", "both parts are empty", "stage 3: malformed", inside(func([]byte) []byte { return make([]byte, 4) })},
+		{"unsigned", "no signature before seq", "stage 3: bad signature", inside(func(b []byte) []byte { return appendVector([]byte{0, 0}, b[len(b)-nonceSize-1:]) })},
+		{"byte behind", "a byte follows the second part, inside the wrapping", "stage 3: malformed", inside(func(b []byte) []byte { return append(b, 0) })},
 		{"other direction's wrapping", "wrapped under the key of server to client", "wrapping does not open", func(d *deed) { d.wrap = &wrapper{d.wrap.toClient, d.wrap.toServer} }},
 		{"signature too long", "a signature of more than 512 bytes", "stage 3: malformed", func(d *deed) { d.signer = wordy{d.signer} }},
 		{"short Rb", "Rb has 23 bytes", "stage 3: malformed", func(d *deed) { d.nonces = d.nonces[1:] }},
 		{"long Rb", "Rb has 25 bytes", "stage 3: malformed", func(d *deed) { d.nonces = append(bytes.Clone(d.nonces), 0) }},
-		{"in RSA-CBC", "sealed to the server's encryption key, as the paper has it, and wrapped", "stage 3: malformed", func(d *deed) { d.ek = &server.encryption.PublicKey }},
+		{"in RSA-CBC", "sealed to the server's encryption key, as the paper has it, and wrapped", "stage 3: malformed", func(d *deed) { d.stage, d.ek = 1, &server.encryption.PublicKey }},
 	} {
 		put("server", "stage3 "+c.name, c.defect, c.check, lied1, lie(onStage(3, c.alter), hello, lied2)[1])
 	}
