@@ -409,7 +409,7 @@ func (e errUnreachable) Unwrap() error { return e.error }
 
 // connect dials, runs the handshake and exchanges the first packets.
 func (c *client) connect(ctx context.Context) (net.Conn, link, welcome, error) {
-	conn, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "tcp", c.addr)
+	conn, err := (&net.Dialer{Timeout: dialTimeout, KeepAlive: tcpKeepAlive(c.plainText)}).DialContext(ctx, "tcp", c.addr)
 	if err != nil {
 		return nil, nil, welcome{}, errUnreachable{fmt.Errorf("cannot reach %s: %s; is securechat -listen running there?", c.addr, netReason(err))}
 	}

@@ -419,7 +419,7 @@ func readInvite(c *console) (code inviteCode, err error) {
 
 // listen opens the room of s and keeps it until ctx ends.
 func listen(ctx context.Context, o *options, s *server) (err error) {
-	listeners, err := listenOn(o.listen)
+	listeners, err := listenOn(o.listen, tcpKeepAlive(o.paper))
 	if err != nil {
 		return err
 	}
@@ -493,12 +493,21 @@ func listen(ctx context.Context, o *options, s *server) (err error) {
 	return err
 }
 
+// tcpKeepAlive is for net.ListenConfig and net.Dialer: off where both sides ping, every 30 s to TCP's every 15 on an idle line;
+// the paper's session has no pings, and Go's default.
+func tcpKeepAlive(paper bool) time.Duration {
+	if paper {
+		return 0
+	}
+	return -1
+}
+
 // listenOn listens on addr, on IPv4 and IPv6 where addr names no host.
-func listenOn(addr string) ([]net.Listener, error) {
+func listenOn(addr string, keepAlive time.Duration) ([]net.Listener, error) {
 	if addr == fromSystemd {
 		return sdListeners()
 	}
-	l, err := net.Listen("tcp", addr)
+	l, err := (&net.ListenConfig{KeepAlive: keepAlive}).Listen(context.Background(), "tcp", addr)
 	if err == nil {
 		return []net.Listener{l}, nil
 	}

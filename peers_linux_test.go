@@ -1065,7 +1065,7 @@ func BenchmarkPeersHandshake(b *testing.B) {
 	var cost, one, eight, scale figures
 	for range b.N {
 		for _, row := range rows {
-			n := 800
+			n := 2400
 			if strings.Contains(row.name, "sshd") {
 				n = 80
 			}
