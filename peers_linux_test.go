@@ -475,7 +475,7 @@ func (f *figures) report(title, format, ours string, targets ...target) {
 		m := slices.Sorted(slices.Values(v))[len(v)/2]
 		verdict, bound := "reached", fmt.Sprintf("at least %g", t.least)
 		if t.most > 0 {
-			bound = fmt.Sprintf("at most %g", t.most)
+			bound = fmt.Sprintf("at most %.3g", t.most)
 		}
 		if m < t.least || t.most > 0 && m > t.most {
 			verdict = "SHORT"
