@@ -525,13 +525,13 @@ func (t *transcript) receive(stage byte, conn net.Conn, wrap *wrapper, key *rsa.
 	}
 	clearPart, rest, ok1 := cutVector(frame)
 	sealed, rest, ok2 := cutVector(rest)
-	malformed := fmt.Errorf("stage %d: malformed: %w", stage, errUnverified)
+	malformed := func() error { return fmt.Errorf("stage %d: malformed: %w", stage, errUnverified) }
 	cbc, longest := t.rsaCBC(stage), longestSign+maxFields
 	if key != nil {
 		longest = cbc.sealedSize(&key.PublicKey, longest)
 	}
 	if (key == nil) != (stage == wrapOnly) || !ok1 || !ok2 || len(rest) != 0 || clearSize >= 0 && len(clearPart) != clearSize || len(sealed) > longest {
-		return nil, nil, nil, malformed
+		return nil, nil, nil, malformed()
 	}
 	t.add(clearPart)
 	t.midway = [sha512.Size]byte(t.sum())
@@ -542,7 +542,7 @@ func (t *transcript) receive(stage byte, conn net.Conn, wrap *wrapper, key *rsa.
 		}
 	}
 	if len(msg) < 1+n || msg[len(msg)-n-1] != stage {
-		return nil, nil, nil, malformed
+		return nil, nil, nil, malformed()
 	}
 	t.add(sealed)
 	cut := len(msg) - n - 1
