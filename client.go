@@ -432,6 +432,7 @@ func (c *client) meet(ctx context.Context, conn net.Conn) (link, welcome, error)
 	}
 	if err == nil {
 		conn.SetDeadline(time.Time{})
+		l.expect(peerTimeout)
 	}
 	return l, w, err
 }

@@ -201,6 +201,78 @@ func TestKeepalive(t *testing.T) {
 	})
 }
 
+// stuckOnce is a standard output that takes its first write after 80 seconds.
+type stuckOnce struct{ stuck bool }
+
+func (w *stuckOnce) Write(b []byte) (int, error) {
+	if !w.stuck {
+		w.stuck = true
+		time.Sleep(peerTimeout + 5*time.Second)
+	}
+	return len(b), nil
+}
+
+// TestLongLinesKeepalive: what counts as silence begins anew with each packet of a long line. A server is alive though its lines
+// waited for a stuck standard output, and is dead though a part of a line came right behind its first words.
+func TestLongLinesKeepalive(t *testing.T) {
+	s, c, _ := quietServer(t)
+	talk := func(out io.Writer, server func(there net.Conn, sess *session)) (lasted time.Duration, err error) {
+		synctest.Test(t, func(t *testing.T) {
+			c.console.out = bufio.NewWriter(out)
+			j := joinOver(t, s, c, true)
+			here, there := net.Pipe()
+			go io.Copy(io.Discard, there)
+			mine, err1 := newSession(here, &secrets{}, false, largeBuffers)
+			theirs, err2 := newSession(there, &secrets{}, true, largeBuffers)
+			if err := errors.Join(err1, err2); err != nil {
+				t.Fatal(err)
+			}
+			c.seen = 0
+			mine.expect(peerTimeout) // as meet does
+			go server(there, theirs)
+			begin := time.Now()
+			err = c.session(here, mine, j.w, &leaving{})
+			lasted = time.Since(begin)
+			there.Close()
+			j.conn.Close()
+			<-j.over
+		})
+		return lasted, err
+	}
+	packets := func(sess *session, kind byte, payload []byte) []byte {
+		buf, err := sess.append(nil, kind, payload)
+		if err != nil {
+			t.Error(err)
+		}
+		return buf
+	}
+
+	const lines = 20
+	lasted, err := talk(&stuckOnce{}, func(there net.Conn, sess *session) {
+		var all []byte
+		for i := range uint64(lines) {
+			all = append(all, packets(sess, kindText, item{seq: i + 1, what: itemSay, name: "ann", text: make([]byte, 60000)}.append(nil))...)
+		}
+		there.Write(all)
+		for range 10 { // five minutes
+			if _, err := there.Write(packets(sess, kindPing, nil)); err != nil {
+				return
+			}
+			time.Sleep(pingInterval)
+		}
+	})
+	if c.seen != lines || lasted < 5*time.Minute {
+		t.Errorf("%d of %d long lines were shown, in %v: %v", c.seen, lines, lasted, err)
+	}
+
+	lasted, err = talk(io.Discard, func(there net.Conn, sess *session) {
+		there.Write(append(packets(sess, kindPing, nil), packets(sess, kindPart, []byte("a part"))...))
+	})
+	if lost := new(errLost); !errors.As(err, &lost) || lasted < peerTimeout || lasted > 90*time.Second {
+		t.Errorf("a server that died in a line was found after %v: %v", lasted, err)
+	}
+}
+
 // TestSilentClient: a client to whom nothing was written for pingInterval gets a ping, to the second, and while there is nothing
 // to write to it no writer of it runs.
 func TestSilentClient(t *testing.T) {

@@ -465,6 +465,7 @@ func (s *server) carry(m *member, l link) {
 			return &errCut{open: true, why: err}
 		}
 		m.conn.SetDeadline(time.Time{})
+		l.expect(peerTimeout)
 		s.console.note("%s joined", m.name)
 		p := s.raw.pipe
 		err = p.carry(s.raw.ctx, m.conn, l.(*session))

@@ -87,6 +87,7 @@ type session struct {
 	r, w    int    // buf[r:w] is read from conn and not used up
 	used    int    // bytes at its front that the message last returned stands in
 	partial []byte // the parts so far of a message in parts
+	lasting bool   // peerTimeout was expected: it begins anew with each packet, and not with each message alone
 }
 
 // newSession starts a session from a handshake's secrets, which it wipes. buffers lend what is read into.
@@ -164,7 +165,20 @@ func (s *session) wipe() {
 	s.out.wipe()
 }
 
-func (s *session) expect(within time.Duration) { s.conn.SetReadDeadline(time.Now().Add(within)) }
+// expect may be called with less than peerTimeout while another goroutine reads.
+func (s *session) expect(within time.Duration) {
+	if within >= peerTimeout {
+		s.lasting = true
+	}
+	s.conn.SetReadDeadline(time.Now().Add(within))
+}
+
+// renew is for a packet that is no message yet: there is to be more, and who waits for it may have been held up since it expected it.
+func (s *session) renew() {
+	if s.lasting {
+		s.expect(peerTimeout)
+	}
+}
 
 func (s *session) unconfirmed() int { return 0 }
 
@@ -277,6 +291,7 @@ func (s *session) next(wait bool) (kind byte, payload []byte, err error) {
 			if err := s.in.ratchet(); err != nil {
 				return 0, nil, err
 			}
+			s.renew()
 			continue
 		case kind == kindPart || len(s.partial) > 0:
 			if len(payload) == 0 || len(s.partial)+len(payload) > maxMessage {
@@ -284,6 +299,7 @@ func (s *session) next(wait bool) (kind byte, payload []byte, err error) {
 			}
 			s.partial = append(s.partial, payload...)
 			if kind == kindPart {
+				s.renew()
 				continue
 			}
 			payload, s.partial = s.partial, nil
