@@ -191,6 +191,7 @@ func clientHandshake(conn net.Conn, me *party, check func(ssh.PublicKey) error, 
 	if err != nil {
 		return nil, err
 	}
+	defer clear(fields)
 	if err := t.verify(4, ids, sig, fields); err != nil {
 		return nil, err
 	}
@@ -306,6 +307,7 @@ func serverHandshake(conn net.Conn, me *party, pause time.Duration, admit func(i
 
 	// Stage 4, S → C, wrapped: seq 4 ‖ Sm, signed by S, sealed to C.
 	sm := make([]byte, smSize)
+	defer clear(sm)
 	rand.Read(sm)
 	stage4, err := t.seal(4, me.signer, ekc, nil, sm)
 	if err != nil {
@@ -484,7 +486,7 @@ const wrapOnly = 3
 // and returns the two parts as vectors, which hold the nonces of stage 3 as they are.
 func (t *transcript) seal(stage byte, signer ssh.Signer, ek *rsa.PublicKey, clearPart []byte, nonces []byte) ([]byte, error) {
 	if (ek == nil) != (stage == wrapOnly) {
-		return nil, fmt.Errorf("stage %d: sealing: no key for it", stage)
+		return nil, fmt.Errorf("stage %d: sealing: the wrong key, or none", stage)
 	}
 	t.add(clearPart)
 	t.midway = [sha512.Size]byte(t.sum())

@@ -494,7 +494,7 @@ func listen(ctx context.Context, o *options, s *server) (err error) {
 }
 
 // tcpKeepAlive is for net.ListenConfig and net.Dialer: off where both sides ping, every 30 s to TCP's every 15 on an idle line;
-// the paper's session has no pings, and Go's default.
+// the paper's session has no pings, and Go's default, which a socket from systemd keeps in either case.
 func tcpKeepAlive(paper bool) time.Duration {
 	if paper {
 		return 0
