@@ -432,7 +432,6 @@ func (c *client) meet(ctx context.Context, conn net.Conn) (link, welcome, error)
 	}
 	if err == nil {
 		conn.SetDeadline(time.Time{})
-		l.expect(peerTimeout)
 	}
 	return l, w, err
 }
@@ -747,6 +746,7 @@ func (c *client) write(l link, stop chan struct{}) error {
 
 // read shows what the room says and takes acknowledgements until the session ends.
 func (c *client) read(l link) error {
+	l.expect(peerTimeout) // the first part of a long line may be here
 	for {
 		if !l.buffered() {
 			if err := c.shown(c.console.flush()); err != nil {

@@ -283,6 +283,7 @@ func (p *rawPipe) read(s *session, wake chan struct{}) error {
 		}
 		return nil
 	}
+	s.expect(peerTimeout)
 	for {
 		if !s.buffered() {
 			if err := flush(); err != nil {
@@ -465,7 +466,6 @@ func (s *server) carry(m *member, l link) {
 			return &errCut{open: true, why: err}
 		}
 		m.conn.SetDeadline(time.Time{})
-		l.expect(peerTimeout)
 		s.console.note("%s joined", m.name)
 		p := s.raw.pipe
 		err = p.carry(s.raw.ctx, m.conn, l.(*session))
