@@ -6,6 +6,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -322,4 +323,52 @@ func (c *console) progress() func(line string) {
 			fmt.Fprintln(c.stderr)
 		}
 	}
+}
+
+// lineReader cuts a stream into lines for sending.
+type lineReader struct {
+	r      *bufio.Reader
+	max    int // bytes of a line
+	number int // of the line last returned, from 1
+}
+
+func newLineReader(r io.Reader, max int) *lineReader {
+	return &lineReader{r: bufio.NewReaderSize(r, max+1), max: max}
+}
+
+// errLongLine says which line was longer than maxLine; the lines after it can still be read.
+type errLongLine struct{ number, max int }
+
+func (e errLongLine) Error() string {
+	return fmt.Sprintf("line %d is longer than %d bytes and was not sent: -raw carries any bytes", e.number, e.max)
+}
+
+// next returns a line without its end, good until the next call; a last line without an end counts. io.EOF ends.
+func (l *lineReader) next() ([]byte, error) {
+	line, err := l.r.ReadSlice('\n')
+	if err == io.EOF && len(line) > 0 {
+		l.number++
+		return line, nil
+	}
+	if err == nil {
+		l.number++
+		return line[:len(line)-1], nil
+	}
+	if err != bufio.ErrBufferFull {
+		return nil, err
+	}
+	l.number++
+	for err == bufio.ErrBufferFull {
+		_, err = l.r.ReadSlice('\n')
+	}
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
+	return nil, errLongLine{l.number, l.max}
+}
+
+// ready says whether next would return without waiting for more input.
+func (l *lineReader) ready() bool {
+	b, _ := l.r.Peek(l.r.Buffered())
+	return bytes.IndexByte(b, '\n') >= 0
 }

@@ -45,10 +45,6 @@ const (
 	maxFields      = 1 + 2*nonceSize // after the signature of any stage
 )
 
-// errUnverified is wrapped by what failed verification, in either protocol, and by nothing else: a timeout or a closed
-// socket gets ordinary words, so that the warning keeps its force.
-var errUnverified = errors.New("it might be a man-in-the-middle attack")
-
 // party is one side of handshakes: its two keys, and the part of its hello that never changes.
 type party struct {
 	signer     ssh.Signer
@@ -76,26 +72,6 @@ func newParty(signer ssh.Signer, encryption *rsa.PrivateKey) (*party, error) {
 // hardwareAES says whether AES-GCM is fast and constant-time here; Go's AES in software is neither.
 func hardwareAES() bool {
 	return cpu.X86.HasAES && cpu.X86.HasPCLMULQDQ || cpu.ARM64.HasAES && cpu.ARM64.HasPMULL || cpu.S390X.HasAESGCM
-}
-
-// secrets is what a handshake ends with.
-type secrets struct {
-	digest             [sha512.Size]byte // SHA-512 of the session key, the paper's digest
-	toServer, toClient [64]byte          // the secrets of the two directions, C → S and S → C
-	id                 [16]byte          // names the session in a trace
-	aes                bool
-}
-
-func (s *secrets) cipher() string {
-	if s.aes {
-		return "AES-256-GCM"
-	}
-	return "ChaCha20-Poly1305"
-}
-
-func (s *secrets) wipe() {
-	clear(s.toServer[:])
-	clear(s.toClient[:])
 }
 
 // clientHandshake runs the client's side on conn, whose deadline the caller has set. check is asked whether the server's
@@ -649,9 +625,6 @@ func (w *wrapper) open(stage byte, frame []byte) ([]byte, error) {
 	}
 	return body, nil
 }
-
-// fingerprint names a key to people: that of a certificate's key for a certificate.
-func fingerprint(id ssh.PublicKey) string { return ssh.FingerprintSHA256(plainKey(id)) }
 
 // newNonce draws a serial: 192 bits, where the paper has 32.
 func newNonce() []byte {

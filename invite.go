@@ -14,7 +14,6 @@ import (
 	"bytes"
 	"crypto/hkdf"
 	"crypto/hmac"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/sha512"
 	"crypto/subtle"
@@ -67,37 +66,6 @@ func inviteChecksum(b []byte) []byte {
 }
 
 var inviteEncoding = base32.StdEncoding.WithPadding(base32.NoPadding)
-
-// newInvite makes a code that enrols one key as name. The code is for the invited alone: nothing here can show it again.
-func (t *trust) newInvite(name string, now time.Time) (code string, err error) {
-	if !validName(name) {
-		return "", nameError(name)
-	}
-	if t.own == nil {
-		return "", errors.New("an invite needs the server's identity")
-	}
-	secret := make([]byte, inviteSecret)
-	defer clear(secret)
-	rand.Read(secret)
-	key, err := deriveInviteKey(secret, serverHash(t.own))
-	if err != nil {
-		return "", fmt.Errorf("make an invite: %w", err)
-	}
-	err = withLock(t.dir, func() error {
-		waiting, err := t.invites(now)
-		if err != nil {
-			return err
-		}
-		if len(waiting) >= maxInvites {
-			return fmt.Errorf("%d invites wait already: remove lines from %s, or wait a day", len(waiting), t.path("invites"))
-		}
-		return t.writeInvites(append(waiting, invite{key, now.Add(inviteLife), name}))
-	})
-	if err != nil {
-		return "", fmt.Errorf("make an invite: %w", err)
-	}
-	return formatInviteCode(serverHash(t.own), secret), nil
-}
 
 // formatInviteCode is parseInviteCode's inverse.
 func formatInviteCode(server, secret []byte) (code string) {
@@ -208,60 +176,4 @@ func (t *trust) writeInvites(waiting []invite) error {
 		fmt.Fprintf(&b, "%x %s %s\n", i.key, i.expiry.UTC().Format(time.RFC3339), i.name)
 	}
 	return writeFile(t.path("invites"), b.Bytes())
-}
-
-// redeem says whether an invite waits whose proof this is, for a client that has proven to hold id. With commit it also
-// uses the invite up and enrols id under its name. Wrong, used and expired are one refusal.
-//
-// The invite is gone before the key is listed: a crash between the two costs an invite, not a second use of one.
-func (t *trust) redeem(proof, h0, hpkePublic []byte, id ssh.PublicKey, now time.Time, commit bool) (grant, error) {
-	g := grant{fingerprint: ssh.FingerprintSHA256(plainKey(id)), by: "invite"}
-	if err := t.checkKey(id); err != nil {
-		return g, err
-	}
-	find := func() ([]invite, int, error) {
-		waiting, err := t.invites(now)
-		if err != nil {
-			return nil, 0, err
-		}
-		at := -1
-		for i, w := range waiting {
-			same := subtle.ConstantTimeCompare(inviteProof(w.key, h0, hpkePublic, id.Marshal()), proof)
-			at = subtle.ConstantTimeSelect(same, i, at)
-		}
-		if at < 0 {
-			u := refuse("key %s joins by an invite that is wrong, used or expired", g.fingerprint)
-			u.invite = true
-			return nil, 0, u
-		}
-		g.name = waiting[at].name
-		return waiting, at, nil
-	}
-	if !commit {
-		_, _, err := find()
-		return g, err
-	}
-	err := withLock(t.dir, func() error {
-		waiting, at, err := find()
-		if err != nil {
-			return err
-		}
-		lines, err := t.authorized()
-		if err != nil {
-			return err
-		}
-		if err := t.writeInvites(append(waiting[:at:at], waiting[at+1:]...)); err != nil {
-			return err
-		}
-		for _, l := range lines {
-			if !l.ca && sameKey(l.key, id) && l.from == nil && l.holds(remoteIP(nil), now) == nil {
-				g.name, g.by = keyName(l.comment, id), fmt.Sprintf("invite, but listed before: authorized_keys:%d", l.line)
-				return nil
-			}
-		}
-		place, err := t.enrol(nil, id, g.name)
-		g.by = "invite, now " + place
-		return err
-	})
-	return g, err
 }

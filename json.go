@@ -398,3 +398,14 @@ func appendFault(b []byte, line int, text string) []byte {
 	b = appendField(b, "text", text)
 	return append(b, '}', '\n')
 }
+
+// appendField appends a string field, unless it is empty.
+func appendField(b []byte, name, value string) []byte {
+	if value == "" {
+		return b
+	}
+	b = append(b, ',', '"')
+	b = append(b, name...)
+	b = append(b, '"', ':')
+	return appendQuoted(b, []byte(value))
+}

@@ -18,7 +18,9 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -28,9 +30,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
-	"runtime"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -41,9 +41,7 @@ const (
 	minRSABits = 2048
 	maxRSABits = 4096
 
-	maxKeyFile   = 64 << 10         // bytes of one key, certificate or passphrase file
 	maxSignature = 1 << 10          // bytes; RSA-4096 takes 512
-	lockWait     = 5 * time.Second  // for the folder's lock, which nobody holds for longer than a few writes
 	agentWait    = 15 * time.Second // for ssh-agent, whose user may have to touch a token; under a handshake's deadline
 	keyTick      = 5 * time.Second  // between words that a key is still being made
 	skRest       = 5                // bytes that a security key adds to a signature: flags 1 ‖ counter 4
@@ -66,22 +64,6 @@ type keyOptions struct {
 	passphraseFile string                                // "" = $CREDENTIALS_DIRECTORY/passphrase, if there
 	prompt         func(question string) ([]byte, error) // nil: no terminal
 	notify         func(format string, a ...any)         // says what was made; nil: silence
-}
-
-// stateFolder returns the folder that holds keys and trust: the flag's, else $SECURECHAT_DIR, else securechat in the
-// user's configuration folder.
-func stateFolder(flag string) (string, error) {
-	if flag != "" {
-		return flag, nil
-	}
-	if dir := os.Getenv("SECURECHAT_DIR"); dir != "" {
-		return dir, nil
-	}
-	dir, err := os.UserConfigDir()
-	if err != nil {
-		return "", fmt.Errorf("no place for the keys: set -dir or $SECURECHAT_DIR: %w", err)
-	}
-	return filepath.Join(dir, "securechat"), nil
 }
 
 // loadKeys reads the keys and makes those that are missing. Two processes that start at once in one folder end with the
@@ -603,113 +585,36 @@ func (s *agentSigner) SignWithAlgorithm(_ io.Reader, data []byte, algorithm stri
 	return sig, err
 }
 
-// makeFolder makes the state folder, or refuses one that others can look into.
-func makeFolder(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("make the folder for the keys: %w", err)
+// keyName is the name for a key with this comment; with none to be had, key- and 8 hex digits of the key's SHA-256.
+func keyName(comment string, pub ssh.PublicKey) string {
+	if name := cleanName(comment); name != "" {
+		return name
 	}
-	info, err := os.Stat(dir)
-	if err != nil {
-		return fmt.Errorf("the folder for the keys: %w", err)
-	}
-	if runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
-		return fmt.Errorf("others may look into %s: close it with chmod 700 %s", dir, shellQuote(dir))
-	}
-	return nil
+	return "key-" + keyHex(pub, 8)
 }
 
-// checkPrivate refuses a secret's file that others can use. Windows has no such bits.
-func checkPrivate(path string, mode fs.FileMode) error {
-	if runtime.GOOS != "windows" && mode.Perm()&0o077 != 0 {
-		return fmt.Errorf("others may use %s: close it with chmod 600 %s", path, shellQuote(path))
-	}
-	return nil
+// nameSuffix is what tells two keys of one name apart: the XXXX of name~XXXX.
+func nameSuffix(pub ssh.PublicKey) string { return keyHex(pub, 4) }
+
+// keyHex returns the first n hex digits of the SHA-256 of a key, of a certificate's key.
+func keyHex(pub ssh.PublicKey, n int) string {
+	sum := sha256.Sum256(plainKey(pub).Marshal())
+	return hex.EncodeToString(sum[:])[:n]
 }
 
-// shellQuote makes a path fit to be pasted behind a command.
-func shellQuote(s string) string {
-	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+=:@%,"
-	if s != "" && strings.Trim(s, plain) == "" {
-		return s
+// publicLine is a line for authorized_keys, with its end.
+func publicLine(id ssh.PublicKey, comment string) string {
+	line := strings.TrimSuffix(string(ssh.MarshalAuthorizedKey(plainKey(id))), "\n")
+	if comment != "" {
+		line += " " + comment
 	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+	return line + "\n"
 }
 
-// exists says whether something stands at path, be it a link to nothing.
-func exists(path string) bool {
-	_, err := os.Lstat(path)
-	return !errors.Is(err, fs.ErrNotExist)
-}
+// fingerprint names a key to people: that of a certificate's key for a certificate.
+func fingerprint(id ssh.PublicKey) string { return ssh.FingerprintSHA256(plainKey(id)) }
 
-// readFile reads a regular file of at most limit bytes, opened once, so that what was checked is what is read. A pipe in
-// its place neither blocks nor passes.
-func readFile(path string, limit int64) ([]byte, fs.FileMode, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, 0, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, 0, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, 0, fmt.Errorf("%s is no regular file", path)
-	}
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err != nil {
-		return nil, 0, err
-	}
-	if int64(len(data)) > limit {
-		return nil, 0, fmt.Errorf("%s is longer than %d KiB", path, limit>>10)
-	}
-	return data, info.Mode(), nil
-}
-
-// writeFile puts data at path, 0600, whole or not at all. A link at path is followed, not replaced.
-func writeFile(path string, data []byte) (err error) {
-	if target, err := filepath.EvalSymlinks(path); err == nil {
-		path = target
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
-}
-
-// withLock runs fn while no other process and no other goroutine does so in this folder. The system drops the lock when
-// its holder dies, so that there is no stale one to clear.
-func withLock(dir string, fn func() error) error {
-	path := filepath.Join(dir, "lock")
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	for wait := time.Duration(0); ; wait += 10 * time.Millisecond {
-		held, err := tryLock(f)
-		if err != nil {
-			return fmt.Errorf("lock %s: %w", path, err)
-		}
-		if held {
-			return fn()
-		}
-		if wait >= lockWait {
-			return fmt.Errorf("another securechat has held %s for %v: end it and try again", path, lockWait)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+// certName names a certificate in the log. Its text is its holder's until the CA's signature is checked, hence quoted.
+func certName(c *ssh.Certificate) string {
+	return fmt.Sprintf("certificate %q serial %d", c.KeyId, c.Serial)
 }

@@ -5,11 +5,8 @@ package main
 
 import (
 	"cmp"
-	"crypto/sha256"
-	"encoding/hex"
+	"fmt"
 	"strings"
-
-	"golang.org/x/crypto/ssh"
 )
 
 const maxName = 32
@@ -59,23 +56,6 @@ func remoteName(name, server, origin string) string {
 	return name + "@" + cmp.Or(cleanName(server), cleanName(hash[:min(len(hash), 8)]), "elsewhere")
 }
 
-// keyName is the name for a key with this comment; with none to be had, key- and 8 hex digits of the key's SHA-256.
-func keyName(comment string, pub ssh.PublicKey) string {
-	if name := cleanName(comment); name != "" {
-		return name
-	}
-	return "key-" + keyHex(pub, 8)
-}
-
-// nameSuffix is what tells two keys of one name apart: the XXXX of name~XXXX.
-func nameSuffix(pub ssh.PublicKey) string { return keyHex(pub, 4) }
-
-// keyHex returns the first n hex digits of the SHA-256 of a key, of a certificate's key.
-func keyHex(pub ssh.PublicKey, n int) string {
-	sum := sha256.Sum256(plainKey(pub).Marshal())
-	return hex.EncodeToString(sum[:])[:n]
-}
-
 // foldName maps names that the eye takes for one another to one string, which is itself never shown.
 func foldName(s string) string {
 	return strings.Map(func(r rune) rune {
@@ -89,4 +69,8 @@ func foldName(s string) string {
 		}
 		return r
 	}, strings.ToLower(s))
+}
+
+func nameError(name string) error {
+	return fmt.Errorf("%q is no name: letters, digits, '.', '_' and '-' make one, %d at most", name, maxName)
 }

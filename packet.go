@@ -47,6 +47,9 @@ const (
 	rekeyBytes   = 1 << 30
 )
 
+// errMalformed is for what does not have the form that the protocol gives it.
+var errMalformed = errors.New("a message of the wrong form")
+
 // errBadPacket is the one error for a packet that is not the next one of its direction under the session's key.
 var errBadPacket = errors.New("a packet that cannot be verified")
 

@@ -12,7 +12,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -28,13 +27,9 @@ import (
 const (
 	rawChunk    = 128 * maxBatch         // bytes of stdin read at a time
 	rawPiece    = 32 * maxBatch          // and sealed and written at a time, whole packets: for so long a message has to wait
-	rawBuffer   = 256 << 10              // of the connection's reader, and before stdout
 	rawAckEvery = 1 << 20                // bytes, or a tick
 	rawTick     = 500 * time.Millisecond // between two looks at the progress
 )
-
-// rawBuffers lend what a connection is read into.
-var rawBuffers = &sync.Pool{New: func() any { b := make([]byte, rawBuffer); return &b }}
 
 // errCut is the end of -raw before all had arrived.
 type errCut struct {
@@ -397,83 +392,4 @@ func byteCount(n float64) string {
 		return fmt.Sprintf("%.0f B", n)
 	}
 	return fmt.Sprintf("%.*f %ciB", max(0, 3-len(fmt.Sprintf("%.0f", n))), n, " KMGT"[unit])
-}
-
-// carry is the client's run with -raw.
-func (c *client) carry(ctx context.Context) error {
-	rand.Read(c.stream[:])
-	c.box = newOutbox()
-	if c.timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, c.timeout, errTimeout)
-		defer cancel()
-	}
-	conn, l, _, err := c.connect(ctx)
-	if cause := context.Cause(ctx); err != nil && errors.Is(cause, errTimeout) {
-		return cause
-	}
-	if err != nil {
-		return err
-	}
-	return c.pipe.carry(ctx, conn, l.(*session)) // -paper has no -raw
-}
-
-// rawServer is what a server with -raw has in place of a room: one client's bytes, and then the end.
-type rawServer struct {
-	ctx   context.Context
-	pipe  *rawPipe
-	taken atomic.Bool
-	err   error // how it went; to be read once all connections have ended
-}
-
-// suits answers a client that came for what is not here, a room or -raw, and says why it is refused.
-func (s *server) suits(l link, req joinRequest) error {
-	w := welcome{name: s.name, server: s.name}
-	var err error
-	switch raw := req.flags&joinRaw != 0; {
-	case raw && s.raw == nil:
-		err = errors.New("it came with -raw, and this is a room")
-	case !raw && s.raw != nil:
-		err = errors.New("it came without -raw")
-	case raw && !s.raw.taken.CompareAndSwap(false, true):
-		w.flags, err = welcomeBusy, errors.New("-raw serves one client, and that came before")
-	default:
-		return nil
-	}
-	if s.raw != nil {
-		w.flags |= welcomeRaw
-	}
-	buf, werr := l.append(nil, kindJoin, w.encode())
-	if werr == nil {
-		werr = l.write(buf)
-	}
-	return errors.Join(err, werr)
-}
-
-// carry serves the one client of -raw, and ends the server.
-func (s *server) carry(m *member, l link) {
-	defer s.console.quit()
-	s.raw.err = func() error {
-		m.log = newLogPerson(m.addr, m.name, m.fingerprint, m.stream.String(), m.digest)
-		if err := s.log.write(func(b []byte) []byte { return appendRecord(b, time.Now(), eventConnect, m.log, "by", m.by) }, nil); err != nil {
-			return err
-		}
-		buf, err := l.append(nil, kindJoin, welcome{flags: welcomeRaw, name: m.name, server: s.name}.encode())
-		if err == nil {
-			err = l.write(buf)
-		}
-		if err != nil {
-			return &errCut{open: true, why: err}
-		}
-		m.conn.SetDeadline(time.Time{})
-		s.console.note("%s joined", m.name)
-		p := s.raw.pipe
-		err = p.carry(s.raw.ctx, m.conn, l.(*session))
-		reason := "all has arrived"
-		if err != nil {
-			reason = err.Error()
-		}
-		who := logPerson(fmt.Appendf([]byte(m.log), `,"received":%d,"sent":%d,"acknowledged":%d`, p.received.Load(), p.sent.Load(), p.acked.Load()))
-		return errors.Join(err, s.log.write(func(b []byte) []byte { return appendRecord(b, time.Now(), eventDisconnect, who, "reason", reason) }, nil))
-	}()
 }

@@ -8,7 +8,6 @@ package main
 import (
 	"cmp"
 	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -105,8 +104,6 @@ func newRoom(log *connLog) *room {
 	rand.Read(r.epoch[:])
 	return r
 }
-
-func (s streamID) String() string { return hex.EncodeToString(s[:]) }
 
 // join makes m a member from the present on and says so to all. It returns the client's welcome, or an error where the log
 // cannot be written or the server is stopping. An older connection of the same stream is ended: its client is here now.
@@ -286,7 +283,7 @@ func (r *room) marksLocked(b []byte) []byte {
 	slices.Reverse(all) // the latest used last, as they were
 	now := time.Now()
 	for _, s := range all {
-		b = appendMark(b, now, s)
+		b = appendMark(b, now, s.fingerprint, s.id, s.last)
 	}
 	return b
 }
@@ -566,8 +563,6 @@ func (r *room) spaceLocked(n int) []byte {
 	r.slab = r.slab[n:]
 	return space
 }
-
-const itemOverhead = 3 + 8 + 8 + 1 + 1 // of an encoded item, beside name and text
 
 const roomItemSize = 96 // of a roomItem itself, and what is free beside it in the room's space
 

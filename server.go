@@ -5,17 +5,16 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/signal"
 	"runtime"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -27,7 +26,6 @@ const (
 	shutdownTimeout = 2500 * time.Millisecond // from the signal to the last connection's end, of the 5 that it may take in all
 	stdoutTimeout   = time.Second             // from the signal, for what is left to print
 	acceptPause     = 200 * time.Millisecond  // after an accept that failed for want of something
-	goodbyeTimeout  = 2 * time.Second         // for the other side to answer secure-close
 	logPause        = time.Second             // between tries to record a message, and
 	tidyPause       = 2 * time.Second         // without a handshake, then memory is given back
 	logPatience     = time.Minute             // of trying, then its client is let go; -reconnect sends it again
@@ -358,9 +356,6 @@ func appendGoodbye(buf []byte, l link, why string) (_ []byte, err error) {
 // errSlow is a member whose place in the room's queue is gone.
 var errSlow = errors.New(slowConsumer)
 
-// errLeft says that the client sent secure-close.
-var errLeft = errors.New("left")
-
 // leaveReason puts into words why a connection ended.
 func leaveReason(readErr, writeErr error) string {
 	err := readErr
@@ -380,15 +375,6 @@ func leaveReason(readErr, writeErr error) string {
 		return err.Error() + ": possible man-in-the-middle attack"
 	}
 	return netReason(err)
-}
-
-// netReason drops from a network error the addresses that stand beside it anyway.
-func netReason(err error) string {
-	var op *net.OpError
-	if errors.As(err, &op) {
-		return op.Err.Error()
-	}
-	return err.Error()
 }
 
 // welcome is greet for securechat/2: it runs the handshake and takes the client's first message, which confirms the key.
@@ -702,112 +688,77 @@ func (s *server) writeNext(m *member, l link) (goodbye, more bool, err error) {
 	return d.goodbye, true, l.write(buf)
 }
 
-// operator makes the server's own console a member of the room.
-func (s *server) operator() *member {
-	m := &member{name: s.name, base: s.name, suffix: nameSuffix(s.id), fingerprint: fingerprint(s.id), listens: true, wake: make(chan struct{}, 1)}
-	rand.Read(m.stream[:])
-	m.log = newLogPerson("console", m.name, m.fingerprint, m.stream.String(), nil)
-	s.room.mu.Lock()
-	m.recorded = s.room.streamLocked(m.fingerprint, m.stream)
-	m.recorded.here++
-	m.next = s.room.first + uint64(len(s.room.items))
-	s.room.members[m] = struct{}{}
-	s.room.mu.Unlock()
-	if s.console.term != nil {
-		s.console.term.setPrompt(s.console.prompt(s.name))
-		s.console.term.complete = func(line string, pos int) []string { return completions(line, pos, operatorHelp, s.room.names()) }
-	}
-	go s.typed(m)
-	return m
+// rawServer is what a server with -raw has in place of a room: one client's bytes, and then the end.
+type rawServer struct {
+	ctx   context.Context
+	pipe  *rawPipe
+	taken atomic.Bool
+	err   error // how it went; to be read once all connections have ended
 }
 
-// typed hands the operator's lines to the room. The end of standard input ends nothing.
-func (s *server) typed(m *member) {
-	var n uint64
-	for {
-		line, _, err := s.console.read()
-		if err == errInterrupt || err == io.EOF && s.console.term != nil {
-			s.console.quit()
-			return
-		}
-		var long errLongLine
-		if errors.As(err, &long) {
-			s.console.fault(err)
-			continue
-		}
-		if err != nil {
-			if err != io.EOF {
-				s.console.note("reading standard input: %v; the room stays open", err)
-			}
-			return
-		}
-		typed := lines{first: n + 1, what: itemSay, texts: [][]byte{line}}
-		if s.console.json {
-			said, from, err := parseSaid(line, outLine{what: itemSay}, s.console.origin)
-			if err != nil {
-				s.console.fault(err)
-				continue
-			}
-			if said.text == nil {
-				continue // an object that says nothing
-			}
-			typed.what, typed.to, typed.from, typed.texts[0] = said.what, said.to, from, said.text
-		}
-		if s.console.term != nil {
-			if len(line) == 0 {
-				continue
-			}
-			var send bool
-			if typed.what, typed.to, typed.texts[0], send = s.command(line); !send {
-				continue
-			}
-		}
-		n++
-		if err := s.room.say(m, typed); err != nil {
-			s.console.note("not sent: %v", err)
-			n--
-		}
+// suits answers a client that came for what is not here, a room or -raw, and says why it is refused.
+func (s *server) suits(l link, req joinRequest) error {
+	w := welcome{name: s.name, server: s.name}
+	var err error
+	switch raw := req.flags&joinRaw != 0; {
+	case raw && s.raw == nil:
+		err = errors.New("it came with -raw, and this is a room")
+	case !raw && s.raw != nil:
+		err = errors.New("it came without -raw")
+	case raw && !s.raw.taken.CompareAndSwap(false, true):
+		w.flags, err = welcomeBusy, errors.New("-raw serves one client, and that came before")
+	default:
+		return nil
 	}
+	if s.raw != nil {
+		w.flags |= welcomeRaw
+	}
+	buf, werr := l.append(nil, kindJoin, w.encode())
+	if werr == nil {
+		werr = l.write(buf)
+	}
+	return errors.Join(err, werr)
 }
 
-// show prints the room on the server's console until the room lets it go.
-func (s *server) show(m *member) {
-	var items [][]byte
-	var acked uint64
-	err := s.console.welcome(s.name, false)
-	for {
-		var ending string
-		var missed, ack uint64
-		items, ack, missed, ending = s.room.take(m, items[:0])
-		if missed > 0 {
-			s.console.note("%d lines came faster than they could be shown; they are in the log", missed)
+// carry serves the one client of -raw, and ends the server.
+func (s *server) carry(m *member, l link) {
+	defer s.console.quit()
+	s.raw.err = func() error {
+		m.log = newLogPerson(m.addr, m.name, m.fingerprint, m.stream.String(), m.digest)
+		if err := s.log.write(func(b []byte) []byte { return appendRecord(b, time.Now(), eventConnect, m.log, "by", m.by) }, nil); err != nil {
+			return err
 		}
-		for _, enc := range items {
-			var it item
-			if err == nil {
-				it, _, err = cutItem(enc)
-			}
-			if err == nil {
-				err = s.console.show(it)
-			}
-		}
-		if err == nil && ack > acked {
-			acked = ack
-			err = s.console.acked(ack)
-		}
+		buf, err := l.append(nil, kindJoin, welcome{flags: welcomeRaw, name: m.name, server: s.name}.encode())
 		if err == nil {
-			err = s.console.flush()
+			err = l.write(buf)
 		}
 		if err != nil {
-			s.console.note("cannot write standard output: %v; the room stays open", err)
-			s.room.mute(m)
-			return
+			return &errCut{open: true, why: err}
 		}
-		if len(items) == 0 {
-			if ending != "" {
-				return
-			}
-			<-m.wake
+		m.conn.SetDeadline(time.Time{})
+		s.console.note("%s joined", m.name)
+		p := s.raw.pipe
+		err = p.carry(s.raw.ctx, m.conn, l.(*session))
+		reason := "all has arrived"
+		if err != nil {
+			reason = err.Error()
 		}
+		who := logPerson(fmt.Appendf([]byte(m.log), `,"received":%d,"sent":%d,"acknowledged":%d`, p.received.Load(), p.sent.Load(), p.acked.Load()))
+		return errors.Join(err, s.log.write(func(b []byte) []byte { return appendRecord(b, time.Now(), eventDisconnect, who, "reason", reason) }, nil))
+	}()
+}
+
+// listenOn listens on addr, on IPv4 and IPv6 where addr names no host.
+func listenOn(addr string, keepAlive time.Duration) ([]net.Listener, error) {
+	if addr == fromSystemd {
+		return sdListeners()
 	}
+	l, err := (&net.ListenConfig{KeepAlive: keepAlive}).Listen(context.Background(), "tcp", addr)
+	if err == nil {
+		return []net.Listener{l}, nil
+	}
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("cannot listen on %s: another program has this port; name another with -listen, or end that program", addr)
+	}
+	return nil, fmt.Errorf("cannot listen on %s: %s", addr, netReason(err))
 }

@@ -1,50 +1,27 @@
 package main
 
-// The session: what the two sides say once the handshake has left them its secrets (the paper's §4; DESIGN sections 3, 6
-// and 8). It begins with secrets and knows no keys on disk. A message is a kind byte and a payload; one that does not fit a
-// packet is sent in parts. docs/PROTOCOL.md gives the layouts that stand above the functions here.
+// The session: messages over one authenticated connection, once the handshake has left its secrets (the paper's §4). It knows
+// no keys on disk. A message that does not fit one packet is sent in parts. message.go has the layouts.
 
 import (
-	"bufio"
-	"bytes"
+	"crypto/sha512"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"sync"
 	"time"
 )
 
-// Kinds of messages.
 const (
-	kindText  = 1 + iota // C → S: lines; S → C: what was said in the room
-	kindAck              // S → C: every line up to a number is in the log; both with -raw: a count of bytes
-	kindClose            // both: "secure-close", the authenticated end
-	kindPing             // both: nothing to say, but alive
-	kindRekey            // both: the last packet under this key; the session answers it by itself
-	kindJoin             // C → S: the first packet; S → C: the first packet, its answer
-	kindRaw              // both: bytes of -raw
-	kindPart             // both: the front of a message whose rest, and kind, follow
-	kindWho              // C → S: who is here? Answered by a notice
-)
-
-const (
-	closeText  = "secure-close"            // the paper's word, here an authenticated packet and no text anyone could type
-	maxLine    = 64 << 10                  // bytes of a line, without its end
-	maxMessage = maxLine + 1024            // payload of a message: one line and what goes before it
-	maxBatch   = maxMsg - 1                // payload of a message that fits one packet
-	maxNumber  = 1 << 62                   // of a line: its successors must not wrap
-	maxShown   = maxName + 5 + 1 + maxName // bytes of a name as shown: name~XXXX@server (validShown)
-
-	pingInterval = 30 * time.Second // of saying nothing, then a ping
-	peerTimeout  = 75 * time.Second // of hearing nothing, then the other side is dead
-	writeTimeout = 30 * time.Second // for one write: the other side reads nothing
+	pingInterval   = 30 * time.Second // of saying nothing, then a ping
+	peerTimeout    = 75 * time.Second // of hearing nothing, then the other side is dead
+	writeTimeout   = 30 * time.Second // for one write: the other side reads nothing
+	goodbyeTimeout = 2 * time.Second  // for the other side to answer secure-close
 )
 
 var (
 	errTruncated = errors.New("the connection ended without secure-close")
-	errMalformed = errors.New("a message of the wrong form")
 	errNotHere   = errors.New("no further message is here yet")
 )
 
@@ -321,263 +298,55 @@ func (s *session) buffered() bool {
 	return len(b) >= frameHeader && len(b) >= frameHeader+int(binary.BigEndian.Uint16(b))
 }
 
-// joinRequest is a client's first message:
-//
-//	stream 16   names this client process's lines, over all its connections
-//	flags  1    joinListens, joinPerson, joinRaw
-//	epoch  8    of the room it was last in, or zeros
-//	seen   8    the last item of that room it has, or 0
-type joinRequest struct {
-	stream streamID
-	flags  byte
-	epoch  [8]byte
-	seen   uint64
+// secrets is what a handshake ends with.
+type secrets struct {
+	digest             [sha512.Size]byte // SHA-512 of the session key, the paper's digest
+	toServer, toClient [64]byte          // the secrets of the two directions, C → S and S → C
+	id                 [16]byte          // names the session in a trace
+	aes                bool
 }
 
-type streamID [16]byte
-
-const (
-	joinListens = 1 << iota // it wants to hear the room
-	joinPerson              // somebody is at a terminal: history is welcome
-	joinRaw                 // it comes for -raw, not for a room
-	joinFlags   = joinListens | joinPerson | joinRaw
-)
-
-const joinSize = 16 + 1 + 8 + 8
-
-func (j joinRequest) encode() []byte {
-	b := append(make([]byte, 0, joinSize), j.stream[:]...)
-	b = append(b, j.flags)
-	b = append(b, j.epoch[:]...)
-	return binary.BigEndian.AppendUint64(b, j.seen)
-}
-
-func parseJoin(b []byte) (j joinRequest, err error) {
-	if len(b) != joinSize || b[16]&^joinFlags != 0 {
-		return j, errMalformed
+func (s *secrets) cipher() string {
+	if s.aes {
+		return "AES-256-GCM"
 	}
-	j.stream, j.flags = streamID(b[:16]), b[16]
-	j.epoch = [8]byte(b[17:25])
-	j.seen = binary.BigEndian.Uint64(b[25:])
-	return j, nil
+	return "ChaCha20-Poly1305"
 }
 
-// welcome is the server's first message:
-//
-//	epoch    8   of the room, new with every start of the server
-//	seq      8   the last item before those the client will get
-//	present  8   the last item before the client came: what it gets up to here is history
-//	recorded 8   the last line of the client's stream that the log has
-//	flags    1   welcomeGap: items between the client's seen and seq are gone; welcomeRaw, welcomeBusy
-//	name     1 and name: what the others see the client as
-//	server   1 and name: the server's own
-type welcome struct {
-	epoch        [8]byte
-	seq, present uint64
-	recorded     uint64
-	flags        byte
-	name, server string
+func (s *secrets) wipe() {
+	clear(s.toServer[:])
+	clear(s.toClient[:])
 }
 
-const (
-	welcomeGap   = 1 << iota
-	welcomeRaw   // the server carries bytes: it has no room
-	welcomeBusy  // for another client
-	welcomeFlags = welcomeGap | welcomeRaw | welcomeBusy
-	welcomeSize  = 8 + 8 + 8 + 8 + 1
-)
-
-func (w welcome) encode() []byte {
-	b := append(make([]byte, 0, welcomeSize+2+2*maxShown), w.epoch[:]...)
-	b = binary.BigEndian.AppendUint64(b, w.seq)
-	b = binary.BigEndian.AppendUint64(b, w.present)
-	b = binary.BigEndian.AppendUint64(b, w.recorded)
-	b = append(b, w.flags)
-	b = appendName(b, w.name)
-	return appendName(b, w.server)
-}
-
-func parseWelcome(b []byte) (w welcome, err error) {
-	if len(b) < welcomeSize || b[32]&^welcomeFlags != 0 {
-		return w, errMalformed
+// netReason drops from a network error the addresses that stand beside it anyway.
+func netReason(err error) string {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op.Err.Error()
 	}
-	w.epoch = [8]byte(b[:8])
-	w.seq = binary.BigEndian.Uint64(b[8:])
-	w.present = binary.BigEndian.Uint64(b[16:])
-	w.recorded = binary.BigEndian.Uint64(b[24:])
-	w.flags = b[32]
-	var ok1, ok2 bool
-	w.name, b, ok1 = cutName(b[welcomeSize:])
-	w.server, b, ok2 = cutName(b)
-	if !ok1 || !ok2 || len(b) != 0 || !validShown(w.name) || !validShown(w.server) {
-		return w, errMalformed
+	return err.Error()
+}
+
+// tcpKeepAlive is for net.ListenConfig and net.Dialer: off where both sides ping, every 30 s to TCP's every 15 on an idle line;
+// the paper's session has no pings, and Go's default, which a socket from systemd keeps in either case.
+func tcpKeepAlive(paper bool) time.Duration {
+	if paper {
+		return 0
 	}
-	return w, nil
+	return -1
 }
 
-func appendName(b []byte, name string) []byte {
-	name = name[:min(len(name), maxShown)]
-	return append(append(b, byte(len(name))), name...)
-}
+// errLeft says that the client sent secure-close.
+var errLeft = errors.New("left")
 
-func cutName(b []byte) (name string, rest []byte, ok bool) {
-	if len(b) < 1 || int(b[0]) > maxShown || len(b) < 1+int(b[0]) {
-		return "", nil, false
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
 	}
-	return string(b[1 : 1+b[0]]), b[1+b[0]:], true
 }
 
-// lines is what a client says, some lines in a message:
-//
-//	first 8   number of the first line; the next has the next number
-//	what  1   itemSay, itemAction or itemDirect, of all of them
-//	to    1 and name: whom itemDirect is for; else empty
-//	then for each line: length uvarint, and the line; several only in a message that fits one packet
-type lines struct {
-	first uint64
-	what  byte
-	to    string
-	from  string   // who said it at another server, never on the wire; else empty
-	texts [][]byte // at least one; into the message
-}
+const rawBuffer = 256 << 10 // bytes of the reader of a -raw connection, and before its stdout
 
-const linesHeader = 8 + 1 + 1 // and to
-
-func appendLinesHeader(b []byte, first uint64, what byte, to string) []byte {
-	b = binary.BigEndian.AppendUint64(b, first)
-	return appendName(append(b, what), to)
-}
-
-func appendLine(b, line []byte) []byte {
-	return append(binary.AppendUvarint(b, uint64(len(line))), line...)
-}
-
-// parseLines takes b apart, with the texts appended to into.
-func parseLines(b []byte, into [][]byte) (l lines, err error) {
-	if len(b) < linesHeader {
-		return l, errMalformed
-	}
-	l.first, l.what = binary.BigEndian.Uint64(b), b[8]
-	var ok bool
-	if l.to, b, ok = cutName(b[9:]); !ok || len(b) == 0 || l.first == 0 || l.first > maxNumber || l.what < itemSay || l.what > itemDirect || (l.what == itemDirect) != (l.to != "") {
-		return l, errMalformed
-	}
-	several := len(b) <= maxBatch-linesHeader-len(l.to) // else one line: a record each would cost far more than they do
-	for l.texts = into; len(b) > 0; {
-		if len(l.texts) > len(into) && !several {
-			return l, errMalformed
-		}
-		n, w := binary.Uvarint(b)
-		if w <= 0 || n > maxLine || n > uint64(len(b)-w) {
-			return l, errMalformed
-		}
-		l.texts = append(l.texts, b[w:w+int(n)])
-		b = b[w+int(n):]
-	}
-	return l, nil
-}
-
-// item is one thing that happened in the room, as its receivers get it; a kindText from the server carries some:
-//
-//	length uvarint   of what follows
-//	seq    8         its place in the one order that all receivers share
-//	time   8         Unix time in milliseconds, by the server's clock
-//	what   1         one of the constants below
-//	name   1 and name: who; empty for the server
-//	text   the rest
-type item struct {
-	seq  uint64
-	time time.Time
-	what byte
-	name string
-	text []byte
-}
-
-const (
-	itemSay         = 1 + iota // name said text
-	itemAction                 // /me
-	itemDirect                 // to the receiver alone
-	itemJoin                   // name came; no text
-	itemLeave                  // name left; text says why, or nothing
-	itemNotice                 // the server says text
-	itemUndelivered            // the server says why a line, though recorded, reached nobody
-	itemRemoved                // the operator lets the receiver go: it is not to come back by itself
-	itemLast        = itemRemoved
-)
-
-// itemNames are the words for them in records and objects.
-var itemNames = [...]string{itemSay: "say", itemAction: "action", itemDirect: "direct", itemJoin: "join", itemLeave: "leave", itemNotice: "notice", itemUndelivered: "undelivered", itemRemoved: "removed"}
-
-func (it item) append(b []byte) []byte {
-	name := it.name[:min(len(it.name), maxShown)]
-	b = binary.AppendUvarint(b, uint64(8+8+1+1+len(name)+len(it.text)))
-	b = binary.BigEndian.AppendUint64(b, it.seq)
-	b = binary.BigEndian.AppendUint64(b, uint64(it.time.UnixMilli()))
-	b = appendName(append(b, it.what), name)
-	return append(b, it.text...)
-}
-
-// cutItem takes an item from the front of b; its text stands in b.
-func cutItem(b []byte) (it item, rest []byte, err error) {
-	n, w := binary.Uvarint(b)
-	if w <= 0 || n > maxMessage || n > uint64(len(b)-w) || n < 8+8+1+1 {
-		return it, nil, errMalformed
-	}
-	body, rest := b[w:w+int(n)], b[w+int(n):]
-	it.seq = binary.BigEndian.Uint64(body)
-	it.time = time.UnixMilli(int64(binary.BigEndian.Uint64(body[8:])))
-	it.what = body[16]
-	var ok bool
-	if it.name, it.text, ok = cutName(body[17:]); !ok || it.what < itemSay || it.what > itemLast || len(it.text) > maxLine || it.name != "" && !validShown(it.name) {
-		return it, nil, errMalformed
-	}
-	return it, rest, nil
-}
-
-// lineReader cuts a stream into lines for sending.
-type lineReader struct {
-	r      *bufio.Reader
-	max    int // bytes of a line
-	number int // of the line last returned, from 1
-}
-
-func newLineReader(r io.Reader, max int) *lineReader {
-	return &lineReader{r: bufio.NewReaderSize(r, max+1), max: max}
-}
-
-// errLongLine says which line was longer than maxLine; the lines after it can still be read.
-type errLongLine struct{ number, max int }
-
-func (e errLongLine) Error() string {
-	return fmt.Sprintf("line %d is longer than %d bytes and was not sent: -raw carries any bytes", e.number, e.max)
-}
-
-// next returns a line without its end, good until the next call; a last line without an end counts. io.EOF ends.
-func (l *lineReader) next() ([]byte, error) {
-	line, err := l.r.ReadSlice('\n')
-	if err == io.EOF && len(line) > 0 {
-		l.number++
-		return line, nil
-	}
-	if err == nil {
-		l.number++
-		return line[:len(line)-1], nil
-	}
-	if err != bufio.ErrBufferFull {
-		return nil, err
-	}
-	l.number++
-	for err == bufio.ErrBufferFull {
-		_, err = l.r.ReadSlice('\n')
-	}
-	if err != nil && err != io.EOF {
-		return nil, err
-	}
-	return nil, errLongLine{l.number, l.max}
-}
-
-// ready says whether next would return without waiting for more input.
-func (l *lineReader) ready() bool {
-	b, _ := l.r.Peek(l.r.Buffered())
-	return bytes.IndexByte(b, '\n') >= 0
-}
+// rawBuffers lend what a connection is read into.
+var rawBuffers = &sync.Pool{New: func() any { b := make([]byte, rawBuffer); return &b }}

@@ -75,3 +75,9 @@ func sdListeners() (all []net.Listener, err error) {
 	}
 	return all, nil
 }
+
+func closeAll(listeners []net.Listener) {
+	for _, l := range listeners {
+		l.Close()
+	}
+}

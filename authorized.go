@@ -1,0 +1,229 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// authorized_keys: one line a key or certificate authority, in the format of sshd(8), with the options from=, expiry-time=,
+// cert-authority and principals=.
+
+// authorizedLine is one line of authorized_keys.
+type authorizedLine struct {
+	line          int
+	key           ssh.PublicKey
+	comment       string
+	options       []string // as written
+	ca            bool
+	from          *addressList // nil: from anywhere
+	expiry        time.Time    // zero: never
+	principals    []string
+	principalsSet bool
+}
+
+// holds says why a line does not serve at this time, from this address.
+func (l *authorizedLine) holds(from netip.Addr, now time.Time) error {
+	if !l.expiry.IsZero() && !now.Before(l.expiry) {
+		return fmt.Errorf("expired at %s", l.expiry.UTC().Format(time.RFC3339))
+	}
+	if l.from != nil && !l.from.match(from) {
+		return fmt.Errorf("does not admit it from %s", from)
+	}
+	return nil
+}
+
+// authorized reads authorized_keys; broken lines are reported and left out.
+func (t *trust) authorized() ([]authorizedLine, error) {
+	data, err := t.read("authorized_keys")
+	if err != nil {
+		t.report("authorized_keys", []string{fmt.Sprintf("%v: nobody is admitted by it", err)})
+		return nil, err
+	}
+	var lines []authorizedLine
+	var faults []string
+	defer func() { t.report("authorized_keys", faults) }()
+	for n, text := range textLines(data) {
+		l, err := parseAuthorizedLine(text)
+		if err != nil {
+			faults = append(faults, fmt.Sprintf("%s:%d admits nobody: %v", t.path("authorized_keys"), n, err))
+			continue
+		}
+		l.line = n
+		lines = append(lines, l)
+	}
+	return lines, nil
+}
+
+// parseAuthorizedLine reads one line. An option it does not know makes the line invalid, for it may be a restriction.
+func parseAuthorizedLine(text []byte) (l authorizedLine, err error) {
+	if err := checkLine(text); err != nil {
+		return l, err
+	}
+	l.key, l.comment, l.options, _, err = ssh.ParseAuthorizedKey(text)
+	if err != nil {
+		return l, errors.New("it is no public key line (options, type, key, name)")
+	}
+	if _, ok := l.key.(*ssh.Certificate); ok {
+		return l, errors.New("it holds a certificate: list its CA with cert-authority, or the bare key")
+	}
+	if err := checkIdentityKey(l.key); err != nil {
+		return l, err
+	}
+	seen := make(map[string]bool)
+	for _, o := range l.options {
+		name, value, has := strings.Cut(o, "=")
+		name = strings.ToLower(name)
+		if seen[name] {
+			return l, fmt.Errorf("option %q comes twice", name)
+		}
+		seen[name] = true
+		if has {
+			if value, err = unquoteOption(value); err != nil {
+				return l, fmt.Errorf("option %q: %w", name, err)
+			}
+		}
+		switch {
+		case name == "cert-authority" && !has:
+			l.ca = true
+		case name == "from" && has:
+			l.from, err = parseAddressList(value)
+		case name == "expiry-time" && has:
+			l.expiry, err = parseExpiry(value)
+		case name == "principals" && has:
+			l.principals, l.principalsSet = strings.Split(value, ","), true
+			if slices.Contains(l.principals, "") {
+				err = errors.New("an empty principal")
+			}
+		default:
+			err = errors.New("not known here (from=, expiry-time=, cert-authority and principals= are)")
+		}
+		if err != nil {
+			return l, fmt.Errorf("option %q: %w", name, err)
+		}
+	}
+	if l.principalsSet && !l.ca {
+		return l, errors.New(`option "principals": it says nothing without cert-authority`)
+	}
+	return l, nil
+}
+
+// unquoteOption takes the quotes off an option's value, in which \" stands for a quote.
+func unquoteOption(s string) (string, error) {
+	if len(s) < 2 || s[0] != '"' || s[len(s)-1] != '"' {
+		return "", errors.New("its value is not in double quotes")
+	}
+	s = strings.ReplaceAll(s[1:len(s)-1], `\"`, "\x00")
+	if strings.Contains(s, `"`) {
+		return "", errors.New("a quote inside its value")
+	}
+	return strings.ReplaceAll(s, "\x00", `"`), nil
+}
+
+// parseExpiry reads YYYYMMDD[HHMM[SS]], local time or, with a Z, UTC.
+func parseExpiry(s string) (time.Time, error) {
+	digits, utc := strings.CutSuffix(s, "Z")
+	loc := time.Local
+	if utc {
+		loc = time.UTC
+	}
+	for _, layout := range []string{"20060102", "200601021504", "20060102150405"} {
+		if len(digits) == len(layout) {
+			if at, err := time.ParseInLocation(layout, digits, loc); err == nil {
+				return at, nil
+			}
+		}
+	}
+	return time.Time{}, fmt.Errorf("%q is no time such as 20301231, 203012312359 or 20301231235959Z", s)
+}
+
+// addressList is from='s and source-address's list: prefixes, and patterns with * and ?, each perhaps negated.
+type addressList struct{ items []addressItem }
+
+type addressItem struct {
+	negate  bool
+	prefix  netip.Prefix // valid, or pattern counts
+	pattern string
+}
+
+// parseAddressList takes addresses only: names are not looked up, and a name that is never matched would, negated, let
+// everyone in.
+func parseAddressList(s string) (*addressList, error) {
+	list := &addressList{}
+	for item := range strings.SplitSeq(s, ",") {
+		rest, negate := strings.CutPrefix(item, "!")
+		a := addressItem{negate: negate}
+		digits := "0123456789.*?"
+		if strings.Contains(rest, ":") {
+			digits = "0123456789abcdefABCDEF:.*?"
+		}
+		if ip, err := netip.ParseAddr(rest); err == nil && ip.Zone() == "" {
+			ip = ip.Unmap()
+			a.prefix = netip.PrefixFrom(ip, ip.BitLen())
+		} else if strings.Contains(rest, "/") {
+			p, err := netip.ParsePrefix(rest)
+			if err != nil || p.Addr().Is4In6() || p != p.Masked() {
+				return nil, fmt.Errorf("%q is no network such as 192.0.2.0/24 or 2001:db8::/32", item)
+			}
+			a.prefix = p
+		} else if rest != "" && strings.Trim(rest, digits) == "" && strings.ContainsAny(rest, "*?") {
+			a.pattern = strings.ToLower(rest)
+		} else {
+			return nil, fmt.Errorf("%q is no address, network or pattern of one (names are not looked up)", item)
+		}
+		list.items = append(list.items, a)
+	}
+	return list, nil
+}
+
+// match says whether an item matches and no negated one does.
+func (l *addressList) match(ip netip.Addr) bool {
+	found := false
+	for _, a := range l.items {
+		hit := ip.IsValid() && (a.prefix.IsValid() && a.prefix.Contains(ip) || a.pattern != "" && matchPattern(a.pattern, ip.String()))
+		if hit && a.negate {
+			return false
+		}
+		found = found || hit
+	}
+	return found
+}
+
+// remoteIP is a peer's address, an IPv4 one as such however it came, or the zero Addr.
+func remoteIP(remote net.Addr) netip.Addr {
+	if remote == nil {
+		return netip.Addr{}
+	}
+	ap, err := netip.ParseAddrPort(remote.String())
+	if err != nil {
+		return netip.Addr{}
+	}
+	return ap.Addr().Unmap().WithZone("")
+}
+
+// matchPattern matches * and ? as ssh does, in time len(pattern) · len(s) at most.
+func matchPattern(pattern, s string) bool {
+	p, i, star, mark := 0, 0, -1, 0
+	for i < len(s) {
+		switch {
+		case p < len(pattern) && pattern[p] == '*':
+			star, mark = p, i
+			p++
+		case p < len(pattern) && (pattern[p] == '?' || pattern[p] == s[i]):
+			p++
+			i++
+		case star >= 0:
+			mark++
+			p, i = star+1, mark
+		default:
+			return false
+		}
+	}
+	return strings.Trim(pattern[p:], "*") == ""
+}

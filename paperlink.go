@@ -1,0 +1,602 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha512"
+	"crypto/x509"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unicode/utf8"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// The paper's session (its §4, §5 and Fig. 5), and the keys of -paper: what connects paper.go to the rest of the program.
+
+// A session packet (§4, Fig. 5), all of it under AES-256 in ECB:
+//
+//	digest   128   SHA-512 of the session key, in lower-case hex
+//	msg_len   32   the bytes of msg, in binary digits
+//	msg            UTF-8 text
+//	padding   1-16 PKCS#5; the reference omits it where it would be a whole block
+const (
+	paperDigest  = 2 * sha512.Size
+	paperMsgLen  = 32
+	paperHead    = paperDigest + paperMsgLen
+	paperPacket  = 4096                        // the most on the wire, by one recv of the reference
+	paperMaxRead = paperPacket - paperHead     // the longest msg: it fits when no padding is sent
+	paperMaxSend = paperPacket - 1 - paperHead // ours is padded always
+)
+
+// paperGap keeps packets apart, see sendText. Seen with a Python peer that logs each line on a loaded two-core machine:
+// with 20 ms some packets of 150 met in its buffer, with 50 ms none. 250 ms also outlasts one lost segment, which TCP
+// sends again after 200 ms at the earliest.
+const paperGap = 250 * time.Millisecond
+
+// paperClose is the message that ends a session. It is a text like any other: who types it ends the session.
+const paperClose = "secure-close"
+
+// errPaperText is a text that sendText did not send. The session goes on.
+var errPaperText = errors.New("this text is not UTF-8, the paper's programs would stop at it: convert it first (iconv)")
+
+// paperConn is a session over an authenticated connection. One goroutine may read while another sends. The first error
+// of a direction ends that direction: what was read of a packet when a deadline passed is lost.
+type paperConn struct {
+	conn   net.Conn
+	block  cipher.Block
+	digest [paperDigest]byte
+
+	sent    time.Time // when the last packet left, or the handshake ended
+	sendErr error
+
+	in      *bufio.Reader
+	aligned bool // the packet before filled its last block: a block of padding may follow
+	readErr error
+}
+
+// newPaperConn begins a session with the key that the handshake gave.
+func newPaperConn(conn net.Conn, key *[32]byte) *paperConn {
+	block, err := aes.NewCipher(key[:])
+	if err != nil {
+		panic(err) // 32 bytes are an AES-256 key
+	}
+	p := &paperConn{conn: conn, block: block, sent: time.Now(), in: bufio.NewReaderSize(conn, paperPacket)}
+	digest := sha512.Sum512(key[:])
+	hex.Encode(p.digest[:], digest[:])
+	return p
+}
+
+// sendText sends one text, cut into packets where it is longer than paperMaxSend bytes.
+//
+// The reference takes whatever one recv(4096) gives for one packet, so packets must not meet in its socket buffer; it
+// answers nothing that could be waited for. Each packet is therefore one write, at least paperGap after the last or after
+// the handshake, and leaves at once (Go sets TCP_NODELAY). The caller sets the write deadline.
+func (p *paperConn) sendText(text []byte) error {
+	if p.sendErr != nil {
+		return p.sendErr
+	}
+	if !utf8.Valid(text) {
+		return errPaperText
+	}
+	for first := true; first || len(text) > 0; first = false {
+		n := paperCut(text)
+		time.Sleep(time.Until(p.sent.Add(paperGap)))
+		if _, err := p.conn.Write(p.seal(text[:n])); err != nil {
+			p.sendErr = fmt.Errorf("sending a packet: %w", err)
+			return p.sendErr
+		}
+		p.sent = time.Now()
+		text = text[n:]
+	}
+	return nil
+}
+
+// paperCut returns how many bytes of a valid text go into the next packet: whole characters, and never so many that
+// what is left reads paperClose, which would end the session.
+func paperCut(text []byte) int {
+	n := len(text)
+	if n <= paperMaxSend {
+		return n
+	}
+	n = paperMaxSend
+	for !utf8.RuneStart(text[n]) {
+		n--
+	}
+	if string(text[n:]) == paperClose {
+		_, last := utf8.DecodeLastRune(text[:n])
+		n -= last
+	}
+	return n
+}
+
+// seal builds one packet of at most paperMaxSend bytes of text. Its padding is always there, a whole block if need be:
+// PKCS#5 asks for it, and the reference, which always strips, loses text without it.
+func (p *paperConn) seal(msg []byte) []byte {
+	packet := make([]byte, 0, paperPacket)
+	packet = append(packet, p.digest[:]...)
+	packet = fmt.Appendf(packet, "%032b", len(msg))
+	packet = append(packet, msg...)
+	padding := aes.BlockSize - len(packet)%aes.BlockSize
+	packet = append(packet, bytes.Repeat([]byte{byte(padding)}, padding)...)
+	for b := packet; len(b) > 0; b = b[aes.BlockSize:] {
+		p.block.Encrypt(b, b)
+	}
+	return packet
+}
+
+// readText returns the text of the next packet as soon as its last byte is here; it may be paperClose, and may be any
+// bytes, UTF-8 or not. The stream is cut by msg_len, however TCP joined or split it. io.EOF is the end of the stream
+// between two packets; an error that wraps errUnverified is a packet that was not made with this session's key, or
+// was damaged.
+func (p *paperConn) readText() ([]byte, error) {
+	if p.readErr != nil {
+		return nil, p.readErr
+	}
+	text, err := p.readPacket()
+	p.readErr = err
+	return text, err
+}
+
+func (p *paperConn) readPacket() ([]byte, error) {
+	var packet [paperPacket]byte
+	// After a packet that filled its last block the next block is its padding, if it came from us, or the start of the
+	// next packet, if it came from the reference. The two cannot be confused: a packet starts with hex digits.
+	if err := p.readBlocks(packet[:aes.BlockSize]); err != nil {
+		return nil, err
+	}
+	if p.aligned && bytes.Equal(packet[:aes.BlockSize], bytes.Repeat([]byte{aes.BlockSize}, aes.BlockSize)) {
+		if err := p.readBlocks(packet[:aes.BlockSize]); err != nil {
+			return nil, err
+		}
+	}
+
+	if err := p.readRest(packet[aes.BlockSize:paperHead]); err != nil {
+		return nil, err
+	}
+	if !paperEqual(packet[:paperDigest], p.digest[:]) {
+		return nil, fmt.Errorf("a packet without this session's digest: %w", errUnverified)
+	}
+	msgLen, err := strconv.ParseUint(string(packet[paperDigest:paperHead]), 2, 32)
+	if err != nil || msgLen > paperMaxRead {
+		return nil, fmt.Errorf("a packet whose msg_len is no binary number up to %d: %w", paperMaxRead, errUnverified)
+	}
+
+	end := paperHead + int(msgLen)
+	padded := (end + aes.BlockSize - 1) / aes.BlockSize * aes.BlockSize
+	if err := p.readRest(packet[paperHead:padded]); err != nil {
+		return nil, err
+	}
+	for _, b := range packet[end:padded] {
+		if int(b) != padded-end {
+			return nil, fmt.Errorf("a packet whose msg_len is not the length of its text: %w", errUnverified)
+		}
+	}
+	p.aligned = padded == end
+	return bytes.Clone(packet[paperHead:end]), nil
+}
+
+// readBlocks fills b, whole blocks, with what the stream decrypts to. io.EOF means that none of it came.
+func (p *paperConn) readBlocks(b []byte) error {
+	_, err := io.ReadFull(p.in, b)
+	if err == io.ErrUnexpectedEOF {
+		return fmt.Errorf("the connection ended inside a packet: %w", err)
+	}
+	if err != nil {
+		return err
+	}
+	for ; len(b) > 0; b = b[aes.BlockSize:] {
+		p.block.Decrypt(b, b)
+	}
+	return nil
+}
+
+// readRest is readBlocks inside a packet, where the stream may not end.
+func (p *paperConn) readRest(b []byte) error {
+	err := p.readBlocks(b)
+	if err == io.EOF {
+		err = fmt.Errorf("the connection ended inside a packet: %w", io.ErrUnexpectedEOF)
+	}
+	return err
+}
+
+// paperLink makes a paper session a link, as far as it can be one: only the client sends, nothing is acknowledged, and a line
+// too long for a packet arrives as several.
+type paperLink struct {
+	*paperConn
+	lines   uint64        // read by a server, so far
+	sending [][]byte      // by a client: made ready by append
+	given   uint64        // lines sent
+	bye     bool          // made ready too
+	handed  atomic.Uint64 // of a client's lines, those that read has reported as sent: they may not have arrived
+	written chan uint64   // lines that were given to TCP, of capacity 1; nil on a server
+	gone    chan error    // the server closed: nil
+
+	leaving sync.Mutex // held while a client sends its goodbye, whose answer may be here before the write returns
+	left    bool       // under leaving: it is sent
+}
+
+// newPaperLink begins a session with the key of a handshake, which it wipes.
+func newPaperLink(conn net.Conn, key *[32]byte, client bool) *paperLink {
+	p := &paperLink{paperConn: newPaperConn(conn, key)}
+	clear(key[:])
+	if client {
+		p.written, p.gone = make(chan uint64, 1), make(chan error, 1)
+		go func() {
+			_, err := io.Copy(io.Discard, conn) // the paper's server says nothing; its close says that it has read everything
+			p.gone <- err
+		}()
+	}
+	return p
+}
+
+// append takes a client's lines and goodbye. A server's goodbye is that it closes; the other kinds have no form in the paper's
+// session.
+func (p *paperLink) append(buf []byte, kind byte, payload []byte) ([]byte, error) {
+	switch {
+	case kind == kindClose:
+		p.bye = true
+	case p.written != nil && kind == kindText:
+		l, err := parseLines(payload, nil)
+		if err != nil {
+			return nil, err
+		}
+		if l.what != itemSay {
+			return nil, errWrong{errors.New("the paper's session carries plain text alone, to everyone")}
+		}
+		for _, text := range l.texts {
+			p.sending = append(p.sending, bytes.Clone(text))
+		}
+	default:
+		return buf, nil
+	}
+	return append(buf, kind), nil
+}
+
+func (p *paperLink) appendItems(buf []byte, _ [][]byte) ([]byte, error) { return buf, nil }
+
+// write sends each text within writeTimeout.
+func (p *paperLink) write([]byte) error {
+	if p.written == nil {
+		if p.bye {
+			return p.conn.Close()
+		}
+		return nil
+	}
+	for _, text := range p.sending {
+		if err := p.send(text); err != nil {
+			return err
+		}
+		p.given++
+		select { // what waits there is an older count
+		case <-p.written:
+		default:
+		}
+		p.written <- p.given
+	}
+	p.sending = nil
+	if !p.bye {
+		return nil
+	}
+	p.leaving.Lock()
+	defer p.leaving.Unlock()
+	if err := p.send([]byte(paperClose)); err != nil {
+		return err
+	}
+	p.left = true
+	if half, ok := p.conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
+
+func (p *paperLink) send(text []byte) error {
+	p.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+	return p.sendText(text)
+}
+
+// read gives a server the client's texts, one a message, and a client the count of what it has sent for an
+// acknowledgement: the paper has none, and unconfirmed says what that is worth.
+func (p *paperLink) read() (kind byte, payload []byte, err error) {
+	if p.written != nil {
+		select {
+		case n := <-p.written:
+			p.handed.Store(n)
+			return kindAck, binary.BigEndian.AppendUint64(nil, n), nil
+		case err := <-p.gone:
+			if err != nil {
+				return 0, nil, err
+			}
+		}
+		p.leaving.Lock()
+		defer p.leaving.Unlock()
+		if !p.left {
+			return 0, nil, errTruncated
+		}
+		p.handed.Store(0) // a server that closes on secure-close has read what came before it
+		return kindClose, []byte(closeText), nil
+	}
+	text, err := p.readText()
+	switch {
+	case err == io.EOF:
+		return 0, nil, errTruncated
+	case err != nil:
+		return 0, nil, err
+	case string(text) == paperClose:
+		return kindClose, []byte(closeText), nil
+	}
+	p.lines++
+	return kindText, appendLine(appendLinesHeader(nil, p.lines, itemSay, ""), text), nil
+}
+
+func (p *paperLink) buffered() bool { return false }
+
+func (p *paperLink) readHere() (kind byte, payload []byte, err error) { return 0, nil, errNotHere }
+
+func (p *paperLink) wait() error {
+	_, err := p.in.Peek(1)
+	if err == io.EOF {
+		err = errTruncated
+	}
+	return err
+}
+
+func (p *paperLink) idle() bool { return p.in.Buffered() == 0 }
+
+// expect bounds only the wait at the end: until then the paper's session may be silent for as long as it likes, and TCP's
+// keep-alive finds the dead.
+func (p *paperLink) expect(within time.Duration) {
+	if within < peerTimeout {
+		p.conn.SetReadDeadline(time.Now().Add(max(within, paperPatience)))
+	}
+}
+
+// paperPatience is for a server that reads slowly to take what the network still holds, and to close.
+const paperPatience = 10 * time.Second
+
+func (p *paperLink) unconfirmed() int { return int(p.handed.Load()) }
+
+func (p *paperLink) wipe() {
+	clear(p.digest[:])
+	p.block = nil
+}
+
+// paperMode is what -paper needs beside a connection.
+type paperMode struct {
+	me    *rsa.PrivateKey
+	id    ssh.PublicKey // me's
+	peers []*rsa.PublicKey
+	names []string // of peers
+	delay time.Duration
+	trace bool
+	c     *console
+}
+
+// loadPaper reads the keys for -paper and refuses one that securechat/2 uses too: here a peer gets numbers of its choice
+// signed.
+func loadPaper(identity string, peers []string, t *trust) (*paperMode, error) {
+	me, err := loadPaperPrivate(identity)
+	if err != nil {
+		return nil, err
+	}
+	id, err := ssh.NewPublicKey(&me.PublicKey)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.servesDefault(id); err != nil {
+		return nil, fmt.Errorf("%s: %w", identity, err)
+	}
+	p := &paperMode{me: me, id: id}
+	for _, path := range peers {
+		key, err := loadPaperPublic(path)
+		if err != nil {
+			return nil, err
+		}
+		if key.Equal(&me.PublicKey) {
+			return nil, fmt.Errorf("%s is the public key of -identity: each side of the paper's protocol has a key of its own", path)
+		}
+		name := filepath.Base(path)
+		for _, suffix := range []string{".pub", ".pem", "_pub"} {
+			name = strings.TrimSuffix(name, suffix)
+		}
+		pub, err := ssh.NewPublicKey(key)
+		if err == nil {
+			err = t.servesDefault(pub)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		p.peers, p.names = append(p.peers, key), append(p.names, keyName(name, pub))
+	}
+	return p, nil
+}
+
+// loadPaperPrivate reads an RSA-2048 private key: PEM (PKCS#1 or PKCS#8) or OpenSSH's format, without a passphrase.
+func loadPaperPrivate(path string) (*rsa.PrivateKey, error) {
+	data, mode, err := readFile(path, maxKeyFile)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(data)
+	key, err := parsePaperPrivate(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if err := checkPrivate(path, mode); err != nil { // not before: others may well read a public key given by mistake
+		return nil, err
+	}
+	return key, nil
+}
+
+func parsePaperPrivate(data []byte) (*rsa.PrivateKey, error) {
+	block, rest := pem.Decode(data)
+	switch {
+	case block == nil:
+		return nil, errors.New("it holds no private key: give a PEM or OpenSSH private key file (-identity)")
+	case block.Type == "PUBLIC KEY" || block.Type == "RSA PUBLIC KEY":
+		return nil, errors.New("it holds a public key: give the private one (-identity)")
+	case len(bytes.TrimSpace(rest)) > 0:
+		return nil, errors.New("it holds more than one key: give a file with one")
+	}
+	raw, err := ssh.ParseRawPrivateKey(data) // PKCS#1, PKCS#8 and OpenSSH, each with its consistency checks
+	if _, locked := err.(*ssh.PassphraseMissingError); locked || block.Type == "ENCRYPTED PRIVATE KEY" {
+		return nil, errors.New("the key has a passphrase, which -paper does not ask for: copy the file and take it off the copy with ssh-keygen -p -N '' -m PEM -f COPY")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the private key does not parse: %w", err)
+	}
+	key, ok := raw.(*rsa.PrivateKey)
+	if !ok {
+		return nil, fmt.Errorf("the paper's protocol needs an RSA-%d key: make one with ssh-keygen -t rsa -b %[1]d -m PEM", paperBits)
+	}
+	if err := checkPaperKeys(&key.PublicKey); err != nil {
+		return nil, err
+	}
+	return key, nil
+}
+
+// loadPaperPublic reads an RSA-2048 public key: PEM (SPKI or PKCS#1) or one line as in id_rsa.pub.
+func loadPaperPublic(path string) (*rsa.PublicKey, error) {
+	data, _, err := readFile(path, maxKeyFile)
+	if err != nil {
+		return nil, err
+	}
+	key, err := parsePaperPublic(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return key, nil
+}
+
+func parsePaperPublic(data []byte) (*rsa.PublicKey, error) {
+	var raw any
+	var err error
+	block, rest := pem.Decode(data)
+	switch {
+	case block == nil:
+		line, _, options, left, perr := ssh.ParseAuthorizedKey(data)
+		if perr != nil {
+			return nil, errors.New("it holds no public key: give a PEM public key or an SSH .pub file (-peer)")
+		}
+		if len(options) > 0 {
+			return nil, errors.New("its line has options, which -paper cannot keep: give the key alone")
+		}
+		rest = left
+		if c, ok := line.(ssh.CryptoPublicKey); ok {
+			raw = c.CryptoPublicKey()
+		}
+	case block.Type == "PUBLIC KEY":
+		raw, err = x509.ParsePKIXPublicKey(block.Bytes)
+	case block.Type == "RSA PUBLIC KEY":
+		raw, err = x509.ParsePKCS1PublicKey(block.Bytes)
+	default:
+		return nil, errors.New("it holds no public key: give the peer's public key alone, never a private one (-peer)")
+	}
+	key, ok := raw.(*rsa.PublicKey)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("the public key does not parse: %w", err)
+	case len(bytes.TrimSpace(rest)) > 0:
+		return nil, errors.New("it holds more than one key: give each a file and a -peer of its own")
+	case !ok:
+		return nil, fmt.Errorf("the paper's protocol needs an RSA-%d key: make one with ssh-keygen -t rsa -b %[1]d -m PEM", paperBits)
+	}
+	if err := checkPaperKeys(key); err != nil {
+		return nil, err
+	}
+	return key, nil
+}
+
+// servesDefault refuses a key that is an identity or encryption key of securechat/2, here or by authorized_keys.
+func (t *trust) servesDefault(id ssh.PublicKey) error {
+	wrong := errors.New("this key serves the default protocol too, where it proves who somebody is; with -paper it signs what a peer chooses: make a key for -paper alone")
+	for _, name := range []string{"identity.pub", "encryption"} {
+		data, err := t.read(name)
+		if err != nil {
+			return err
+		}
+		if pub, _, _, _, err := ssh.ParseAuthorizedKey(data); err == nil && sameKey(pub, id) {
+			return wrong
+		}
+		if key, err := ssh.ParsePrivateKey(data); err == nil && sameKey(key.PublicKey(), id) {
+			return wrong
+		}
+		clear(data)
+	}
+	lines, err := t.authorized()
+	if err != nil {
+		return err
+	}
+	for _, l := range lines {
+		if sameKey(l.key, id) {
+			return wrong
+		}
+	}
+	return nil
+}
+
+func (p *paperMode) tracer(prefix string) tracer {
+	if !p.trace {
+		return nil
+	}
+	return func(line string) { p.c.tell("%s%s", prefix, line) }
+}
+
+// accept is server.greet for the paper's protocol.
+func (p *paperMode) accept(conn net.Conn, m *member) (link, joinRequest, error) {
+	key, i, err := paperServerHandshake(conn, p.me, p.peers, p.delay, p.tracer(m.addr+"  "))
+	if err != nil {
+		return nil, joinRequest{}, err
+	}
+	id, err := ssh.NewPublicKey(p.peers[i])
+	if err != nil {
+		return nil, joinRequest{}, err
+	}
+	digest := sha512.Sum512(key[:])
+	m.name, m.base, m.suffix, m.fingerprint, m.digest = p.names[i], p.names[i], nameSuffix(id), fingerprint(id), digest[:]
+	m.by = "-peer " + p.names[i]
+	rand.Read(m.stream[:])
+	return newPaperLink(conn, &key, false), joinRequest{stream: m.stream}, nil
+}
+
+// dial is client.greet for the paper's protocol.
+func (p *paperMode) dial(conn net.Conn) (link, welcome, error) {
+	key, err := paperClientHandshake(conn, p.me, p.peers[0], p.delay, p.tracer(""))
+	if err != nil {
+		err = fmt.Errorf("handshake: %w", err)
+		switch {
+		case errors.Is(err, errUnverified):
+			return nil, welcome{}, err
+		case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF): // a server that cannot verify us only closes
+			return nil, welcome{}, &untrusted{
+				reason: err.Error(),
+				silent: true,
+				hint:   "if each side has the other's key, it might be a man-in-the-middle attack",
+			}
+		}
+		return nil, welcome{}, errUnreachable{err}
+	}
+	return newPaperLink(conn, &key, true), welcome{name: keyName("", p.id)}, nil
+}
+
+// paperWarning is said once at start.
+const paperWarning = `-paper speaks the paper's own protocol, for its programs and its readers. What it does not give:
+  any registered third party can plant the session key, and an old stage 4 can be replayed
+  who gets the client's key opens every recorded session
+  nothing guards the session's text: it can be changed, repeated and dropped on the way
+  nothing is acknowledged, and the server passes nothing on: the paper's clients do not read`
