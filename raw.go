@@ -91,10 +91,10 @@ func newRawPipe(stdin, stdout *os.File, progress func(string)) *rawPipe {
 // carry moves bytes over s until both directions have ended, ctx ends, or something fails; it closes conn. Unless nil, its
 // error is an errStream, an errCut, or ctx's cause.
 func (p *rawPipe) carry(ctx context.Context, conn net.Conn, s *session) error {
-	quit, wake := make(chan struct{}), make(chan struct{}, 1)
+	quit, due := make(chan struct{}), make(chan struct{}, 1)
 	read, written := make(chan error, 1), make(chan error, 1)
-	go func() { read <- p.read(s, wake) }()
-	go func() { written <- p.write(s, wake, quit) }()
+	go func() { read <- p.read(s, due) }()
+	go func() { written <- p.write(s, due, quit) }()
 	stopShow := p.show()
 	defer stopShow()
 
@@ -150,14 +150,14 @@ func (p *rawPipe) result(err error) error {
 
 // write sends all that we send: it pumps stdin, and between its pieces acknowledges and pings, until there is nothing else to
 // do or quit is closed; then it says secure-close.
-func (p *rawPipe) write(s *session, wake, quit chan struct{}) error {
+func (p *rawPipe) write(s *session, due, quit chan struct{}) error {
 	pumped := make(chan error, 1)
 	go func() { pumped <- p.pump(s) }()
 	ping := time.NewTicker(pingInterval)
 	defer ping.Stop()
 	for acked := int64(0); ; {
 		select {
-		case <-wake:
+		case <-due:
 		case <-quit:
 			return p.goodbye(s)
 		case <-ping.C:
@@ -255,7 +255,7 @@ func (p *rawPipe) goodbye(s *session) error {
 }
 
 // read writes what comes to stdout, in pieces as large as what is here already, until secure-close: nil if all is done.
-func (p *rawPipe) read(s *session, wake chan struct{}) error {
+func (p *rawPipe) read(s *session, due chan struct{}) error {
 	out := make([]byte, 0, rawBuffer)
 	var told int64 // of received, to the writer
 	var at time.Time
@@ -274,17 +274,16 @@ func (p *rawPipe) read(s *session, wake chan struct{}) error {
 		}
 		if now := time.Now(); got-told >= rawAckEvery || now.Sub(at) > rawTick {
 			told, at = got, now
-			poke(wake)
+			wake(due)
 		}
 		return nil
 	}
-	s.expect(peerTimeout)
+	s.setReadTimeout(peerTimeout, true)
 	for {
-		if !s.buffered() {
+		if !s.ready() {
 			if err := flush(); err != nil {
 				return err
 			}
-			s.expect(peerTimeout)
 		}
 		kind, payload, err := s.read()
 		if err != nil {
@@ -309,7 +308,7 @@ func (p *rawPipe) read(s *session, wake chan struct{}) error {
 				return err
 			}
 			p.arrived.Store(true)
-			poke(wake)
+			wake(due)
 		case kind == kindAck && len(payload) == 8:
 			n, ended := binary.BigEndian.Uint64(payload), p.ended.Load() // before sent, which is final then
 			sent := uint64(p.sent.Load())
@@ -319,7 +318,7 @@ func (p *rawPipe) read(s *session, wake chan struct{}) error {
 			p.acked.Store(int64(min(n, sent)))
 			if n > sent {
 				p.confirmed.Store(true)
-				poke(wake)
+				wake(due)
 			}
 		case kind == kindPing:
 		case kind == kindClose && string(payload) == closeText:
