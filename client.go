@@ -29,7 +29,6 @@ const (
 	firstBackoff = 200 * time.Millisecond // before the first try to connect again; each further one doubles it,
 	maxBackoff   = 15 * time.Second       // to this
 	maxSilence   = 5                      // closes during handshakes, after having been in the room: that is a refusal then
-	outboxBytes  = 4 << 20                // unacknowledged, before reading more input waits
 	leaveTimeout = 5 * time.Second        // for a person's last lines to be acknowledged
 )
 
@@ -76,9 +75,6 @@ func (e *errLost) Error() string {
 }
 
 func (e *errLost) Unwrap() error { return e.why }
-
-// errTimeout is -timeout's end.
-var errTimeout = errors.New("-timeout ran out")
 
 // errFailed is the end of a session in which not everything asked for was done; what, has been said.
 var errFailed = errors.New("not everything was done: see above")

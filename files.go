@@ -247,15 +247,3 @@ func checkLine(text []byte) error {
 	}
 	return nil
 }
-
-// hintOf returns what the reader can do about err, on a line of its own, or nothing.
-func hintOf(err error) string {
-	var u *untrusted
-	switch {
-	case errors.As(err, &u) && u.hint != "":
-		return "\nsecurechat: hint: " + strings.ReplaceAll(u.hint, "\n", "\nsecurechat: hint: ")
-	case errors.Is(err, errUnverified):
-		return "\nsecurechat: hint: the connection was dropped; try from another network, and compare fingerprints with the operator"
-	}
-	return ""
-}

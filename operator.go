@@ -3,7 +3,6 @@ package main
 // The operator's side of a server: the console as a member of the room, and the operator's commands.
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -30,17 +29,14 @@ type operator struct {
 	stop      func() // stops the server
 }
 
-// newOperator makes the console a member of the room.
-func newOperator(s *server, port string, stop func()) *operator {
-	o := &operator{console: s.console, room: s.room, trust: s.trust, strangers: &s.strangers, name: s.name, port: port, stop: stop}
-	p := &peer{addr: "console", name: s.name}
-	p.identify(s.id)
-	rand.Read(p.stream[:])
-	o.member = newMember(p, o)
-	s.room.enterOperator(o.member)
-	if t := o.console.term; t != nil {
-		t.setPrompt(o.console.prompt(s.name))
-		t.complete = func(line string, pos int) []string { return completions(line, pos, operatorHelp, s.room.names()) }
+// newOperator makes the console a member of the room, as self.
+func newOperator(c *console, r *room, t *trust, refused *strangers, self *peer, port string, stop func()) *operator {
+	o := &operator{console: c, room: r, trust: t, strangers: refused, name: self.name, port: port, stop: stop}
+	o.member = newMember(self, o)
+	r.enterOperator(o.member)
+	if c.term != nil {
+		c.term.setPrompt(c.prompt(o.name))
+		c.term.complete = func(line string, pos int) []string { return completions(line, pos, operatorHelp, r.names()) }
 	}
 	return o
 }

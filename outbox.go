@@ -51,7 +51,10 @@ func (b *outbox) add(line outLine, now bool) bool {
 	return true
 }
 
-const lineOverhead = 56 // of a line in the outbox beside its bytes
+const (
+	outboxBytes  = 4 << 20 // unacknowledged, before reading more input waits
+	lineOverhead = 56      // bytes that a line in the outbox takes beside its text
+)
 
 // close says that no more lines come.
 func (b *outbox) close() {

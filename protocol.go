@@ -6,6 +6,7 @@ package main
 import (
 	"errors"
 	"net"
+	"strings"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -63,3 +64,18 @@ var errServerLeft = errors.New("the server closed the session")
 type errPermanent struct{ error }
 
 func (e errPermanent) Unwrap() error { return e.error }
+
+// errTimeout is the end of a stay by -timeout.
+var errTimeout = errors.New("-timeout ran out")
+
+// hintOf returns what the reader can do about err, on a line of its own, or nothing.
+func hintOf(err error) string {
+	var u *untrusted
+	switch {
+	case errors.As(err, &u) && u.hint != "":
+		return "\nsecurechat: hint: " + strings.ReplaceAll(u.hint, "\n", "\nsecurechat: hint: ")
+	case errors.Is(err, errUnverified):
+		return "\nsecurechat: hint: the connection was dropped; try from another network, and compare fingerprints with the operator"
+	}
+	return ""
+}

@@ -64,21 +64,21 @@ type member struct {
 	wake     chan struct{} // of capacity 1: something may be there to deliver
 
 	// The room's lock guards the rest.
-	name    string  // as the others see it: with ~XXXX where two keys bear one name
-	stream  *stream // what the log has of its lines
-	listens bool    // it receives what is said
-	visit   visit
-	next    uint64   // number of the next item to deliver
-	acked   uint64   // the last of its lines that was acknowledged to it
-	notices [][]byte // encoded items for it alone, maxNotices at most
-	waiting bool     // its goroutine waits for wake
-	spoke   bool     // it has said something on this connection
-	readErr error    // what ended reading from it; nil while reading goes on
-	ending  ending
+	name     string  // as the others see it: with ~XXXX where two keys bear one name
+	stream   *stream // what the log has of its lines
+	listens  bool    // it receives what is said
+	presence presence
+	next     uint64   // number of the next item to deliver
+	acked    uint64   // the last of its lines that was acknowledged to it
+	notices  [][]byte // encoded items for it alone, maxNotices at most
+	waiting  bool     // its goroutine waits for wake
+	spoke    bool     // it has said something on this connection
+	readErr  error    // what ended reading from it; nil while reading goes on
+	ending   ending
 }
 
-// visit is how a member's presence began.
-type visit struct {
+// presence is how a member's presence began.
+type presence struct {
 	present  uint64 // the last item before it joined
 	person   bool   // somebody at a terminal
 	returned bool   // a person that was here before: it receives what was said meanwhile
@@ -140,8 +140,8 @@ func (r *room) join(m *member, req joinRequest, listens bool) (welcome, error) {
 	r.enterLocked(m, listens)
 	r.queue.add(nil, item{time: now, what: itemJoin, name: m.name}, m.stream, nil)
 	m.next = r.queue.end()
-	m.visit = visit{present: m.next - 1, person: req.flags&joinPerson != 0}
-	w := welcome{epoch: r.epoch, present: m.visit.present, recorded: m.acked, name: m.name}
+	m.presence = presence{present: m.next - 1, person: req.flags&joinPerson != 0}
+	w := welcome{epoch: r.epoch, present: m.presence.present, recorded: m.acked, name: m.name}
 	if r.rewindLocked(m, req) {
 		w.flags |= welcomeGap
 	}
@@ -195,29 +195,29 @@ func (r *room) rewindLocked(m *member, req joinRequest) (gap bool) {
 	left, returned := r.visits.left[key]
 	from := m.next
 	switch {
-	case req.epoch == r.epoch && 0 < req.seen && req.seen < m.visit.present:
+	case req.epoch == r.epoch && 0 < req.seen && req.seen < m.presence.present:
 		from = req.seen + 1
-	case m.visit.person && returned:
-		from, m.visit.returned = min(left+1, from), true
+	case m.presence.person && returned:
+		from, m.presence.returned = min(left+1, from), true
 	}
-	if m.visit.person {
+	if m.presence.person {
 		delete(r.visits.left, key)
 	}
 	// What was said before this key first came is not for it, whatever it claims to have seen.
 	from = max(from, r.firstMetLocked(m)+1)
-	oldest := max(r.queue.first, m.visit.present-min(m.visit.present, uint64(r.history)))
+	oldest := max(r.queue.first, m.presence.present-min(m.presence.present, uint64(r.history)))
 	gap = from < r.queue.first
 	for ; !gap && from < oldest; from++ {
 		gap = m.wants(r.queue.at(from), from) // it did not miss what was not for it
 	}
 	m.next = max(from, oldest)
 	missed := 0
-	for n := m.next; n <= m.visit.present; n++ {
+	for n := m.next; n <= m.presence.present; n++ {
 		if m.wants(r.queue.at(n), n) {
 			missed++
 		}
 	}
-	if missed > 0 && m.visit.returned {
+	if missed > 0 && m.presence.returned {
 		m.notifyLocked(itemNotice, fmt.Sprintf("%d said while you were away:", missed))
 	}
 	return gap
@@ -230,14 +230,14 @@ func (r *room) firstMetLocked(m *member) uint64 {
 		return met
 	}
 	if len(r.visits.met) < maxMet {
-		r.visits.met[m.peer.fingerprint] = m.visit.present
+		r.visits.met[m.peer.fingerprint] = m.presence.present
 	}
-	return m.visit.present
+	return m.presence.present
 }
 
 // wants reports whether m receives item n, which is it.
 func (m *member) wants(it *queueItem, n uint64) bool {
-	missed := m.visit.returned && n <= m.visit.present
+	missed := m.presence.returned && n <= m.presence.present
 	switch {
 	case it.from == m.stream:
 		return false
@@ -535,7 +535,7 @@ func (r *room) leave(m *member, reason string) {
 	}
 	delete(r.members, m)
 	m.stream.here--
-	if m.visit.person && m.listens {
+	if m.presence.person && m.listens {
 		r.visits.leave(m)
 	}
 	if m.ending.reason != "" {

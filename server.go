@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -107,7 +108,7 @@ func (s *server) run(ctx context.Context, listeners []net.Listener) error {
 	if s.pipe != nil {
 		err = s.serveRaw(ctx, stop, listeners)
 	} else {
-		err = s.serveRoom(ctx, newOperator(s, port, stop), listeners)
+		err = s.serveRoom(ctx, newOperator(s.console, s.room, s.trust, &s.strangers, s.self(), port, stop), listeners)
 	}
 	if !unless() {
 		<-stopping // a room without clients closes sooner than the manager is notified
@@ -118,6 +119,7 @@ func (s *server) run(ctx context.Context, listeners []net.Listener) error {
 
 // announce tells the operator where the server listens and how to join it.
 func (s *server) announce(addr, port string) {
+	s.console.server, s.console.origin = s.name, fingerprint(s.id)
 	opened, flag := "room open", ""
 	if s.pipe != nil {
 		opened, flag = "waiting for one client", " -raw"
@@ -131,6 +133,14 @@ func (s *server) announce(addr, port string) {
 	if strings.HasPrefix(s.log.began, "repaired") {
 		s.console.note("%s: %s", s.log.path, s.log.began)
 	}
+}
+
+// self is the operator as a member of the room.
+func (s *server) self() *peer {
+	p := &peer{addr: "console", name: s.name}
+	p.identify(s.id)
+	rand.Read(p.stream[:])
+	return p
 }
 
 // serveRoom serves the room until ctx ends, then says goodbye to all. An error of accept that does not pass ends it too.
