@@ -384,7 +384,8 @@ func (r *room) kick(name string) error {
 	return nil
 }
 
-// delivery is what a member's goroutine sends at a time, in this order.
+// delivery is what a member's goroutine sends at a time, in this order. It is borrowed while there is something to send,
+// since most members receive nothing most of the time.
 type delivery struct {
 	missed  uint64   // items that were dropped before they could be delivered
 	acked   uint64   // every line of the member up to this number is recorded; 0 if that is known already
@@ -392,6 +393,20 @@ type delivery struct {
 	ping    bool     // nothing was sent for pingInterval
 	goodbye bool     // the last delivery
 	reason  string   // of goodbye, or empty
+
+	buf    []byte // memory for the receiver
+	number [8]byte
+}
+
+var deliveries = sync.Pool{New: func() any { return new(delivery) }}
+
+// free gives d back, without keeping what its slices point to.
+func (d *delivery) free() {
+	clear(d.items)
+	if cap(d.buf) <= 4*takeBytes {
+		*d = delivery{items: d.items[:0], buf: d.buf[:0]}
+		deliveries.Put(d)
+	}
 }
 
 // write delivers to m until it has left: it returns after a goodbye, after an error of deliver, or when reading from m has
@@ -419,29 +434,28 @@ func (r *room) write(m *member) error {
 
 // writeNext makes one delivery, if there is one or a ping is due. end means that there is none any more.
 func (r *room) writeNext(m *member, pingDue bool) (wrote, end bool, err error) {
-	x := borrowScratch()
-	defer x.free()
-	d, ok, over := r.next(m, x.items[:0])
+	d := deliveries.Get().(*delivery)
+	defer d.free()
+	ok, over := r.next(m, d)
 	if over || !ok && !pingDue {
 		return false, over, nil
 	}
 	d.ping = !ok
-	x.items = d.items
-	err = m.out.deliver(&d)
+	err = m.out.deliver(d)
 	return true, d.goodbye, err
 }
 
-// next collects a delivery for m, its items in into. ok is false if there is nothing to deliver: m waits for wake. over
-// means that m's goroutine has to end without a delivery.
-func (r *room) next(m *member, into [][]byte) (d delivery, ok, over bool) {
+// next fills d with what there is for m. ok is false if that is nothing: m waits for wake. over means that m's goroutine has
+// to end without a delivery.
+func (r *room) next(m *member, d *delivery) (ok, over bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	left := errors.Is(m.readErr, errLeft)
 	if m.readErr != nil && !left {
-		return delivery{}, false, true
+		return false, true
 	}
 	if !left { // else only the last acknowledgement and the goodbye go out
-		d.items, d.missed = r.takeLocked(m, into)
+		d.items, d.missed = r.takeLocked(m, d.items)
 	}
 	if m.stream.durable > m.acked {
 		m.acked = m.stream.durable
@@ -452,7 +466,7 @@ func (r *room) next(m *member, into [][]byte) (d delivery, ok, over bool) {
 	}
 	ok = len(d.items) > 0 || d.acked > 0 || d.missed > 0 || d.goodbye
 	m.waiting = !ok
-	return d, ok, false
+	return ok, false
 }
 
 // doneLocked reports whether a member that has to leave has been delivered and acknowledged everything.
@@ -707,26 +721,5 @@ func (r *room) lostLines(some []*stream, err error) {
 		default:
 			r.endLocked(m, errLog.Error())
 		}
-	}
-}
-
-// scratch is memory for a batch of lines or items. It is borrowed while there is a batch, since most members are silent.
-type scratch struct {
-	items, texts [][]byte
-	buf          []byte
-	number       [8]byte
-}
-
-var scratches = sync.Pool{New: func() any { return new(scratch) }}
-
-func borrowScratch() *scratch { return scratches.Get().(*scratch) }
-
-// free gives x back, without keeping what its slices point to.
-func (x *scratch) free() {
-	clear(x.items)
-	clear(x.texts)
-	x.items, x.texts, x.buf = x.items[:0], x.texts[:0], x.buf[:0]
-	if cap(x.buf) <= 4*takeBytes {
-		scratches.Put(x)
 	}
 }

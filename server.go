@@ -313,22 +313,26 @@ func (s *server) attend(m *member, c *connection) {
 // read takes a client's messages until the connection ends; errLeft is the regular end. Lines that were received together
 // are recorded together, with one write to the log, but no line waits for one that has not been received.
 func (s *server) read(m *member, l link) error {
-	var b batch
-	defer b.free()
+	var b *batch // nil while there is none, since most clients are silent
+	defer func() { b.free() }()
 	for {
-		if !l.ready() {
-			if err := s.record(m, &b); err != nil {
+		if b != nil && !l.ready() {
+			if err := s.record(m, b); err != nil {
 				return err
 			}
 			b.free()
+			b = nil
 		}
 		kind, payload, err := l.read()
 		var more lines
 		if err == nil && kind == kindText {
+			if b == nil {
+				b = batches.Get().(*batch)
+			}
 			more, err = b.parse(payload)
 		}
-		if err != nil || kind != kindText || !b.continues(more) || b.full() {
-			if err := s.record(m, &b); err != nil {
+		if b != nil && (err != nil || kind != kindText || !b.continues(more) || b.full()) {
+			if err := s.record(m, b); err != nil {
 				return err
 			}
 		}
@@ -371,9 +375,13 @@ func (s *server) record(m *member, b *batch) error {
 
 // batch is lines of a client that were received together and are not recorded yet.
 type batch struct {
-	lines lines
-	x     *scratch // holds the lines; nil if there are none
+	lines  lines
+	texts  [][]byte // of lines, slices of buf
+	buf    []byte
+	parsed [][]byte // memory for parse
 }
+
+var batches = sync.Pool{New: func() any { return new(batch) }}
 
 const (
 	batchLines = 256
@@ -381,53 +389,50 @@ const (
 )
 
 // full reports whether the batch has to be recorded before it takes more.
-func (b *batch) full() bool {
-	return len(b.lines.texts) >= batchLines || b.x != nil && len(b.x.buf) >= batchBytes
-}
+func (b *batch) full() bool { return len(b.texts) >= batchLines || len(b.buf) >= batchBytes }
 
 // parse parses a message. Its texts are valid until the next read.
 func (b *batch) parse(payload []byte) (lines, error) {
-	if b.x == nil {
-		b.x = borrowScratch()
-	}
-	clear(b.x.items)
-	more, err := parseLines(payload, b.x.items[:0])
-	b.x.items = more.texts
+	more, err := parseLines(payload, b.parsed[:0])
+	b.parsed = more.texts
 	return more, err
 }
 
 // continues reports whether more can be recorded with the batch: it has the next numbers, and is of the same kind.
 func (b *batch) continues(more lines) bool {
-	n := uint64(len(b.lines.texts))
+	n := uint64(len(b.texts))
 	return n == 0 || more.first == b.lines.first+n && more.what == b.lines.what && more.to == b.lines.to
 }
 
 // add copies more behind the batch, which it continues.
 func (b *batch) add(more lines) {
 	for _, text := range more.texts {
-		at := len(b.x.buf)
-		b.x.buf = append(b.x.buf, text...)
-		b.x.texts = append(b.x.texts, b.x.buf[at:])
+		at := len(b.buf)
+		b.buf = append(b.buf, text...)
+		b.texts = append(b.texts, b.buf[at:])
 	}
 	if len(b.lines.texts) == 0 {
 		b.lines = more
 	}
-	b.lines.texts = b.x.texts
+	b.lines.texts = b.texts
 }
 
 // clear empties the batch for more.
 func (b *batch) clear() {
-	b.lines = lines{}
-	clear(b.x.texts)
-	b.x.texts, b.x.buf = b.x.texts[:0], b.x.buf[:0]
+	clear(b.texts)
+	b.lines, b.texts, b.buf = lines{}, b.texts[:0], b.buf[:0]
 }
 
-// free gives the batch's memory back.
+// free gives the batch's memory back, without keeping what it points to.
 func (b *batch) free() {
-	if b.x != nil {
-		b.x.free()
+	if b == nil {
+		return
 	}
-	*b = batch{}
+	b.clear()
+	clear(b.parsed)
+	if cap(b.buf) <= maxMessage+batchBytes {
+		batches.Put(b)
+	}
 }
 
 // connection is a client's connection as the room's receiver.
@@ -445,12 +450,10 @@ func (c *connection) deliver(d *delivery) (err error) {
 	if d.missed > 0 {
 		return errSlow
 	}
-	x := borrowScratch()
-	defer x.free()
-	buf := x.buf[:0]
+	buf := d.buf[:0]
 	if d.acked > 0 {
-		binary.BigEndian.PutUint64(x.number[:], d.acked)
-		if buf, err = c.link.append(buf, kindAck, x.number[:]); err != nil {
+		binary.BigEndian.PutUint64(d.number[:], d.acked)
+		if buf, err = c.link.append(buf, kindAck, d.number[:]); err != nil {
 			return err
 		}
 	}
@@ -468,7 +471,7 @@ func (c *connection) deliver(d *delivery) (err error) {
 			return err
 		}
 	}
-	x.buf = buf
+	d.buf = buf
 	err = c.link.write(buf)
 	if d.goodbye {
 		c.link.setReadTimeout(goodbyeTimeout, false) // for the client's answer, whatever else it sends
