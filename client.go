@@ -108,7 +108,7 @@ func (c *client) run(ctx context.Context) error {
 	}
 	conn, l, w, err := c.connect(first)
 	var u *untrusted
-	if errors.As(err, &u) && u.unknown && u.key != nil && c.console.term != nil {
+	if errors.As(err, &u) && u.kind == unknownKey && u.key != nil && c.console.term != nil {
 		// The server's patience with a handshake is short: the person is asked between two.
 		if err := c.ask(u.key); err != nil {
 			return err
@@ -376,7 +376,7 @@ func (c *client) again(leave *leaving) (conn net.Conn, l link, w welcome, err er
 			return nil, nil, w, gone
 		}
 		var refused *untrusted
-		silently := errors.As(err, &refused) && refused.silent
+		silently := errors.As(err, &refused) && refused.kind == closedSilently
 		if silently {
 			silence++
 		}
@@ -557,7 +557,7 @@ func (c *client) check(remote net.Addr, id ssh.PublicKey) (pin bool, err error) 
 		}
 	}
 	var u *untrusted
-	if !errors.As(err, &u) || !u.unknown {
+	if !errors.As(err, &u) || u.kind != unknownKey {
 		return false, err
 	}
 	if c.invite != nil || c.acceptNew {
@@ -600,14 +600,14 @@ func (c *client) notAdmitted() error {
 	if c.invite != nil {
 		return &untrusted{
 			reason: c.addr + " closed the connection without letting us in; its log says why",
-			silent: true,
+			kind:   closedSilently,
 			hint:   "the invite may be used or expired: ask for a new code",
 		}
 	}
 	line := ssh.MarshalAuthorizedKey(plainKey(c.me.signer.PublicKey()))
 	return &untrusted{
 		reason: c.addr + " closed the connection without letting us in; its log says why",
-		silent: true,
+		kind:   closedSilently,
 		hint:   "if it does not know this key yet, have this line added to its authorized_keys: " + string(line[:len(line)-1]),
 	}
 }

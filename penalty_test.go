@@ -149,7 +149,7 @@ func TestCrowd(t *testing.T) {
 
 func TestPenaltyFor(t *testing.T) {
 	wrong := refuse("x")
-	wrong.invite = true
+	wrong.kind = invalidInvite
 	for _, c := range []struct {
 		err  error
 		want time.Duration
@@ -215,7 +215,7 @@ func TestServerPenalises(t *testing.T) {
 		}
 		told := newWatched()
 		c := newConsole(strings.NewReader(""), io.Discard, told, nil)
-		s := &server{me: me, id: me.signer.PublicKey(), name: "anna", places: maxClients, trust: &trust{dir: dir, own: k.signer.PublicKey(), name: "anna"}, log: log, room: newRoom(log), console: c}
+		s := &server{me: me, id: me.signer.PublicKey(), name: "anna", places: maxClients, trust: openTrust(dir, k.signer.PublicKey(), "anna", nil), log: log, room: newRoom(log), console: c}
 		s.greet = s.welcome
 		l := &farListener{make(chan net.Conn), make(chan struct{})}
 		ctx, stop := context.WithCancel(context.Background())

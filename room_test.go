@@ -480,7 +480,7 @@ func quietServer(t *testing.T) (*server, *client, *bytes.Buffer) {
 	r, _ := quietRoom(t)
 	var notes bytes.Buffer
 	me := partyOf(t, fixedSigner(t, "server"), onceKeys["server"]())
-	tr := &trust{dir: t.TempDir(), own: me.signer.PublicKey(), name: "anna"}
+	tr := openTrust(t.TempDir(), me.signer.PublicKey(), "anna", nil)
 	s := &server{me: me, name: "anna", places: maxClients, trust: tr, log: r.log, room: r, console: &console{stderr: &notes, notes: make(chan string, maxNotes)}}
 	s.greet = s.welcome
 	c := &client{addr: "127.0.0.1:9000", me: me, trust: tr, console: &console{stderr: io.Discard}, box: newOutbox()}

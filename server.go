@@ -399,8 +399,7 @@ func (s *server) welcome(conn net.Conn, m *member) (link, joinRequest, error) {
 	if id != nil {
 		m.fingerprint = fingerprint(id)
 	}
-	var u *untrusted
-	if errors.As(err, &u) && u.unknown {
+	if isUnknown(err) {
 		m.key = id
 	}
 	if err != nil && id == nil && penaltyFor(err) == penaltyLeft {

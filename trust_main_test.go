@@ -159,11 +159,11 @@ func TestKnownHosts(t *testing.T) {
 		{"excepted", "![127.0.0.1]:" + port + ",* " + key, false, exitUntrusted, `is unknown`},
 		{"CA", "@cert-authority 127.0.0.* " + keyLine(caPub), false, exitDone, `^$`},
 		{"CA by [host]:port", "@cert-authority [127.0.0.1]:" + port + " " + keyLine(caPub), false, exitDone, `^$`},
-		{"another CA", "@cert-authority * " + keyLine(other), false, exitUntrusted, `is signed by CA SHA256:\S+, where \S+known_hosts:1 wants CA SHA256:`},
+		{"another CA", "@cert-authority * " + keyLine(other), false, exitUntrusted, `is signed by CA SHA256:\S+, but \S+known_hosts:1 requires CA SHA256:`},
 		{"revoked", "[127.0.0.1]:" + port + " " + key + "\n@revoked * " + key, false, exitUntrusted, `key SHA256:\S+ is revoked by \S+known_hosts:2`},
 		{"CA revoked", "@cert-authority * " + keyLine(caPub) + "\n@revoked * " + keyLine(caPub), false, exitUntrusted, `is revoked by \S+known_hosts:2`},
 		{"broken @revoked", "[127.0.0.1]:" + port + " " + key + "\n@revoked * nonsense", false, exitUntrusted, `known_hosts:2, which may revoke a key, cannot be read`},
-		{"broken line", "what is this\n[127.0.0.1]:" + port + " " + key, false, exitDone, `known_hosts:1 trusts no server: it is no known_hosts line`},
+		{"broken line", "what is this\n[127.0.0.1]:" + port + " " + key, false, exitDone, `known_hosts:1 trusts no server: it is not a known_hosts line`},
 		{"changed, hashed", "[127.0.0.1]:" + port + " " + publicKeyOf(t, bob), true, exitUntrusted, `has changed: \S+known_hosts:1 pins`},
 	} {
 		put(t, known, []byte(c.text+"\n"))
@@ -269,7 +269,7 @@ func TestInvites(t *testing.T) {
 		typo = "B" + elsewhere[1:]
 	}
 	stderr, code = join(dora, "127.0.0.1:1", typo)
-	wantRun(t, "a typing error", stderr, code, exitUsage, `\$SECURECHAT_INVITE: the invite code has a typing error or a part of it is missing: copy it again, whole`)
+	wantRun(t, "a typing error", stderr, code, exitUsage, `\$SECURECHAT_INVITE: the invite code has a typing error or is incomplete: copy all of it again`)
 	stderr, code = tell(t, dora, addr, "-join")
 	wantRun(t, "no code", stderr, code, exitUsage, `-join needs the invite's code: type it at a terminal, or set \$SECURECHAT_INVITE`)
 	for _, args := range [][]string{{"-join", elsewhere}, {"-join=" + elsewhere}, {"--join=" + elsewhere}} {
@@ -324,12 +324,12 @@ func TestAllowFlag(t *testing.T) {
 		code        int
 		words       string
 	}{
-		{"a private key", readText(t, filepath.Join(bob, "identity")), exitTrouble, `that is a private key, which its owner must keep: give the public one, the \.pub file`},
+		{"a private key", readText(t, filepath.Join(bob, "identity")), exitTrouble, `that is a private key, which must stay with its owner: give the public key, the \.pub file`},
 		{"two lines", bobLine + annaLine, exitTrouble, `that is more than one line: give one public key at a time`},
-		{"nothing", "\n# a comment\n", exitTrouble, `there is no public key line: it looks like ssh-ed25519 AAAA`},
-		{"nonsense", "hello\n", exitTrouble, `the line is not taken: it is no public key line`},
-		{"an unknown option", "command=\"ls\" " + bobLine, exitTrouble, `the line is not taken: option "command": not known here`},
-		{"RSA-1024", readText(t, weak+".pub"), exitTrouble, `an RSA key of 1024 bits is not taken: 2048 to 4096 are`},
+		{"nothing", "\n# a comment\n", exitTrouble, `there is no public key line, such as ssh-ed25519 AAAA`},
+		{"nonsense", "hello\n", exitTrouble, `the line is not accepted: it is not a public key line`},
+		{"an unknown option", "command=\"ls\" " + bobLine, exitTrouble, `the line is not accepted: option "command": unknown`},
+		{"RSA-1024", readText(t, weak+".pub"), exitTrouble, `an RSA key of 1024 bits is not accepted: use 2048 to 4096 bits`},
 		{"too long", strings.Repeat("x", 1<<20), exitTrouble, `too long`},
 	} {
 		out, stderr, code := runToEnd(t, t.TempDir(), c.stdin, "-allow", "-", "-dir", anna)
@@ -382,14 +382,14 @@ func TestUserCertificatesEndToEnd(t *testing.T) {
 		{"named by its principal", line, ca, []string{"-I", "Bob of ops!", "-n", "bob@ops"}, nil, "bob-ops", `CA authorized_keys:1`},
 		{"principal", line[:14] + `,principals="x,ops"` + line[14:], ca, []string{"-I", "bob", "-n", "ops"}, nil, "bob", `CA authorized_keys:1`},
 		{"from here", line[:14] + `,from="127.0.0.0/8"` + line[14:], ca, []string{"-I", "bob", "-n", "ops"}, nil, "bob", `CA authorized_keys:1`},
-		{"wrong principal", line[:14] + `,principals="ops"` + line[14:], ca, []string{"-I", "bob", "-n", "bob"}, nil, "", `by CA authorized_keys:1: none of its principals \["bob"\] is wanted here`},
+		{"wrong principal", line[:14] + `,principals="ops"` + line[14:], ca, []string{"-I", "bob", "-n", "bob"}, nil, "", `by CA authorized_keys:1: none of its principals \["bob"\] is accepted`},
 		{"no principal", line, ca, []string{"-I", "bob"}, nil, "", `by CA authorized_keys:1: it names no principal`},
 		{"expired", line, ca, []string{"-I", "bob", "-n", "bob", "-V", "20200101:20200102"}, nil, "", `it expired at 20(20|19)-`},
 		{"not yet valid", line, ca, []string{"-I", "bob", "-n", "bob", "-V", "+1w:+2w"}, nil, "", `it is not valid before 20`},
 		{"a host's", line, ca, []string{"-I", "bob", "-n", "bob", "-h"}, nil, "", `it is not a user certificate`},
-		{"another CA's", line, otherCA, []string{"-I", "bob", "-n", "bob"}, nil, "", `certificate "bob" serial 0 is signed by CA SHA256:\S+, which authorized_keys does not list`},
-		{"unknown critical option", line, ca, []string{"-I", "bob", "-n", "bob", "-O", "critical:x@example.com=1"}, nil, "", `its critical option "x@example\.com" is not known here`},
-		{"force-command", line, ca, []string{"-I", "bob", "-n", "bob", "-O", "force-command=ls"}, nil, "", `its critical option "force-command" is not known here`},
+		{"another CA's", line, otherCA, []string{"-I", "bob", "-n", "bob"}, nil, "", `certificate "bob" serial 0 is signed by CA SHA256:\S+, and authorized_keys lists neither that CA nor key`},
+		{"unknown critical option", line, ca, []string{"-I", "bob", "-n", "bob", "-O", "critical:x@example.com=1"}, nil, "", `its critical option "x@example\.com" is unknown`},
+		{"force-command", line, ca, []string{"-I", "bob", "-n", "bob", "-O", "force-command=ls"}, nil, "", `its critical option "force-command" is unknown`},
 		{"source-address elsewhere", line, ca, []string{"-I", "bob", "-n", "bob", "-O", "source-address=192.0.2.0/24"}, nil, "", `its source-address does not admit it from 127\.0\.0\.1`},
 		{"revoked by fingerprint", line, ca, []string{"-I", "bob", "-n", "bob"}, func(string) []byte {
 			return []byte(strings.Fields(runTool(t, "ssh-keygen", "-lf", pub))[1] + "\n")
@@ -401,7 +401,7 @@ func TestUserCertificatesEndToEnd(t *testing.T) {
 			return []byte(readText(t, krl))
 		}, "", `certificate "bob" serial 7 is revoked by its serial by revoked_keys`},
 		{"another revoked by KRL", line, ca, []string{"-I", "bob", "-n", "bob", "-z", "8"}, func(string) []byte { return []byte(readText(t, krl)) }, "bob", `serial 8 by CA`},
-		{"revoked_keys broken", line, ca, []string{"-I", "bob", "-n", "bob"}, func(string) []byte { return []byte("nonsense\n") }, "", `nobody is trusted while \S+revoked_keys cannot be read: line 1 is neither a public key nor a SHA256: fingerprint`},
+		{"revoked_keys broken", line, ca, []string{"-I", "bob", "-n", "bob"}, func(string) []byte { return []byte("nonsense\n") }, "", `no key is trusted while \S+revoked_keys cannot be read: line 1 is neither a public key nor a SHA256: fingerprint`},
 	} {
 		put(t, lists, []byte(c.line+"\n"))
 		runTool(t, "ssh-keygen", slices.Concat([]string{"-q", "-s", c.ca}, c.args, []string{pub})...)
@@ -439,13 +439,13 @@ func TestHostCertificatesEndToEnd(t *testing.T) {
 	}{
 		{"good", []string{"-s", ca, "-h", "-I", "a", "-n", "127.0.0.1"}, false, exitDone, `^$`},
 		{"a pattern", []string{"-s", ca, "-h", "-I", "a", "-n", "127.*"}, false, exitDone, `^$`},
-		{"another name", []string{"-s", ca, "-h", "-I", "a", "-n", "example.org"}, false, exitUntrusted, `certificate "a" serial 0 of 127\.0\.0\.1:\d+ by CA known_hosts:1: none of its principals \["example\.org"\] is wanted here`},
+		{"another name", []string{"-s", ca, "-h", "-I", "a", "-n", "example.org"}, false, exitUntrusted, `certificate "a" serial 0 of 127\.0\.0\.1:\d+ by CA known_hosts:1: none of its principals \["example\.org"\] is accepted`},
 		{"no name", []string{"-s", ca, "-h", "-I", "a"}, false, exitUntrusted, `it names no principal`},
 		{"expired", []string{"-s", ca, "-h", "-I", "a", "-n", "127.0.0.1", "-V", "20200101:20200102"}, false, exitUntrusted, `it expired at`},
 		{"not yet valid", []string{"-s", ca, "-h", "-I", "a", "-n", "127.0.0.1", "-V", "+1w:+2w"}, false, exitUntrusted, `it is not valid before`},
 		{"a user's", []string{"-s", ca, "-I", "a", "-n", "127.0.0.1"}, false, exitUntrusted, `it is not a host certificate`},
-		{"another CA's", []string{"-s", otherCA, "-h", "-I", "a", "-n", "127.0.0.1"}, false, exitUntrusted, `is signed by CA SHA256:\S+, where \S+known_hosts:1 wants CA SHA256:`},
-		{"unknown critical option", []string{"-s", ca, "-h", "-I", "a", "-n", "127.0.0.1", "-O", "critical:x@example.com=1"}, false, exitUntrusted, `its critical option "x@example\.com" is not known here`},
+		{"another CA's", []string{"-s", otherCA, "-h", "-I", "a", "-n", "127.0.0.1"}, false, exitUntrusted, `is signed by CA SHA256:\S+, but \S+known_hosts:1 requires CA SHA256:`},
+		{"unknown critical option", []string{"-s", ca, "-h", "-I", "a", "-n", "127.0.0.1", "-O", "critical:x@example.com=1"}, false, exitUntrusted, `its critical option "x@example\.com" is unknown`},
 		{"revoked by KRL", []string{"-s", ca, "-h", "-I", "a", "-n", "127.0.0.1", "-z", "3"}, true, exitUntrusted, `certificate "a" serial 3 is revoked by its serial by revoked_keys`},
 	} {
 		runTool(t, "ssh-keygen", slices.Concat([]string{"-q"}, c.args, []string{pub})...)
@@ -489,12 +489,12 @@ func TestAuthorizedKeysOptions(t *testing.T) {
 		{`expiry-time="20200101" `, "", `authorized_keys:1 expired at`},
 		{`expiry-time="20990101",from="127.0.0.1" `, "", ""},
 		{`cert-authority `, "", `is not in \S+authorized_keys`},
-		{`command="ls" `, `authorized_keys:1 admits nobody: option "command": not known here`, `is not in \S+authorized_keys`},
-		{`no-pty `, `authorized_keys:1 admits nobody: option "no-pty": not known here`, `is not in \S+authorized_keys`},
-		{`from="host.example" `, `authorized_keys:1 admits nobody: option "from": "host\.example" is no address`, `is not in \S+authorized_keys`},
-		{`expiry-time="tomorrow" `, `authorized_keys:1 admits nobody: option "expiry-time": "tomorrow" is no time`, `is not in \S+authorized_keys`},
-		{`principals="bob" `, `authorized_keys:1 admits nobody: option "principals": it says nothing without cert-authority`, `is not in \S+authorized_keys`},
-		{`ssh-nonsense `, `authorized_keys:1 admits nobody: option "ssh-nonsense"`, `is not in \S+authorized_keys`},
+		{`command="ls" `, `authorized_keys:1 admits no key: option "command": unknown`, `is not in \S+authorized_keys`},
+		{`no-pty `, `authorized_keys:1 admits no key: option "no-pty": unknown`, `is not in \S+authorized_keys`},
+		{`from="host.example" `, `authorized_keys:1 admits no key: option "from": "host\.example" is not an address`, `is not in \S+authorized_keys`},
+		{`expiry-time="tomorrow" `, `authorized_keys:1 admits no key: option "expiry-time": "tomorrow" is not a time`, `is not in \S+authorized_keys`},
+		{`principals="bob" `, `authorized_keys:1 admits no key: option "principals": it has no meaning without cert-authority`, `is not in \S+authorized_keys`},
+		{`ssh-nonsense `, `authorized_keys:1 admits no key: option "ssh-nonsense"`, `is not in \S+authorized_keys`},
 	} {
 		put(t, file, []byte(c.options+key+"\n"+cleoLine))
 		stderr, code := tell(t, bob, addr)
@@ -517,10 +517,10 @@ func TestAuthorizedKeysOptions(t *testing.T) {
 
 	put(t, file, []byte("rubbish\n"+cleoLine))
 	again, _ := serve(t, anna)
-	again.err.match(t, `authorized_keys:1 admits nobody: it is no public key line`)
+	again.err.match(t, `authorized_keys:1 admits no key: it is not a public key line`)
 	put(t, filepath.Join(anna, "revoked_keys"), []byte("rubbish\n"))
 	again, _ = serve(t, anna)
-	again.err.match(t, `nobody is trusted while \S+revoked_keys cannot be read: line 1`)
+	again.err.match(t, `no key is trusted while \S+revoked_keys cannot be read: line 1`)
 }
 
 // TestIdentities of every type, made by ssh-keygen, used as files, with passphrases and through ssh-agent.
@@ -556,25 +556,25 @@ func TestIdentities(t *testing.T) {
 
 	path := filepath.Join(keys, "ed25519-256")
 	stderr, code := tell(t, bob, addr, "-identity", path)
-	wantRun(t, "a passphrase and nobody to ask", stderr, code, exitTrouble, `has a passphrase and there is no terminal to ask on: give a passphrase file`)
+	wantRun(t, "a passphrase and nobody to ask", stderr, code, exitTrouble, `has a passphrase and there is no terminal to ask for it: use -passphrase-file`)
 	stderr, code = tell(t, bob, addr, "-identity", path, "-passphrase-file", wrong)
 	wantRun(t, "a wrong passphrase", stderr, code, exitTrouble, `the passphrase in \S+wrong does not open \S+ed25519-256`)
 	if err := os.Chmod(pass, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	stderr, code = tell(t, bob, addr, "-identity", path, "-passphrase-file", pass)
-	wantRun(t, "a passphrase for all to read", stderr, code, exitTrouble, `others may use \S+pass: close it with chmod 600 \S+pass`)
+	wantRun(t, "a passphrase for all to read", stderr, code, exitTrouble, `other users can access \S+pass: run chmod 600 \S+pass`)
 	t.Setenv("CREDENTIALS_DIRECTORY", credentials)
 	stderr, code = tell(t, bob, addr, "-identity", path)
 	wantRun(t, "a systemd credential", stderr, code, exitDone, `^$`)
 	runTool(t, "ssh-add", "-q", "-D")
 	stderr, code = tell(t, bob, addr, "-identity", path+".pub")
-	wantRun(t, "a key the agent has not", stderr, code, exitTrouble, `ssh-agent does not hold SHA256:\S+ of \S+: add it with ssh-add`)
+	wantRun(t, "a key the agent has not", stderr, code, exitTrouble, `ssh-agent does not have the key SHA256:\S+ of \S+: add it with ssh-add`)
 	t.Setenv("SSH_AUTH_SOCK", "")
 	stderr, code = tell(t, bob, addr, "-identity", path+".pub")
 	wantRun(t, "no agent", stderr, code, exitTrouble, `is a public key, and there is no ssh-agent to sign with`)
 	stderr, code = tell(t, bob, addr, "-identity", filepath.Join(keys, "absent"))
-	wantRun(t, "no file", stderr, code, exitTrouble, `the identity: open \S+absent: no such file`)
+	wantRun(t, "no file", stderr, code, exitTrouble, `reading the identity: open \S+absent: no such file`)
 
 	weak := filepath.Join(keys, "weak")
 	runTool(t, "ssh-keygen", "-q", "-t", "rsa", "-b", "1024", "-N", "", "-f", weak)
@@ -583,7 +583,7 @@ func TestIdentities(t *testing.T) {
 	appendFile(t, filepath.Join(anna, "authorized_keys"), readText(t, weak+".pub"))
 	stderr, code = tell(t, bob, addr)
 	wantRun(t, "a stranger beside it", stderr, code, exitUntrusted, `without letting us in`)
-	server.err.match(t, `authorized_keys:2 admits nobody: an RSA key of 1024 bits is not taken`)
+	server.err.match(t, `authorized_keys:2 admits no key: an RSA key of 1024 bits is not accepted`)
 }
 
 // TestKeygenFlag makes keys that ssh-keygen takes, once, and never others in their place.
@@ -638,9 +638,9 @@ func TestKeygenFlag(t *testing.T) {
 		mode os.FileMode
 		want string
 	}{
-		{path, 0o640, `others may use \S+identity: close it with chmod 600 \S+identity`},
-		{filepath.Join(dir, "encryption"), 0o604, `others may use \S+encryption: close it with chmod 600 \S+encryption`},
-		{dir, 0o750, `others may look into \S+anna: close it with chmod 700 \S+anna`},
+		{path, 0o640, `other users can access \S+identity: run chmod 600 \S+identity`},
+		{filepath.Join(dir, "encryption"), 0o604, `other users can access \S+encryption: run chmod 600 \S+encryption`},
+		{dir, 0o750, `other users can access the folder \S+anna: run chmod 700 \S+anna`},
 	} {
 		info, err := os.Stat(c.path)
 		if err != nil {
@@ -658,7 +658,7 @@ func TestKeygenFlag(t *testing.T) {
 		}
 	}
 	_, stderr, code = runToEnd(t, t.TempDir(), "", "-keygen", "-dir", filepath.Join(t.TempDir(), "x"), "-type", "rsa", "-bits", "1024")
-	wantRun(t, "-bits 1024", stderr, code, exitUsage, `an RSA key of 1024 bits: 2048 to 4096`)
+	wantRun(t, "-bits 1024", stderr, code, exitUsage, `an RSA key of 1024 bits: use 2048 to 4096`)
 }
 
 // TestNamesInTheRoom belong to keys: two keys with one name, or with names that look alike, never speak as one.
