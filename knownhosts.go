@@ -70,6 +70,54 @@ func (l *knownLine) names(name, host string) (named, loosely bool) {
 	return named, loosely
 }
 
+// serverLines are the lines of known_hosts that name one server, exactly or loosely.
+type serverLines struct {
+	exactPins, loosePins []*knownLine
+	exactCAs, looseCAs   []*knownLine
+}
+
+// findServer returns the lines that name a server, whose name and host hostName has returned.
+func findServer(lines []knownLine, name, host string) (found serverLines) {
+	for i := range lines {
+		l := &lines[i]
+		exactly, loosely := l.names(name, host)
+		switch {
+		case l.revoked || !loosely:
+		case l.ca && exactly:
+			found.exactCAs = append(found.exactCAs, l)
+		case l.ca:
+			found.looseCAs = append(found.looseCAs, l)
+		case exactly:
+			found.exactPins = append(found.exactPins, l)
+		default:
+			found.loosePins = append(found.loosePins, l)
+		}
+	}
+	return found
+}
+
+// any reports whether any line names the server.
+func (s *serverLines) any() bool {
+	return len(s.exactPins)+len(s.loosePins)+len(s.exactCAs)+len(s.looseCAs) > 0
+}
+
+// pins returns the lines that can trust the server's key: the exact ones, and the loose ones only if there are none.
+func (s *serverLines) pins() []*knownLine {
+	if len(s.exactPins) > 0 {
+		return s.exactPins
+	}
+	return s.loosePins
+}
+
+// cas returns the lines that can trust the server's certificate: the exact ones, and the loose ones only if no exact line
+// names the server.
+func (s *serverLines) cas() []*knownLine {
+	if len(s.exactCAs)+len(s.exactPins) > 0 {
+		return s.exactCAs
+	}
+	return s.looseCAs
+}
+
 // matchHashed compares a name with a hashed one, |1|salt|HMAC-SHA-1|. The format prescribes SHA-1, which hides host
 // names here and authenticates nothing.
 func matchHashed(hashed, name string) bool {

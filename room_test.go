@@ -474,13 +474,15 @@ func TestNoLogNoAcknowledgement(t *testing.T) {
 	}
 }
 
-// quietServer is a server that trusts its own identity only, with what it tells its operator.
+// quietServer returns a server and a client with the same identity, which each lists, and what the server prints.
 func quietServer(t *testing.T) (*server, *client, *bytes.Buffer) {
 	t.Helper()
 	r, _ := quietRoom(t)
 	var notes bytes.Buffer
 	me := partyOf(t, fixedSigner(t, "server"), onceKeys["server"]())
 	tr := openTrust(t.TempDir(), me.signer.PublicKey(), "anna", nil)
+	put(t, tr.path("authorized_keys"), []byte(publicLine(tr.own, "anna"))) // a pipe has no address of this machine
+	put(t, tr.path("known_hosts"), []byte("[127.0.0.1]:9000 "+publicLine(tr.own, "")))
 	s := &server{me: me, name: "anna", places: maxClients, trust: tr, log: r.log, room: r, console: &console{stderr: &notes, notes: make(chan string, maxNotes)}}
 	s.greet = s.welcome
 	c := &client{addr: "127.0.0.1:9000", me: me, trust: tr, console: &console{stderr: io.Discard}, box: newOutbox()}

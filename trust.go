@@ -8,7 +8,9 @@ package main
 //     read no key is trusted;
 //   - a line that cannot be parsed trusts no key and is reported, and the other lines stay valid. A @revoked line that
 //     cannot be parsed invalidates the whole file;
-//   - a machine's own identity is trusted in both directions, unless it is revoked;
+//   - lines decide first. Without a line that names it, a machine's own identity is trusted on that machine only: a server
+//     admits it from, and a client accepts it at, a loopback address or an address of the machine's interfaces. So a stolen
+//     identity opens nothing from elsewhere, and a relay to the user's own room does not pass for a server with a line;
 //   - a key that is listed itself is trusted with any certificate.
 
 import (
@@ -95,7 +97,7 @@ func (t *trust) admit(id ssh.PublicKey, remote net.Addr, now time.Time) (grant, 
 		return g, err
 	}
 	lines, err := readAuthorized(t.stateFiles)
-	if err != nil && !sameKey(id, t.own) {
+	if err != nil {
 		return g, refuse("no client is admitted: %v", err)
 	}
 	from := remoteIP(remote)
@@ -111,17 +113,41 @@ func (t *trust) admit(id ssh.PublicKey, remote net.Addr, now time.Time) (grant, 
 		g.name, g.by = keyName(l.comment, id), fmt.Sprintf("authorized_keys:%d", l.line)
 		return g, nil
 	}
-	if sameKey(id, t.own) {
-		g.name, g.by = keyName(t.name, id), "own identity"
-		return g, nil
-	}
 	if excluded != nil {
 		return g, excluded
+	}
+	if t.isOwnAt(id, from) {
+		g.name, g.by = keyName(t.name, id), "own identity"
+		return g, nil
 	}
 	if cert, ok := id.(*ssh.Certificate); ok {
 		return t.admitCertificate(g, cert, lines, from, now)
 	}
 	return g, t.unlisted(id)
+}
+
+// isOwnAt reports whether id is the machine's own identity and ip is an address of this machine.
+func (t *trust) isOwnAt(id ssh.PublicKey, ip netip.Addr) bool {
+	return sameKey(id, t.own) && isThisMachine(ip)
+}
+
+// isThisMachine reports whether ip is a loopback address or the address of one of the machine's network interfaces.
+func isThisMachine(ip netip.Addr) bool {
+	if ip.IsLoopback() {
+		return true
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return false // without its interfaces, only loopback is certain
+	}
+	return slices.ContainsFunc(addrs, func(a net.Addr) bool {
+		n, ok := a.(*net.IPNet)
+		if !ok {
+			return false
+		}
+		own, ok := netip.AddrFromSlice(n.IP)
+		return ok && own.Unmap() == ip
+	})
 }
 
 // admitCertificate decides by the CAs of authorized_keys.
@@ -257,59 +283,71 @@ func (t *trust) checkServer(addr string, remote net.Addr, id ssh.PublicKey, now 
 			return "", refuse("key %s is revoked by %s:%d", fingerprint(l.key), file, l.line)
 		}
 	}
-	if sameKey(id, t.own) {
-		return "own identity", nil
-	}
-	var pinned, ca *knownLine
-	for i := range lines {
-		l := &lines[i]
-		named, loosely := l.names(name, host)
-		switch {
-		case l.revoked:
-		case l.ca && loosely:
-			if ca == nil || l.certifies(id) {
-				ca = l
-			}
-		case !l.ca && loosely && sameKey(l.key, id):
+	found := findServer(lines, name, host)
+	for _, l := range found.pins() {
+		if sameKey(l.key, id) {
 			return fmt.Sprintf("known_hosts:%d", l.line), nil
-		case !l.ca && named && pinned == nil:
-			pinned = l
 		}
 	}
-	cert, isCert := id.(*ssh.Certificate)
-	if ca != nil && ca.certifies(id) {
-		_, err := checkCertificate(cert, ssh.HostCert, remoteIP(remote), now, func(p string) bool {
-			return matchPattern(strings.ToLower(p), host)
-		})
-		if err != nil {
-			return "", refuse("%s of %s by CA known_hosts:%d: %v", certName(cert), addr, ca.line, err)
-		}
-		return fmt.Sprintf("%s by CA known_hosts:%d", certName(cert), ca.line), nil
+	by, err = t.checkServerCertificate(addr, host, found.cas(), remote, id, now)
+	if by != "" || err != nil {
+		return by, err
 	}
 	shown := fingerprint(id)
-	switch {
-	case pinned != nil:
+	if len(found.exactPins) > 0 {
+		pinned := found.exactPins[0]
 		return "", &untrusted{
 			kind: changedKey,
 			reason: fmt.Sprintf("the key of %s has changed: %s:%d pins %s, the server shows %s",
 				addr, file, pinned.line, fingerprint(pinned.key), shown),
-			hint: fmt.Sprintf(
-				"someone may be in the middle; if the server really has a new key: ssh-keygen -R %s -f %s",
+			hint: fmt.Sprintf("someone may be in the middle; if the server really has a new key: ssh-keygen -R %s -f %s",
 				shellQuote(name), shellQuote(file)),
 		}
-	case ca != nil && isCert:
-		return "", refuse("%s of %s is signed by CA %s, but %s:%d requires CA %s", certName(cert), addr,
-			fingerprint(cert.SignatureKey), file, ca.line, fingerprint(ca.key))
-	case ca != nil:
-		return "", refuse("%s shows key %s without a certificate, but %s:%d requires one by CA %s", addr, shown, file,
-			ca.line, fingerprint(ca.key))
 	}
-	return "", &untrusted{
+	if !found.any() && t.isOwnAt(id, remoteIP(remote)) {
+		return "own identity", nil
+	}
+	u := &untrusted{
 		kind:   unknownKey,
 		reason: fmt.Sprintf("the server %s is unknown: its key is %s", addr, shown),
 		hint: fmt.Sprintf("compare the fingerprint with the one that the server prints, then add to %s: %s %s",
 			file, name, keyText(id)),
 	}
+	if cas := found.cas(); len(cas) > 0 {
+		ca := cas[0]
+		cert, ok := id.(*ssh.Certificate)
+		if ok {
+			u.kind = refusedKey
+			u.reason = fmt.Sprintf("%s of %s is signed by CA %s, but %s:%d requires CA %s", certName(cert), addr,
+				fingerprint(cert.SignatureKey), file, ca.line, fingerprint(ca.key))
+			return "", u
+		}
+		u.reason += fmt.Sprintf(", without a certificate by CA %s of %s:%d", fingerprint(ca.key), file, ca.line)
+	}
+	if sameKey(id, t.own) {
+		u.hint += "\nthat key is this machine's own identity, which is trusted without a line only on this machine"
+	}
+	return "", u
+}
+
+// checkServerCertificate decides about a server whose certificate one of the CAs has signed. Without such a certificate it
+// returns neither a reason nor an error, because the server can still be trusted by its plain key.
+func (t *trust) checkServerCertificate(addr, host string, cas []*knownLine, remote net.Addr, id ssh.PublicKey,
+	now time.Time) (by string, err error) {
+	for _, ca := range cas {
+		if !ca.certifies(id) {
+			continue
+		}
+		cert := id.(*ssh.Certificate)
+		_, failed := checkCertificate(cert, ssh.HostCert, remoteIP(remote), now, func(p string) bool {
+			return matchPattern(strings.ToLower(p), host)
+		})
+		if failed == nil {
+			return fmt.Sprintf("%s by CA known_hosts:%d", certName(cert), ca.line), nil
+		}
+		err = refuse("%s of %s by CA known_hosts:%d: %v", certName(cert), addr, ca.line, failed)
+	}
+	return "", err
 }
 
 // remember pins a server's key under addr, with the host name hashed. It is for a server that checkServer has called

@@ -721,3 +721,68 @@ func TestRefusalTable(t *testing.T) {
 		t.Errorf("%d sentences", n)
 	}
 }
+
+// TestOwnIdentityAndPins checks that lines decide before the machine's own identity does, on both sides.
+func TestOwnIdentityAndPins(t *testing.T) {
+	anna, bob := state(t, "anna"), state(t, "bob")
+	_, addr := serve(t, bob)
+	known, listed := filepath.Join(bob, "known_hosts"), filepath.Join(bob, "authorized_keys")
+	stderr, code := tell(t, bob, addr)
+	wantRun(t, "the own room, without a line", stderr, code, exitDone, `^$`)
+
+	// A relay from anna's address to bob's own room looks like this to bob's client.
+	pin(t, bob, addr, anna)
+	stderr, code = tell(t, bob, addr, "-accept-new")
+	wantRun(t, "the own identity at a pinned address", stderr, code, exitUntrusted, `the key of \S+ has changed: \S+known_hosts:1 pins`)
+	put(t, known, []byte("@cert-authority * "+publicKeyOf(t, anna)+"\n"))
+	stderr, code = tell(t, bob, addr)
+	wantRun(t, "the own identity where a CA has a line", stderr, code, exitUntrusted, `is unknown: its key is SHA256:\S+, without a certificate by CA`)
+	if err := os.Remove(known); err != nil {
+		t.Fatal(err)
+	}
+	put(t, listed, []byte(`from="192.0.2.0/24" `+publicKeyOf(t, bob)+" bob\n"))
+	stderr, code = tell(t, bob, addr)
+	wantRun(t, "the own identity, limited by its line", stderr, code, exitUntrusted, `without letting us in`)
+	put(t, listed, []byte(publicKeyOf(t, bob)+" robert\n"))
+	stderr, code = tell(t, bob, addr)
+	wantRun(t, "the own identity, named by its line", stderr, code, exitDone, `^$`)
+}
+
+// TestExactLineBeforeLoose checks that a host's line without a port counts only if no line names the port.
+func TestExactLineBeforeLoose(t *testing.T) {
+	anna, bob := state(t, "anna"), state(t, "bob")
+	admit(t, anna, bob)
+	_, addr := serve(t, anna)
+	known := filepath.Join(bob, "known_hosts")
+	put(t, known, []byte("127.0.0.1 "+publicKeyOf(t, anna)+"\n"))
+	stderr, code := tell(t, bob, addr)
+	wantRun(t, "a loose line alone", stderr, code, exitDone, `^$`)
+	pin(t, bob, addr, bob)
+	stderr, code = tell(t, bob, addr, "-accept-new")
+	wantRun(t, "with an exact line for another key", stderr, code, exitUntrusted, `has changed: \S+known_hosts:2 pins`)
+}
+
+// TestCAAndNoCertificate checks that a CA's line leaves a server without a certificate unknown, so that an invite and
+// -accept-new still pin it.
+func TestCAAndNoCertificate(t *testing.T) {
+	anna, bob, cleo := state(t, "anna"), state(t, "bob"), state(t, "cleo")
+	admit(t, anna, bob)
+	_, ca := testCA(t)
+	_, addr := serve(t, anna)
+	for _, dir := range []string{bob, cleo} {
+		put(t, filepath.Join(dir, "known_hosts"), []byte("@cert-authority * "+keyLine(ca)+"\n"))
+	}
+	stderr, code := tell(t, bob, addr)
+	wantRun(t, "unknown", stderr, code, exitUntrusted, `the server \S+ is unknown: its key is SHA256:\S+, without a certificate by CA SHA256:\S+ of \S+known_hosts:1\n.*add to`)
+	stderr, code = tell(t, bob, addr, "-accept-new")
+	wantRun(t, "-accept-new", stderr, code, exitDone, `is now pinned`)
+	out, _, _ := runToEnd(t, t.TempDir(), "", "-invite", "cleo", "-dir", anna)
+	t.Setenv("SECURECHAT_INVITE", strings.TrimSpace(out))
+	stderr, code = tell(t, cleo, addr, "-join")
+	wantRun(t, "an invite", stderr, code, exitDone, `is now pinned`)
+	os.Unsetenv("SECURECHAT_INVITE")
+	for _, dir := range []string{bob, cleo} {
+		stderr, code = tell(t, dir, addr)
+		wantRun(t, "pinned by its own line", stderr, code, exitDone, `^$`)
+	}
+}

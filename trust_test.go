@@ -31,6 +31,16 @@ func newTrust(t testing.TB) (*trust, *[]string) {
 		func(f string, a ...any) { *warned = append(*warned, fmt.Sprintf(f, a...)) }), warned
 }
 
+// interfaceAddr returns an address of one of this machine's network interfaces.
+func interfaceAddr(t testing.TB) net.Addr {
+	t.Helper()
+	addrs, err := net.InterfaceAddrs()
+	if err != nil || len(addrs) == 0 {
+		t.Fatal("no interface has an address: ", err)
+	}
+	return &net.TCPAddr{IP: addrs[len(addrs)-1].(*net.IPNet).IP, Port: 4711}
+}
+
 func keyLine(pub ssh.PublicKey) string {
 	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(pub)))
 }
@@ -153,8 +163,26 @@ func TestAdmitNobody(t *testing.T) {
 	if !errors.As(err, &u) || u.kind != unknownKey || !strings.Contains(u.hint, keyLine(key)+" guest-"+nameSuffix(key)) || !strings.Contains(u.hint, tr.path("authorized_keys")) {
 		t.Errorf("without a file: %#v", err)
 	}
-	if g, err := tr.admit(tr.own, testAddr, testNow); err != nil || g.name != "me-here" || g.by != "own identity" {
-		t.Errorf("own identity: %+v, %v", g, err)
+	local := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 4711}
+	for _, remote := range []net.Addr{local, interfaceAddr(t)} {
+		if g, err := tr.admit(tr.own, remote, testNow); err != nil || g.name != "me-here" || g.by != "own identity" {
+			t.Errorf("own identity from %v: %+v, %v", remote, g, err)
+		}
+	}
+	for _, remote := range []net.Addr{testAddr, nil} {
+		if _, err := tr.admit(tr.own, remote, testNow); !isUnknown(err) {
+			t.Errorf("own identity from %v: %v", remote, err)
+		}
+	}
+	put(t, tr.path("authorized_keys"), []byte(`expiry-time="20200101" `+keyLine(tr.own)))
+	_, err = tr.admit(tr.own, local, testNow)
+	wantError(t, err, "authorized_keys:1 expired at")
+	put(t, tr.path("authorized_keys"), []byte(keyLine(tr.own)+" admin"))
+	if g, err := tr.admit(tr.own, testAddr, testNow); err != nil || g.name != "admin" || g.by != "authorized_keys:1" {
+		t.Errorf("own identity with a line: %+v, %v", g, err)
+	}
+	if err := os.Remove(tr.path("authorized_keys")); err != nil {
+		t.Fatal(err)
 	}
 	if err := os.Mkdir(tr.path("authorized_keys"), 0o700); err != nil {
 		t.Fatal(err)
@@ -164,9 +192,8 @@ func TestAdmitNobody(t *testing.T) {
 	if len(*warned) == 0 {
 		t.Error("an unreadable authorized_keys is not reported")
 	}
-	if _, err := tr.admit(tr.own, testAddr, testNow); err != nil {
-		t.Error(err)
-	}
+	_, err = tr.admit(tr.own, local, testNow)
+	wantError(t, err, "no client is admitted")
 	weak := publicOf(t, newRSA(t, 1024))
 	_, err = tr.admit(weak, testAddr, testNow)
 	wantError(t, err, "1024 bits is not accepted")
@@ -272,7 +299,12 @@ func TestCheckServer(t *testing.T) {
 		{"broken line", "??? \n[chat.example]:9000 " + k, addr, "known_hosts:2", ":1 trusts no server"},
 		{"broken revocation", "[chat.example]:9000 " + k + "\n@revoked * ssh-ed25519 AAAA", addr, "while ", ""},
 		{"unknown marker", "[chat.example]:9000 " + k + "\n@revoke * " + k, addr, "while ", ""},
-		{"CA wants a certificate", "@cert-authority *.example " + o, addr, "without a certificate", ""},
+		{"CA and no certificate", "@cert-authority *.example " + o, addr, "unknown", ""},
+		{"exact before loose", "[chat.example]:9000 " + o + "\nchat.example " + k, addr, "changed", ""},
+		{"exact after loose", "chat.example " + k + "\n[chat.example]:9000 " + o, addr, "changed", ""},
+		{"exact before loose, hashed", knownhosts.HashHostname("[chat.example]:9000") + " " + o + "\nchat.example " + k, addr, "changed", ""},
+		{"loose beside another port", "[chat.example]:9001 " + o + "\nchat.example " + k, addr, "known_hosts:2", ""},
+		{"pin beside a CA", "@cert-authority * " + o + "\n[chat.example]:9000 " + k, addr, "known_hosts:2", ""},
 		{"no port", "", "chat.example", "must be host:port", ""},
 		{"pattern typed", "[*]:9000 " + k, "*:9000", "not a host name", ""},
 	} {
@@ -310,8 +342,27 @@ func TestCheckServer(t *testing.T) {
 	}
 
 	tr, _ := newTrust(t)
-	if by, err := tr.checkServer(addr, testAddr, tr.own, testNow); err != nil || by != "own identity" {
-		t.Error(by, err)
+	local := &net.TCPAddr{IP: net.IPv4(127, 9, 9, 9), Port: 9000}
+	mapped := &net.TCPAddr{IP: net.ParseIP("::ffff:127.0.0.1"), Port: 9000}
+	for _, remote := range []net.Addr{local, mapped, &net.TCPAddr{IP: net.IPv6loopback, Port: 9000}, interfaceAddr(t)} {
+		if by, err := tr.checkServer(addr, remote, tr.own, testNow); err != nil || by != "own identity" {
+			t.Errorf("own identity at %v: %q, %v", remote, by, err)
+		}
+	}
+	for _, remote := range []net.Addr{testAddr, nil, &net.UnixAddr{Name: "x"}} {
+		_, err := tr.checkServer(addr, remote, tr.own, testNow)
+		if !isUnknown(err) || !strings.Contains(hintOf(err), "only on this machine") {
+			t.Errorf("own identity at %v: %v", remote, err)
+		}
+	}
+	for file, words := range map[string]string{
+		"[chat.example]:9000 " + o:       "has changed",
+		"chat.example " + o:              "is unknown",
+		"@cert-authority *.example " + o: "is unknown",
+	} {
+		put(t, tr.path("known_hosts"), []byte(file))
+		_, err := tr.checkServer(addr, local, tr.own, testNow)
+		wantError(t, err, words)
 	}
 	put(t, tr.path("known_hosts"), []byte("@revoked * "+keyLine(tr.own)))
 	_, err := tr.checkServer(addr, testAddr, tr.own, testNow)
