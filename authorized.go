@@ -26,6 +26,7 @@ type authorizedLine struct {
 	expiry        time.Time    // zero means that the line does not expire
 	principals    []string
 	principalsSet bool
+	leftOut       []string // further keys in the comment, after lines that were joined
 }
 
 // allows returns an error if the line has expired or does not admit clients from this address.
@@ -56,6 +57,10 @@ func readAuthorized(files *stateFiles) ([]authorizedLine, error) {
 		}
 		l.line = n
 		lines = append(lines, l)
+		for _, other := range l.leftOut {
+			faults = append(faults, fmt.Sprintf("%s:%d admits one key and leaves out a second one, %.60s: "+
+				"put it on a line of its own", files.path("authorized_keys"), n, other))
+		}
 	}
 	files.report("authorized_keys", faults)
 	return lines, nil
@@ -75,6 +80,10 @@ func parseAuthorizedLine(text []byte) (l authorizedLine, err error) {
 	}
 	if err := checkIdentityKey(l.key); err != nil {
 		return l, err
+	}
+	if l.leftOut = keysIn(l.comment); len(l.leftOut) > 0 {
+		l.comment, _, _ = strings.Cut(l.comment, l.leftOut[0])
+		l.comment = strings.TrimSuffix(strings.TrimSpace(l.comment), l.key.Type())
 	}
 	seen := make(map[string]bool)
 	for _, o := range l.options {

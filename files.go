@@ -180,7 +180,16 @@ func (s *stateFiles) read(name string) ([]byte, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
+	if err == nil && isUTF16(data) {
+		return nil, fmt.Errorf("%s is UTF-16 text: save it as UTF-8", s.path(name))
+	}
 	return data, err
+}
+
+// isUTF16 reports whether data begins with UTF-16 text: a byte order mark, or a character whose other byte is zero.
+func isUTF16(data []byte) bool {
+	return len(data) >= 2 && (data[0] == 0xff && data[1] == 0xfe || data[0] == 0xfe && data[1] == 0xff ||
+		(data[0] == 0) != (data[1] == 0))
 }
 
 // report warns of the faults of a file that has just been read. Each fault is reported once, and again only after a
@@ -217,19 +226,38 @@ func (s *stateFiles) appendLine(name, line string) (int, error) {
 	return bytes.Count(data, []byte{'\n'}), writeFile(s.path(name), data)
 }
 
-// textLines yields the lines of a file that are neither empty nor comments, without surrounding white space, and their
-// numbers, which start at 1.
+// textLines yields the lines of a file that are neither empty nor comments, and their numbers.
 func textLines(data []byte) iter.Seq2[int, []byte] {
 	return func(yield func(int, []byte) bool) {
-		n := 0
-		for line := range bytes.Lines(data) {
-			n++
-			if line = bytes.TrimSpace(line); len(line) > 0 && line[0] != '#' && !yield(n, line) {
+		for n, line := range allLines(data) {
+			if !isComment(line) && !yield(n, line) {
 				return
 			}
 		}
 	}
 }
+
+// allLines yields the lines of a file that are not empty, and their numbers, which start at 1. It removes surrounding
+// white space, and a byte order mark at the start of any line, because files are also put together with cat.
+func allLines(data []byte) iter.Seq2[int, []byte] {
+	return func(yield func(int, []byte) bool) {
+		n := 0
+		for line := range bytes.Lines(data) {
+			n++
+			line = bytes.TrimSpace(line)
+			for bytes.HasPrefix(line, []byte(byteOrderMark)) {
+				line = bytes.TrimSpace(line[len(byteOrderMark):])
+			}
+			if len(line) > 0 && !yield(n, line) {
+				return
+			}
+		}
+	}
+}
+
+const byteOrderMark = "\ufeff"
+
+func isComment(line []byte) bool { return line[0] == '#' }
 
 // checkLine returns an error for a line that is too long or contains control characters.
 func checkLine(text []byte) error {

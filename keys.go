@@ -19,6 +19,7 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
@@ -635,6 +636,44 @@ func publicLine(id ssh.PublicKey, comment string) string {
 
 // fingerprint returns a key's fingerprint as ssh-keygen -lf prints it, and for a certificate that of its key.
 func fingerprint(id ssh.PublicKey) string { return ssh.FingerprintSHA256(plainKey(id)) }
+
+// keysIn returns the text of each fingerprint and of each public key in base64 that text contains, wherever it
+// stands. It also returns damaged ones, unless much of them is missing.
+func keysIn(text string) []string {
+	const shortest = 40 // a fingerprint has 50 characters, the shortest key 68
+	var found []string
+	for _, word := range strings.FieldsFunc(text, func(r rune) bool { return !isKeyRune(r) }) {
+		at := strings.Index(word, "SHA256:")
+		if at < 0 {
+			at = strings.Index(word, "AAAA")
+		}
+		if at >= 0 && len(word)-at >= shortest {
+			found = append(found, word[at:])
+		}
+	}
+	return found
+}
+
+// isKeyRune reports whether r can be part of a fingerprint or of base64.
+func isKeyRune(r rune) bool {
+	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("+/=:", r)
+}
+
+// parseKeyText returns the fingerprint of a key that keysIn has found.
+func parseKeyText(text string) (print string, ok bool) {
+	if strings.HasPrefix(text, "SHA256:") {
+		return text, true
+	}
+	blob, err := base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		return "", false
+	}
+	key, err := ssh.ParsePublicKey(blob)
+	if err != nil {
+		return "", false
+	}
+	return fingerprint(key), true
+}
 
 // certName describes a certificate for the log. The key id is quoted, because it is the peer's text until the CA's
 // signature has been verified.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"crypto/hmac"
 	"crypto/sha1"
 	"encoding/base64"
@@ -10,12 +9,15 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"unicode"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
 )
 
-// known_hosts has a server's public key or a certificate authority on each line, in the format of sshd(8).
+// known_hosts has a server's public key or a certificate authority on each line, in the format of sshd(8). A line
+// with the marker @revoked revokes a key for every server. Because a lost revocation is worse than a lost server,
+// each line that could be meant to revoke a key, and does not, makes the whole file unusable.
 
 // hostName converts an address, host:port, to the name that known_hosts uses for it: [host]:port, or host for port
 // 22. It also returns the host alone.
@@ -109,8 +111,8 @@ func (s *serverLines) pins() []*knownLine {
 	return s.loosePins
 }
 
-// cas returns the lines that can trust the server's certificate: the exact ones, and the loose ones only if no exact line
-// names the server.
+// cas returns the lines that can trust the server's certificate: the exact ones, and the loose ones only if no exact
+// line names the server.
 func (s *serverLines) cas() []*knownLine {
 	if len(s.exactCAs)+len(s.exactPins) > 0 {
 		return s.exactCAs
@@ -139,30 +141,75 @@ func matchHashed(hashed, name string) bool {
 }
 
 // readKnownHosts reads known_hosts. It reports lines that cannot be parsed and leaves them out, except that a line
-// that may revoke a key is an error if it cannot be parsed.
+// that may be meant to revoke a key, and does not, is an error.
 func readKnownHosts(files *stateFiles) ([]knownLine, error) {
 	data, err := files.read("known_hosts")
 	if err != nil {
 		return nil, fmt.Errorf("no server is trusted: %w", err)
 	}
 	file := files.path("known_hosts")
+	unreadable := func(n int, err error) error {
+		return fmt.Errorf("no server is trusted while %s:%d, which may revoke a key, cannot be read: %w", file, n, err)
+	}
 	var lines []knownLine
 	var faults []string
+	revoked := make(map[string]bool) // fingerprints
 	for n, text := range textLines(data) {
 		l, err := parseKnownLine(text)
 		switch {
 		case err == nil:
 			l.line = n
 			lines = append(lines, l)
-		case bytes.HasPrefix(text, []byte("@")) && !bytes.HasPrefix(text, []byte("@cert-authority")):
-			return nil, fmt.Errorf("no server is trusted while %s:%d, which may revoke a key, cannot be read: %w",
-				file, n, err)
+			if l.revoked {
+				revoked[fingerprint(l.key)] = true
+			}
+		case mayRevoke(string(text)):
+			return nil, unreadable(n, err)
 		default:
 			faults = append(faults, fmt.Sprintf("%s:%d trusts no server: %v", file, n, err))
 		}
 	}
+	for n, text := range allLines(data) {
+		if err := checkRevocations(string(text), revoked); err != nil {
+			return nil, unreadable(n, err)
+		}
+	}
 	files.report("known_hosts", faults)
 	return lines, nil
+}
+
+// mayRevoke reports whether a line that cannot be parsed may be meant to revoke a key.
+func mayRevoke(line string) bool {
+	line = visible(line)
+	return strings.Contains(line, "revoke") ||
+		strings.HasPrefix(line, "@") && !strings.HasPrefix(line, "@cert-authority")
+}
+
+// checkRevocations returns an error if a line, which can be a comment, has the marker @revoked in another place than
+// at its start, or a further key that no line of the file revokes.
+func checkRevocations(line string, revoked map[string]bool) error {
+	const marker = "@revoked"
+	shown := visible(line)
+	if !strings.Contains(shown, marker) {
+		return nil
+	}
+	if !isComment([]byte(line)) && (strings.Count(shown, marker) > 1 || !strings.HasPrefix(shown, marker)) {
+		return errors.New("@revoked has an effect only at the start of a line")
+	}
+	if key := otherKey(line, revoked); key != "" {
+		return fmt.Errorf("it contains %.60s, which has no effect there", key)
+	}
+	return nil
+}
+
+// visible returns the text in lower case and without characters that cannot be seen.
+func visible(text string) string {
+	return strings.ToLower(strings.Map(func(r rune) rune {
+		if r < ' ' || unicode.In(r, unicode.Cf, unicode.Mn) {
+			return -1
+		}
+		return r
+	}, text))
 }
 
 // parseKnownLine parses one line.

@@ -2,7 +2,9 @@ package main
 
 // revoked_keys lists keys and certificates that are no longer trusted. It is a text file with a public key or a
 // fingerprint (SHA256:…) on each line, or a key revocation list (KRL) as ssh-keygen -k writes it (OpenSSH's
-// PROTOCOL.krl). A file that cannot be read in full is an error, and the caller then trusts no key at all.
+// PROTOCOL.krl). A file that cannot be read in full is an error, and the caller then trusts no key at all. So is a
+// file in which a key or a fingerprint has no effect because of its place: after another key, in a comment, or in
+// lines that were joined.
 
 import (
 	"bytes"
@@ -92,6 +94,9 @@ func readRevoked(files *stateFiles) (*revocations, error) {
 	if err != nil {
 		return nil, err
 	}
+	if data != nil && len(data) == 0 {
+		return nil, errors.New("it is empty, perhaps after a full disk: restore it, or delete it if no key is revoked")
+	}
 	return parseRevoked(data)
 }
 
@@ -104,26 +109,52 @@ func parseRevoked(data []byte) (*revocations, error) {
 		}
 		return r, nil
 	}
+	revoked := make(map[string]bool) // fingerprints
 	for n, line := range textLines(data) {
 		if err := checkLine(line); err != nil {
 			return nil, fmt.Errorf("line %d: %w", n, err)
 		}
-		if print, ok := strings.CutPrefix(string(line), "SHA256:"); ok {
-			print, _, _ = strings.Cut(print, " ")
-			sum, err := base64.RawStdEncoding.Strict().DecodeString(print)
-			if err != nil || len(sum) != sha256.Size {
-				return nil, fmt.Errorf("line %d is not a SHA256: fingerprint", n)
-			}
-			r.sums[string(sum)] = true
-			continue
+		print, err := r.addLine(string(line))
+		if err != nil {
+			return nil, fmt.Errorf("line %d %w", n, err)
 		}
-		key, _, options, _, err := ssh.ParseAuthorizedKey(line)
-		if err != nil || len(options) > 0 {
-			return nil, fmt.Errorf("line %d is neither a public key nor a SHA256: fingerprint", n)
+		revoked[print] = true
+	}
+	for n, line := range allLines(data) {
+		if key := otherKey(string(line), revoked); key != "" {
+			return nil, fmt.Errorf("line %d contains %.60s, which has no effect there: put it on a line of its own, "+
+				"or delete it", n, key)
 		}
-		r.blobs[string(plainKey(key).Marshal())] = true
 	}
 	return r, nil
+}
+
+// otherKey returns a key or fingerprint in line that is not among the given fingerprints, or "".
+func otherKey(line string, known map[string]bool) string {
+	for _, text := range keysIn(line) {
+		if print, ok := parseKeyText(text); !ok || !known[print] {
+			return text
+		}
+	}
+	return ""
+}
+
+// addLine adds what one line revokes, and returns its fingerprint.
+func (r *revocations) addLine(line string) (print string, err error) {
+	if print = strings.Fields(line)[0]; strings.HasPrefix(print, "SHA256:") {
+		sum, err := base64.RawStdEncoding.Strict().DecodeString(print[len("SHA256:"):])
+		if err != nil || len(sum) != sha256.Size {
+			return "", errors.New("is not a SHA256: fingerprint")
+		}
+		r.sums[string(sum)] = true
+		return print, nil
+	}
+	key, _, options, _, err := ssh.ParseAuthorizedKey([]byte(line))
+	if err != nil || len(options) > 0 {
+		return "", errors.New("is neither a public key nor a SHA256: fingerprint")
+	}
+	r.blobs[string(plainKey(key).Marshal())] = true
+	return fingerprint(key), nil
 }
 
 const krlMagic = "SSHKRL\n\x00"
@@ -212,6 +243,9 @@ func (r *revocations) parseKRL(data []byte) error {
 			switch {
 			case size == 0:
 				r.blobs[item] = true
+				if key, err := ssh.ParsePublicKey([]byte(item)); err == nil { // of a certificate, its key is revoked
+					r.blobs[string(plainKey(key).Marshal())] = true
+				}
 			case len(item) == size:
 				r.sums[item] = true
 			default:
@@ -238,7 +272,11 @@ func (c *revokedCerts) parse(body *krlReader) error {
 				n := sub.uint64()
 				c.ranges = append(c.ranges, [2]uint64{n, n})
 			case 0x21:
-				c.ranges = append(c.ranges, [2]uint64{sub.uint64(), sub.uint64()})
+				first, last := sub.uint64(), sub.uint64()
+				if first > last && !sub.failed {
+					return fmt.Errorf("a range of serial numbers that runs backwards, from %d to %d", first, last)
+				}
+				c.ranges = append(c.ranges, [2]uint64{first, last})
 			case 0x22:
 				c.bitmaps = append(c.bitmaps, serialBitmap{sub.uint64(), new(big.Int).SetBytes(sub.string())})
 			case 0x23:

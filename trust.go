@@ -8,9 +8,10 @@ package main
 //     read no key is trusted;
 //   - a line that cannot be parsed trusts no key and is reported, and the other lines stay valid. A @revoked line that
 //     cannot be parsed invalidates the whole file;
-//   - lines decide first. Without a line that names it, a machine's own identity is trusted on that machine only: a server
-//     admits it from, and a client accepts it at, a loopback address or an address of the machine's interfaces. So a stolen
-//     identity opens nothing from elsewhere, and a relay to the user's own room does not pass for a server with a line;
+//   - lines decide first. Without a line that names it, a machine's own identity is trusted on that machine only: a
+//     server admits it from, and a client accepts it at, a loopback address or an address of the machine's
+//     interfaces. So a stolen identity opens nothing from elsewhere, and a relay to the user's own room does not pass
+//     for a server with a line;
 //   - a key that is listed itself is trusted with any certificate.
 
 import (
@@ -300,8 +301,8 @@ func (t *trust) checkServer(addr string, remote net.Addr, id ssh.PublicKey, now 
 			kind: changedKey,
 			reason: fmt.Sprintf("the key of %s has changed: %s:%d pins %s, the server shows %s",
 				addr, file, pinned.line, fingerprint(pinned.key), shown),
-			hint: fmt.Sprintf("someone may be in the middle; if the server really has a new key: ssh-keygen -R %s -f %s",
-				shellQuote(name), shellQuote(file)),
+			hint: fmt.Sprintf("someone may be in the middle; if the server really has a new key: "+
+				"ssh-keygen -R %s -f %s", shellQuote(name), shellQuote(file)),
 		}
 	}
 	if !found.any() && t.isOwnAt(id, remoteIP(remote)) {
@@ -330,8 +331,8 @@ func (t *trust) checkServer(addr string, remote net.Addr, id ssh.PublicKey, now 
 	return "", u
 }
 
-// checkServerCertificate decides about a server whose certificate one of the CAs has signed. Without such a certificate it
-// returns neither a reason nor an error, because the server can still be trusted by its plain key.
+// checkServerCertificate decides about a server whose certificate one of the CAs has signed. Without such a
+// certificate it returns neither a reason nor an error, because the server can still be trusted by its plain key.
 func (t *trust) checkServerCertificate(addr, host string, cas []*knownLine, remote net.Addr, id ssh.PublicKey,
 	now time.Time) (by string, err error) {
 	for _, ca := range cas {

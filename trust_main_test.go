@@ -786,3 +786,56 @@ func TestCAAndNoCertificate(t *testing.T) {
 		wantRun(t, "pinned by its own line", stderr, code, exitDone, `^$`)
 	}
 }
+
+// TestRevocationShapes checks through the binary that a revocation is either obeyed or makes its file unusable, whatever the
+// shape of the file.
+func TestRevocationShapes(t *testing.T) {
+	anna, bob := state(t, "anna"), state(t, "bob")
+	admit(t, anna, bob)
+	server, addr := serve(t, anna)
+	pin(t, bob, addr, anna)
+	_, otherKey := testCA(t)
+	other, key := keyLine(otherKey), publicKeyOf(t, bob)
+	print := strings.Fields(runTool(t, "ssh-keygen", "-lf", filepath.Join(bob, "identity.pub")))[1]
+	revoked := filepath.Join(anna, "revoked_keys")
+	for _, c := range []struct{ name, text, words string }{
+		{"joined lines", other + " x" + key + "\n", `no key is trusted while \S+revoked_keys cannot be read: line 1 contains AAAA\S+, which has no effect there`},
+		{"two fingerprints", "SHA256:" + strings.Repeat("A", 43) + " " + print + "\n", `line 1 contains SHA256:\S+, which has no effect there`},
+		{"after #", "\n# " + print + "\n", `line 2 contains SHA256:\S+, which has no effect there`},
+		{"after CR", "# x\r" + key + "\n", `line 1 contains AAAA\S+, which has no effect there`},
+		{"after a byte order mark", other + "\n\ufeff" + key + "\n", `: revoked by revoked_keys`},
+		{"after a zero-width character", "\u200b" + print + "\n", `line 1 is neither a public key nor a SHA256: fingerprint`},
+		{"empty", "", `cannot be read: it is empty`},
+		{"UTF-16", string(utf16Text(key + "\n")), `revoked_keys is UTF-16 text: save it as UTF-8`},
+	} {
+		put(t, revoked, []byte(c.text))
+		stderr, code := tell(t, bob, addr)
+		wantRun(t, c.name, stderr, code, exitUntrusted, `without letting us in`)
+		wantRefused(t, c.name, server, c.words)
+	}
+	if err := os.Remove(revoked); err != nil {
+		t.Fatal(err)
+	}
+
+	known, annas := filepath.Join(bob, "known_hosts"), publicKeyOf(t, anna)
+	pinned := readText(t, known)
+	for _, c := range []struct{ name, text, words string }{
+		{"after the hosts", "* @revoked " + annas, `known_hosts:2, which may revoke a key, cannot be read`},
+		{"after a byte order mark", "\ufeff@revoked * " + annas, `key SHA256:\S+ is revoked by \S+known_hosts:2`},
+		{"after a zero-width character", "\u200b@revoked * " + annas, `known_hosts:2, which may revoke a key, cannot be read`},
+		{"of a CA", "@cert-authority @revoked " + annas, `known_hosts:2, which may revoke a key, cannot be read`},
+		{"joined to a line", other + "@revoked * " + annas, `known_hosts:2, which may revoke a key, cannot be read`},
+	} {
+		put(t, known, []byte(pinned+c.text+"\n"))
+		stderr, code := tell(t, bob, addr, "-accept-new")
+		wantRun(t, c.name, stderr, code, exitUntrusted, c.words)
+	}
+
+	cleo := state(t, "cleo")
+	pin(t, cleo, addr, anna)
+	put(t, filepath.Join(anna, "authorized_keys"), []byte(publicKeyOf(t, cleo)+" cleo"+key+" bob\n"))
+	stderr, code := tell(t, cleo, addr)
+	wantRun(t, "the first key of joined lines", stderr, code, exitDone, `^$`)
+	wantAdmitted(t, "the first key of joined lines", server, "cleo", `^authorized_keys:1$`)
+	server.err.match(t, `authorized_keys:1 admits one key and leaves out a second one, AAAA`)
+}

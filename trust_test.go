@@ -81,6 +81,9 @@ func TestAdmit(t *testing.T) {
 		warns      string // what is reported; "" = nothing
 	}{
 		{"plain", k + " pi@router\n", "", "pi-router", "authorized_keys:1", ""},
+		{"joined lines", k + " annssh-ed25519 " + strings.Fields(keyLine(other))[1] + " bob", "", "ann", ":1", ":1 admits one key and leaves out a second one, AAAA"},
+		{"byte order mark", "\ufeff" + k + " Ann\n", "", "Ann", "authorized_keys:1", ""},
+		{"UTF-16", string(utf16Text(k + " ann")), "", "", "is UTF-16 text", "authorized_keys is UTF-16 text: save it as UTF-8"},
 		{"no newline, CRLF, comments", "# x\r\n\r\n" + k + " Ann\r", "", "Ann", "authorized_keys:3", ""},
 		{"no comment", k, "", "key-" + keyHex(key, 8), "authorized_keys:1", ""},
 		{"unknown", keyLine(other) + " bob", "", "", "is not in", ""},
@@ -298,6 +301,20 @@ func TestCheckServer(t *testing.T) {
 		{"revoked below", "[chat.example]:9000 " + k + "\n@revoked nowhere " + k, addr, "revoked by", ""},
 		{"broken line", "??? \n[chat.example]:9000 " + k, addr, "known_hosts:2", ":1 trusts no server"},
 		{"broken revocation", "[chat.example]:9000 " + k + "\n@revoked * ssh-ed25519 AAAA", addr, "while ", ""},
+		{"revocation after its hosts", "[chat.example]:9000 " + k + "\n* @revoked " + k, addr, "while ", ""},
+		{"revocation after a byte order mark", "[chat.example]:9000 " + k + "\n\ufeff@revoked * " + k, addr, "revoked by", ""},
+		{"revocation after a zero-width character", "[chat.example]:9000 " + k + "\n\u200b@revoked * " + k, addr, "while ", ""},
+		{"revocation with a zero-width character", "[chat.example]:9000 " + k + "\n@rev\u00adoked * " + k, addr, "while ", ""},
+		{"revocation joined to a line", "[chat.example]:9000 " + k + " x@revoked * " + k, addr, "only at the start of a line", ""},
+		{"revocation joined to another", "[chat.example]:9000 " + k + "\n@revoked * " + o + " x@revoked * " + k, addr, "only at the start of a line", ""},
+		{"key joined to a revocation", "[chat.example]:9000 " + k + "\n@revoked * " + o + " x" + k, addr, "has no effect there", ""},
+		{"revocation in a comment", "[chat.example]:9000 " + k + "\n# @revoked * " + k, addr, "has no effect there", ""},
+		{"revocation after CR", "# x\r@revoked * " + k + "\n[chat.example]:9000 " + k, addr, "has no effect there", ""},
+		{"revocation of a CA", "[chat.example]:9000 " + k + "\n@cert-authority @revoked " + k, addr, "while ", ""},
+		{"marker forgotten", "[chat.example]:9000 " + k + "\nrevoked * " + k, addr, "while ", ""},
+		{"comment about a revocation", "# @revoked " + ssh.FingerprintSHA256(other) + "\n@revoked * " + o + "\n[chat.example]:9000 " + k, addr, "known_hosts:3", ""},
+		{"a host of that name", "revoked.example,[chat.example]:9000 " + k, addr, "known_hosts:1", ""},
+		{"UTF-16", string(utf16Text("[chat.example]:9000 " + k)), addr, "is UTF-16 text", ""},
 		{"unknown marker", "[chat.example]:9000 " + k + "\n@revoke * " + k, addr, "while ", ""},
 		{"CA and no certificate", "@cert-authority *.example " + o, addr, "unknown", ""},
 		{"exact before loose", "[chat.example]:9000 " + o + "\nchat.example " + k, addr, "changed", ""},
@@ -494,7 +511,22 @@ func TestRevoked(t *testing.T) {
 		{"list of another", []byte(keyLine(other)), "", ""},
 		{"list of the CA", []byte(keyLine(caPub)), "", "its CA is revoked"},
 		{"fingerprint", []byte(ssh.FingerprintSHA256(key) + " ann"), "revoked by", "revoked by"},
-		{"empty", nil, "", ""},
+		{"empty", nil, "it is empty", "it is empty"},
+		{"a line end only", []byte("\n"), "", ""},
+		{"joined lines", []byte(keyLine(other) + " bob" + keyLine(key) + " ann\n"), "has no effect there", "has no effect there"},
+		{"two fingerprints on a line", []byte(ssh.FingerprintSHA256(other) + " " + ssh.FingerprintSHA256(key)), "has no effect there", "has no effect there"},
+		{"fingerprint after #", []byte(ssh.FingerprintSHA256(other) + " # " + ssh.FingerprintSHA256(key)), "has no effect there", "has no effect there"},
+		{"fingerprint in a comment", []byte("# " + ssh.FingerprintSHA256(key)), "has no effect there", "has no effect there"},
+		{"key in a comment", []byte("#" + keyLine(key)), "has no effect there", "has no effect there"},
+		{"fingerprint after CR", []byte("# gone\r" + ssh.FingerprintSHA256(key) + "\n"), "has no effect there", "has no effect there"},
+		{"key after CR", []byte(keyLine(other) + "\r" + keyLine(key) + "\n"), "control characters", "control characters"},
+		{"comment about a listed key", []byte("# " + ssh.FingerprintSHA256(other) + "\n" + keyLine(other) + " bob\n"), "", ""},
+		{"comment about a listed fingerprint", []byte("# " + keyLine(other) + "\n" + ssh.FingerprintSHA256(other) + "\tbob\n"), "", ""},
+		{"byte order marks", []byte("\ufeff# x\n\ufeff" + keyLine(key) + "\r\n"), "revoked by", "revoked by"},
+		{"zero-width character", []byte("\u200b" + keyLine(key)), "neither a public key", "neither a public key"},
+		{"zero bytes", make([]byte, 512), "control characters", "control characters"},
+		{"UTF-16", utf16Text(keyLine(key)), "is UTF-16 text", "is UTF-16 text"},
+		{"UTF-16 without a mark", utf16Text(keyLine(key))[2:], "is UTF-16 text", "is UTF-16 text"},
 		{"broken list", []byte(keyLine(other) + "\nssh-ed25519 AAAA\n"), "no key is trusted", "no key is trusted"},
 		{"broken fingerprint", []byte("SHA256:abc"), "no key is trusted", "no key is trusted"},
 		{"list with options", []byte("restrict " + keyLine(other)), "no key is trusted", "no key is trusted"},
@@ -572,6 +604,8 @@ func TestKRLSections(t *testing.T) {
 		{"serials", certs(own, sec(0x20, u64(3)+u64(7))), false, true},
 		{"other serials", certs(own, sec(0x20, u64(3)+u64(8))), false, false},
 		{"range", certs(own, sec(0x21, u64(7)+u64(7))), false, true},
+		{"range backwards", certs(own, sec(0x21, u64(9)+u64(3))), true, false},
+		{"certificate as a key", "\x02" + str(str(string(zero.Marshal()))), false, true},
 		{"range from nought", certs(own, sec(0x21, u64(0)+u64(6))), false, false},
 		{"bitmap", certs(own, sec(0x22, u64(4)+str("\x08"))), false, true},
 		{"bitmap beside", certs(own, sec(0x22, u64(4)+str("\xf7"))), false, false},
@@ -610,6 +644,15 @@ func TestKRLSections(t *testing.T) {
 			t.Errorf("%d bytes of a header are taken", i)
 		}
 	}
+}
+
+// utf16Text returns ASCII text as little-endian UTF-16 with a byte order mark.
+func utf16Text(s string) []byte {
+	b := []byte{0xff, 0xfe}
+	for i := range len(s) {
+		b = append(b, s[i], 0)
+	}
+	return b
 }
 
 func TestAllow(t *testing.T) {
