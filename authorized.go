@@ -12,24 +12,25 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// authorized_keys: one line a key or certificate authority, in the format of sshd(8), with the options from=, expiry-time=,
-// cert-authority and principals=.
+// authorized_keys has a public key or a certificate authority on each line, in the format of sshd(8), with the
+// options from=, expiry-time=, cert-authority and principals=.
 
 // authorizedLine is one line of authorized_keys.
 type authorizedLine struct {
 	line          int
 	key           ssh.PublicKey
 	comment       string
-	options       []string // as written
+	options       []string // as they stand in the file
 	ca            bool
-	from          *addressList // nil: from anywhere
-	expiry        time.Time    // zero: never
+	from          *addressList // nil allows every address
+	expiry        time.Time    // zero means that the line does not expire
 	principals    []string
 	principalsSet bool
+	leftOut       []string // further keys in the comment, after lines that were joined
 }
 
-// holds says why a line does not serve at this time, from this address.
-func (l *authorizedLine) holds(from netip.Addr, now time.Time) error {
+// allows returns an error if the line has expired or does not admit clients from this address.
+func (l *authorizedLine) allows(from netip.Addr, now time.Time) error {
 	if !l.expiry.IsZero() && !now.Before(l.expiry) {
 		return fmt.Errorf("expired at %s", l.expiry.UTC().Format(time.RFC3339))
 	}
@@ -39,49 +40,57 @@ func (l *authorizedLine) holds(from netip.Addr, now time.Time) error {
 	return nil
 }
 
-// authorized reads authorized_keys; broken lines are reported and left out.
-func (t *trust) authorized() ([]authorizedLine, error) {
-	data, err := t.read("authorized_keys")
+// readAuthorized reads authorized_keys. It reports lines that cannot be parsed and leaves them out.
+func readAuthorized(files *stateFiles) ([]authorizedLine, error) {
+	data, err := files.read("authorized_keys")
 	if err != nil {
-		t.report("authorized_keys", []string{fmt.Sprintf("%v: nobody is admitted by it", err)})
+		files.report("authorized_keys", []string{fmt.Sprintf("%v: authorized_keys admits no key", err)})
 		return nil, err
 	}
 	var lines []authorizedLine
 	var faults []string
-	defer func() { t.report("authorized_keys", faults) }()
 	for n, text := range textLines(data) {
 		l, err := parseAuthorizedLine(text)
 		if err != nil {
-			faults = append(faults, fmt.Sprintf("%s:%d admits nobody: %v", t.path("authorized_keys"), n, err))
+			faults = append(faults, fmt.Sprintf("%s:%d admits no key: %v", files.path("authorized_keys"), n, err))
 			continue
 		}
 		l.line = n
 		lines = append(lines, l)
+		for _, other := range l.leftOut {
+			faults = append(faults, fmt.Sprintf("%s:%d admits one key and leaves out a second one, %.60s: "+
+				"put it on a line of its own", files.path("authorized_keys"), n, other))
+		}
 	}
+	files.report("authorized_keys", faults)
 	return lines, nil
 }
 
-// parseAuthorizedLine reads one line. An option it does not know makes the line invalid, for it may be a restriction.
+// parseAuthorizedLine parses one line. An unknown option makes the line invalid, because it could be a restriction.
 func parseAuthorizedLine(text []byte) (l authorizedLine, err error) {
 	if err := checkLine(text); err != nil {
 		return l, err
 	}
 	l.key, l.comment, l.options, _, err = ssh.ParseAuthorizedKey(text)
 	if err != nil {
-		return l, errors.New("it is no public key line (options, type, key, name)")
+		return l, errors.New("it is not a public key line (options, type, key, name)")
 	}
 	if _, ok := l.key.(*ssh.Certificate); ok {
-		return l, errors.New("it holds a certificate: list its CA with cert-authority, or the bare key")
+		return l, errors.New("it is a certificate: list its CA with cert-authority, or its plain key")
 	}
 	if err := checkIdentityKey(l.key); err != nil {
 		return l, err
+	}
+	if l.leftOut = keysIn(l.comment); len(l.leftOut) > 0 {
+		l.comment, _, _ = strings.Cut(l.comment, l.leftOut[0])
+		l.comment = strings.TrimSuffix(strings.TrimSpace(l.comment), l.key.Type())
 	}
 	seen := make(map[string]bool)
 	for _, o := range l.options {
 		name, value, has := strings.Cut(o, "=")
 		name = strings.ToLower(name)
 		if seen[name] {
-			return l, fmt.Errorf("option %q comes twice", name)
+			return l, fmt.Errorf("option %q is given twice", name)
 		}
 		seen[name] = true
 		if has {
@@ -102,19 +111,19 @@ func parseAuthorizedLine(text []byte) (l authorizedLine, err error) {
 				err = errors.New("an empty principal")
 			}
 		default:
-			err = errors.New("not known here (from=, expiry-time=, cert-authority and principals= are)")
+			err = errors.New("unknown (known are from=, expiry-time=, cert-authority and principals=)")
 		}
 		if err != nil {
 			return l, fmt.Errorf("option %q: %w", name, err)
 		}
 	}
 	if l.principalsSet && !l.ca {
-		return l, errors.New(`option "principals": it says nothing without cert-authority`)
+		return l, errors.New(`option "principals": it has no meaning without cert-authority`)
 	}
 	return l, nil
 }
 
-// unquoteOption takes the quotes off an option's value, in which \" stands for a quote.
+// unquoteOption removes the quotes around an option's value, in which \" stands for a quote.
 func unquoteOption(s string) (string, error) {
 	if len(s) < 2 || s[0] != '"' || s[len(s)-1] != '"' {
 		return "", errors.New("its value is not in double quotes")
@@ -126,7 +135,7 @@ func unquoteOption(s string) (string, error) {
 	return strings.ReplaceAll(s, "\x00", `"`), nil
 }
 
-// parseExpiry reads YYYYMMDD[HHMM[SS]], local time or, with a Z, UTC.
+// parseExpiry parses YYYYMMDD[HHMM[SS]], in local time or, with a Z at the end, in UTC.
 func parseExpiry(s string) (time.Time, error) {
 	digits, utc := strings.CutSuffix(s, "Z")
 	loc := time.Local
@@ -140,20 +149,21 @@ func parseExpiry(s string) (time.Time, error) {
 			}
 		}
 	}
-	return time.Time{}, fmt.Errorf("%q is no time such as 20301231, 203012312359 or 20301231235959Z", s)
+	return time.Time{}, fmt.Errorf("%q is not a time such as 20301231, 203012312359 or 20301231235959Z", s)
 }
 
-// addressList is from='s and source-address's list: prefixes, and patterns with * and ?, each perhaps negated.
+// addressList is the value of from= and source-address: networks and patterns with * and ?, each of them negated by a
+// !.
 type addressList struct{ items []addressItem }
 
 type addressItem struct {
 	negate  bool
-	prefix  netip.Prefix // valid, or pattern counts
+	prefix  netip.Prefix // not valid if pattern is set
 	pattern string
 }
 
-// parseAddressList takes addresses only: names are not looked up, and a name that is never matched would, negated, let
-// everyone in.
+// parseAddressList accepts addresses only. Host names are not looked up, and a negated name that never matches would
+// admit every client.
 func parseAddressList(s string) (*addressList, error) {
 	list := &addressList{}
 	for item := range strings.SplitSeq(s, ",") {
@@ -169,24 +179,26 @@ func parseAddressList(s string) (*addressList, error) {
 		} else if strings.Contains(rest, "/") {
 			p, err := netip.ParsePrefix(rest)
 			if err != nil || p.Addr().Is4In6() || p != p.Masked() {
-				return nil, fmt.Errorf("%q is no network such as 192.0.2.0/24 or 2001:db8::/32", item)
+				return nil, fmt.Errorf("%q is not a network such as 192.0.2.0/24 or 2001:db8::/32", item)
 			}
 			a.prefix = p
 		} else if rest != "" && strings.Trim(rest, digits) == "" && strings.ContainsAny(rest, "*?") {
 			a.pattern = strings.ToLower(rest)
 		} else {
-			return nil, fmt.Errorf("%q is no address, network or pattern of one (names are not looked up)", item)
+			return nil, fmt.Errorf(
+				"%q is not an address, a network or a pattern of addresses (host names are not looked up)", item)
 		}
 		list.items = append(list.items, a)
 	}
 	return list, nil
 }
 
-// match says whether an item matches and no negated one does.
+// match reports whether an item matches ip and no negated item does.
 func (l *addressList) match(ip netip.Addr) bool {
 	found := false
 	for _, a := range l.items {
-		hit := ip.IsValid() && (a.prefix.IsValid() && a.prefix.Contains(ip) || a.pattern != "" && matchPattern(a.pattern, ip.String()))
+		hit := ip.IsValid() && (a.prefix.IsValid() && a.prefix.Contains(ip) ||
+			a.pattern != "" && matchPattern(a.pattern, ip.String()))
 		if hit && a.negate {
 			return false
 		}
@@ -195,7 +207,8 @@ func (l *addressList) match(ip netip.Addr) bool {
 	return found
 }
 
-// remoteIP is a peer's address, an IPv4 one as such however it came, or the zero Addr.
+// remoteIP returns a peer's IP address, with an IPv4-mapped IPv6 address as IPv4 and without a zone. It returns the
+// zero Addr if remote has no IP address.
 func remoteIP(remote net.Addr) netip.Addr {
 	if remote == nil {
 		return netip.Addr{}
@@ -207,7 +220,7 @@ func remoteIP(remote net.Addr) netip.Addr {
 	return ap.Addr().Unmap().WithZone("")
 }
 
-// matchPattern matches * and ? as ssh does, in time len(pattern) · len(s) at most.
+// matchPattern matches a pattern with * and ? as ssh does, in time len(pattern) · len(s) at most.
 func matchPattern(pattern, s string) bool {
 	p, i, star, mark := 0, 0, -1, 0
 	for i < len(s) {

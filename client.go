@@ -93,7 +93,7 @@ func (c *client) run(ctx context.Context) error {
 	}
 	conn, l, w, err := c.connect(first)
 	var u *untrusted
-	if errors.As(err, &u) && u.unknown && u.key != nil && c.console.term != nil {
+	if errors.As(err, &u) && u.kind == unknownKey && u.key != nil && c.console.term != nil {
 		// The server's patience with a handshake is short: the person is asked between two.
 		if err := c.ask(u.key); err != nil {
 			return err
@@ -361,7 +361,7 @@ func (c *client) again(leave *leaving) (conn net.Conn, l link, w welcome, err er
 			return nil, nil, w, gone
 		}
 		var refused *untrusted
-		silently := errors.As(err, &refused) && refused.silent
+		silently := errors.As(err, &refused) && refused.kind == closedSilently
 		if silently {
 			silence++
 		}

@@ -508,7 +508,7 @@ func TestFaultAtEachByte(t *testing.T) {
 				err := one.run(context.Background())
 				n := proxy.count()
 				var u *untrusted
-				if err != nil && !(errors.As(err, &u) && u.silent && one.epoch == [8]byte{}) { // else it was turned away, for all it knows
+				if err != nil && !(errors.As(err, &u) && u.kind == closedSilently && one.epoch == [8]byte{}) { // else it was turned away, for all it knows
 					t.Errorf("%s: %v", label, err)
 				}
 				mu.Lock()

@@ -1,5 +1,8 @@
 package main
 
+// The files of the state folder: reading them with a bound, replacing them in one step, locking the folder, and
+// checking who else can read a secret.
+
 import (
 	"bytes"
 	"errors"
@@ -15,14 +18,18 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"golang.org/x/crypto/ssh"
 )
 
-// Files of the state folder: reading with a bound, writing in one step, locking, and the rules for who may read them.
+const (
+	maxStateFile = 1 << 20         // bytes of authorized_keys, known_hosts, revoked_keys and invites
+	maxStateLine = 16 << 10        // bytes of one line of them
+	maxKeyFile   = 64 << 10        // bytes of a key, certificate or passphrase file
+	lockWait     = 5 * time.Second // for the folder's lock, which is held for a few writes at a time
+	lockRetry    = 10 * time.Millisecond
+)
 
-// stateFolder returns the folder that holds keys and trust: the flag's, else $SECURECHAT_DIR, else securechat in the
-// user's configuration folder.
+// stateFolder returns the path of the folder that holds the keys and the lists of trusted keys: the flag's value, else
+// $SECURECHAT_DIR, else securechat in the user's configuration folder.
 func stateFolder(flag string) (string, error) {
 	if flag != "" {
 		return flag, nil
@@ -32,35 +39,35 @@ func stateFolder(flag string) (string, error) {
 	}
 	dir, err := os.UserConfigDir()
 	if err != nil {
-		return "", fmt.Errorf("no place for the keys: set -dir or $SECURECHAT_DIR: %w", err)
+		return "", fmt.Errorf("no folder for the keys: set -dir or $SECURECHAT_DIR: %w", err)
 	}
 	return filepath.Join(dir, "securechat"), nil
 }
 
-// makeFolder makes the state folder, or refuses one that others can look into.
+// makeFolder creates the state folder if it does not exist. It returns an error if other users can access the folder.
 func makeFolder(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("make the folder for the keys: %w", err)
+		return fmt.Errorf("creating the state folder: %w", err)
 	}
 	info, err := os.Stat(dir)
 	if err != nil {
-		return fmt.Errorf("the folder for the keys: %w", err)
+		return fmt.Errorf("checking the state folder: %w", err)
 	}
 	if runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
-		return fmt.Errorf("others may look into %s: close it with chmod 700 %s", dir, shellQuote(dir))
+		return fmt.Errorf("other users can access the folder %s: run chmod 700 %s", dir, shellQuote(dir))
 	}
 	return nil
 }
 
-// checkPrivate refuses a secret's file that others can use. Windows has no such bits.
+// checkPrivate returns an error if other users can access the file of a secret. Windows has no such permission bits.
 func checkPrivate(path string, mode fs.FileMode) error {
 	if runtime.GOOS != "windows" && mode.Perm()&0o077 != 0 {
-		return fmt.Errorf("others may use %s: close it with chmod 600 %s", path, shellQuote(path))
+		return fmt.Errorf("other users can access %s: run chmod 600 %s", path, shellQuote(path))
 	}
 	return nil
 }
 
-// shellQuote makes a path fit to be pasted behind a command.
+// shellQuote quotes a path so that it can be pasted into a shell command.
 func shellQuote(s string) string {
 	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+=:@%,"
 	if s != "" && strings.Trim(s, plain) == "" {
@@ -69,14 +76,14 @@ func shellQuote(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
-// exists says whether something stands at path, be it a link to nothing.
+// exists reports whether path names a file. A symbolic link counts even if its target does not exist.
 func exists(path string) bool {
 	_, err := os.Lstat(path)
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-// readFile reads a regular file of at most limit bytes, opened once, so that what was checked is what is read. A pipe in
-// its place neither blocks nor passes.
+// readFile reads a regular file of at most limit bytes. It opens the file once, so the file that it checks is the file
+// that it reads, and without blocking, so a named pipe at path is an error and not a hang.
 func readFile(path string, limit int64) ([]byte, fs.FileMode, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -88,7 +95,7 @@ func readFile(path string, limit int64) ([]byte, fs.FileMode, error) {
 		return nil, 0, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, 0, fmt.Errorf("%s is no regular file", path)
+		return nil, 0, fmt.Errorf("%s is not a regular file", path)
 	}
 	data, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
@@ -100,7 +107,8 @@ func readFile(path string, limit int64) ([]byte, fs.FileMode, error) {
 	return data, info.Mode(), nil
 }
 
-// writeFile puts data at path, 0600, whole or not at all. A link at path is followed, not replaced.
+// writeFile replaces the file at path by data, with mode 0600, in one step: a crash leaves the old file or the new one.
+// If path is a symbolic link, it replaces the link's target.
 func writeFile(path string, data []byte) (err error) {
 	if target, err := filepath.EvalSymlinks(path); err == nil {
 		path = target
@@ -124,8 +132,8 @@ func writeFile(path string, data []byte) (err error) {
 	return os.Rename(f.Name(), path)
 }
 
-// withLock runs fn while no other process and no other goroutine does so in this folder. The system drops the lock when
-// its holder dies, so that there is no stale one to clear.
+// withLock runs fn while it holds the folder's lock, which excludes other processes and other goroutines. The operating
+// system releases the lock when its holder ends, so a crash leaves no stale lock.
 func withLock(dir string, fn func() error) error {
 	path := filepath.Join(dir, "lock")
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
@@ -133,84 +141,78 @@ func withLock(dir string, fn func() error) error {
 		return err
 	}
 	defer f.Close()
-	for wait := time.Duration(0); ; wait += 10 * time.Millisecond {
+	for waited := time.Duration(0); ; waited += lockRetry {
 		held, err := tryLock(f)
 		if err != nil {
-			return fmt.Errorf("lock %s: %w", path, err)
+			return fmt.Errorf("locking %s: %w", path, err)
 		}
 		if held {
 			return fn()
 		}
-		if wait >= lockWait {
-			return fmt.Errorf("another securechat has held %s for %v: end it and try again", path, lockWait)
+		if waited >= lockWait {
+			return fmt.Errorf("another securechat process has locked %s for %v: end it and try again", path, lockWait)
 		}
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(lockRetry)
 	}
 }
 
-const (
-	maxTrustFile = 1 << 20         // bytes of one file
-	maxKeyFile   = 64 << 10        // bytes of one key, certificate or passphrase file
-	lockWait     = 5 * time.Second // for the folder's lock, which nobody holds for longer than a few writes
-	maxTrustLine = 16 << 10        // bytes of one line
-)
-
-// trust decides by the files in dir.
-type trust struct {
+// stateFiles reads and appends to the text files of the state folder, and reports what is wrong with them.
+type stateFiles struct {
 	dir  string
-	own  ssh.PublicKey                 // the machine's own identity
-	name string                        // the own identity's, from its comment
-	warn func(format string, a ...any) // reports broken lines: file, line and why; nil: silence
+	warn func(format string, a ...any) // prints a warning; nil discards it
 
-	mu     sync.Mutex
-	warned map[string][]string // by file: what warn has said of it as it stands
+	mu       sync.Mutex
+	reported map[string][]string // the faults that each file had when it was last read, all of them reported
 }
 
-// untrusted is a decision against a peer. Its reason is for our log and our user, never for the peer.
-type untrusted struct {
-	reason  string
-	hint    string        // what to do about it, or ""
-	changed bool          // the server is known by another key
-	invite  bool          // its proof of an invite is not one that waits
-	unknown bool          // nothing speaks against the peer and nothing for it: the user may be asked
-	silent  bool          // the server closed the connection, and trouble of the network would look the same
-	key     ssh.PublicKey // of an unknown peer, for who asks the user
+func newStateFiles(dir string, warn func(format string, a ...any)) *stateFiles {
+	return &stateFiles{dir: dir, warn: warn, reported: make(map[string][]string)}
 }
 
-func (u *untrusted) Error() string { return u.reason }
+func (s *stateFiles) path(name string) string { return filepath.Join(s.dir, name) }
 
-func refuse(format string, a ...any) *untrusted { return &untrusted{reason: fmt.Sprintf(format, a...)} }
+// lock runs fn while it holds the folder's lock.
+func (s *stateFiles) lock(fn func() error) error { return withLock(s.dir, fn) }
 
-func (t *trust) path(name string) string { return filepath.Join(t.dir, name) }
-
-// report warns of what is wrong with a file just read, of each fault once for as long as it is there.
-func (t *trust) report(name string, faults []string) {
-	t.mu.Lock()
-	known := t.warned[name]
-	if t.warned == nil {
-		t.warned = map[string][]string{}
-	}
-	t.warned[name] = faults
-	t.mu.Unlock()
-	for _, fault := range faults {
-		if t.warn != nil && !slices.Contains(known, fault) {
-			t.warn("%s", fault)
-		}
-	}
-}
-
-// read returns a file's contents, nil if it is not there.
-func (t *trust) read(name string) ([]byte, error) {
-	data, _, err := readFile(t.path(name), maxTrustFile)
+// read returns the contents of a file, or nil if it does not exist.
+func (s *stateFiles) read(name string) ([]byte, error) {
+	data, _, err := readFile(s.path(name), maxStateFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
+	}
+	if err == nil && isUTF16(data) {
+		return nil, fmt.Errorf("%s is UTF-16 text: save it as UTF-8", s.path(name))
 	}
 	return data, err
 }
 
-// appendLine adds a line to a file, making it if need be. The caller holds the lock. It returns the line's number.
-func (t *trust) appendLine(name, line string) (int, error) {
-	data, err := t.read(name)
+// isUTF16 reports whether data begins with UTF-16 text: a byte order mark, or a character whose other byte is zero.
+func isUTF16(data []byte) bool {
+	return len(data) >= 2 && (data[0] == 0xff && data[1] == 0xfe || data[0] == 0xfe && data[1] == 0xff ||
+		(data[0] == 0) != (data[1] == 0))
+}
+
+// report warns of the faults of a file that has just been read. Each fault is reported once, and again only after a
+// read that did not find it.
+func (s *stateFiles) report(name string, faults []string) {
+	s.mu.Lock()
+	known := s.reported[name]
+	s.reported[name] = faults
+	s.mu.Unlock()
+	if s.warn == nil {
+		return
+	}
+	for _, fault := range faults {
+		if !slices.Contains(known, fault) {
+			s.warn("%s", fault)
+		}
+	}
+}
+
+// appendLine appends a line to a file, which it creates if needed, and returns the line's number. The caller holds the
+// folder's lock.
+func (s *stateFiles) appendLine(name, line string) (int, error) {
+	data, err := s.read(name)
 	if err != nil {
 		return 0, err
 	}
@@ -218,32 +220,52 @@ func (t *trust) appendLine(name, line string) (int, error) {
 		data = append(data, '\n')
 	}
 	data = append(append(data, line...), '\n')
-	if len(data) > maxTrustFile {
-		return 0, fmt.Errorf("%s is full: remove lines that nobody needs", t.path(name))
+	if len(data) > maxStateFile {
+		return 0, fmt.Errorf("%s is full: remove lines that are no longer needed", s.path(name))
 	}
-	return bytes.Count(data, []byte{'\n'}), writeFile(t.path(name), data)
+	return bytes.Count(data, []byte{'\n'}), writeFile(s.path(name), data)
 }
 
-// textLines yields the lines that say something, with their numbers from 1.
+// textLines yields the lines of a file that are neither empty nor comments, and their numbers.
 func textLines(data []byte) iter.Seq2[int, []byte] {
 	return func(yield func(int, []byte) bool) {
-		n := 0
-		for line := range bytes.Lines(data) {
-			n++
-			if line = bytes.TrimSpace(line); len(line) > 0 && line[0] != '#' && !yield(n, line) {
+		for n, line := range allLines(data) {
+			if !isComment(line) && !yield(n, line) {
 				return
 			}
 		}
 	}
 }
 
-// checkLine bounds a line and keeps control characters out of it.
+// allLines yields the lines of a file that are not empty, and their numbers, which start at 1. It removes surrounding
+// white space, and a byte order mark at the start of any line, because files are also put together with cat.
+func allLines(data []byte) iter.Seq2[int, []byte] {
+	return func(yield func(int, []byte) bool) {
+		n := 0
+		for line := range bytes.Lines(data) {
+			n++
+			line = bytes.TrimSpace(line)
+			for bytes.HasPrefix(line, []byte(byteOrderMark)) {
+				line = bytes.TrimSpace(line[len(byteOrderMark):])
+			}
+			if len(line) > 0 && !yield(n, line) {
+				return
+			}
+		}
+	}
+}
+
+const byteOrderMark = "\ufeff"
+
+func isComment(line []byte) bool { return line[0] == '#' }
+
+// checkLine returns an error for a line that is too long or contains control characters.
 func checkLine(text []byte) error {
-	if len(text) > maxTrustLine {
-		return fmt.Errorf("it is longer than %d bytes", maxTrustLine)
+	if len(text) > maxStateLine {
+		return fmt.Errorf("it is longer than %d bytes", maxStateLine)
 	}
 	if bytes.ContainsFunc(text, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) {
-		return errors.New("it holds control characters")
+		return errors.New("it contains control characters")
 	}
 	return nil
 }

@@ -187,7 +187,7 @@ func (g *gate) forgive(ip netip.Addr) {
 func penaltyFor(err error) time.Duration {
 	var u *untrusted
 	switch {
-	case errors.As(err, &u) && u.invite:
+	case errors.As(err, &u) && u.kind == invalidInvite:
 		return penaltyInvite
 	case errors.As(err, &u), errors.Is(err, errUnverified), errors.Is(err, errMalformed), errors.Is(err, errBadPacket):
 		return penaltyRefused

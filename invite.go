@@ -1,14 +1,16 @@
 package main
 
-// Invites: one code that makes two machines know each other, once, within a day (DESIGN.md section 5; its proof travels
-// in section 3's credential box). The code, base32 in groups:
+// An invite is a code that lets a server and a client trust each other's keys. It can be used once, within a day. The
+// client proves in the credential box of stage 1 that it has the code, and never sends the code itself. The code is
+// base32 in groups:
 //
 //	version     1   inviteVersion
 //	server     32   SHA-256 of the server's identity, the plain key in SSH's wire form
 //	secret     16   random
-//	checksum    2   SHA-256 of the above, cut: a typo is told here, not by a refusal
+//	checksum    2   first bytes of a SHA-256 of the fields above, so that the client itself detects a typing error
 //
-// The server keeps no secret but a key drawn from it, in dir/invites, a line an invite: key in hex, expiry, name.
+// The server does not store the secret. It stores a key that is derived from it, in the file invites, which has a
+// line for each unused invite: the key in hexadecimal, the expiry time, the name.
 
 import (
 	"bytes"
@@ -36,16 +38,16 @@ const (
 	inviteBytes   = 1 + sha256.Size + inviteSecret + inviteSum
 	inviteKey     = 32  // bytes of the key and of a proof
 	inviteGroup   = 6   // characters between dashes
-	maxInvites    = 256 // that wait at one time
+	maxInvites    = 256 // unused invites at one time
 )
 
-// inviteCode is what a code says.
+// inviteCode is a parsed code.
 type inviteCode struct {
 	server [sha256.Size]byte
 	key    [inviteKey]byte
 }
 
-// invitesTo says whether the code was made by the server with this identity.
+// invitesTo reports whether the code was made by the server with this identity.
 func (c *inviteCode) invitesTo(id ssh.PublicKey) bool {
 	return subtle.ConstantTimeCompare(c.server[:], serverHash(id)) == 1
 }
@@ -55,7 +57,7 @@ func serverHash(id ssh.PublicKey) []byte {
 	return sum[:]
 }
 
-// deriveInviteKey turns a code's secret into the key that makes and checks proofs.
+// deriveInviteKey derives the key that makes and checks proofs from a code's secret.
 func deriveInviteKey(secret, server []byte) ([]byte, error) {
 	return hkdf.Key(sha512.New, secret, server, "securechat/2 invite key", inviteKey)
 }
@@ -67,7 +69,7 @@ func inviteChecksum(b []byte) []byte {
 
 var inviteEncoding = base32.StdEncoding.WithPadding(base32.NoPadding)
 
-// formatInviteCode is parseInviteCode's inverse.
+// formatInviteCode is the inverse of parseInviteCode.
 func formatInviteCode(server, secret []byte) (code string) {
 	b := append([]byte{inviteVersion}, server...)
 	b = append(b, secret...)
@@ -79,8 +81,8 @@ func formatInviteCode(server, secret []byte) (code string) {
 	return code + text
 }
 
-// parseInviteCode reads a code, whatever its case and grouping. Digits that base32 leaves out are taken for the letters
-// they resemble.
+// parseInviteCode parses a code in any case and grouping. The digits that base32 does not use are read as the letters
+// that they resemble.
 func parseInviteCode(s string) (c inviteCode, err error) {
 	if len(s) > 1<<10 {
 		return c, errors.New("the invite code is too long")
@@ -102,11 +104,11 @@ func parseInviteCode(s string) (c inviteCode, err error) {
 	b, err := inviteEncoding.DecodeString(s)
 	if err != nil || len(b) != inviteBytes || inviteEncoding.EncodeToString(b) != s ||
 		!bytes.Equal(b[inviteBytes-inviteSum:], inviteChecksum(b[:inviteBytes-inviteSum])) {
-		return c, errors.New("the invite code has a typing error or a part of it is missing: copy it again, whole")
+		return c, errors.New("the invite code has a typing error or is incomplete: copy all of it again")
 	}
 	defer clear(b)
 	if b[0] != inviteVersion {
-		return c, errors.New("the invite code is of a newer kind: update securechat")
+		return c, errors.New("the invite code has a newer format: update securechat")
 	}
 	copy(c.server[:], b[1:])
 	key, err := deriveInviteKey(b[1+sha256.Size:][:inviteSecret], c.server[:])
@@ -117,8 +119,8 @@ func parseInviteCode(s string) (c inviteCode, err error) {
 	return c, nil
 }
 
-// proof shows that the client holds the code, for this server hello (h0), this run (hpkePublic) and this identity (key
-// or certificate in wire form) alone: 32 bytes.
+// proof returns the 32 bytes that prove possession of the code. They are valid only for this server hello (h0), this
+// handshake (hpkePublic) and this client identity (key or certificate in wire form).
 func (c *inviteCode) proof(h0, hpkePublic, identity []byte) []byte {
 	return inviteProof(c.key[:], h0, hpkePublic, identity)
 }
@@ -133,47 +135,53 @@ func inviteProof(key, h0, hpkePublic, identity []byte) []byte {
 	return mac.Sum(nil)[:inviteKey]
 }
 
-// invite is one that waits.
+// invite is an unused invite.
 type invite struct {
 	key    []byte
 	expiry time.Time
 	name   string
 }
 
-// invites reads those that wait. Broken lines are reported and left out, with those that expired.
-func (t *trust) invites(now time.Time) ([]invite, error) {
-	data, err := t.read("invites")
+// readInvites reads the unused invites. It leaves out expired ones, and reports lines that cannot be parsed.
+func readInvites(files *stateFiles, now time.Time) ([]invite, error) {
+	data, err := files.read("invites")
 	if err != nil {
 		return nil, err
 	}
-	var waiting []invite
+	var unused []invite
 	var faults []string
-	defer func() { t.report("invites", faults) }()
 	for n, line := range textLines(data) {
-		var i invite
-		f := strings.Fields(string(line))
-		if len(f) == 3 && validName(f[2]) {
-			key, keyErr := hex.DecodeString(f[0])
-			at, timeErr := time.Parse(time.RFC3339, f[1])
-			if keyErr == nil && timeErr == nil && len(key) == inviteKey {
-				i = invite{key, at, f[2]}
-			}
-		}
-		if i.key == nil {
-			faults = append(faults, fmt.Sprintf("%s:%d is no invite and invites nobody", t.path("invites"), n))
-			continue
-		}
-		if now.Before(i.expiry) && len(waiting) < maxInvites {
-			waiting = append(waiting, i)
+		i, ok := parseInviteLine(string(line))
+		switch {
+		case !ok:
+			faults = append(faults, fmt.Sprintf("%s:%d is not an invite and is ignored", files.path("invites"), n))
+		case now.Before(i.expiry) && len(unused) < maxInvites:
+			unused = append(unused, i)
 		}
 	}
-	return waiting, nil
+	files.report("invites", faults)
+	return unused, nil
 }
 
-func (t *trust) writeInvites(waiting []invite) error {
+// parseInviteLine parses one line of the file invites.
+func parseInviteLine(line string) (i invite, ok bool) {
+	f := strings.Fields(line)
+	if len(f) != 3 || !validName(f[2]) {
+		return invite{}, false
+	}
+	key, err := hex.DecodeString(f[0])
+	if err != nil || len(key) != inviteKey {
+		return invite{}, false
+	}
+	expiry, err := time.Parse(time.RFC3339, f[1])
+	return invite{key, expiry, f[2]}, err == nil
+}
+
+// writeInvites replaces the file invites. The caller holds the folder's lock.
+func writeInvites(files *stateFiles, unused []invite) error {
 	var b bytes.Buffer
-	for _, i := range waiting {
+	for _, i := range unused {
 		fmt.Fprintf(&b, "%x %s %s\n", i.key, i.expiry.UTC().Format(time.RFC3339), i.name)
 	}
-	return writeFile(t.path("invites"), b.Bytes())
+	return writeFile(files.path("invites"), b.Bytes())
 }

@@ -86,7 +86,7 @@ func TestInvite(t *testing.T) {
 		_, err := tr.redeem(proof, testH0, testHPKE, key, testNow, commit)
 		wantError(t, err, "wrong, used or expired")
 	}
-	if left, err := tr.invites(testNow); err != nil || len(left) != 2 || left[0].name != "first" || left[1].name != "last" {
+	if left, err := readInvites(tr.stateFiles, testNow); err != nil || len(left) != 2 || left[0].name != "first" || left[1].name != "last" {
 		t.Errorf("%+v, %v", left, err)
 	}
 }
@@ -142,7 +142,7 @@ func TestInviteRefusals(t *testing.T) {
 		_, err := tr.newInvite(name, testNow)
 		wantError(t, err, "is no name")
 	}
-	_, err = (&trust{dir: tr.dir}).newInvite("ann", testNow)
+	_, err = openTrust(tr.dir, nil, "", nil).newInvite("ann", testNow)
 	wantError(t, err, "needs the server's identity")
 }
 
@@ -163,7 +163,7 @@ func TestInviteOnceOnly(t *testing.T) {
 	wg.Wait()
 	n := 0
 	won.Range(func(any, any) bool { n++; return true })
-	if lines, err := tr.authorized(); err != nil || n != 1 || len(lines) != 1 {
+	if lines, err := readAuthorized(tr.stateFiles); err != nil || n != 1 || len(lines) != 1 {
 		t.Errorf("%d of 8 redeemed one invite, %d lines, %v", n, len(lines), err)
 	}
 }
@@ -210,14 +210,14 @@ func TestInviteLimit(t *testing.T) {
 	}
 	put(t, tr.path("invites"), []byte("nonsense\n"+strings.Repeat("0", 63)+" 2030-06-02T00:00:00Z short\n"+b.String()))
 	_, err := tr.newInvite("ann", testNow)
-	wantError(t, err, "256 invites wait already")
+	wantError(t, err, "there are 256 unused invites already")
 	if len(*warned) != 2 {
 		t.Errorf("warned %q", *warned)
 	}
 	if _, err := tr.newInvite("ann", testNow.Add(24*time.Hour)); err != nil { // those have expired
 		t.Error(err)
 	}
-	if left, err := tr.invites(testNow); err != nil || len(left) != 1 {
+	if left, err := readInvites(tr.stateFiles, testNow); err != nil || len(left) != 1 {
 		t.Errorf("%d left, %v", len(left), err)
 	}
 }
@@ -246,7 +246,7 @@ func TestInviteCodeTypos(t *testing.T) {
 	}
 	raw[0] = 2
 	_, err = parseInviteCode(inviteEncoding.EncodeToString(append(raw[:49:49], inviteChecksum(raw[:49])...)))
-	wantError(t, err, "newer kind")
+	wantError(t, err, "newer format")
 	_, err = parseInviteCode(strings.Repeat("A", 2000))
 	wantError(t, err, "too long")
 }

@@ -1,14 +1,13 @@
 package main
 
-// The keys of one machine: making, reading and using them (DESIGN.md sections 3 and 5).
+// The keys of one machine: generating, reading and using them. They are stored in the state folder, whose mode is
+// 0700, in files with mode 0600 and in OpenSSH's formats. The rules:
 //
-// State lives in one folder, 0700, whose files are 0600 and in OpenSSH's formats. Rules kept here:
-//
-//   - nothing is ever overwritten: a key is made under the folder's lock, only where there is none, and gets its name
-//     once it is whole on disk;
-//   - a private key that others can read is refused, not used with a warning;
-//   - a passphrase comes from a prompt, a file or a systemd credential, never from argv or the environment;
-//   - no signature is made or believed with SHA-1, and no RSA key under 2048 bits serves for anything.
+//   - no key is ever overwritten: a key is generated under the folder's lock, only if the file does not exist, and
+//     the file gets its name when all of it is on disk;
+//   - a private key that other users can access is an error, not a warning;
+//   - a passphrase comes from a prompt, a file or a systemd credential, never from the command line or the environment;
+//   - signatures with SHA-1 are neither made nor accepted, and RSA keys of less than 2048 bits are not used at all.
 
 import (
 	"bytes"
@@ -20,6 +19,7 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
@@ -41,33 +41,33 @@ const (
 	minRSABits = 2048
 	maxRSABits = 4096
 
-	maxSignature = 1 << 10          // bytes; RSA-4096 takes 512
-	agentWait    = 15 * time.Second // for ssh-agent, whose user may have to touch a token; under a handshake's deadline
-	keyTick      = 5 * time.Second  // between words that a key is still being made
-	skRest       = 5                // bytes that a security key adds to a signature: flags 1 ‖ counter 4
+	maxSignature = 1 << 10          // bytes; an RSA-4096 signature has 512
+	agentWait    = 15 * time.Second // for ssh-agent, whose user may have to touch a token
+	keyTick      = 5 * time.Second  // between progress messages while a key is generated
+	skRest       = 5                // bytes that a security key appends to a signature: flags 1 ‖ counter 4
 )
 
-// keys are what one machine proves itself with.
+// keys are the private keys of one machine.
 type keys struct {
-	signer     ssh.Signer      // the identity; its PublicKey is an *ssh.Certificate when one lies beside it
-	encryption *rsa.PrivateKey // only ever for RSA-CBC
-	comment    string          // of identity.pub
+	signer     ssh.Signer      // the identity; its PublicKey is an *ssh.Certificate if identity-cert.pub exists
+	encryption *rsa.PrivateKey // used for RSA-CBC only
+	comment    string          // the comment in identity.pub
 }
 
-// keyOptions say where the keys are and, on first run, what to make.
+// keyOptions says where the keys are and how to generate missing ones.
 type keyOptions struct {
 	dir            string
-	typ            string                                // of a new identity: "ed25519" (or ""), "rsa", "ecdsa"
-	bits           int                                   // of a new RSA key; 0 = 2048, for an RSA identity 3072
-	comment        string                                // of a new identity; "" = user-host
-	identity       string                                // path of another identity; "" = dir/identity
-	passphraseFile string                                // "" = $CREDENTIALS_DIRECTORY/passphrase, if there
-	prompt         func(question string) ([]byte, error) // nil: no terminal
-	notify         func(format string, a ...any)         // says what was made; nil: silence
+	typ            string                                // type of a new identity: "ed25519" (or ""), "rsa", "ecdsa"
+	bits           int                                   // size of a new RSA key; 0 means 2048, or 3072 for an identity
+	comment        string                                // comment of a new identity; "" means user@host
+	identity       string                                // path of another identity; "" means dir/identity
+	passphraseFile string                                // "" means $CREDENTIALS_DIRECTORY/passphrase if it exists
+	prompt         func(question string) ([]byte, error) // asks for a passphrase; nil if there is no terminal
+	notify         func(format string, a ...any)         // prints progress; nil discards it
 }
 
-// loadKeys reads the keys and makes those that are missing. Two processes that start at once in one folder end with the
-// same keys.
+// loadKeys reads the keys and generates missing ones. If two processes do so in the same folder at the same time,
+// both get the same keys.
 func loadKeys(o keyOptions) (*keys, error) {
 	if o.notify == nil {
 		o.notify = func(string, ...any) {}
@@ -104,29 +104,31 @@ func loadKeys(o keyOptions) (*keys, error) {
 		return nil, err
 	}
 	if bytes.Equal(marshalEncryptionKey(&k.encryption.PublicKey), plainKey(signer.PublicKey()).Marshal()) {
-		return nil, fmt.Errorf("%s and the encryption key in %s are one key: they must differ, so move one of them away", path, o.dir)
+		return nil, fmt.Errorf(
+			"%s and the encryption key in %s are the same key, but they must differ: move one of them away",
+			path, o.dir)
 	}
 	return k, nil
 }
 
-// fingerprint is the identity's as ssh-keygen -lf shows it; a certificate's is that of its key.
-func (k *keys) fingerprint() string { return ssh.FingerprintSHA256(plainKey(k.signer.PublicKey())) }
+// fingerprint returns the identity's fingerprint as ssh-keygen -lf prints it.
+func (k *keys) fingerprint() string { return fingerprint(k.signer.PublicKey()) }
 
-// check refuses options that no key can be made with.
+// check returns an error for options that no key can be generated with. It fills in the comment if there is none.
 func (o *keyOptions) check() error {
 	switch o.typ {
 	case "", "ed25519", "rsa", "ecdsa":
 	default:
-		return fmt.Errorf("no key type %q: ed25519, rsa and ecdsa are known", o.typ)
+		return fmt.Errorf("unknown key type %q: use ed25519, rsa or ecdsa", o.typ)
 	}
 	if o.bits != 0 && (o.bits < minRSABits || o.bits > maxRSABits || o.bits%8 != 0) {
-		return fmt.Errorf("an RSA key of %d bits: %d to %d, in steps of 8, are taken", o.bits, minRSABits, maxRSABits)
+		return fmt.Errorf("an RSA key of %d bits: use %d to %d bits, in steps of 8", o.bits, minRSABits, maxRSABits)
 	}
 	if strings.ContainsFunc(o.comment, func(r rune) bool { return r < ' ' || r == 0x7f }) || len(o.comment) > 256 {
-		return errors.New("a key's comment is one line of at most 256 bytes without control characters")
+		return errors.New("a key's comment must be one line of at most 256 bytes without control characters")
 	}
 	if o.comment == "" {
-		host, _ := os.Hostname() // a name to offer, no more: unknown is left out
+		host, _ := os.Hostname() // the comment is only a suggestion: an unknown host name is left out
 		name := os.Getenv("USER")
 		if u, err := user.Current(); err == nil {
 			name = u.Username[strings.LastIndexByte(u.Username, '\\')+1:]
@@ -139,9 +141,9 @@ func (o *keyOptions) check() error {
 	return nil
 }
 
-// makeRSA makes an RSA key, which takes a small machine a while, and shows that it is still at it.
+// makeRSA generates an RSA key, and reports progress because a small machine needs some time for it.
 func (o *keyOptions) makeRSA(what string, bits int) (key *rsa.PrivateKey, err error) {
-	o.notify("making an RSA-%d %s; a small machine may need a minute", bits, what)
+	o.notify("generating an RSA-%d %s; a small machine may need a minute", bits, what)
 	made := make(chan struct{})
 	go func() {
 		defer close(made)
@@ -154,12 +156,13 @@ func (o *keyOptions) makeRSA(what string, bits int) (key *rsa.PrivateKey, err er
 		case <-made:
 			return key, err
 		case <-tick.C:
-			o.notify("still making it, for %d seconds now", int(time.Since(began).Seconds()))
+			o.notify("still generating it after %d seconds", int(time.Since(began).Seconds()))
 		}
 	}
 }
 
-// makeIdentity makes path and path.pub unless one of them is there: a public key alone stands for a key in ssh-agent.
+// makeIdentity generates an identity at path, unless path or path.pub exists. A public key alone stands for a key in
+// ssh-agent.
 func (o *keyOptions) makeIdentity(path string) error {
 	if exists(path) || exists(path+".pub") {
 		return nil
@@ -179,22 +182,23 @@ func (o *keyOptions) makeIdentity(path string) error {
 		_, key, err = ed25519.GenerateKey(rand.Reader)
 	}
 	if err != nil {
-		return fmt.Errorf("make an identity: %w", err)
+		return fmt.Errorf("generating an identity: %w", err)
 	}
 	block, err := ssh.MarshalPrivateKey(key, o.comment)
 	if err != nil {
-		return fmt.Errorf("make an identity: %w", err)
+		return fmt.Errorf("generating an identity: %w", err)
 	}
 	pub, err := ssh.NewPublicKey(key.Public())
 	if err != nil {
-		return fmt.Errorf("make an identity: %w", err)
+		return fmt.Errorf("generating an identity: %w", err)
 	}
 	return o.makeFile(path, pem.EncodeToMemory(block), func() {
 		o.notify("made an identity: %s (%s)", path, ssh.FingerprintSHA256(pub))
 	})
 }
 
-// makeFile writes a file that must not exist yet; if another process was first its file stands.
+// makeFile writes a new file and then calls made. If another process has created the file already, makeFile keeps
+// that one.
 func (o *keyOptions) makeFile(path string, data []byte, made func()) error {
 	defer clear(data)
 	return withLock(o.dir, func() error {
@@ -209,14 +213,14 @@ func (o *keyOptions) makeFile(path string, data []byte, made func()) error {
 	})
 }
 
-// loadIdentity returns the signer that path names: a private key, or a public key whose private half ssh-agent holds.
+// loadIdentity returns a signer for the file at path: a private key, or a public key whose private key is in ssh-agent.
 func (o *keyOptions) loadIdentity(path string) (ssh.Signer, error) {
 	if !exists(path) && exists(path+".pub") {
 		path += ".pub"
 	}
 	data, mode, err := readFile(path, maxKeyFile)
 	if err != nil {
-		return nil, fmt.Errorf("the identity: %w", err)
+		return nil, fmt.Errorf("reading the identity: %w", err)
 	}
 	defer clear(data)
 	if pub, _, _, _, err := ssh.ParseAuthorizedKey(data); err == nil {
@@ -233,7 +237,8 @@ func (o *keyOptions) loadIdentity(path string) (ssh.Signer, error) {
 	return signer, nil
 }
 
-// loadComment reads the comment of a .pub file. In our own folder it makes the file, if a crash or a user left none.
+// loadComment returns the comment in the .pub file at path. In the state folder it creates a missing file, which a
+// crash or a user can have left out.
 func (o *keyOptions) loadComment(path string, pub ssh.PublicKey) (string, error) {
 	if !exists(path) {
 		if o.identity != "" {
@@ -248,16 +253,17 @@ func (o *keyOptions) loadComment(path string, pub ssh.PublicKey) (string, error)
 	}
 	listed, comment, _, _, err := ssh.ParseAuthorizedKey(data)
 	if err != nil {
-		return "", fmt.Errorf("%s holds no public key: %w", path, err)
+		return "", fmt.Errorf("%s is not a public key file: %w", path, err)
 	}
 	if !sameKey(listed, pub) {
-		return "", fmt.Errorf("%s does not belong to the private key beside it: replace it by the output of ssh-keygen -y", path)
+		return "", fmt.Errorf(
+			"%s does not belong to the private key next to it: replace it with the output of ssh-keygen -y", path)
 	}
 	return comment, nil
 }
 
-// withCertificate puts the certificate at path, if there is one, in front of the signer. One for another key is no use
-// to anybody, and said.
+// withCertificate returns a signer with the certificate at path, if that file exists. It reports and ignores a
+// certificate for another key.
 func (o *keyOptions) withCertificate(path string, signer ssh.Signer) (ssh.Signer, error) {
 	if !exists(path) {
 		return signer, nil
@@ -268,20 +274,20 @@ func (o *keyOptions) withCertificate(path string, signer ssh.Signer) (ssh.Signer
 	}
 	pub, _, _, _, err := ssh.ParseAuthorizedKey(data)
 	if err != nil {
-		return nil, fmt.Errorf("%s holds no certificate: %w", path, err)
+		return nil, fmt.Errorf("%s is not a certificate file: %w", path, err)
 	}
 	cert, ok := pub.(*ssh.Certificate)
 	if !ok {
-		return nil, fmt.Errorf("%s holds a bare key, no certificate: sign it with ssh-keygen -s", path)
+		return nil, fmt.Errorf("%s is a plain key and not a certificate: sign it with ssh-keygen -s", path)
 	}
 	if !sameKey(cert, signer.PublicKey()) {
-		o.notify("%s is not used: it certifies another key than the identity", path)
+		o.notify("%s is not used: it is a certificate for another key than the identity", path)
 		return signer, nil
 	}
 	return ssh.NewCertSigner(cert, signer)
 }
 
-// loadEncryption reads the RSA key for RSA-CBC, or makes it.
+// loadEncryption reads the RSA key for RSA-CBC, and generates it if it does not exist.
 func (o *keyOptions) loadEncryption(path string) (*rsa.PrivateKey, error) {
 	if !exists(path) {
 		bits := o.bits
@@ -290,19 +296,22 @@ func (o *keyOptions) loadEncryption(path string) (*rsa.PrivateKey, error) {
 		}
 		key, err := o.makeRSA("encryption key", bits)
 		if err != nil {
-			return nil, fmt.Errorf("make an encryption key: %w", err)
+			return nil, fmt.Errorf("generating an encryption key: %w", err)
 		}
 		block, err := ssh.MarshalPrivateKey(key, "")
 		if err != nil {
-			return nil, fmt.Errorf("make an encryption key: %w", err)
+			return nil, fmt.Errorf("generating an encryption key: %w", err)
 		}
-		if err := o.makeFile(path, pem.EncodeToMemory(block), func() { o.notify("made an encryption key: %s", path) }); err != nil {
+		if err := o.makeFile(path, pem.EncodeToMemory(block), func() {
+			o.notify("made an encryption key: %s",
+				path)
+		}); err != nil {
 			return nil, err
 		}
 	}
 	data, mode, err := readFile(path, maxKeyFile)
 	if err != nil {
-		return nil, fmt.Errorf("the encryption key: %w", err)
+		return nil, fmt.Errorf("reading the encryption key: %w", err)
 	}
 	defer clear(data)
 	raw, err := o.parsePrivate(path, data, mode)
@@ -311,7 +320,7 @@ func (o *keyOptions) loadEncryption(path string) (*rsa.PrivateKey, error) {
 	}
 	key, ok := raw.(*rsa.PrivateKey)
 	if !ok {
-		return nil, fmt.Errorf("%s is no RSA key: move it away and a new one is made", path)
+		return nil, fmt.Errorf("%s is not an RSA key: move it away, and the next start generates a new one", path)
 	}
 	if err := checkEncryptionKey(&key.PublicKey); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
@@ -319,7 +328,7 @@ func (o *keyOptions) loadEncryption(path string) (*rsa.PrivateKey, error) {
 	return key, nil
 }
 
-// parsePrivate parses a private key and asks for its passphrase if it has one.
+// parsePrivate parses a private key, and gets its passphrase from a file or the user if it has one.
 func (o *keyOptions) parsePrivate(path string, data []byte, mode fs.FileMode) (any, error) {
 	if err := checkPrivate(path, mode); err != nil {
 		return nil, err
@@ -328,21 +337,23 @@ func (o *keyOptions) parsePrivate(path string, data []byte, mode fs.FileMode) (a
 	var locked *ssh.PassphraseMissingError
 	if err != nil && !errors.As(err, &locked) {
 		if bytes.Contains(data, []byte("BEGIN ENCRYPTED PRIVATE KEY")) {
-			return nil, fmt.Errorf("%s: encrypted PKCS#8 is not read: convert it with ssh-keygen -p -f %s", path, path)
+			return nil, fmt.Errorf(
+				"%s is encrypted PKCS#8, which is not supported: convert it with ssh-keygen -p -f %s",
+				path, shellQuote(path))
 		}
-		return nil, fmt.Errorf("%s is no private key that securechat reads: %w", path, err)
+		return nil, fmt.Errorf("%s is not a private key in a known format: %w", path, err)
 	}
 	if err == nil {
 		return raw, nil
 	}
 	file := o.passphraseFile
 	if dir := os.Getenv("CREDENTIALS_DIRECTORY"); file == "" && dir != "" && exists(filepath.Join(dir, "passphrase")) {
-		file = filepath.Join(dir, "passphrase") // systemd guards it by its own rules, which may show as group-readable
+		file = filepath.Join(dir, "passphrase") // systemd protects it, with a mode that can include the group
 	}
 	if file != "" {
 		pass, mode, err := readFile(file, maxKeyFile)
 		if err != nil {
-			return nil, fmt.Errorf("the passphrase: %w", err)
+			return nil, fmt.Errorf("reading the passphrase: %w", err)
 		}
 		defer clear(pass)
 		if o.passphraseFile != "" {
@@ -356,12 +367,14 @@ func (o *keyOptions) parsePrivate(path string, data []byte, mode fs.FileMode) (a
 		return raw, nil
 	}
 	if o.prompt == nil {
-		return nil, fmt.Errorf("%s has a passphrase and there is no terminal to ask on: give a passphrase file, a systemd credential named passphrase, or use ssh-agent", path)
+		return nil, fmt.Errorf(
+			"%s has a passphrase and there is no terminal to ask for it: "+
+				"use -passphrase-file, a systemd credential named passphrase, or ssh-agent", path)
 	}
 	for range 3 {
 		pass, err := o.prompt(fmt.Sprintf("Passphrase for %s: ", path))
 		if err != nil {
-			return nil, fmt.Errorf("the passphrase for %s: %w", path, err)
+			return nil, fmt.Errorf("asking for the passphrase of %s: %w", path, err)
 		}
 		raw, err = ssh.ParseRawPrivateKeyWithPassphrase(data, pass)
 		clear(pass)
@@ -372,10 +385,10 @@ func (o *keyOptions) parsePrivate(path string, data []byte, mode fs.FileMode) (a
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
 	}
-	return nil, fmt.Errorf("three passphrases did not open %s", path)
+	return nil, fmt.Errorf("none of three passphrases opens %s", path)
 }
 
-// plainKey is the key itself, or the one a certificate certifies.
+// plainKey returns a certificate's key, or pub itself if it is not a certificate.
 func plainKey(pub ssh.PublicKey) ssh.PublicKey {
 	if cert, ok := pub.(*ssh.Certificate); ok {
 		return cert.Key
@@ -383,13 +396,13 @@ func plainKey(pub ssh.PublicKey) ssh.PublicKey {
 	return pub
 }
 
-// sameKey compares two keys, certificates by the key in them.
+// sameKey compares two keys, and certificates by the keys in them.
 func sameKey(a, b ssh.PublicKey) bool {
 	return a != nil && b != nil && bytes.Equal(plainKey(a).Marshal(), plainKey(b).Marshal())
 }
 
-// checkIdentityKey says whether a key is of a type and strength that we take from anyone. Of a certificate both its key
-// and its CA's are looked at. It comes before any arithmetic with the key.
+// checkIdentityKey returns an error for a key whose type or strength is not accepted as an identity. For a
+// certificate it checks the key and the CA's key. It is called before any arithmetic with the key.
 func checkIdentityKey(pub ssh.PublicKey) error {
 	if cert, ok := pub.(*ssh.Certificate); ok {
 		if err := checkIdentityKey(cert.SignatureKey); err != nil {
@@ -408,16 +421,17 @@ func checkIdentityKey(pub ssh.PublicKey) error {
 			}
 		}
 	}
-	return fmt.Errorf("a key of type %q is not taken: Ed25519, ECDSA and RSA of %d to %d bits are", pub.Type(), minRSABits, maxRSABits)
+	return fmt.Errorf("a key of type %q is not accepted: use Ed25519, ECDSA, or RSA with %d to %d bits", pub.Type(),
+		minRSABits, maxRSABits)
 }
 
-// checkRSA bounds modulus and exponent.
+// checkRSA checks the size of modulus and exponent.
 func checkRSA(key *rsa.PublicKey) error {
 	if bits := key.N.BitLen(); key.N.Sign() <= 0 || bits < minRSABits || bits > maxRSABits {
-		return fmt.Errorf("an RSA key of %d bits is not taken: %d to %d are", bits, minRSABits, maxRSABits)
+		return fmt.Errorf("an RSA key of %d bits is not accepted: use %d to %d bits", bits, minRSABits, maxRSABits)
 	}
 	if key.N.Bit(0) == 0 {
-		return errors.New("an RSA key with an even modulus is broken")
+		return errors.New("an RSA key with an even modulus is invalid")
 	}
 	if key.E < 65537 || key.E >= 1<<31-1 || key.E%2 == 0 {
 		return errors.New("an RSA key's exponent must be odd and at least 65537")
@@ -425,7 +439,7 @@ func checkRSA(key *rsa.PublicKey) error {
 	return nil
 }
 
-// checkEncryptionKey is checkRSA with the one exponent that RSA-CBC takes.
+// checkEncryptionKey is like checkRSA and also requires the exponent that RSA-CBC uses.
 func checkEncryptionKey(key *rsa.PublicKey) error {
 	if err := checkRSA(key); err != nil {
 		return err
@@ -436,7 +450,7 @@ func checkEncryptionKey(key *rsa.PublicKey) error {
 	return nil
 }
 
-// parseEncryptionKey reads a peer's encryption key: SSH's wire form of an RSA key, in its one canonical encoding.
+// parseEncryptionKey parses a peer's encryption key: an RSA key in SSH's wire form, in its canonical encoding.
 func parseEncryptionKey(wire []byte) (*rsa.PublicKey, error) {
 	if len(wire) > 1<<10 {
 		return nil, errors.New("an encryption key is too long")
@@ -462,7 +476,7 @@ func parseEncryptionKey(wire []byte) (*rsa.PublicKey, error) {
 	return key, nil
 }
 
-// marshalEncryptionKey is parseEncryptionKey's inverse.
+// marshalEncryptionKey is the inverse of parseEncryptionKey.
 func marshalEncryptionKey(key *rsa.PublicKey) []byte {
 	pub, err := ssh.NewPublicKey(key)
 	if err != nil {
@@ -471,7 +485,8 @@ func marshalEncryptionKey(key *rsa.PublicKey) []byte {
 	return pub.Marshal()
 }
 
-// signatureFormat is the one format we make and take for a key: for RSA not its type, whose hash is SHA-1.
+// signatureFormat returns the only signature format that is made and accepted for a key. For RSA it is not the key's
+// type, which implies SHA-1.
 func signatureFormat(pub ssh.PublicKey) string {
 	if t := plainKey(pub).Type(); t != ssh.KeyAlgoRSA {
 		return t
@@ -479,8 +494,9 @@ func signatureFormat(pub ssh.PublicKey) string {
 	return ssh.KeyAlgoRSASHA512
 }
 
-// signData signs and returns the signature without SSH's envelope: Ed25519's 64 bytes; RSA PKCS#1 v1.5 with SHA-512, as
-// long as the modulus; ECDSA r ‖ s as two SSH integers. A security key's flags and counter follow its signature.
+// signData signs data and returns the signature without SSH's envelope: for Ed25519 64 bytes; for RSA PKCS#1 v1.5
+// with SHA-512, as long as the modulus; for ECDSA r ‖ s as two SSH integers. A security key's flags and counter
+// follow its signature.
 func signData(s ssh.Signer, data []byte) ([]byte, error) {
 	want := signatureFormat(s.PublicKey())
 	var sig *ssh.Signature
@@ -491,49 +507,53 @@ func signData(s ssh.Signer, data []byte) ([]byte, error) {
 		sig, err = s.Sign(rand.Reader, data)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("sign with the identity: %w", err)
+		return nil, fmt.Errorf("signing with the identity: %w", err)
 	}
 	if sig.Format != want {
-		return nil, fmt.Errorf("the identity signs as %q where %q is wanted: is the ssh-agent too old?", sig.Format, want)
+		return nil, fmt.Errorf("the identity made a signature of type %q instead of %q: ssh-agent may be too old",
+			sig.Format, want)
 	}
 	out := append(bytes.Clone(sig.Blob), sig.Rest...)
 	if len(out) > maxSignature {
-		return nil, errors.New("the identity made a signature of no known length")
+		return nil, errors.New("the identity made a signature that is too long")
 	}
 	return out, nil
 }
 
-// verifyData checks what signData returned; a certificate's key verifies.
+// verifyData checks a signature that signData has made. If pub is a certificate, it uses the certificate's key.
 func verifyData(pub ssh.PublicKey, data, sig []byte) error {
 	if err := checkIdentityKey(pub); err != nil {
 		return err
 	}
 	if len(sig) > maxSignature {
-		return errors.New("a signature is too long")
+		return errors.New("the signature is too long")
 	}
 	pub = plainKey(pub)
 	s := &ssh.Signature{Format: signatureFormat(pub), Blob: sig}
 	if strings.HasPrefix(pub.Type(), "sk-") {
 		if len(sig) < skRest {
-			return errors.New("a security key's signature is too short")
+			return errors.New("the security key's signature is too short")
 		}
 		s.Blob, s.Rest = sig[:len(sig)-skRest], sig[len(sig)-skRest:]
 	}
 	return pub.Verify(data, s)
 }
 
-// agentSigner signs through ssh-agent, and dials for each signature: an agent that was restarted or that has lost the
-// key spoils one handshake, not the process.
+// agentSigner signs through ssh-agent. It connects for each signature, so that an agent that has been restarted costs
+// one handshake and not the process.
 type agentSigner struct {
 	socket string
 	pub    ssh.PublicKey
 }
 
-// newAgentSigner checks that the agent at $SSH_AUTH_SOCK holds the key that the file at path shows.
+// newAgentSigner returns a signer for pub, the public key in the file at path. It checks that the agent at
+// $SSH_AUTH_SOCK has the private key.
 func newAgentSigner(pub ssh.PublicKey, path string) (ssh.Signer, error) {
 	s := &agentSigner{os.Getenv("SSH_AUTH_SOCK"), pub}
 	if s.socket == "" {
-		return nil, fmt.Errorf("%s is a public key, and there is no ssh-agent to sign with: start one ($SSH_AUTH_SOCK is empty) or put the private key there", path)
+		return nil, fmt.Errorf(
+			"%s is a public key, and there is no ssh-agent to sign with ($SSH_AUTH_SOCK is empty): "+
+				"start one, or give the private key", path)
 	}
 	held := false
 	err := s.dial(func(a agent.ExtendedAgent) error {
@@ -547,11 +567,13 @@ func newAgentSigner(pub ssh.PublicKey, path string) (ssh.Signer, error) {
 		return nil, err
 	}
 	if !held {
-		return nil, fmt.Errorf("ssh-agent does not hold %s of %s: add it with ssh-add", ssh.FingerprintSHA256(pub), path)
+		return nil, fmt.Errorf("ssh-agent does not have the key %s of %s: add it with ssh-add",
+			ssh.FingerprintSHA256(pub), path)
 	}
 	return s, nil
 }
 
+// dial connects to the agent and calls use.
 func (s *agentSigner) dial(use func(agent.ExtendedAgent) error) error {
 	conn, err := net.DialTimeout("unix", s.socket, agentWait)
 	if err != nil {
@@ -585,7 +607,8 @@ func (s *agentSigner) SignWithAlgorithm(_ io.Reader, data []byte, algorithm stri
 	return sig, err
 }
 
-// keyName is the name for a key with this comment; with none to be had, key- and 8 hex digits of the key's SHA-256.
+// keyName makes a name from a key's comment. If the comment has no letter or digit, the name is key- and 8
+// hexadecimal digits of the key's SHA-256.
 func keyName(comment string, pub ssh.PublicKey) string {
 	if name := cleanName(comment); name != "" {
 		return name
@@ -593,16 +616,16 @@ func keyName(comment string, pub ssh.PublicKey) string {
 	return "key-" + keyHex(pub, 8)
 }
 
-// nameSuffix is what tells two keys of one name apart: the XXXX of name~XXXX.
+// nameSuffix returns the XXXX of name~XXXX, which tells two keys with the same name apart.
 func nameSuffix(pub ssh.PublicKey) string { return keyHex(pub, 4) }
 
-// keyHex returns the first n hex digits of the SHA-256 of a key, of a certificate's key.
+// keyHex returns the first n hexadecimal digits of the SHA-256 of a key.
 func keyHex(pub ssh.PublicKey, n int) string {
 	sum := sha256.Sum256(plainKey(pub).Marshal())
 	return hex.EncodeToString(sum[:])[:n]
 }
 
-// publicLine is a line for authorized_keys, with its end.
+// publicLine returns a line for authorized_keys, with a newline at its end.
 func publicLine(id ssh.PublicKey, comment string) string {
 	line := strings.TrimSuffix(string(ssh.MarshalAuthorizedKey(plainKey(id))), "\n")
 	if comment != "" {
@@ -611,10 +634,49 @@ func publicLine(id ssh.PublicKey, comment string) string {
 	return line + "\n"
 }
 
-// fingerprint names a key to people: that of a certificate's key for a certificate.
+// fingerprint returns a key's fingerprint as ssh-keygen -lf prints it, and for a certificate that of its key.
 func fingerprint(id ssh.PublicKey) string { return ssh.FingerprintSHA256(plainKey(id)) }
 
-// certName names a certificate in the log. Its text is its holder's until the CA's signature is checked, hence quoted.
+// keysIn returns the text of each fingerprint and of each public key in base64 that text contains, wherever it
+// stands. It also returns damaged ones, unless much of them is missing.
+func keysIn(text string) []string {
+	const shortest = 40 // a fingerprint has 50 characters, the shortest key 68
+	var found []string
+	for _, word := range strings.FieldsFunc(text, func(r rune) bool { return !isKeyRune(r) }) {
+		at := strings.Index(word, "SHA256:")
+		if at < 0 {
+			at = strings.Index(word, "AAAA")
+		}
+		if at >= 0 && len(word)-at >= shortest {
+			found = append(found, word[at:])
+		}
+	}
+	return found
+}
+
+// isKeyRune reports whether r can be part of a fingerprint or of base64.
+func isKeyRune(r rune) bool {
+	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("+/=:", r)
+}
+
+// parseKeyText returns the fingerprint of a key that keysIn has found.
+func parseKeyText(text string) (print string, ok bool) {
+	if strings.HasPrefix(text, "SHA256:") {
+		return text, true
+	}
+	blob, err := base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		return "", false
+	}
+	key, err := ssh.ParsePublicKey(blob)
+	if err != nil {
+		return "", false
+	}
+	return fingerprint(key), true
+}
+
+// certName describes a certificate for the log. The key id is quoted, because it is the peer's text until the CA's
+// signature has been verified.
 func certName(c *ssh.Certificate) string {
 	return fmt.Sprintf("certificate %q serial %d", c.KeyId, c.Serial)
 }

@@ -219,14 +219,14 @@ func TestPassphrase(t *testing.T) {
 		words             string
 	}{
 		{"prompt", "", keyOptions{prompt: answers("wrong", "open sesame")}, ""},
-		{"prompt thrice wrong", "", keyOptions{prompt: answers("a", "b", "c")}, "three passphrases did not open " + path},
+		{"prompt thrice wrong", "", keyOptions{prompt: answers("a", "b", "c")}, "none of three passphrases opens " + path},
 		{"file", "", keyOptions{passphraseFile: good}, ""},
 		{"wrong file", "", keyOptions{passphraseFile: bad}, "does not open"},
 		{"open file", "", keyOptions{passphraseFile: open}, "chmod 600 " + open},
-		{"no file", "", keyOptions{passphraseFile: filepath.Join(dir, "none")}, "the passphrase: open"},
-		{"empty credentials folder", t.TempDir(), keyOptions{}, "no terminal to ask on"},
+		{"no file", "", keyOptions{passphraseFile: filepath.Join(dir, "none")}, "reading the passphrase: open"},
+		{"empty credentials folder", t.TempDir(), keyOptions{}, "no terminal to ask for it"},
 		{"credential", credentials, keyOptions{}, ""},
-		{"nothing", "", keyOptions{}, "no terminal to ask on"},
+		{"nothing", "", keyOptions{}, "no terminal to ask for it"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			put(t, filepath.Join(credentials, "passphrase"), []byte("open sesame\n"))
@@ -298,18 +298,18 @@ func TestLoadKeysRefuses(t *testing.T) {
 		{"identity open", func(dir string, _ *keyOptions) {
 			os.Chmod(put(t, filepath.Join(dir, "identity"), opensshPEM(t, edKey)), 0o640)
 		}, "chmod 600 "},
-		{"identity a pipe", func(dir string, _ *keyOptions) { runTool(t, "mkfifo", filepath.Join(dir, "identity")) }, "no regular file"},
-		{"identity a folder", func(dir string, _ *keyOptions) { os.Mkdir(filepath.Join(dir, "identity"), 0o700) }, "no regular file"},
-		{"identity a dead link", func(dir string, _ *keyOptions) { os.Symlink("nowhere", filepath.Join(dir, "identity")) }, "the identity: open"},
+		{"identity a pipe", func(dir string, _ *keyOptions) { runTool(t, "mkfifo", filepath.Join(dir, "identity")) }, "not a regular file"},
+		{"identity a folder", func(dir string, _ *keyOptions) { os.Mkdir(filepath.Join(dir, "identity"), 0o700) }, "not a regular file"},
+		{"identity a dead link", func(dir string, _ *keyOptions) { os.Symlink("nowhere", filepath.Join(dir, "identity")) }, "reading the identity: open"},
 		{"identity huge", func(dir string, _ *keyOptions) { put(t, filepath.Join(dir, "identity"), make([]byte, maxKeyFile+1)) }, "longer than 64 KiB"},
-		{"identity empty", func(dir string, _ *keyOptions) { put(t, filepath.Join(dir, "identity"), nil) }, "no private key"},
+		{"identity empty", func(dir string, _ *keyOptions) { put(t, filepath.Join(dir, "identity"), nil) }, "not a private key"},
 		{"identity weak", func(dir string, _ *keyOptions) {
 			runTool(t, "ssh-keygen", "-q", "-t", "rsa", "-b", "1024", "-N", "", "-f", filepath.Join(dir, "identity"))
-		}, "1024 bits is not taken"},
+		}, "1024 bits is not accepted"},
 		{"identity encrypted PKCS#8", func(dir string, _ *keyOptions) {
 			put(t, filepath.Join(dir, "identity"), []byte("-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n"))
 		}, "ssh-keygen -p"},
-		{"identity of another", func(dir string, o *keyOptions) { o.identity = filepath.Join(dir, "none") }, "the identity: open"},
+		{"identity of another", func(dir string, o *keyOptions) { o.identity = filepath.Join(dir, "none") }, "reading the identity: open"},
 		{"public file of another key", func(dir string, _ *keyOptions) {
 			_, other := newEd25519(t)
 			put(t, filepath.Join(dir, "identity"), opensshPEM(t, edKey))
@@ -318,23 +318,23 @@ func TestLoadKeysRefuses(t *testing.T) {
 		{"public file broken", func(dir string, _ *keyOptions) {
 			put(t, filepath.Join(dir, "identity"), opensshPEM(t, edKey))
 			put(t, filepath.Join(dir, "identity.pub"), []byte("?"))
-		}, "holds no public key"},
-		{"certificate broken", func(dir string, _ *keyOptions) { put(t, filepath.Join(dir, "identity-cert.pub"), []byte("?")) }, "holds no certificate"},
+		}, "is not a public key file"},
+		{"certificate broken", func(dir string, _ *keyOptions) { put(t, filepath.Join(dir, "identity-cert.pub"), []byte("?")) }, "is not a certificate file"},
 		{"certificate a bare key", func(dir string, _ *keyOptions) {
 			put(t, filepath.Join(dir, "identity-cert.pub"), ssh.MarshalAuthorizedKey(publicOf(t, edKey)))
-		}, "no certificate: sign it"},
-		{"encryption key not RSA", func(dir string, _ *keyOptions) { put(t, filepath.Join(dir, "encryption"), opensshPEM(t, edKey)) }, "is no RSA key"},
+		}, "not a certificate: sign it"},
+		{"encryption key not RSA", func(dir string, _ *keyOptions) { put(t, filepath.Join(dir, "encryption"), opensshPEM(t, edKey)) }, "is not an RSA key"},
 		{"encryption key weak", func(dir string, _ *keyOptions) {
 			put(t, filepath.Join(dir, "encryption"), opensshPEM(t, newRSA(t, 1024)))
-		}, "1024 bits is not taken"},
+		}, "1024 bits is not accepted"},
 		{"encryption key open", func(dir string, _ *keyOptions) {
 			os.Chmod(put(t, filepath.Join(dir, "encryption"), opensshPEM(t, rsaKey)), 0o604)
 		}, "chmod 600 "},
 		{"one key for both", func(dir string, _ *keyOptions) {
 			put(t, filepath.Join(dir, "identity"), opensshPEM(t, rsaKey))
 			put(t, filepath.Join(dir, "encryption"), pkcs8PEM(t, rsaKey))
-		}, "are one key"},
-		{"type", func(_ string, o *keyOptions) { o.typ = "dsa" }, `no key type "dsa"`},
+		}, "are the same key"},
+		{"type", func(_ string, o *keyOptions) { o.typ = "dsa" }, `unknown key type "dsa"`},
 		{"few bits", func(_ string, o *keyOptions) { o.bits = 1024 }, "1024 bits"},
 		{"many bits", func(_ string, o *keyOptions) { o.bits = 8192 }, "8192 bits"},
 		{"odd bits", func(_ string, o *keyOptions) { o.bits = 2049 }, "2049 bits"},
@@ -545,7 +545,7 @@ func TestKeyStrength(t *testing.T) {
 		{"4096 bits", shifted(4096), f4, "", ""},
 		{"4097 bits", shifted(4097), f4, "4097 bits", "4097 bits"},
 		{"even modulus", new(big.Int).Add(n, big.NewInt(1)), f4, "even modulus", "even modulus"},
-		{"negative modulus", new(big.Int).Neg(n), f4, "is not taken", "is not taken"},
+		{"negative modulus", new(big.Int).Neg(n), f4, "is not accepted", "is not accepted"},
 		{"exponent 3", n, big.NewInt(3), "exponent", "exponent"},
 		{"exponent 65539", n, big.NewInt(65539), "", "must be 65537"},
 		{"exponent even", n, big.NewInt(65538), "-", "exponent"},
@@ -594,7 +594,7 @@ func TestKeyStrength(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantError(t, checkIdentityKey(old), `"ssh-dss" is not taken`)
+	wantError(t, checkIdentityKey(old), `"ssh-dss" is not accepted`)
 }
 
 func TestLockHeldTooLong(t *testing.T) {
@@ -603,7 +603,7 @@ func TestLockHeldTooLong(t *testing.T) {
 		synctest.Test(t, func(*testing.T) { err = withLock(dir, func() error { return nil }) })
 		return err
 	})
-	wantError(t, err, "another securechat has held")
+	wantError(t, err, "another securechat process has locked")
 	if err := withLock(dir, func() error { return nil }); err != nil {
 		t.Error("after its release:", err)
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"crypto/hmac"
 	"crypto/sha1"
 	"encoding/base64"
@@ -10,14 +9,18 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"unicode"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
 )
 
-// known_hosts: one line a server key or certificate authority, in the format of sshd(8).
+// known_hosts has a server's public key or a certificate authority on each line, in the format of sshd(8). A line
+// with the marker @revoked revokes a key for every server. Because a lost revocation is worse than a lost server,
+// each line that could be meant to revoke a key, and does not, makes the whole file unusable.
 
-// hostName is addr, host:port as typed, as known_hosts writes it: [host]:port, or host alone for port 22; and the host.
+// hostName converts an address, host:port, to the name that known_hosts uses for it: [host]:port, or host for port
+// 22. It also returns the host alone.
 func hostName(addr string) (name, host string, err error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -28,7 +31,7 @@ func hostName(addr string) (name, host string, err error) {
 		host = ip.Unmap().String()
 	}
 	if host == "" || strings.ContainsAny(host, " \t\r\n,*?!|#") {
-		return "", "", fmt.Errorf("%q is no host name", host)
+		return "", "", fmt.Errorf("%q is not a host name", host)
 	}
 	return knownhosts.Normalize(net.JoinHostPort(host, port)), host, nil
 }
@@ -42,14 +45,15 @@ type knownLine struct {
 	revoked bool
 }
 
-// certifies says whether the line is of the CA that signed id.
-func certifies(l *knownLine, id ssh.PublicKey) bool {
+// certifies reports whether id is a certificate that names the line's key as its CA.
+func (l *knownLine) certifies(id ssh.PublicKey) bool {
 	cert, ok := id.(*ssh.Certificate)
-	return ok && l != nil && sameKey(l.key, cert.SignatureKey)
+	return ok && sameKey(l.key, cert.SignatureKey)
 }
 
-// names says whether the line speaks of a server by its name, as hostName returns it, or loosely: without its port, as
-// ssh takes a line too, though only to trust by it and never to call a key changed.
+// names reports whether the line names a server exactly, by the name that hostName returns, and whether it names the
+// server loosely, by its host without the port. Like ssh, a client trusts a server by a loose line, but a different
+// key on a loose line does not mean that the server's key has changed.
 func (l *knownLine) names(name, host string) (named, loosely bool) {
 	for _, h := range l.hosts {
 		pattern, negate := strings.CutPrefix(h, "!")
@@ -68,7 +72,56 @@ func (l *knownLine) names(name, host string) (named, loosely bool) {
 	return named, loosely
 }
 
-// matchHashed compares a name with |1|salt|HMAC-SHA-1 of it|. SHA-1 is the format's; it hides names, it proves nothing.
+// serverLines are the lines of known_hosts that name one server, exactly or loosely.
+type serverLines struct {
+	exactPins, loosePins []*knownLine
+	exactCAs, looseCAs   []*knownLine
+}
+
+// findServer returns the lines that name a server, whose name and host hostName has returned.
+func findServer(lines []knownLine, name, host string) (found serverLines) {
+	for i := range lines {
+		l := &lines[i]
+		exactly, loosely := l.names(name, host)
+		switch {
+		case l.revoked || !loosely:
+		case l.ca && exactly:
+			found.exactCAs = append(found.exactCAs, l)
+		case l.ca:
+			found.looseCAs = append(found.looseCAs, l)
+		case exactly:
+			found.exactPins = append(found.exactPins, l)
+		default:
+			found.loosePins = append(found.loosePins, l)
+		}
+	}
+	return found
+}
+
+// any reports whether any line names the server.
+func (s *serverLines) any() bool {
+	return len(s.exactPins)+len(s.loosePins)+len(s.exactCAs)+len(s.looseCAs) > 0
+}
+
+// pins returns the lines that can trust the server's key: the exact ones, and the loose ones only if there are none.
+func (s *serverLines) pins() []*knownLine {
+	if len(s.exactPins) > 0 {
+		return s.exactPins
+	}
+	return s.loosePins
+}
+
+// cas returns the lines that can trust the server's certificate: the exact ones, and the loose ones only if no exact
+// line names the server.
+func (s *serverLines) cas() []*knownLine {
+	if len(s.exactCAs)+len(s.exactPins) > 0 {
+		return s.exactCAs
+	}
+	return s.looseCAs
+}
+
+// matchHashed compares a name with a hashed one, |1|salt|HMAC-SHA-1|. The format prescribes SHA-1, which hides host
+// names here and authenticates nothing.
 func matchHashed(hashed, name string) bool {
 	parts := strings.Split(hashed, "|")
 	if len(parts) != 4 || parts[1] != "1" {
@@ -87,56 +140,96 @@ func matchHashed(hashed, name string) bool {
 	return hmac.Equal(mac.Sum(nil), sum)
 }
 
-// knownHosts reads known_hosts and refuses id where it is @revoked there, for whatever host. Broken lines are reported
-// and left out.
-func (t *trust) knownHosts(id ssh.PublicKey) ([]knownLine, error) {
-	data, err := t.read("known_hosts")
+// readKnownHosts reads known_hosts. It reports lines that cannot be parsed and leaves them out, except that a line
+// that may be meant to revoke a key, and does not, is an error.
+func readKnownHosts(files *stateFiles) ([]knownLine, error) {
+	data, err := files.read("known_hosts")
 	if err != nil {
-		return nil, refuse("no server is trusted: %v", err)
+		return nil, fmt.Errorf("no server is trusted: %w", err)
 	}
-	file := t.path("known_hosts")
+	file := files.path("known_hosts")
+	unreadable := func(n int, err error) error {
+		return fmt.Errorf("no server is trusted while %s:%d, which may revoke a key, cannot be read: %w", file, n, err)
+	}
 	var lines []knownLine
 	var faults []string
-	defer func() { t.report("known_hosts", faults) }()
+	revoked := make(map[string]bool) // fingerprints
 	for n, text := range textLines(data) {
 		l, err := parseKnownLine(text)
-		if err != nil {
-			if bytes.HasPrefix(text, []byte("@")) && !bytes.HasPrefix(text, []byte("@cert-authority")) {
-				return nil, refuse("no server is trusted while %s:%d, which may revoke a key, cannot be read: %v", file, n, err)
+		switch {
+		case err == nil:
+			l.line = n
+			lines = append(lines, l)
+			if l.revoked {
+				revoked[fingerprint(l.key)] = true
 			}
+		case mayRevoke(string(text)):
+			return nil, unreadable(n, err)
+		default:
 			faults = append(faults, fmt.Sprintf("%s:%d trusts no server: %v", file, n, err))
-			continue
 		}
-		l.line = n
-		if l.revoked {
-			if sameKey(l.key, id) || certifies(&l, id) {
-				return nil, refuse("key %s is revoked by %s:%d", ssh.FingerprintSHA256(l.key), file, n)
-			}
-			continue
-		}
-		lines = append(lines, l)
 	}
+	for n, text := range allLines(data) {
+		if err := checkRevocations(string(text), revoked); err != nil {
+			return nil, unreadable(n, err)
+		}
+	}
+	files.report("known_hosts", faults)
 	return lines, nil
 }
 
-// parseKnownLine reads one line.
+// mayRevoke reports whether a line that cannot be parsed may be meant to revoke a key.
+func mayRevoke(line string) bool {
+	line = visible(line)
+	return strings.Contains(line, "revoke") ||
+		strings.HasPrefix(line, "@") && !strings.HasPrefix(line, "@cert-authority")
+}
+
+// checkRevocations returns an error if a line, which can be a comment, has the marker @revoked in another place than
+// at its start, or a further key that no line of the file revokes.
+func checkRevocations(line string, revoked map[string]bool) error {
+	const marker = "@revoked"
+	shown := visible(line)
+	if !strings.Contains(shown, marker) {
+		return nil
+	}
+	if !isComment([]byte(line)) && (strings.Count(shown, marker) > 1 || !strings.HasPrefix(shown, marker)) {
+		return errors.New("@revoked has an effect only at the start of a line")
+	}
+	if key := otherKey(line, revoked); key != "" {
+		return fmt.Errorf("it contains %.60s, which has no effect there", key)
+	}
+	return nil
+}
+
+// visible returns the text in lower case and without characters that cannot be seen.
+func visible(text string) string {
+	return strings.ToLower(strings.Map(func(r rune) rune {
+		if r < ' ' || unicode.In(r, unicode.Cf, unicode.Mn) {
+			return -1
+		}
+		return r
+	}, text))
+}
+
+// parseKnownLine parses one line.
 func parseKnownLine(text []byte) (knownLine, error) {
 	if err := checkLine(text); err != nil {
 		return knownLine{}, err
 	}
 	marker, hosts, key, _, _, err := ssh.ParseKnownHosts(text)
 	if err != nil {
-		return knownLine{}, errors.New("it is no known_hosts line (hosts, type, key)")
+		return knownLine{}, errors.New("it is not a known_hosts line (hosts, type, key)")
 	}
 	l := knownLine{hosts: hosts, key: plainKey(key), ca: marker == "cert-authority", revoked: marker == "revoked"}
 	if marker != "" && !l.ca && !l.revoked || strings.HasPrefix(hosts[0], "@") {
-		return l, fmt.Errorf("the marker %q is not known", marker)
+		return l, fmt.Errorf("unknown marker %q", marker)
 	}
 	if l.revoked {
-		return l, nil // however weak
+		return l, nil // a weak key can be revoked too
 	}
 	if _, ok := key.(*ssh.Certificate); ok {
-		return l, errors.New("it holds a certificate: list its CA with @cert-authority, or the bare key")
+		return l, errors.New("it is a certificate: list its CA with @cert-authority, or its plain key")
 	}
 	return l, checkIdentityKey(key)
 }

@@ -118,7 +118,7 @@ func run(args []string, stdin, stdout, stderr *os.File) error {
 		trace = nil
 	}
 	if o.paper {
-		p, err := loadPaper(o.identity, o.peers, &trust{dir: dir, warn: c.note})
+		p, err := loadPaper(o.identity, o.peers, openTrust(dir, nil, "", c.note))
 		if err != nil {
 			return err
 		}
@@ -139,7 +139,7 @@ func run(args []string, stdin, stdout, stderr *os.File) error {
 		return err
 	}
 	id := k.signer.PublicKey()
-	t := &trust{dir: dir, own: id, name: keyName(k.comment, id), warn: c.note}
+	t := openTrust(dir, id, keyName(k.comment, id), c.note)
 	if o.listen == "" && o.connect == "" {
 		c.plain() // what follows prints or reads plain lines
 	}

@@ -401,7 +401,7 @@ func loadPaper(identity string, peers []string, t *trust) (*paperMode, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := t.servesDefault(id); err != nil {
+	if err := refuseSharedKey(t, id); err != nil {
 		return nil, fmt.Errorf("%s: %w", identity, err)
 	}
 	p := &paperMode{me: me, id: id}
@@ -419,7 +419,7 @@ func loadPaper(identity string, peers []string, t *trust) (*paperMode, error) {
 		}
 		pub, err := ssh.NewPublicKey(key)
 		if err == nil {
-			err = t.servesDefault(pub)
+			err = refuseSharedKey(t, pub)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", path, err)
@@ -525,32 +525,13 @@ func parsePaperPublic(data []byte) (*rsa.PublicKey, error) {
 	return key, nil
 }
 
-// servesDefault refuses a key that is an identity or encryption key of securechat/2, here or by authorized_keys.
-func (t *trust) servesDefault(id ssh.PublicKey) error {
-	wrong := errors.New("this key serves the default protocol too, where it proves who somebody is; with -paper it signs what a peer chooses: make a key for -paper alone")
-	for _, name := range []string{"identity.pub", "encryption"} {
-		data, err := t.read(name)
-		if err != nil {
-			return err
-		}
-		if pub, _, _, _, err := ssh.ParseAuthorizedKey(data); err == nil && sameKey(pub, id) {
-			return wrong
-		}
-		if key, err := ssh.ParsePrivateKey(data); err == nil && sameKey(key.PublicKey(), id) {
-			return wrong
-		}
-		clear(data)
-	}
-	lines, err := t.authorized()
-	if err != nil {
+// refuseSharedKey returns an error if id is also a key of securechat/2. With -paper a key signs numbers that the peer chooses.
+func refuseSharedKey(t *trust, id ssh.PublicKey) error {
+	use, err := t.keyUse(id)
+	if err != nil || use == "" {
 		return err
 	}
-	for _, l := range lines {
-		if sameKey(l.key, id) {
-			return wrong
-		}
-	}
-	return nil
+	return fmt.Errorf("this key serves the default protocol too (%s), and with -paper it signs what a peer chooses: make a key for -paper alone", use)
 }
 
 // tracer returns p.trace with prefix before each line.
@@ -606,7 +587,7 @@ func (p *paperMode) dial(conn net.Conn, _ joinRequest) (*peer, link, welcome, er
 		case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF): // a server that cannot verify us only closes
 			return nil, nil, welcome{}, &untrusted{
 				reason: err.Error(),
-				silent: true,
+				kind:   closedSilently,
 				hint:   "if each side has the other's key, it might be a man-in-the-middle attack",
 			}
 		}

@@ -149,7 +149,7 @@ func TestCrowd(t *testing.T) {
 
 func TestPenaltyFor(t *testing.T) {
 	wrong := refuse("x")
-	wrong.invite = true
+	wrong.kind = invalidInvite
 	for _, c := range []struct {
 		err  error
 		want time.Duration
@@ -208,6 +208,8 @@ func TestServerPenalises(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "log")
+	put(t, filepath.Join(dir, "authorized_keys"), []byte(publicLine(k.signer.PublicKey(), "anna")))
+	put(t, filepath.Join(dir, "known_hosts"), []byte("* "+publicLine(k.signer.PublicKey(), "")))
 	synctest.Test(t, func(t *testing.T) {
 		log, err := openLog(path)
 		if err != nil {
@@ -215,7 +217,7 @@ func TestServerPenalises(t *testing.T) {
 		}
 		told := newWatched()
 		c := newConsole(strings.NewReader(""), io.Discard, told, nil)
-		tr := &trust{dir: dir, own: k.signer.PublicKey(), name: "anna"}
+		tr := openTrust(dir, k.signer.PublicKey(), "anna", nil)
 		s, err := newServer(serverConfig{
 			protocol: &securechat2{me: me, trust: tr}, id: me.signer.PublicKey(), name: "anna", trust: tr, log: log, clients: maxClients, console: c,
 		})

@@ -68,7 +68,7 @@ func (e errPermanent) Unwrap() error { return e.error }
 // errTimeout is the end of a stay by -timeout.
 var errTimeout = errors.New("-timeout ran out")
 
-// hintOf returns what the reader can do about err, on a line of its own, or nothing.
+// hintOf returns what the user can do about err, as lines to print below the error, or "".
 func hintOf(err error) string {
 	var u *untrusted
 	switch {

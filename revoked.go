@@ -1,8 +1,10 @@
 package main
 
-// revoked_keys: keys and certificates that are trusted no more. It is a list of public keys and of fingerprints
-// (SHA256:…), one a line, or a KRL as ssh-keygen -k makes it (OpenSSH's PROTOCOL.krl). What cannot be read in full is
-// an error, upon which the caller trusts nobody.
+// revoked_keys lists keys and certificates that are no longer trusted. It is a text file with a public key or a
+// fingerprint (SHA256:…) on each line, or a key revocation list (KRL) as ssh-keygen -k writes it (OpenSSH's
+// PROTOCOL.krl). A file that cannot be read in full is an error, and the caller then trusts no key at all. So is a
+// file in which a key or a fingerprint has no effect because of its place: after another key, in a comment, or in
+// lines that were joined.
 
 import (
 	"bytes"
@@ -18,27 +20,28 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// revocations answers what a revoked_keys file revokes.
+// revocations is the contents of a revoked_keys file.
 type revocations struct {
 	blobs map[string]bool // public keys in wire form
-	sums  map[string]bool // their SHA-1 and SHA-256, which differ in length
+	sums  map[string]bool // SHA-1 and SHA-256 digests of public keys; their lengths tell them apart
 	certs []revokedCerts
 }
 
-// revokedCerts are the certificates of one CA that are revoked.
+// revokedCerts lists revoked certificates of one CA.
 type revokedCerts struct {
-	ca      string // its key in wire form; "" = of any CA
+	ca      string // the CA's key in wire form; "" stands for every CA
 	ids     map[string]bool
-	ranges  [][2]uint64 // of serials, both ends included
+	ranges  [][2]uint64 // first and last serial number of each range
 	bitmaps []serialBitmap
 }
 
+// serialBitmap revokes the serial number offset+i for each bit i that is set.
 type serialBitmap struct {
 	offset uint64
 	bits   *big.Int
 }
 
-// revokes says why id is revoked, by itself or by its CA, or returns "".
+// revokes returns why id is revoked, or "" if it is not. A certificate is also revoked by its key and by its CA's key.
 func (r *revocations) revokes(id ssh.PublicKey) string {
 	if r.revokesKey(plainKey(id)) {
 		return "revoked"
@@ -58,7 +61,7 @@ func (r *revocations) revokes(id ssh.PublicKey) string {
 		if c.ids[cert.KeyId] {
 			return fmt.Sprintf("%s is revoked by its id", certName(cert))
 		}
-		if cert.Serial != 0 && c.hasSerial(cert.Serial) { // 0 is the serial of those that were given none
+		if cert.Serial != 0 && c.hasSerial(cert.Serial) { // 0 means that the CA gave no serial number
 			return fmt.Sprintf("%s is revoked by its serial", certName(cert))
 		}
 	}
@@ -85,51 +88,81 @@ func (c *revokedCerts) hasSerial(serial uint64) bool {
 	return false
 }
 
-// revoked reads revoked_keys, which may be missing.
-func (t *trust) revoked() (*revocations, error) {
-	data, err := t.read("revoked_keys")
+// readRevoked reads revoked_keys. A missing file revokes nothing.
+func readRevoked(files *stateFiles) (*revocations, error) {
+	data, err := files.read("revoked_keys")
 	if err != nil {
 		return nil, err
+	}
+	if data != nil && len(data) == 0 {
+		return nil, errors.New("it is empty, perhaps after a full disk: restore it, or delete it if no key is revoked")
 	}
 	return parseRevoked(data)
 }
 
-// parseRevoked reads either form.
+// parseRevoked parses the contents of revoked_keys, in either form.
 func parseRevoked(data []byte) (*revocations, error) {
 	r := &revocations{blobs: make(map[string]bool), sums: make(map[string]bool)}
 	if bytes.HasPrefix(data, []byte(krlMagic)) {
 		if err := r.parseKRL(data[len(krlMagic):]); err != nil {
-			return nil, fmt.Errorf("the KRL is broken or newer than this program: %w", err)
+			return nil, fmt.Errorf("the KRL is damaged or of a newer format: %w", err)
 		}
 		return r, nil
 	}
+	revoked := make(map[string]bool) // fingerprints
 	for n, line := range textLines(data) {
 		if err := checkLine(line); err != nil {
 			return nil, fmt.Errorf("line %d: %w", n, err)
 		}
-		if print, ok := strings.CutPrefix(string(line), "SHA256:"); ok {
-			print, _, _ = strings.Cut(print, " ")
-			sum, err := base64.RawStdEncoding.Strict().DecodeString(print)
-			if err != nil || len(sum) != sha256.Size {
-				return nil, fmt.Errorf("line %d is no SHA256: fingerprint", n)
-			}
-			r.sums[string(sum)] = true
-			continue
+		print, err := r.addLine(string(line))
+		if err != nil {
+			return nil, fmt.Errorf("line %d %w", n, err)
 		}
-		key, _, options, _, err := ssh.ParseAuthorizedKey(line)
-		if err != nil || len(options) > 0 {
-			return nil, fmt.Errorf("line %d is neither a public key nor a SHA256: fingerprint", n)
+		revoked[print] = true
+	}
+	for n, line := range allLines(data) {
+		if key := otherKey(string(line), revoked); key != "" {
+			return nil, fmt.Errorf("line %d contains %.60s, which has no effect there: put it on a line of its own, "+
+				"or delete it", n, key)
 		}
-		r.blobs[string(plainKey(key).Marshal())] = true
 	}
 	return r, nil
 }
 
+// otherKey returns a key or fingerprint in line that is not among the given fingerprints, or "".
+func otherKey(line string, known map[string]bool) string {
+	for _, text := range keysIn(line) {
+		if print, ok := parseKeyText(text); !ok || !known[print] {
+			return text
+		}
+	}
+	return ""
+}
+
+// addLine adds what one line revokes, and returns its fingerprint.
+func (r *revocations) addLine(line string) (print string, err error) {
+	if print = strings.Fields(line)[0]; strings.HasPrefix(print, "SHA256:") {
+		sum, err := base64.RawStdEncoding.Strict().DecodeString(print[len("SHA256:"):])
+		if err != nil || len(sum) != sha256.Size {
+			return "", errors.New("is not a SHA256: fingerprint")
+		}
+		r.sums[string(sum)] = true
+		return print, nil
+	}
+	key, _, options, _, err := ssh.ParseAuthorizedKey([]byte(line))
+	if err != nil || len(options) > 0 {
+		return "", errors.New("is neither a public key nor a SHA256: fingerprint")
+	}
+	r.blobs[string(plainKey(key).Marshal())] = true
+	return fingerprint(key), nil
+}
+
 const krlMagic = "SSHKRL\n\x00"
 
-var errKRL = errors.New("it is cut short")
+var errKRL = errors.New("it is truncated")
 
-// krlReader consumes SSH's encoding from the front; after the first shortage it yields zeros and fails.
+// krlReader consumes fields in SSH's encoding from the front of data. Once data is too short, failed is set and every
+// further field is zero.
 type krlReader struct {
 	data   []byte
 	failed bool
@@ -168,11 +201,11 @@ func (k *krlReader) uint64() uint64 {
 
 func (k *krlReader) string() []byte { return k.take(uint64(k.uint32())) }
 
-// parseKRL reads what follows the magic:
+// parseKRL parses what follows the magic:
 //
 //	format 4 = 1 ‖ version 8 ‖ date 8 ‖ flags 8 ‖ reserved string ‖ comment string ‖ sections (type 1 ‖ data string)
 //
-// Its signatures, an extension that is no more in use, are refused as any section that is not known.
+// An unknown section is an error. So is a signature section, which OpenSSH no longer writes.
 func (r *revocations) parseKRL(data []byte) error {
 	k := &krlReader{data: data}
 	if format := k.uint32(); format != 1 {
@@ -210,6 +243,9 @@ func (r *revocations) parseKRL(data []byte) error {
 			switch {
 			case size == 0:
 				r.blobs[item] = true
+				if key, err := ssh.ParsePublicKey([]byte(item)); err == nil { // of a certificate, its key is revoked
+					r.blobs[string(plainKey(key).Marshal())] = true
+				}
 			case len(item) == size:
 				r.sums[item] = true
 			default:
@@ -226,7 +262,7 @@ func (r *revocations) parseKRL(data []byte) error {
 	return nil
 }
 
-// parse reads a section of certificates behind its CA: serials one by one, as a range, as bits from an offset; ids.
+// parse parses a certificate section after the CA's key: serial numbers (single, as ranges, as bitmaps) and key ids.
 func (c *revokedCerts) parse(body *krlReader) error {
 	for len(body.data) > 0 {
 		kind, sub := body.uint8(), &krlReader{data: body.string()}
@@ -236,7 +272,11 @@ func (c *revokedCerts) parse(body *krlReader) error {
 				n := sub.uint64()
 				c.ranges = append(c.ranges, [2]uint64{n, n})
 			case 0x21:
-				c.ranges = append(c.ranges, [2]uint64{sub.uint64(), sub.uint64()})
+				first, last := sub.uint64(), sub.uint64()
+				if first > last && !sub.failed {
+					return fmt.Errorf("a range of serial numbers that runs backwards, from %d to %d", first, last)
+				}
+				c.ranges = append(c.ranges, [2]uint64{first, last})
 			case 0x22:
 				c.bitmaps = append(c.bitmaps, serialBitmap{sub.uint64(), new(big.Int).SetBytes(sub.string())})
 			case 0x23:
@@ -259,7 +299,7 @@ func (c *revokedCerts) parse(body *krlReader) error {
 	return nil
 }
 
-// extension skips an extension, unless it says that it must be understood.
+// extension skips an extension. A critical extension is an error, because it must not be ignored.
 func (k *krlReader) extension() error {
 	name, critical := k.string(), k.uint8()
 	k.string()

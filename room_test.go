@@ -499,13 +499,15 @@ func TestNoLogNoAcknowledgement(t *testing.T) {
 	}
 }
 
-// quietServer is a server that trusts its own identity only, with what it tells its operator.
+// quietServer returns a server and a client with the same identity, which each lists, and what the server prints.
 func quietServer(t *testing.T) (*server, *client, *bytes.Buffer) {
 	t.Helper()
 	r, _ := quietRoom(t)
 	var notes bytes.Buffer
 	me := partyOf(t, fixedSigner(t, "server"), onceKeys["server"]())
-	tr := &trust{dir: t.TempDir(), own: me.signer.PublicKey(), name: "anna"}
+	tr := openTrust(t.TempDir(), me.signer.PublicKey(), "anna", nil)
+	put(t, tr.path("authorized_keys"), []byte(publicLine(tr.own, "anna"))) // a pipe has no address of this machine
+	put(t, tr.path("known_hosts"), []byte("[127.0.0.1]:9000 "+publicLine(tr.own, "")))
 	s, err := newServer(serverConfig{
 		protocol: &securechat2{me: me, trust: tr}, id: me.signer.PublicKey(), name: "anna", trust: tr, log: r.log, clients: maxClients,
 		console: &console{stderr: &notes, notes: make(chan string, maxNotes)},

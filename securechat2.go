@@ -177,7 +177,7 @@ func (s *securechat2) checkServer(remote net.Addr, id ssh.PublicKey) (pin bool, 
 		}
 	}
 	var u *untrusted
-	if !errors.As(err, &u) || !u.unknown {
+	if !errors.As(err, &u) || u.kind != unknownKey {
 		return false, err
 	}
 	if s.client.invite != nil || s.client.acceptNew {
@@ -190,7 +190,7 @@ func (s *securechat2) checkServer(remote net.Addr, id ssh.PublicKey) (pin bool, 
 
 // notAdmitted words a close during the handshake. The server gives no reason on purpose: it is in its log.
 func (s *securechat2) notAdmitted() error {
-	u := &untrusted{reason: s.client.addr + " closed the connection without letting us in; its log says why", silent: true}
+	u := &untrusted{reason: s.client.addr + " closed the connection without letting us in; its log says why", kind: closedSilently}
 	if s.client.invite != nil {
 		u.hint = "the invite may be used or expired: ask for a new code"
 		return u

@@ -556,7 +556,7 @@ func (s *server) letIn(conn net.Conn) bool {
 func (s *server) refuse(p *peer, err error) {
 	hint := hintOf(err)
 	var u *untrusted
-	if errors.As(err, &u) && u.unknown && p.key != nil {
+	if errors.As(err, &u) && u.kind == unknownKey && p.key != nil {
 		s.strangers.add(p.key)
 		if s.console.term != nil {
 			hint += "\nsecurechat: hint: or type /allow NAME"

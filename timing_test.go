@@ -26,7 +26,7 @@ import (
 // BenchmarkTiming tries each failure b.N times, in random order, and compares the times of pairs with Welch's t: over all, and
 // over the fastest tenth and half, where the noise of a machine is least. Beyond 4.5 two classes are told apart.
 func BenchmarkTiming(b *testing.B) {
-	tr := &trust{dir: b.TempDir()}
+	tr := openTrust(b.TempDir(), nil, "", nil)
 	client, server := twoParties(b)
 	listed, revoked, unlisted := fixedSigner(b, "listed"), fixedSigner(b, "revoked"), fixedSigner(b, "unlisted")
 	line := func(s ssh.Signer, name string) string {

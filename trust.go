@@ -1,14 +1,18 @@
 package main
 
-// Who is trusted: authorized_keys for the server, known_hosts for the client, revoked_keys for both (DESIGN.md section 5,
-// sshd(8) and PROTOCOL.certkeys for the formats). Rules kept here:
+// Decisions about keys: which clients a server admits (authorized_keys), which servers a client trusts (known_hosts),
+// and which keys neither of them accepts (revoked_keys). The rules:
 //
-//   - the files are read at each decision, so that a change takes effect at once;
-//   - what is missing, empty or unreadable trusts nobody; revoked_keys alone may be missing, and while it cannot be read
-//     nobody at all is trusted;
-//   - a broken line trusts nobody and is reported; the other lines hold. A broken @revoked line closes the file;
-//   - the machine's own identity is trusted in both directions, unless revoked;
-//   - a key that is listed itself is trusted with whatever certificate it comes.
+//   - the files are read for each decision, so a change takes effect immediately;
+//   - a missing, empty or unreadable file trusts no key. Only revoked_keys may be missing, and while it cannot be
+//     read no key is trusted;
+//   - a line that cannot be parsed trusts no key and is reported, and the other lines stay valid. A @revoked line that
+//     cannot be parsed invalidates the whole file;
+//   - lines decide first. Without a line that names it, a machine's own identity is trusted on that machine only: a
+//     server admits it from, and a client accepts it at, a loopback address or an address of the machine's
+//     interfaces. So a stolen identity opens nothing from elsewhere, and a relay to the user's own room does not pass
+//     for a server with a line;
+//   - a key that is listed itself is trusted with any certificate.
 
 import (
 	"bytes"
@@ -26,66 +30,136 @@ import (
 	"golang.org/x/crypto/ssh/knownhosts"
 )
 
+// trust decides by the files of the state folder.
+type trust struct {
+	*stateFiles
+	own  ssh.PublicKey // the machine's own identity; nil with -paper
+	name string        // the name of the own identity, from its comment
+}
+
+// openTrust returns the decisions for the state folder dir. warn prints a warning about a broken line.
+func openTrust(dir string, own ssh.PublicKey, name string, warn func(format string, a ...any)) *trust {
+	return &trust{newStateFiles(dir, warn), own, name}
+}
+
+// untrusted is a decision against a peer. Its reason is for the own log and the own user, and is not sent to the peer.
+type untrusted struct {
+	kind   refusalKind
+	reason string
+	hint   string        // what the user can do about it, or ""
+	key    ssh.PublicKey // the key of an unknown server, for the question to the user
+}
+
+// refusalKind tells apart the refusals that are handled differently.
+type refusalKind int
+
+const (
+	refusedKey     refusalKind = iota // a line, a date, a revocation or an unreadable file excludes the key
+	unknownKey                        // no line names the key, and a person may decide about it
+	changedKey                        // known_hosts pins another key for the server
+	invalidInvite                     // no unused invite matches the client's proof
+	closedSilently                    // the server closed the connection; network trouble would look the same
+)
+
+func (u *untrusted) Error() string { return u.reason }
+
+func refuse(format string, a ...any) *untrusted { return &untrusted{reason: fmt.Sprintf(format, a...)} }
+
+// isUnknown reports whether err is the refusal of a key that no line names.
+func isUnknown(err error) bool {
+	var u *untrusted
+	return errors.As(err, &u) && u.kind == unknownKey
+}
+
 // grant is a decision for a client.
 type grant struct {
 	name, fingerprint string
-	by                string // the file and line, the CA or "own identity"
+	by                string // file and line, or CA, or "own identity"
 }
 
-// review reads what decides about clients, to report now what is wrong with it.
+// review reads the files that decide about clients, so that what is wrong with them is reported at once.
 func (t *trust) review() {
-	_, _ = t.authorized() // its error is reported
+	_, _ = readAuthorized(t.stateFiles) // it has reported its error
 	var faults []string
-	if _, err := t.revoked(); err != nil {
-		faults = append(faults, fmt.Sprintf("nobody is trusted while %s cannot be read: %v", t.path("revoked_keys"), err))
+	if _, err := readRevoked(t.stateFiles); err != nil {
+		faults = append(faults, t.revokedFault(err))
 	}
 	t.report("revoked_keys", faults)
 }
 
-// admit decides about a client that has proven to hold id.
+func (t *trust) revokedFault(err error) string {
+	return fmt.Sprintf("no key is trusted while %s cannot be read: %v", t.path("revoked_keys"), err)
+}
+
+// admit decides about a client that has proven that it holds id.
 func (t *trust) admit(id ssh.PublicKey, remote net.Addr, now time.Time) (grant, error) {
-	g := grant{fingerprint: ssh.FingerprintSHA256(plainKey(id))}
+	g := grant{fingerprint: fingerprint(id)}
 	if err := t.checkKey(id); err != nil {
 		return g, err
 	}
-	lines, err := t.authorized()
-	if err != nil && !sameKey(id, t.own) {
-		return g, refuse("nobody is admitted: %v", err)
+	lines, err := readAuthorized(t.stateFiles)
+	if err != nil {
+		return g, refuse("no client is admitted: %v", err)
 	}
 	from := remoteIP(remote)
-	var why error
+	var excluded error
 	for _, l := range lines {
 		if l.ca || !sameKey(l.key, id) {
 			continue
 		}
-		if err := l.holds(from, now); err != nil {
-			why = refuse("key %s: authorized_keys:%d %v", g.fingerprint, l.line, err)
+		if err := l.allows(from, now); err != nil {
+			excluded = refuse("key %s: authorized_keys:%d %v", g.fingerprint, l.line, err)
 			continue
 		}
 		g.name, g.by = keyName(l.comment, id), fmt.Sprintf("authorized_keys:%d", l.line)
 		return g, nil
 	}
-	if sameKey(id, t.own) {
+	if excluded != nil {
+		return g, excluded
+	}
+	if t.isOwnAt(id, from) {
 		g.name, g.by = keyName(t.name, id), "own identity"
 		return g, nil
-	}
-	if why != nil {
-		return g, why
 	}
 	if cert, ok := id.(*ssh.Certificate); ok {
 		return t.admitCertificate(g, cert, lines, from, now)
 	}
-	return g, t.stranger(id)
+	return g, t.unlisted(id)
+}
+
+// isOwnAt reports whether id is the machine's own identity and ip is an address of this machine.
+func (t *trust) isOwnAt(id ssh.PublicKey, ip netip.Addr) bool {
+	return sameKey(id, t.own) && isThisMachine(ip)
+}
+
+// isThisMachine reports whether ip is a loopback address or the address of one of the machine's network interfaces.
+func isThisMachine(ip netip.Addr) bool {
+	if ip.IsLoopback() {
+		return true
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return false // without its interfaces, only loopback is certain
+	}
+	return slices.ContainsFunc(addrs, func(a net.Addr) bool {
+		n, ok := a.(*net.IPNet)
+		if !ok {
+			return false
+		}
+		own, ok := netip.AddrFromSlice(n.IP)
+		return ok && own.Unmap() == ip
+	})
 }
 
 // admitCertificate decides by the CAs of authorized_keys.
-func (t *trust) admitCertificate(g grant, cert *ssh.Certificate, lines []authorizedLine, from netip.Addr, now time.Time) (grant, error) {
-	var why error
+func (t *trust) admitCertificate(g grant, cert *ssh.Certificate, lines []authorizedLine, from netip.Addr,
+	now time.Time) (grant, error) {
+	var excluded error
 	for _, l := range lines {
 		if !l.ca || !sameKey(l.key, cert.SignatureKey) {
 			continue
 		}
-		err := l.holds(from, now)
+		err := l.allows(from, now)
 		var principal string
 		if err == nil {
 			principal, err = checkCertificate(cert, ssh.UserCert, from, now, func(p string) bool {
@@ -93,7 +167,7 @@ func (t *trust) admitCertificate(g grant, cert *ssh.Certificate, lines []authori
 			})
 		}
 		if err != nil {
-			why = refuse("%s by CA authorized_keys:%d: %v", certName(cert), l.line, err)
+			excluded = refuse("%s by CA authorized_keys:%d: %v", certName(cert), l.line, err)
 			continue
 		}
 		if g.name = cert.KeyId; !validName(g.name) {
@@ -102,46 +176,48 @@ func (t *trust) admitCertificate(g grant, cert *ssh.Certificate, lines []authori
 		g.by = fmt.Sprintf("%s by CA authorized_keys:%d", certName(cert), l.line)
 		return g, nil
 	}
-	if why != nil {
-		return g, why
+	if excluded != nil {
+		return g, excluded
 	}
-	u := t.stranger(cert)
-	u.reason = fmt.Sprintf("%s is signed by CA %s, which authorized_keys does not list, nor does it list key %s itself",
-		certName(cert), ssh.FingerprintSHA256(cert.SignatureKey), g.fingerprint)
+	u := t.unlisted(cert)
+	u.reason = fmt.Sprintf("%s is signed by CA %s, and authorized_keys lists neither that CA nor key %s",
+		certName(cert), fingerprint(cert.SignatureKey), g.fingerprint)
 	return g, u
 }
 
-// stranger is the refusal of a key that no line names.
-func (t *trust) stranger(id ssh.PublicKey) *untrusted {
-	line := bytes.TrimSpace(ssh.MarshalAuthorizedKey(plainKey(id)))
+// unlisted is the refusal of a key that no line of authorized_keys names.
+func (t *trust) unlisted(id ssh.PublicKey) *untrusted {
+	file := t.path("authorized_keys")
 	return &untrusted{
-		reason:  fmt.Sprintf("key %s is not in %s", ssh.FingerprintSHA256(plainKey(id)), t.path("authorized_keys")),
-		hint:    fmt.Sprintf("to admit it, append this line to %s: %s guest-%s", t.path("authorized_keys"), line, nameSuffix(id)),
-		unknown: true,
+		kind:   unknownKey,
+		reason: fmt.Sprintf("key %s is not in %s", fingerprint(id), file),
+		hint:   fmt.Sprintf("to admit it, append this line to %s: %s guest-%s", file, keyText(id), nameSuffix(id)),
 	}
 }
 
-// checkKey refuses what no file can make good: a weak key, a revoked one.
+// keyText returns the type and the base64 form of a key, as they stand in authorized_keys and known_hosts.
+func keyText(id ssh.PublicKey) string { return strings.TrimSuffix(publicLine(id, ""), "\n") }
+
+// checkKey refuses a key that no line can make acceptable: a weak one or a revoked one.
 func (t *trust) checkKey(id ssh.PublicKey) error {
 	if err := checkIdentityKey(id); err != nil {
 		return refuse("%v", err)
 	}
-	r, err := t.revoked()
+	r, err := readRevoked(t.stateFiles)
 	if err != nil {
-		return &untrusted{
-			reason: fmt.Sprintf("nobody is trusted while %s cannot be read: %v", t.path("revoked_keys"), err),
-			hint:   "repair it, or make it anew with ssh-keygen -k",
-		}
+		return &untrusted{reason: t.revokedFault(err), hint: "repair it, or create it again with ssh-keygen -k"}
 	}
 	if why := r.revokes(id); why != "" {
-		return refuse("key %s: %s by revoked_keys", ssh.FingerprintSHA256(plainKey(id)), why)
+		return refuse("key %s: %s by revoked_keys", fingerprint(id), why)
 	}
 	return nil
 }
 
-// checkCertificate checks all of a certificate but who signed it and whether it is revoked, and returns the first of its
-// principals that is accepted. A certificate without principals would be one for everybody: it is refused.
-func checkCertificate(c *ssh.Certificate, want uint32, from netip.Addr, now time.Time, accepts func(principal string) bool) (string, error) {
+// checkCertificate checks everything about a certificate except whether its CA is trusted and whether it is revoked.
+// It returns the first principal that is accepted. A certificate without principals is an error: it would be valid
+// for every name.
+func checkCertificate(c *ssh.Certificate, want uint32, from netip.Addr, now time.Time,
+	accepts func(principal string) bool) (string, error) {
 	switch {
 	case c.CertType != want && want == ssh.UserCert:
 		return "", errors.New("it is not a user certificate")
@@ -158,16 +234,16 @@ func checkCertificate(c *ssh.Certificate, want uint32, from netip.Addr, now time
 	}
 	i := slices.IndexFunc(c.ValidPrincipals, accepts)
 	if i < 0 {
-		return "", fmt.Errorf("none of its principals %q is wanted here", c.ValidPrincipals)
+		return "", fmt.Errorf("none of its principals %q is accepted", c.ValidPrincipals)
 	}
 	checker := ssh.CertChecker{Clock: func() time.Time { return now }}
 	for option, value := range c.CriticalOptions {
 		if option != "source-address" || want != ssh.UserCert {
-			return "", fmt.Errorf("its critical option %q is not known here", option)
+			return "", fmt.Errorf("its critical option %q is unknown", option)
 		}
 		list, err := parseAddressList(value)
 		if err != nil || strings.Contains(value, "!") {
-			return "", fmt.Errorf("its source-address %q is no list of networks", value)
+			return "", fmt.Errorf("its source-address %q is not a list of networks", value)
 		}
 		if !list.match(from) {
 			return "", fmt.Errorf("its source-address does not admit it from %s", from)
@@ -180,7 +256,7 @@ func checkCertificate(c *ssh.Certificate, want uint32, from netip.Addr, now time
 	return c.ValidPrincipals[i], nil
 }
 
-// certTime shows a certificate's time, which may lie beyond what time.Time prints.
+// certTime formats a certificate's time, which may be too large for time.Time.
 func certTime(s uint64) string {
 	if s > 1<<37 {
 		return "the end of time"
@@ -188,8 +264,8 @@ func certTime(s uint64) string {
 	return time.Unix(int64(s), 0).UTC().Format(time.RFC3339)
 }
 
-// checkServer decides about a server, reached as addr (host:port as typed), that shows id. It returns by what it is
-// trusted.
+// checkServer decides about a server that shows id. The client has connected to addr, host:port. It returns the line
+// or CA by which the server is trusted.
 func (t *trust) checkServer(addr string, remote net.Addr, id ssh.PublicKey, now time.Time) (by string, err error) {
 	if err := t.checkKey(id); err != nil {
 		return "", err
@@ -198,106 +274,112 @@ func (t *trust) checkServer(addr string, remote net.Addr, id ssh.PublicKey, now 
 	if err != nil {
 		return "", err
 	}
-	lines, err := t.knownHosts(id)
+	file := t.path("known_hosts")
+	lines, err := readKnownHosts(t.stateFiles)
 	if err != nil {
-		return "", err
+		return "", refuse("%v", err)
 	}
-	if sameKey(id, t.own) {
+	for i := range lines {
+		if l := &lines[i]; l.revoked && (sameKey(l.key, id) || l.certifies(id)) {
+			return "", refuse("key %s is revoked by %s:%d", fingerprint(l.key), file, l.line)
+		}
+	}
+	found := findServer(lines, name, host)
+	for _, l := range found.pins() {
+		if sameKey(l.key, id) {
+			return fmt.Sprintf("known_hosts:%d", l.line), nil
+		}
+	}
+	by, err = t.checkServerCertificate(addr, host, found.cas(), remote, id, now)
+	if by != "" || err != nil {
+		return by, err
+	}
+	shown := fingerprint(id)
+	if len(found.exactPins) > 0 {
+		pinned := found.exactPins[0]
+		return "", &untrusted{
+			kind: changedKey,
+			reason: fmt.Sprintf("the key of %s has changed: %s:%d pins %s, the server shows %s",
+				addr, file, pinned.line, fingerprint(pinned.key), shown),
+			hint: fmt.Sprintf("someone may be in the middle; if the server really has a new key: "+
+				"ssh-keygen -R %s -f %s", shellQuote(name), shellQuote(file)),
+		}
+	}
+	if !found.any() && t.isOwnAt(id, remoteIP(remote)) {
 		return "own identity", nil
 	}
-	print := ssh.FingerprintSHA256(plainKey(id))
-	var pinned, ca *knownLine
-	for i, l := range lines {
-		named, loosely := l.names(name, host)
-		switch {
-		case l.ca && loosely:
-			if ca == nil || certifies(&lines[i], id) {
-				ca = &lines[i]
-			}
-		case !l.ca && loosely && sameKey(l.key, id):
-			return fmt.Sprintf("known_hosts:%d", l.line), nil
-		case !l.ca && named && pinned == nil:
-			pinned = &lines[i]
+	u := &untrusted{
+		kind:   unknownKey,
+		reason: fmt.Sprintf("the server %s is unknown: its key is %s", addr, shown),
+		hint: fmt.Sprintf("compare the fingerprint with the one that the server prints, then add to %s: %s %s",
+			file, name, keyText(id)),
+	}
+	if cas := found.cas(); len(cas) > 0 {
+		ca := cas[0]
+		cert, ok := id.(*ssh.Certificate)
+		if ok {
+			u.kind = refusedKey
+			u.reason = fmt.Sprintf("%s of %s is signed by CA %s, but %s:%d requires CA %s", certName(cert), addr,
+				fingerprint(cert.SignatureKey), file, ca.line, fingerprint(ca.key))
+			return "", u
 		}
+		u.reason += fmt.Sprintf(", without a certificate by CA %s of %s:%d", fingerprint(ca.key), file, ca.line)
 	}
-	cert, isCert := id.(*ssh.Certificate)
-	if isCert && certifies(ca, id) {
-		_, err := checkCertificate(cert, ssh.HostCert, remoteIP(remote), now, func(p string) bool {
-			return matchPattern(strings.ToLower(p), host)
-		})
-		if err != nil {
-			return "", refuse("%s of %s by CA known_hosts:%d: %v", certName(cert), addr, ca.line, err)
-		}
-		return fmt.Sprintf("%s by CA known_hosts:%d", certName(cert), ca.line), nil
+	if sameKey(id, t.own) {
+		u.hint += "\nthat key is this machine's own identity, which is trusted without a line only on this machine"
 	}
-	file := t.path("known_hosts")
-	switch {
-	case pinned != nil:
-		return "", &untrusted{
-			reason: fmt.Sprintf("the key of %s has changed: %s:%d pins %s, the server shows %s",
-				addr, file, pinned.line, ssh.FingerprintSHA256(pinned.key), print),
-			hint:    fmt.Sprintf("someone may be in the middle; if the server really has a new key: ssh-keygen -R %s -f %s", shellQuote(name), shellQuote(file)),
-			changed: true,
-		}
-	case ca != nil && isCert:
-		return "", refuse("%s of %s is signed by CA %s, where %s:%d wants CA %s", certName(cert), addr,
-			ssh.FingerprintSHA256(cert.SignatureKey), file, ca.line, ssh.FingerprintSHA256(ca.key))
-	case ca != nil:
-		return "", refuse("%s shows key %s without a certificate, where %s:%d wants one by CA %s", addr, print, file, ca.line, ssh.FingerprintSHA256(ca.key))
-	}
-	return "", &untrusted{
-		reason:  fmt.Sprintf("the server %s is unknown: its key is %s", addr, print),
-		hint:    fmt.Sprintf("compare the fingerprint with the server's own, then add to %s: %s %s", file, name, bytes.TrimSpace(ssh.MarshalAuthorizedKey(plainKey(id)))),
-		unknown: true,
-	}
+	return "", u
 }
 
-// remember pins a server's key under addr, hashed. It is for a server that checkServer called unknown; should another
-// process have pinned one since, that one stands.
+// checkServerCertificate decides about a server whose certificate one of the CAs has signed. Without such a
+// certificate it returns neither a reason nor an error, because the server can still be trusted by its plain key.
+func (t *trust) checkServerCertificate(addr, host string, cas []*knownLine, remote net.Addr, id ssh.PublicKey,
+	now time.Time) (by string, err error) {
+	for _, ca := range cas {
+		if !ca.certifies(id) {
+			continue
+		}
+		cert := id.(*ssh.Certificate)
+		_, failed := checkCertificate(cert, ssh.HostCert, remoteIP(remote), now, func(p string) bool {
+			return matchPattern(strings.ToLower(p), host)
+		})
+		if failed == nil {
+			return fmt.Sprintf("%s by CA known_hosts:%d", certName(cert), ca.line), nil
+		}
+		err = refuse("%s of %s by CA known_hosts:%d: %v", certName(cert), addr, ca.line, failed)
+	}
+	return "", err
+}
+
+// remember pins a server's key under addr, with the host name hashed. It is for a server that checkServer has called
+// unknown. If another process has pinned a key since then, remember keeps that one and returns checkServer's decision.
 func (t *trust) remember(addr string, id ssh.PublicKey) error {
 	name, _, err := hostName(addr)
 	if err != nil {
 		return err
 	}
-	return withLock(t.dir, func() error {
+	return t.lock(func() error {
 		_, err := t.checkServer(addr, nil, plainKey(id), time.Now())
-		var u *untrusted
-		if err == nil || !errors.As(err, &u) || !u.unknown {
+		if !isUnknown(err) {
 			return err
 		}
-		_, err = t.appendLine("known_hosts", knownhosts.HashHostname(name)+" "+string(bytes.TrimSpace(ssh.MarshalAuthorizedKey(plainKey(id)))))
+		_, err = t.appendLine("known_hosts", knownhosts.HashHostname(name)+" "+keyText(id))
 		return err
 	})
 }
 
-// errListed says that a key to be allowed is so already.
+// errListed is returned by allow for a key that authorized_keys lists already.
 var errListed = errors.New("that key is already listed")
 
-// allow appends a public key line to authorized_keys. A name takes the place of the line's comment. It returns the
-// grant that stands in the file; with errListed, the one that stood there before.
+// allow appends a public key line to authorized_keys. If name is not empty, it replaces the line's comment. allow
+// returns the grant by the new line or, with errListed, by the line that lists the key already.
 func (t *trust) allow(text []byte, name string) (grant, error) {
-	if bytes.Contains(text, []byte("PRIVATE KEY")) {
-		return grant{}, errors.New("that is a private key, which its owner must keep: give the public one, the .pub file")
-	}
 	if name != "" && !validName(name) {
 		return grant{}, nameError(name)
 	}
-	if len(text) > maxKeyFile {
-		return grant{}, errors.New("that is too long for a public key line")
-	}
-	var line []byte
-	for _, l := range textLines(text) {
-		if line != nil {
-			return grant{}, errors.New("that is more than one line: give one public key at a time")
-		}
-		line = l
-	}
-	if line == nil {
-		return grant{}, errors.New("there is no public key line: it looks like ssh-ed25519 AAAA… name")
-	}
-	l, err := parseAuthorizedLine(line)
+	l, err := parseAllowed(text)
 	if err != nil {
-		return grant{}, fmt.Errorf("the line is not taken: %w", err)
+		return grant{}, err
 	}
 	if err := t.checkKey(l.key); err != nil {
 		return grant{}, err
@@ -305,9 +387,9 @@ func (t *trust) allow(text []byte, name string) (grant, error) {
 	if name == "" {
 		name = keyName(l.comment, l.key)
 	}
-	g := grant{name: name, fingerprint: ssh.FingerprintSHA256(l.key)}
-	err = withLock(t.dir, func() error {
-		lines, err := t.authorized()
+	g := grant{name: name, fingerprint: fingerprint(l.key)}
+	err = t.lock(func() error {
+		lines, err := readAuthorized(t.stateFiles)
 		if err != nil {
 			return err
 		}
@@ -323,9 +405,36 @@ func (t *trust) allow(text []byte, name string) (grant, error) {
 	return g, err
 }
 
-// enrol appends a line to authorized_keys and returns its place. The caller holds the lock and has checked all.
+// parseAllowed parses the one public key line in text.
+func parseAllowed(text []byte) (authorizedLine, error) {
+	if bytes.Contains(text, []byte("PRIVATE KEY")) {
+		return authorizedLine{}, errors.New(
+			"that is a private key, which must stay with its owner: give the public key, the .pub file")
+	}
+	if len(text) > maxKeyFile {
+		return authorizedLine{}, errors.New("that is too long for a public key line")
+	}
+	var line []byte
+	for _, l := range textLines(text) {
+		if line != nil {
+			return authorizedLine{}, errors.New("that is more than one line: give one public key at a time")
+		}
+		line = l
+	}
+	if line == nil {
+		return authorizedLine{}, errors.New("there is no public key line, such as ssh-ed25519 AAAA… name")
+	}
+	l, err := parseAuthorizedLine(line)
+	if err != nil {
+		return authorizedLine{}, fmt.Errorf("the line is not accepted: %w", err)
+	}
+	return l, nil
+}
+
+// enrol appends a line to authorized_keys and returns its place. The caller holds the lock and has checked the
+// arguments.
 func (t *trust) enrol(options []string, key ssh.PublicKey, name string) (string, error) {
-	line := string(bytes.TrimSpace(ssh.MarshalAuthorizedKey(plainKey(key)))) + " " + name
+	line := keyText(key) + " " + name
 	if len(options) > 0 {
 		line = strings.Join(options, ",") + " " + line
 	}
@@ -333,7 +442,7 @@ func (t *trust) enrol(options []string, key ssh.PublicKey, name string) (string,
 	return fmt.Sprintf("authorized_keys:%d", n), err
 }
 
-// newInvite makes a code that enrols one key as name. The code is for the invited alone: nothing here can show it again.
+// newInvite creates a code that enrols one key under name. The code cannot be shown again, because it is not stored.
 func (t *trust) newInvite(name string, now time.Time) (code string, err error) {
 	if !validName(name) {
 		return "", nameError(name)
@@ -346,70 +455,69 @@ func (t *trust) newInvite(name string, now time.Time) (code string, err error) {
 	rand.Read(secret)
 	key, err := deriveInviteKey(secret, serverHash(t.own))
 	if err != nil {
-		return "", fmt.Errorf("make an invite: %w", err)
+		return "", fmt.Errorf("creating an invite: %w", err)
 	}
-	err = withLock(t.dir, func() error {
-		waiting, err := t.invites(now)
+	err = t.lock(func() error {
+		unused, err := readInvites(t.stateFiles, now)
 		if err != nil {
 			return err
 		}
-		if len(waiting) >= maxInvites {
-			return fmt.Errorf("%d invites wait already: remove lines from %s, or wait a day", len(waiting), t.path("invites"))
+		if len(unused) >= maxInvites {
+			return fmt.Errorf("there are %d unused invites already: remove lines from %s, or wait a day",
+				len(unused), t.path("invites"))
 		}
-		return t.writeInvites(append(waiting, invite{key, now.Add(inviteLife), name}))
+		return writeInvites(t.stateFiles, append(unused, invite{key, now.Add(inviteLife), name}))
 	})
 	if err != nil {
-		return "", fmt.Errorf("make an invite: %w", err)
+		return "", fmt.Errorf("creating an invite: %w", err)
 	}
 	return formatInviteCode(serverHash(t.own), secret), nil
 }
 
-// redeem says whether an invite waits whose proof this is, for a client that has proven to hold id. With commit it also
-// uses the invite up and enrols id under its name. Wrong, used and expired are one refusal.
+// redeem checks a client's proof that it has the code of an unused invite. The client has proven that it holds id.
+// With commit, redeem also uses up the invite and enrols id under the invite's name. A wrong, a used and an expired
+// invite are refused in the same words.
 //
-// The invite is gone before the key is listed: a crash between the two costs an invite, not a second use of one.
+// The invite is removed before the key is listed, so a crash between the two loses an invite and never allows a
+// second use.
 func (t *trust) redeem(proof, h0, hpkePublic []byte, id ssh.PublicKey, now time.Time, commit bool) (grant, error) {
-	g := grant{fingerprint: ssh.FingerprintSHA256(plainKey(id)), by: "invite"}
+	g := grant{fingerprint: fingerprint(id), by: "invite"}
 	if err := t.checkKey(id); err != nil {
 		return g, err
 	}
-	find := func() ([]invite, int, error) {
-		waiting, err := t.invites(now)
-		if err != nil {
+	find := func() (unused []invite, at int, err error) {
+		if unused, err = readInvites(t.stateFiles, now); err != nil {
 			return nil, 0, err
 		}
-		at := -1
-		for i, w := range waiting {
-			same := subtle.ConstantTimeCompare(inviteProof(w.key, h0, hpkePublic, id.Marshal()), proof)
-			at = subtle.ConstantTimeSelect(same, i, at)
+		if at = findInvite(unused, proof, h0, hpkePublic, id); at < 0 {
+			return nil, 0, &untrusted{
+				kind:   invalidInvite,
+				reason: fmt.Sprintf("key %s joins by an invite that is wrong, used or expired", g.fingerprint),
+			}
 		}
-		if at < 0 {
-			u := refuse("key %s joins by an invite that is wrong, used or expired", g.fingerprint)
-			u.invite = true
-			return nil, 0, u
-		}
-		g.name = waiting[at].name
-		return waiting, at, nil
+		g.name = unused[at].name
+		return unused, at, nil
 	}
 	if !commit {
 		_, _, err := find()
 		return g, err
 	}
-	err := withLock(t.dir, func() error {
-		waiting, at, err := find()
+	err := t.lock(func() error {
+		unused, at, err := find()
 		if err != nil {
 			return err
 		}
-		lines, err := t.authorized()
+		lines, err := readAuthorized(t.stateFiles)
 		if err != nil {
 			return err
 		}
-		if err := t.writeInvites(append(waiting[:at:at], waiting[at+1:]...)); err != nil {
+		if err := writeInvites(t.stateFiles, append(unused[:at:at], unused[at+1:]...)); err != nil {
 			return err
 		}
 		for _, l := range lines {
-			if !l.ca && sameKey(l.key, id) && l.from == nil && l.holds(remoteIP(nil), now) == nil {
-				g.name, g.by = keyName(l.comment, id), fmt.Sprintf("invite, but listed before: authorized_keys:%d", l.line)
+			if !l.ca && sameKey(l.key, id) && l.from == nil && l.allows(netip.Addr{}, now) == nil {
+				g.name, g.by = keyName(l.comment, id), fmt.Sprintf("invite, but listed before: authorized_keys:%d",
+					l.line)
 				return nil
 			}
 		}
@@ -418,4 +526,42 @@ func (t *trust) redeem(proof, h0, hpkePublic []byte, id ssh.PublicKey, now time.
 		return err
 	})
 	return g, err
+}
+
+// findInvite returns the index of the invite that the proof belongs to, or -1. Its running time does not depend on
+// which invite that is.
+func findInvite(unused []invite, proof, h0, hpkePublic []byte, id ssh.PublicKey) int {
+	at := -1
+	for i, inv := range unused {
+		same := subtle.ConstantTimeCompare(inviteProof(inv.key, h0, hpkePublic, id.Marshal()), proof)
+		at = subtle.ConstantTimeSelect(same, i, at)
+	}
+	return at
+}
+
+// keyUse returns where the state folder names id as a key of securechat/2: as the identity or the encryption key, or in
+// authorized_keys. It returns "" if it does not.
+func (t *trust) keyUse(id ssh.PublicKey) (string, error) {
+	for _, name := range []string{"identity.pub", "encryption"} {
+		data, err := t.read(name)
+		if err != nil {
+			return "", err
+		}
+		pub, _, _, _, pubErr := ssh.ParseAuthorizedKey(data)
+		key, privErr := ssh.ParsePrivateKey(data)
+		clear(data)
+		if pubErr == nil && sameKey(pub, id) || privErr == nil && sameKey(key.PublicKey(), id) {
+			return t.path(name), nil
+		}
+	}
+	lines, err := readAuthorized(t.stateFiles)
+	if err != nil {
+		return "", err
+	}
+	for _, l := range lines {
+		if sameKey(l.key, id) {
+			return fmt.Sprintf("%s:%d", t.path("authorized_keys"), l.line), nil
+		}
+	}
+	return "", nil
 }

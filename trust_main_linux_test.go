@@ -132,7 +132,7 @@ func TestOperator(t *testing.T) {
 	p, s := atTerminal(t, "-connect", addr, "-dir", bob, "-join")
 	s.sees(`Invite code: `)
 	s.send(code[:len(code)-2] + "\r")
-	s.sees(`the invite code has a typing error or a part of it is missing: copy it again, whole`)
+	s.sees(`the invite code has a typing error or is incomplete: copy all of it again`)
 	s.send(code + "\r")
 	s.sees(`joined 127\.0\.0\.1:\d+ as bob`)
 	s.send("hello all\r")
@@ -227,7 +227,7 @@ func TestPassphraseAtTerminal(t *testing.T) {
 		s.wait("a question", func(output string) bool { return strings.Count(output, "Passphrase for") >= 2*i+1 })
 		s.send("x\r")
 	}
-	s.sees(`three passphrases did not open \S+identity`)
+	s.sees(`none of three passphrases opens \S+identity`)
 	ends(t, p, s, exitTrouble)
 }
 

@@ -159,11 +159,11 @@ func TestKnownHosts(t *testing.T) {
 		{"excepted", "![127.0.0.1]:" + port + ",* " + key, false, exitUntrusted, `is unknown`},
 		{"CA", "@cert-authority 127.0.0.* " + keyLine(caPub), false, exitDone, `^$`},
 		{"CA by [host]:port", "@cert-authority [127.0.0.1]:" + port + " " + keyLine(caPub), false, exitDone, `^$`},
-		{"another CA", "@cert-authority * " + keyLine(other), false, exitUntrusted, `is signed by CA SHA256:\S+, where \S+known_hosts:1 wants CA SHA256:`},
+		{"another CA", "@cert-authority * " + keyLine(other), false, exitUntrusted, `is signed by CA SHA256:\S+, but \S+known_hosts:1 requires CA SHA256:`},
 		{"revoked", "[127.0.0.1]:" + port + " " + key + "\n@revoked * " + key, false, exitUntrusted, `key SHA256:\S+ is revoked by \S+known_hosts:2`},
 		{"CA revoked", "@cert-authority * " + keyLine(caPub) + "\n@revoked * " + keyLine(caPub), false, exitUntrusted, `is revoked by \S+known_hosts:2`},
 		{"broken @revoked", "[127.0.0.1]:" + port + " " + key + "\n@revoked * nonsense", false, exitUntrusted, `known_hosts:2, which may revoke a key, cannot be read`},
-		{"broken line", "what is this\n[127.0.0.1]:" + port + " " + key, false, exitDone, `known_hosts:1 trusts no server: it is no known_hosts line`},
+		{"broken line", "what is this\n[127.0.0.1]:" + port + " " + key, false, exitDone, `known_hosts:1 trusts no server: it is not a known_hosts line`},
 		{"changed, hashed", "[127.0.0.1]:" + port + " " + publicKeyOf(t, bob), true, exitUntrusted, `has changed: \S+known_hosts:1 pins`},
 	} {
 		put(t, known, []byte(c.text+"\n"))
@@ -269,7 +269,7 @@ func TestInvites(t *testing.T) {
 		typo = "B" + elsewhere[1:]
 	}
 	stderr, code = join(dora, "127.0.0.1:1", typo)
-	wantRun(t, "a typing error", stderr, code, exitUsage, `\$SECURECHAT_INVITE: the invite code has a typing error or a part of it is missing: copy it again, whole`)
+	wantRun(t, "a typing error", stderr, code, exitUsage, `\$SECURECHAT_INVITE: the invite code has a typing error or is incomplete: copy all of it again`)
 	stderr, code = tell(t, dora, addr, "-join")
 	wantRun(t, "no code", stderr, code, exitUsage, `-join needs the invite's code: type it at a terminal, or set \$SECURECHAT_INVITE`)
 	for _, args := range [][]string{{"-join", elsewhere}, {"-join=" + elsewhere}, {"--join=" + elsewhere}} {
@@ -324,12 +324,12 @@ func TestAllowFlag(t *testing.T) {
 		code        int
 		words       string
 	}{
-		{"a private key", readText(t, filepath.Join(bob, "identity")), exitTrouble, `that is a private key, which its owner must keep: give the public one, the \.pub file`},
+		{"a private key", readText(t, filepath.Join(bob, "identity")), exitTrouble, `that is a private key, which must stay with its owner: give the public key, the \.pub file`},
 		{"two lines", bobLine + annaLine, exitTrouble, `that is more than one line: give one public key at a time`},
-		{"nothing", "\n# a comment\n", exitTrouble, `there is no public key line: it looks like ssh-ed25519 AAAA`},
-		{"nonsense", "hello\n", exitTrouble, `the line is not taken: it is no public key line`},
-		{"an unknown option", "command=\"ls\" " + bobLine, exitTrouble, `the line is not taken: option "command": not known here`},
-		{"RSA-1024", readText(t, weak+".pub"), exitTrouble, `an RSA key of 1024 bits is not taken: 2048 to 4096 are`},
+		{"nothing", "\n# a comment\n", exitTrouble, `there is no public key line, such as ssh-ed25519 AAAA`},
+		{"nonsense", "hello\n", exitTrouble, `the line is not accepted: it is not a public key line`},
+		{"an unknown option", "command=\"ls\" " + bobLine, exitTrouble, `the line is not accepted: option "command": unknown`},
+		{"RSA-1024", readText(t, weak+".pub"), exitTrouble, `an RSA key of 1024 bits is not accepted: use 2048 to 4096 bits`},
 		{"too long", strings.Repeat("x", 1<<20), exitTrouble, `too long`},
 	} {
 		out, stderr, code := runToEnd(t, t.TempDir(), c.stdin, "-allow", "-", "-dir", anna)
@@ -382,14 +382,14 @@ func TestUserCertificatesEndToEnd(t *testing.T) {
 		{"named by its principal", line, ca, []string{"-I", "Bob of ops!", "-n", "bob@ops"}, nil, "bob-ops", `CA authorized_keys:1`},
 		{"principal", line[:14] + `,principals="x,ops"` + line[14:], ca, []string{"-I", "bob", "-n", "ops"}, nil, "bob", `CA authorized_keys:1`},
 		{"from here", line[:14] + `,from="127.0.0.0/8"` + line[14:], ca, []string{"-I", "bob", "-n", "ops"}, nil, "bob", `CA authorized_keys:1`},
-		{"wrong principal", line[:14] + `,principals="ops"` + line[14:], ca, []string{"-I", "bob", "-n", "bob"}, nil, "", `by CA authorized_keys:1: none of its principals \["bob"\] is wanted here`},
+		{"wrong principal", line[:14] + `,principals="ops"` + line[14:], ca, []string{"-I", "bob", "-n", "bob"}, nil, "", `by CA authorized_keys:1: none of its principals \["bob"\] is accepted`},
 		{"no principal", line, ca, []string{"-I", "bob"}, nil, "", `by CA authorized_keys:1: it names no principal`},
 		{"expired", line, ca, []string{"-I", "bob", "-n", "bob", "-V", "20200101:20200102"}, nil, "", `it expired at 20(20|19)-`},
 		{"not yet valid", line, ca, []string{"-I", "bob", "-n", "bob", "-V", "+1w:+2w"}, nil, "", `it is not valid before 20`},
 		{"a host's", line, ca, []string{"-I", "bob", "-n", "bob", "-h"}, nil, "", `it is not a user certificate`},
-		{"another CA's", line, otherCA, []string{"-I", "bob", "-n", "bob"}, nil, "", `certificate "bob" serial 0 is signed by CA SHA256:\S+, which authorized_keys does not list`},
-		{"unknown critical option", line, ca, []string{"-I", "bob", "-n", "bob", "-O", "critical:x@example.com=1"}, nil, "", `its critical option "x@example\.com" is not known here`},
-		{"force-command", line, ca, []string{"-I", "bob", "-n", "bob", "-O", "force-command=ls"}, nil, "", `its critical option "force-command" is not known here`},
+		{"another CA's", line, otherCA, []string{"-I", "bob", "-n", "bob"}, nil, "", `certificate "bob" serial 0 is signed by CA SHA256:\S+, and authorized_keys lists neither that CA nor key`},
+		{"unknown critical option", line, ca, []string{"-I", "bob", "-n", "bob", "-O", "critical:x@example.com=1"}, nil, "", `its critical option "x@example\.com" is unknown`},
+		{"force-command", line, ca, []string{"-I", "bob", "-n", "bob", "-O", "force-command=ls"}, nil, "", `its critical option "force-command" is unknown`},
 		{"source-address elsewhere", line, ca, []string{"-I", "bob", "-n", "bob", "-O", "source-address=192.0.2.0/24"}, nil, "", `its source-address does not admit it from 127\.0\.0\.1`},
 		{"revoked by fingerprint", line, ca, []string{"-I", "bob", "-n", "bob"}, func(string) []byte {
 			return []byte(strings.Fields(runTool(t, "ssh-keygen", "-lf", pub))[1] + "\n")
@@ -401,7 +401,7 @@ func TestUserCertificatesEndToEnd(t *testing.T) {
 			return []byte(readText(t, krl))
 		}, "", `certificate "bob" serial 7 is revoked by its serial by revoked_keys`},
 		{"another revoked by KRL", line, ca, []string{"-I", "bob", "-n", "bob", "-z", "8"}, func(string) []byte { return []byte(readText(t, krl)) }, "bob", `serial 8 by CA`},
-		{"revoked_keys broken", line, ca, []string{"-I", "bob", "-n", "bob"}, func(string) []byte { return []byte("nonsense\n") }, "", `nobody is trusted while \S+revoked_keys cannot be read: line 1 is neither a public key nor a SHA256: fingerprint`},
+		{"revoked_keys broken", line, ca, []string{"-I", "bob", "-n", "bob"}, func(string) []byte { return []byte("nonsense\n") }, "", `no key is trusted while \S+revoked_keys cannot be read: line 1 is neither a public key nor a SHA256: fingerprint`},
 	} {
 		put(t, lists, []byte(c.line+"\n"))
 		runTool(t, "ssh-keygen", slices.Concat([]string{"-q", "-s", c.ca}, c.args, []string{pub})...)
@@ -439,13 +439,13 @@ func TestHostCertificatesEndToEnd(t *testing.T) {
 	}{
 		{"good", []string{"-s", ca, "-h", "-I", "a", "-n", "127.0.0.1"}, false, exitDone, `^$`},
 		{"a pattern", []string{"-s", ca, "-h", "-I", "a", "-n", "127.*"}, false, exitDone, `^$`},
-		{"another name", []string{"-s", ca, "-h", "-I", "a", "-n", "example.org"}, false, exitUntrusted, `certificate "a" serial 0 of 127\.0\.0\.1:\d+ by CA known_hosts:1: none of its principals \["example\.org"\] is wanted here`},
+		{"another name", []string{"-s", ca, "-h", "-I", "a", "-n", "example.org"}, false, exitUntrusted, `certificate "a" serial 0 of 127\.0\.0\.1:\d+ by CA known_hosts:1: none of its principals \["example\.org"\] is accepted`},
 		{"no name", []string{"-s", ca, "-h", "-I", "a"}, false, exitUntrusted, `it names no principal`},
 		{"expired", []string{"-s", ca, "-h", "-I", "a", "-n", "127.0.0.1", "-V", "20200101:20200102"}, false, exitUntrusted, `it expired at`},
 		{"not yet valid", []string{"-s", ca, "-h", "-I", "a", "-n", "127.0.0.1", "-V", "+1w:+2w"}, false, exitUntrusted, `it is not valid before`},
 		{"a user's", []string{"-s", ca, "-I", "a", "-n", "127.0.0.1"}, false, exitUntrusted, `it is not a host certificate`},
-		{"another CA's", []string{"-s", otherCA, "-h", "-I", "a", "-n", "127.0.0.1"}, false, exitUntrusted, `is signed by CA SHA256:\S+, where \S+known_hosts:1 wants CA SHA256:`},
-		{"unknown critical option", []string{"-s", ca, "-h", "-I", "a", "-n", "127.0.0.1", "-O", "critical:x@example.com=1"}, false, exitUntrusted, `its critical option "x@example\.com" is not known here`},
+		{"another CA's", []string{"-s", otherCA, "-h", "-I", "a", "-n", "127.0.0.1"}, false, exitUntrusted, `is signed by CA SHA256:\S+, but \S+known_hosts:1 requires CA SHA256:`},
+		{"unknown critical option", []string{"-s", ca, "-h", "-I", "a", "-n", "127.0.0.1", "-O", "critical:x@example.com=1"}, false, exitUntrusted, `its critical option "x@example\.com" is unknown`},
 		{"revoked by KRL", []string{"-s", ca, "-h", "-I", "a", "-n", "127.0.0.1", "-z", "3"}, true, exitUntrusted, `certificate "a" serial 3 is revoked by its serial by revoked_keys`},
 	} {
 		runTool(t, "ssh-keygen", slices.Concat([]string{"-q"}, c.args, []string{pub})...)
@@ -489,12 +489,12 @@ func TestAuthorizedKeysOptions(t *testing.T) {
 		{`expiry-time="20200101" `, "", `authorized_keys:1 expired at`},
 		{`expiry-time="20990101",from="127.0.0.1" `, "", ""},
 		{`cert-authority `, "", `is not in \S+authorized_keys`},
-		{`command="ls" `, `authorized_keys:1 admits nobody: option "command": not known here`, `is not in \S+authorized_keys`},
-		{`no-pty `, `authorized_keys:1 admits nobody: option "no-pty": not known here`, `is not in \S+authorized_keys`},
-		{`from="host.example" `, `authorized_keys:1 admits nobody: option "from": "host\.example" is no address`, `is not in \S+authorized_keys`},
-		{`expiry-time="tomorrow" `, `authorized_keys:1 admits nobody: option "expiry-time": "tomorrow" is no time`, `is not in \S+authorized_keys`},
-		{`principals="bob" `, `authorized_keys:1 admits nobody: option "principals": it says nothing without cert-authority`, `is not in \S+authorized_keys`},
-		{`ssh-nonsense `, `authorized_keys:1 admits nobody: option "ssh-nonsense"`, `is not in \S+authorized_keys`},
+		{`command="ls" `, `authorized_keys:1 admits no key: option "command": unknown`, `is not in \S+authorized_keys`},
+		{`no-pty `, `authorized_keys:1 admits no key: option "no-pty": unknown`, `is not in \S+authorized_keys`},
+		{`from="host.example" `, `authorized_keys:1 admits no key: option "from": "host\.example" is not an address`, `is not in \S+authorized_keys`},
+		{`expiry-time="tomorrow" `, `authorized_keys:1 admits no key: option "expiry-time": "tomorrow" is not a time`, `is not in \S+authorized_keys`},
+		{`principals="bob" `, `authorized_keys:1 admits no key: option "principals": it has no meaning without cert-authority`, `is not in \S+authorized_keys`},
+		{`ssh-nonsense `, `authorized_keys:1 admits no key: option "ssh-nonsense"`, `is not in \S+authorized_keys`},
 	} {
 		put(t, file, []byte(c.options+key+"\n"+cleoLine))
 		stderr, code := tell(t, bob, addr)
@@ -517,10 +517,10 @@ func TestAuthorizedKeysOptions(t *testing.T) {
 
 	put(t, file, []byte("rubbish\n"+cleoLine))
 	again, _ := serve(t, anna)
-	again.err.match(t, `authorized_keys:1 admits nobody: it is no public key line`)
+	again.err.match(t, `authorized_keys:1 admits no key: it is not a public key line`)
 	put(t, filepath.Join(anna, "revoked_keys"), []byte("rubbish\n"))
 	again, _ = serve(t, anna)
-	again.err.match(t, `nobody is trusted while \S+revoked_keys cannot be read: line 1`)
+	again.err.match(t, `no key is trusted while \S+revoked_keys cannot be read: line 1`)
 }
 
 // TestIdentities of every type, made by ssh-keygen, used as files, with passphrases and through ssh-agent.
@@ -556,25 +556,25 @@ func TestIdentities(t *testing.T) {
 
 	path := filepath.Join(keys, "ed25519-256")
 	stderr, code := tell(t, bob, addr, "-identity", path)
-	wantRun(t, "a passphrase and nobody to ask", stderr, code, exitTrouble, `has a passphrase and there is no terminal to ask on: give a passphrase file`)
+	wantRun(t, "a passphrase and nobody to ask", stderr, code, exitTrouble, `has a passphrase and there is no terminal to ask for it: use -passphrase-file`)
 	stderr, code = tell(t, bob, addr, "-identity", path, "-passphrase-file", wrong)
 	wantRun(t, "a wrong passphrase", stderr, code, exitTrouble, `the passphrase in \S+wrong does not open \S+ed25519-256`)
 	if err := os.Chmod(pass, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	stderr, code = tell(t, bob, addr, "-identity", path, "-passphrase-file", pass)
-	wantRun(t, "a passphrase for all to read", stderr, code, exitTrouble, `others may use \S+pass: close it with chmod 600 \S+pass`)
+	wantRun(t, "a passphrase for all to read", stderr, code, exitTrouble, `other users can access \S+pass: run chmod 600 \S+pass`)
 	t.Setenv("CREDENTIALS_DIRECTORY", credentials)
 	stderr, code = tell(t, bob, addr, "-identity", path)
 	wantRun(t, "a systemd credential", stderr, code, exitDone, `^$`)
 	runTool(t, "ssh-add", "-q", "-D")
 	stderr, code = tell(t, bob, addr, "-identity", path+".pub")
-	wantRun(t, "a key the agent has not", stderr, code, exitTrouble, `ssh-agent does not hold SHA256:\S+ of \S+: add it with ssh-add`)
+	wantRun(t, "a key the agent has not", stderr, code, exitTrouble, `ssh-agent does not have the key SHA256:\S+ of \S+: add it with ssh-add`)
 	t.Setenv("SSH_AUTH_SOCK", "")
 	stderr, code = tell(t, bob, addr, "-identity", path+".pub")
 	wantRun(t, "no agent", stderr, code, exitTrouble, `is a public key, and there is no ssh-agent to sign with`)
 	stderr, code = tell(t, bob, addr, "-identity", filepath.Join(keys, "absent"))
-	wantRun(t, "no file", stderr, code, exitTrouble, `the identity: open \S+absent: no such file`)
+	wantRun(t, "no file", stderr, code, exitTrouble, `reading the identity: open \S+absent: no such file`)
 
 	weak := filepath.Join(keys, "weak")
 	runTool(t, "ssh-keygen", "-q", "-t", "rsa", "-b", "1024", "-N", "", "-f", weak)
@@ -583,7 +583,7 @@ func TestIdentities(t *testing.T) {
 	appendFile(t, filepath.Join(anna, "authorized_keys"), readText(t, weak+".pub"))
 	stderr, code = tell(t, bob, addr)
 	wantRun(t, "a stranger beside it", stderr, code, exitUntrusted, `without letting us in`)
-	server.err.match(t, `authorized_keys:2 admits nobody: an RSA key of 1024 bits is not taken`)
+	server.err.match(t, `authorized_keys:2 admits no key: an RSA key of 1024 bits is not accepted`)
 }
 
 // TestKeygenFlag makes keys that ssh-keygen takes, once, and never others in their place.
@@ -638,9 +638,9 @@ func TestKeygenFlag(t *testing.T) {
 		mode os.FileMode
 		want string
 	}{
-		{path, 0o640, `others may use \S+identity: close it with chmod 600 \S+identity`},
-		{filepath.Join(dir, "encryption"), 0o604, `others may use \S+encryption: close it with chmod 600 \S+encryption`},
-		{dir, 0o750, `others may look into \S+anna: close it with chmod 700 \S+anna`},
+		{path, 0o640, `other users can access \S+identity: run chmod 600 \S+identity`},
+		{filepath.Join(dir, "encryption"), 0o604, `other users can access \S+encryption: run chmod 600 \S+encryption`},
+		{dir, 0o750, `other users can access the folder \S+anna: run chmod 700 \S+anna`},
 	} {
 		info, err := os.Stat(c.path)
 		if err != nil {
@@ -658,7 +658,7 @@ func TestKeygenFlag(t *testing.T) {
 		}
 	}
 	_, stderr, code = runToEnd(t, t.TempDir(), "", "-keygen", "-dir", filepath.Join(t.TempDir(), "x"), "-type", "rsa", "-bits", "1024")
-	wantRun(t, "-bits 1024", stderr, code, exitUsage, `an RSA key of 1024 bits: 2048 to 4096`)
+	wantRun(t, "-bits 1024", stderr, code, exitUsage, `an RSA key of 1024 bits: use 2048 to 4096`)
 }
 
 // TestNamesInTheRoom belong to keys: two keys with one name, or with names that look alike, never speak as one.
@@ -720,4 +720,122 @@ func TestRefusalTable(t *testing.T) {
 	if n < 40 {
 		t.Errorf("%d sentences", n)
 	}
+}
+
+// TestOwnIdentityAndPins checks that lines decide before the machine's own identity does, on both sides.
+func TestOwnIdentityAndPins(t *testing.T) {
+	anna, bob := state(t, "anna"), state(t, "bob")
+	_, addr := serve(t, bob)
+	known, listed := filepath.Join(bob, "known_hosts"), filepath.Join(bob, "authorized_keys")
+	stderr, code := tell(t, bob, addr)
+	wantRun(t, "the own room, without a line", stderr, code, exitDone, `^$`)
+
+	// A relay from anna's address to bob's own room looks like this to bob's client.
+	pin(t, bob, addr, anna)
+	stderr, code = tell(t, bob, addr, "-accept-new")
+	wantRun(t, "the own identity at a pinned address", stderr, code, exitUntrusted, `the key of \S+ has changed: \S+known_hosts:1 pins`)
+	put(t, known, []byte("@cert-authority * "+publicKeyOf(t, anna)+"\n"))
+	stderr, code = tell(t, bob, addr)
+	wantRun(t, "the own identity where a CA has a line", stderr, code, exitUntrusted, `is unknown: its key is SHA256:\S+, without a certificate by CA`)
+	if err := os.Remove(known); err != nil {
+		t.Fatal(err)
+	}
+	put(t, listed, []byte(`from="192.0.2.0/24" `+publicKeyOf(t, bob)+" bob\n"))
+	stderr, code = tell(t, bob, addr)
+	wantRun(t, "the own identity, limited by its line", stderr, code, exitUntrusted, `without letting us in`)
+	put(t, listed, []byte(publicKeyOf(t, bob)+" robert\n"))
+	stderr, code = tell(t, bob, addr)
+	wantRun(t, "the own identity, named by its line", stderr, code, exitDone, `^$`)
+}
+
+// TestExactLineBeforeLoose checks that a host's line without a port counts only if no line names the port.
+func TestExactLineBeforeLoose(t *testing.T) {
+	anna, bob := state(t, "anna"), state(t, "bob")
+	admit(t, anna, bob)
+	_, addr := serve(t, anna)
+	known := filepath.Join(bob, "known_hosts")
+	put(t, known, []byte("127.0.0.1 "+publicKeyOf(t, anna)+"\n"))
+	stderr, code := tell(t, bob, addr)
+	wantRun(t, "a loose line alone", stderr, code, exitDone, `^$`)
+	pin(t, bob, addr, bob)
+	stderr, code = tell(t, bob, addr, "-accept-new")
+	wantRun(t, "with an exact line for another key", stderr, code, exitUntrusted, `has changed: \S+known_hosts:2 pins`)
+}
+
+// TestCAAndNoCertificate checks that a CA's line leaves a server without a certificate unknown, so that an invite and
+// -accept-new still pin it.
+func TestCAAndNoCertificate(t *testing.T) {
+	anna, bob, cleo := state(t, "anna"), state(t, "bob"), state(t, "cleo")
+	admit(t, anna, bob)
+	_, ca := testCA(t)
+	_, addr := serve(t, anna)
+	for _, dir := range []string{bob, cleo} {
+		put(t, filepath.Join(dir, "known_hosts"), []byte("@cert-authority * "+keyLine(ca)+"\n"))
+	}
+	stderr, code := tell(t, bob, addr)
+	wantRun(t, "unknown", stderr, code, exitUntrusted, `the server \S+ is unknown: its key is SHA256:\S+, without a certificate by CA SHA256:\S+ of \S+known_hosts:1\n.*add to`)
+	stderr, code = tell(t, bob, addr, "-accept-new")
+	wantRun(t, "-accept-new", stderr, code, exitDone, `is now pinned`)
+	out, _, _ := runToEnd(t, t.TempDir(), "", "-invite", "cleo", "-dir", anna)
+	t.Setenv("SECURECHAT_INVITE", strings.TrimSpace(out))
+	stderr, code = tell(t, cleo, addr, "-join")
+	wantRun(t, "an invite", stderr, code, exitDone, `is now pinned`)
+	os.Unsetenv("SECURECHAT_INVITE")
+	for _, dir := range []string{bob, cleo} {
+		stderr, code = tell(t, dir, addr)
+		wantRun(t, "pinned by its own line", stderr, code, exitDone, `^$`)
+	}
+}
+
+// TestRevocationShapes checks through the binary that a revocation is either obeyed or makes its file unusable, whatever the
+// shape of the file.
+func TestRevocationShapes(t *testing.T) {
+	anna, bob := state(t, "anna"), state(t, "bob")
+	admit(t, anna, bob)
+	server, addr := serve(t, anna)
+	pin(t, bob, addr, anna)
+	_, otherKey := testCA(t)
+	other, key := keyLine(otherKey), publicKeyOf(t, bob)
+	print := strings.Fields(runTool(t, "ssh-keygen", "-lf", filepath.Join(bob, "identity.pub")))[1]
+	revoked := filepath.Join(anna, "revoked_keys")
+	for _, c := range []struct{ name, text, words string }{
+		{"joined lines", other + " x" + key + "\n", `no key is trusted while \S+revoked_keys cannot be read: line 1 contains AAAA\S+, which has no effect there`},
+		{"two fingerprints", "SHA256:" + strings.Repeat("A", 43) + " " + print + "\n", `line 1 contains SHA256:\S+, which has no effect there`},
+		{"after #", "\n# " + print + "\n", `line 2 contains SHA256:\S+, which has no effect there`},
+		{"after CR", "# x\r" + key + "\n", `line 1 contains AAAA\S+, which has no effect there`},
+		{"after a byte order mark", other + "\n\ufeff" + key + "\n", `: revoked by revoked_keys`},
+		{"after a zero-width character", "\u200b" + print + "\n", `line 1 is neither a public key nor a SHA256: fingerprint`},
+		{"empty", "", `cannot be read: it is empty`},
+		{"UTF-16", string(utf16Text(key + "\n")), `revoked_keys is UTF-16 text: save it as UTF-8`},
+	} {
+		put(t, revoked, []byte(c.text))
+		stderr, code := tell(t, bob, addr)
+		wantRun(t, c.name, stderr, code, exitUntrusted, `without letting us in`)
+		wantRefused(t, c.name, server, c.words)
+	}
+	if err := os.Remove(revoked); err != nil {
+		t.Fatal(err)
+	}
+
+	known, annas := filepath.Join(bob, "known_hosts"), publicKeyOf(t, anna)
+	pinned := readText(t, known)
+	for _, c := range []struct{ name, text, words string }{
+		{"after the hosts", "* @revoked " + annas, `known_hosts:2, which may revoke a key, cannot be read`},
+		{"after a byte order mark", "\ufeff@revoked * " + annas, `key SHA256:\S+ is revoked by \S+known_hosts:2`},
+		{"after a zero-width character", "\u200b@revoked * " + annas, `known_hosts:2, which may revoke a key, cannot be read`},
+		{"of a CA", "@cert-authority @revoked " + annas, `known_hosts:2, which may revoke a key, cannot be read`},
+		{"joined to a line", other + "@revoked * " + annas, `known_hosts:2, which may revoke a key, cannot be read`},
+	} {
+		put(t, known, []byte(pinned+c.text+"\n"))
+		stderr, code := tell(t, bob, addr, "-accept-new")
+		wantRun(t, c.name, stderr, code, exitUntrusted, c.words)
+	}
+
+	cleo := state(t, "cleo")
+	pin(t, cleo, addr, anna)
+	put(t, filepath.Join(anna, "authorized_keys"), []byte(publicKeyOf(t, cleo)+" cleo"+key+" bob\n"))
+	stderr, code := tell(t, cleo, addr)
+	wantRun(t, "the first key of joined lines", stderr, code, exitDone, `^$`)
+	wantAdmitted(t, "the first key of joined lines", server, "cleo", `^authorized_keys:1$`)
+	server.err.match(t, `authorized_keys:1 admits one key and leaves out a second one, AAAA`)
 }

@@ -27,8 +27,18 @@ var (
 func newTrust(t testing.TB) (*trust, *[]string) {
 	_, own := newEd25519(t)
 	warned := new([]string)
-	return &trust{dir: closedDir(t), own: own, name: "me@here",
-		warn: func(f string, a ...any) { *warned = append(*warned, fmt.Sprintf(f, a...)) }}, warned
+	return openTrust(closedDir(t), own, "me@here",
+		func(f string, a ...any) { *warned = append(*warned, fmt.Sprintf(f, a...)) }), warned
+}
+
+// interfaceAddr returns an address of one of this machine's network interfaces.
+func interfaceAddr(t testing.TB) net.Addr {
+	t.Helper()
+	addrs, err := net.InterfaceAddrs()
+	if err != nil || len(addrs) == 0 {
+		t.Fatal("no interface has an address: ", err)
+	}
+	return &net.TCPAddr{IP: addrs[len(addrs)-1].(*net.IPNet).IP, Port: 4711}
 }
 
 func keyLine(pub ssh.PublicKey) string {
@@ -71,23 +81,26 @@ func TestAdmit(t *testing.T) {
 		warns      string // what is reported; "" = nothing
 	}{
 		{"plain", k + " pi@router\n", "", "pi-router", "authorized_keys:1", ""},
+		{"joined lines", k + " annssh-ed25519 " + strings.Fields(keyLine(other))[1] + " bob", "", "ann", ":1", ":1 admits one key and leaves out a second one, AAAA"},
+		{"byte order mark", "\ufeff" + k + " Ann\n", "", "Ann", "authorized_keys:1", ""},
+		{"UTF-16", string(utf16Text(k + " ann")), "", "", "is UTF-16 text", "authorized_keys is UTF-16 text: save it as UTF-8"},
 		{"no newline, CRLF, comments", "# x\r\n\r\n" + k + " Ann\r", "", "Ann", "authorized_keys:3", ""},
 		{"no comment", k, "", "key-" + keyHex(key, 8), "authorized_keys:1", ""},
 		{"unknown", keyLine(other) + " bob", "", "", "is not in", ""},
 		{"empty", "", "", "", "is not in", ""},
-		{"broken line beside", "nonsense\n" + k + " ann\nssh-ed25519 AAAA\n", "", "ann", "authorized_keys:2", ":1 admits nobody"},
-		{"unknown option", "no-pty " + k + " ann", "", "", "is not in", `option "no-pty": not known`},
+		{"broken line beside", "nonsense\n" + k + " ann\nssh-ed25519 AAAA\n", "", "ann", "authorized_keys:2", ":1 admits no key"},
+		{"unknown option", "no-pty " + k + " ann", "", "", "is not in", `option "no-pty": unknown`},
 		{"unknown option with value", `command="/bin/sh" ` + k + " ann", "", "", "is not in", `option "command"`},
 		{"unknown option beside a known", `from="192.0.2.7",restrict ` + k + " ann", "", "", "is not in", `option "restrict"`},
 		{"option twice", `from="192.0.2.7",FROM="*" ` + k + " ann", "", "", "is not in", "twice"},
 		{"option without value", `from ` + k, "", "", "is not in", `option "from"`},
 		{"option without quotes", `from=192.0.2.7 ` + k, "", "", "is not in", "double quotes"},
 		{"cert-authority with value", `cert-authority="x" ` + k, "", "", "is not in", "cert-authority"},
-		{"principals without CA", `principals="ann" ` + k, "", "", "is not in", "says nothing without"},
+		{"principals without CA", `principals="ann" ` + k, "", "", "is not in", "no meaning without"},
 		{"CA line does not admit its key", "cert-authority " + k + " ann", "", "", "is not in", ""},
-		{"wrong type in front", strings.Replace(k, "ssh-ed25519", "ssh-rsa", 1), "", "", "is not in", "no public key line"},
+		{"wrong type in front", strings.Replace(k, "ssh-ed25519", "ssh-rsa", 1), "", "", "is not in", "not a public key line"},
 		{"control character", k + " an\x1bn", "", "", "is not in", "control"},
-		{"line too long", k + " " + strings.Repeat("x", maxTrustLine), "", "", "is not in", "longer than"},
+		{"line too long", k + " " + strings.Repeat("x", maxStateLine), "", "", "is not in", "longer than"},
 
 		{"from address", `from="192.0.2.7" ` + k + " ann", "", "ann", ":1", ""},
 		{"from CIDR", `from="192.0.2.0/24" ` + k + " ann", "", "ann", ":1", ""},
@@ -102,17 +115,17 @@ func TestAdmit(t *testing.T) {
 		{"from mapped IPv4", `from="192.0.2.0/24" ` + k + " ann", "[::ffff:192.0.2.9]:5", "ann", ":1", ""},
 		{"from with no address known", `from="*" ` + k + " ann", "pipe", "", "does not admit it", ""},
 		{"from a host name", `from="!bad.example,*" ` + k + " ann", "", "", "is not in", "names are not looked up"},
-		{"from host bits", `from="192.0.2.7/24" ` + k + " ann", "", "", "is not in", "is no network"},
-		{"from mapped network", `from="::ffff:192.0.2.0/120" ` + k + " ann", "", "", "is not in", "is no network"},
-		{"from empty item", `from="192.0.2.7," ` + k + " ann", "", "", "is not in", `"" is no address`},
+		{"from host bits", `from="192.0.2.7/24" ` + k + " ann", "", "", "is not in", "is not a network"},
+		{"from mapped network", `from="::ffff:192.0.2.0/120" ` + k + " ann", "", "", "is not in", "is not a network"},
+		{"from empty item", `from="192.0.2.7," ` + k + " ann", "", "", "is not in", `"" is not an address`},
 
 		{"expires later", `expiry-time="20300602" ` + k + " ann", "", "ann", ":1", ""},
 		{"expires at this second", `expiry-time="20300601120000Z" ` + k + " ann", "", "", "expired at 2030-06-01T12:00:00Z", ""},
 		{"expires in a second", `expiry-time="20300601120001Z" ` + k + " ann", "", "ann", ":1", ""},
 		{"expired, minutes", `expiry-time="203006011159Z" ` + k + " ann", "", "", "expired at", ""},
 		{"expired, day in UTC", `expiry-time="20300601Z" ` + k + " ann", "", "", "expired at 2030-06-01T00:00:00Z", ""},
-		{"no such day", `expiry-time="20300230" ` + k + " ann", "", "", "is not in", "is no time"},
-		{"no time", `expiry-time="soon" ` + k + " ann", "", "", "is not in", "is no time"},
+		{"no such day", `expiry-time="20300230" ` + k + " ann", "", "", "is not in", "is not a time"},
+		{"no time", `expiry-time="soon" ` + k + " ann", "", "", "is not in", "is not a time"},
 		{"second line serves", `from="10.0.0.1" ` + k + " a\n" + k + " b", "", "b", ":2", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -132,7 +145,7 @@ func TestAdmit(t *testing.T) {
 			if c.as == "" {
 				wantError(t, err, c.words)
 				var u *untrusted
-				if !errors.As(err, &u) || u.unknown != strings.HasPrefix(c.words, "is not in") {
+				if !errors.As(err, &u) || (u.kind == unknownKey) != strings.HasPrefix(c.words, "is not in") {
 					t.Errorf("%#v", err)
 				}
 			} else if err != nil || g.name != c.as || !strings.HasSuffix(g.by, c.words) || g.fingerprint != ssh.FingerprintSHA256(key) {
@@ -150,29 +163,46 @@ func TestAdmitNobody(t *testing.T) {
 	tr, warned := newTrust(t)
 	_, err := tr.admit(key, testAddr, testNow)
 	var u *untrusted
-	if !errors.As(err, &u) || !u.unknown || !strings.Contains(u.hint, keyLine(key)+" guest-"+nameSuffix(key)) || !strings.Contains(u.hint, tr.path("authorized_keys")) {
+	if !errors.As(err, &u) || u.kind != unknownKey || !strings.Contains(u.hint, keyLine(key)+" guest-"+nameSuffix(key)) || !strings.Contains(u.hint, tr.path("authorized_keys")) {
 		t.Errorf("without a file: %#v", err)
 	}
-	if g, err := tr.admit(tr.own, testAddr, testNow); err != nil || g.name != "me-here" || g.by != "own identity" {
-		t.Errorf("own identity: %+v, %v", g, err)
+	local := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 4711}
+	for _, remote := range []net.Addr{local, interfaceAddr(t)} {
+		if g, err := tr.admit(tr.own, remote, testNow); err != nil || g.name != "me-here" || g.by != "own identity" {
+			t.Errorf("own identity from %v: %+v, %v", remote, g, err)
+		}
+	}
+	for _, remote := range []net.Addr{testAddr, nil} {
+		if _, err := tr.admit(tr.own, remote, testNow); !isUnknown(err) {
+			t.Errorf("own identity from %v: %v", remote, err)
+		}
+	}
+	put(t, tr.path("authorized_keys"), []byte(`expiry-time="20200101" `+keyLine(tr.own)))
+	_, err = tr.admit(tr.own, local, testNow)
+	wantError(t, err, "authorized_keys:1 expired at")
+	put(t, tr.path("authorized_keys"), []byte(keyLine(tr.own)+" admin"))
+	if g, err := tr.admit(tr.own, testAddr, testNow); err != nil || g.name != "admin" || g.by != "authorized_keys:1" {
+		t.Errorf("own identity with a line: %+v, %v", g, err)
+	}
+	if err := os.Remove(tr.path("authorized_keys")); err != nil {
+		t.Fatal(err)
 	}
 	if err := os.Mkdir(tr.path("authorized_keys"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	_, err = tr.admit(key, testAddr, testNow)
-	wantError(t, err, "nobody is admitted")
+	wantError(t, err, "no client is admitted")
 	if len(*warned) == 0 {
 		t.Error("an unreadable authorized_keys is not reported")
 	}
-	if _, err := tr.admit(tr.own, testAddr, testNow); err != nil {
-		t.Error(err)
-	}
+	_, err = tr.admit(tr.own, local, testNow)
+	wantError(t, err, "no client is admitted")
 	weak := publicOf(t, newRSA(t, 1024))
 	_, err = tr.admit(weak, testAddr, testNow)
-	wantError(t, err, "1024 bits is not taken")
+	wantError(t, err, "1024 bits is not accepted")
 
 	huge, _ := newTrust(t)
-	put(t, huge.path("authorized_keys"), append(bytes.Repeat([]byte{'\n'}, maxTrustFile), keyLine(key)...))
+	put(t, huge.path("authorized_keys"), append(bytes.Repeat([]byte{'\n'}, maxStateFile), keyLine(key)...))
 	_, err = huge.admit(key, testAddr, testNow)
 	wantError(t, err, "longer than 1024 KiB")
 }
@@ -207,8 +237,8 @@ func TestUserCertificates(t *testing.T) {
 		{"source-address elsewhere", "cert-authority " + a, with("-I", "ann", "-n", "ann", "-O", "source-address=10.0.0.0/8"), "", "does not admit it from 192.0.2.7"},
 		{"line's from", `cert-authority,from="10.0.0.0/8" ` + a, with("-I", "ann", "-n", "ann"), "", "does not admit it from 192.0.2.7"},
 		{"line expired", `cert-authority,expiry-time="20300101" ` + a, with("-I", "ann", "-n", "ann"), "", "expired at"},
-		{"another CA", "cert-authority " + keyLine(otherCA), with("-I", "ann", "-n", "ann"), "", "which authorized_keys does not list"},
-		{"CA listed as a person", a, with("-I", "ann", "-n", "ann"), "", "which authorized_keys does not list"},
+		{"another CA", "cert-authority " + keyLine(otherCA), with("-I", "ann", "-n", "ann"), "", "authorized_keys lists neither that CA nor key"},
+		{"CA listed as a person", a, with("-I", "ann", "-n", "ann"), "", "authorized_keys lists neither that CA nor key"},
 		{"key listed itself", keyLine(key) + " ann", []string{"-I", "x", "-n", "x", "-V", "20200101:20210101"}, "ann", "authorized_keys:1"},
 		{"weak CA", "", with("-I", "ann", "-n", "ann", "-s", weakCA), "", "the certificate's CA: an RSA key of 1024 bits"},
 	} {
@@ -271,10 +301,29 @@ func TestCheckServer(t *testing.T) {
 		{"revoked below", "[chat.example]:9000 " + k + "\n@revoked nowhere " + k, addr, "revoked by", ""},
 		{"broken line", "??? \n[chat.example]:9000 " + k, addr, "known_hosts:2", ":1 trusts no server"},
 		{"broken revocation", "[chat.example]:9000 " + k + "\n@revoked * ssh-ed25519 AAAA", addr, "while ", ""},
+		{"revocation after its hosts", "[chat.example]:9000 " + k + "\n* @revoked " + k, addr, "while ", ""},
+		{"revocation after a byte order mark", "[chat.example]:9000 " + k + "\n\ufeff@revoked * " + k, addr, "revoked by", ""},
+		{"revocation after a zero-width character", "[chat.example]:9000 " + k + "\n\u200b@revoked * " + k, addr, "while ", ""},
+		{"revocation with a zero-width character", "[chat.example]:9000 " + k + "\n@rev\u00adoked * " + k, addr, "while ", ""},
+		{"revocation joined to a line", "[chat.example]:9000 " + k + " x@revoked * " + k, addr, "only at the start of a line", ""},
+		{"revocation joined to another", "[chat.example]:9000 " + k + "\n@revoked * " + o + " x@revoked * " + k, addr, "only at the start of a line", ""},
+		{"key joined to a revocation", "[chat.example]:9000 " + k + "\n@revoked * " + o + " x" + k, addr, "has no effect there", ""},
+		{"revocation in a comment", "[chat.example]:9000 " + k + "\n# @revoked * " + k, addr, "has no effect there", ""},
+		{"revocation after CR", "# x\r@revoked * " + k + "\n[chat.example]:9000 " + k, addr, "has no effect there", ""},
+		{"revocation of a CA", "[chat.example]:9000 " + k + "\n@cert-authority @revoked " + k, addr, "while ", ""},
+		{"marker forgotten", "[chat.example]:9000 " + k + "\nrevoked * " + k, addr, "while ", ""},
+		{"comment about a revocation", "# @revoked " + ssh.FingerprintSHA256(other) + "\n@revoked * " + o + "\n[chat.example]:9000 " + k, addr, "known_hosts:3", ""},
+		{"a host of that name", "revoked.example,[chat.example]:9000 " + k, addr, "known_hosts:1", ""},
+		{"UTF-16", string(utf16Text("[chat.example]:9000 " + k)), addr, "is UTF-16 text", ""},
 		{"unknown marker", "[chat.example]:9000 " + k + "\n@revoke * " + k, addr, "while ", ""},
-		{"CA wants a certificate", "@cert-authority *.example " + o, addr, "without a certificate", ""},
+		{"CA and no certificate", "@cert-authority *.example " + o, addr, "unknown", ""},
+		{"exact before loose", "[chat.example]:9000 " + o + "\nchat.example " + k, addr, "changed", ""},
+		{"exact after loose", "chat.example " + k + "\n[chat.example]:9000 " + o, addr, "changed", ""},
+		{"exact before loose, hashed", knownhosts.HashHostname("[chat.example]:9000") + " " + o + "\nchat.example " + k, addr, "changed", ""},
+		{"loose beside another port", "[chat.example]:9001 " + o + "\nchat.example " + k, addr, "known_hosts:2", ""},
+		{"pin beside a CA", "@cert-authority * " + o + "\n[chat.example]:9000 " + k, addr, "known_hosts:2", ""},
 		{"no port", "", "chat.example", "must be host:port", ""},
-		{"pattern typed", "[*]:9000 " + k, "*:9000", "no host name", ""},
+		{"pattern typed", "[*]:9000 " + k, "*:9000", "not a host name", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			tr, warned := newTrust(t)
@@ -288,18 +337,18 @@ func TestCheckServer(t *testing.T) {
 					t.Errorf("%q, %v", by, err)
 				}
 			case c.words == "unknown":
-				if u == nil || !u.unknown || u.changed || !strings.Contains(u.reason, ssh.FingerprintSHA256(key)) {
+				if u == nil || u.kind != unknownKey || !strings.Contains(u.reason, ssh.FingerprintSHA256(key)) {
 					t.Errorf("%q, %#v", by, err)
 				}
 			case c.words == "changed":
-				if u == nil || !u.changed || u.unknown || !strings.Contains(u.reason, tr.path("known_hosts")+":") ||
+				if u == nil || u.kind != changedKey || !strings.Contains(u.reason, tr.path("known_hosts")+":") ||
 					!strings.Contains(u.reason, ssh.FingerprintSHA256(key)) || !strings.Contains(u.reason, ssh.FingerprintSHA256(other)) ||
 					!strings.Contains(u.hint, "ssh-keygen -R ") {
 					t.Errorf("%q, %#v", by, err)
 				}
 			default:
 				wantError(t, err, c.words)
-				if u != nil && (u.unknown || u.changed) {
+				if u != nil && u.kind != refusedKey {
 					t.Errorf("%#v", u)
 				}
 			}
@@ -310,8 +359,27 @@ func TestCheckServer(t *testing.T) {
 	}
 
 	tr, _ := newTrust(t)
-	if by, err := tr.checkServer(addr, testAddr, tr.own, testNow); err != nil || by != "own identity" {
-		t.Error(by, err)
+	local := &net.TCPAddr{IP: net.IPv4(127, 9, 9, 9), Port: 9000}
+	mapped := &net.TCPAddr{IP: net.ParseIP("::ffff:127.0.0.1"), Port: 9000}
+	for _, remote := range []net.Addr{local, mapped, &net.TCPAddr{IP: net.IPv6loopback, Port: 9000}, interfaceAddr(t)} {
+		if by, err := tr.checkServer(addr, remote, tr.own, testNow); err != nil || by != "own identity" {
+			t.Errorf("own identity at %v: %q, %v", remote, by, err)
+		}
+	}
+	for _, remote := range []net.Addr{testAddr, nil, &net.UnixAddr{Name: "x"}} {
+		_, err := tr.checkServer(addr, remote, tr.own, testNow)
+		if !isUnknown(err) || !strings.Contains(hintOf(err), "only on this machine") {
+			t.Errorf("own identity at %v: %v", remote, err)
+		}
+	}
+	for file, words := range map[string]string{
+		"[chat.example]:9000 " + o:       "has changed",
+		"chat.example " + o:              "is unknown",
+		"@cert-authority *.example " + o: "is unknown",
+	} {
+		put(t, tr.path("known_hosts"), []byte(file))
+		_, err := tr.checkServer(addr, local, tr.own, testNow)
+		wantError(t, err, words)
 	}
 	put(t, tr.path("known_hosts"), []byte("@revoked * "+keyLine(tr.own)))
 	_, err := tr.checkServer(addr, testAddr, tr.own, testNow)
@@ -386,7 +454,7 @@ func TestHostCertificates(t *testing.T) {
 		{"not yet", "@cert-authority * ", ca, []string{"-h", "-I", "srv", "-n", "chat.example", "-V", "20400101:20410101"}, "not valid before", false},
 		{"user certificate", "@cert-authority * ", ca, []string{"-I", "srv", "-n", "chat.example", "-V", "always:forever"}, "not a host certificate", false},
 		{"critical option", "@cert-authority * ", ca, with("-n", "chat.example", "-O", "critical:x=y"), "critical option", false},
-		{"another CA", "@cert-authority * ", other, with("-n", "chat.example"), "wants CA", false},
+		{"another CA", "@cert-authority * ", other, with("-n", "chat.example"), "requires CA", false},
 		{"CA of other hosts", "@cert-authority *.test ", ca, with("-n", "chat.example"), "is unknown", false},
 		{"revoked CA", "@revoked * " + keyLine(caPub) + "\n@cert-authority * ", ca, with("-n", "chat.example"), "is revoked by", false},
 		{"CA as a pin", "[chat.example]:9000 ", ca, with("-n", "chat.example"), "has changed", false},
@@ -398,7 +466,7 @@ func TestHostCertificates(t *testing.T) {
 			if !c.trusted {
 				wantError(t, err, c.words)
 				var u *untrusted
-				if !errors.As(err, &u) || u.unknown != (c.words == "is unknown") {
+				if !errors.As(err, &u) || (u.kind == unknownKey) != (c.words == "is unknown") {
 					t.Errorf("%#v", err)
 				}
 			} else if err != nil || !strings.HasSuffix(by, c.words) {
@@ -443,10 +511,25 @@ func TestRevoked(t *testing.T) {
 		{"list of another", []byte(keyLine(other)), "", ""},
 		{"list of the CA", []byte(keyLine(caPub)), "", "its CA is revoked"},
 		{"fingerprint", []byte(ssh.FingerprintSHA256(key) + " ann"), "revoked by", "revoked by"},
-		{"empty", nil, "", ""},
-		{"broken list", []byte(keyLine(other) + "\nssh-ed25519 AAAA\n"), "nobody is trusted", "nobody is trusted"},
-		{"broken fingerprint", []byte("SHA256:abc"), "nobody is trusted", "nobody is trusted"},
-		{"list with options", []byte("restrict " + keyLine(other)), "nobody is trusted", "nobody is trusted"},
+		{"empty", nil, "it is empty", "it is empty"},
+		{"a line end only", []byte("\n"), "", ""},
+		{"joined lines", []byte(keyLine(other) + " bob" + keyLine(key) + " ann\n"), "has no effect there", "has no effect there"},
+		{"two fingerprints on a line", []byte(ssh.FingerprintSHA256(other) + " " + ssh.FingerprintSHA256(key)), "has no effect there", "has no effect there"},
+		{"fingerprint after #", []byte(ssh.FingerprintSHA256(other) + " # " + ssh.FingerprintSHA256(key)), "has no effect there", "has no effect there"},
+		{"fingerprint in a comment", []byte("# " + ssh.FingerprintSHA256(key)), "has no effect there", "has no effect there"},
+		{"key in a comment", []byte("#" + keyLine(key)), "has no effect there", "has no effect there"},
+		{"fingerprint after CR", []byte("# gone\r" + ssh.FingerprintSHA256(key) + "\n"), "has no effect there", "has no effect there"},
+		{"key after CR", []byte(keyLine(other) + "\r" + keyLine(key) + "\n"), "control characters", "control characters"},
+		{"comment about a listed key", []byte("# " + ssh.FingerprintSHA256(other) + "\n" + keyLine(other) + " bob\n"), "", ""},
+		{"comment about a listed fingerprint", []byte("# " + keyLine(other) + "\n" + ssh.FingerprintSHA256(other) + "\tbob\n"), "", ""},
+		{"byte order marks", []byte("\ufeff# x\n\ufeff" + keyLine(key) + "\r\n"), "revoked by", "revoked by"},
+		{"zero-width character", []byte("\u200b" + keyLine(key)), "neither a public key", "neither a public key"},
+		{"zero bytes", make([]byte, 512), "control characters", "control characters"},
+		{"UTF-16", utf16Text(keyLine(key)), "is UTF-16 text", "is UTF-16 text"},
+		{"UTF-16 without a mark", utf16Text(keyLine(key))[2:], "is UTF-16 text", "is UTF-16 text"},
+		{"broken list", []byte(keyLine(other) + "\nssh-ed25519 AAAA\n"), "no key is trusted", "no key is trusted"},
+		{"broken fingerprint", []byte("SHA256:abc"), "no key is trusted", "no key is trusted"},
+		{"list with options", []byte("restrict " + keyLine(other)), "no key is trusted", "no key is trusted"},
 		{"KRL of the key", krl(keyLine(key), ""), "revoked by", "revoked by"},
 		{"KRL of the key by SHA-1", krl("sha1: "+keyLine(key), ""), "revoked by", "revoked by"},
 		{"KRL of the key by SHA-256", krl("sha256: "+keyLine(key), ""), "revoked by", "revoked by"},
@@ -461,9 +544,9 @@ func TestRevoked(t *testing.T) {
 		{"KRL of an id", krl("id: ann", caFile), "", "by its id"},
 		{"KRL of another id", krl("id: bob", caFile), "", ""},
 		{"KRL of two kinds", whole, "", "by its serial"},
-		{"KRL cut short", whole[:len(whole)-1], "nobody is trusted", "nobody is trusted"},
-		{"KRL of a later format", bytes.Replace(whole, []byte("\x00\x00\x00\x01"), []byte("\x00\x00\x00\x02"), 1), "nobody is trusted", "nobody is trusted"},
-		{"KRL with an unknown section", append(bytes.Clone(whole), 9, 0, 0, 0, 0), "nobody is trusted", "nobody is trusted"},
+		{"KRL cut short", whole[:len(whole)-1], "no key is trusted", "no key is trusted"},
+		{"KRL of a later format", bytes.Replace(whole, []byte("\x00\x00\x00\x01"), []byte("\x00\x00\x00\x02"), 1), "no key is trusted", "no key is trusted"},
+		{"KRL with an unknown section", append(bytes.Clone(whole), 9, 0, 0, 0, 0), "no key is trusted", "no key is trusted"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			tr, _ := newTrust(t)
@@ -497,7 +580,7 @@ func TestRevoked(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = tr.admit(tr.own, testAddr, testNow)
-	wantError(t, err, "nobody is trusted")
+	wantError(t, err, "no key is trusted")
 }
 
 // TestKRLSections builds what ssh-keygen makes seldom or never: each section by its number, whole and broken.
@@ -521,6 +604,8 @@ func TestKRLSections(t *testing.T) {
 		{"serials", certs(own, sec(0x20, u64(3)+u64(7))), false, true},
 		{"other serials", certs(own, sec(0x20, u64(3)+u64(8))), false, false},
 		{"range", certs(own, sec(0x21, u64(7)+u64(7))), false, true},
+		{"range backwards", certs(own, sec(0x21, u64(9)+u64(3))), true, false},
+		{"certificate as a key", "\x02" + str(str(string(zero.Marshal()))), false, true},
 		{"range from nought", certs(own, sec(0x21, u64(0)+u64(6))), false, false},
 		{"bitmap", certs(own, sec(0x22, u64(4)+str("\x08"))), false, true},
 		{"bitmap beside", certs(own, sec(0x22, u64(4)+str("\xf7"))), false, false},
@@ -561,6 +646,15 @@ func TestKRLSections(t *testing.T) {
 	}
 }
 
+// utf16Text returns ASCII text as little-endian UTF-16 with a byte order mark.
+func utf16Text(s string) []byte {
+	b := []byte{0xff, 0xfe}
+	for i := range len(s) {
+		b = append(b, s[i], 0)
+	}
+	return b
+}
+
 func TestAllow(t *testing.T) {
 	tr, _ := newTrust(t)
 	priv, key := newEd25519(t)
@@ -590,7 +684,7 @@ func TestAllow(t *testing.T) {
 		"private key":    {string(opensshPEM(t, priv)), "", "private key"},
 		"nothing":        {"\n# x\n", "", "no public key line"},
 		"two lines":      {keyLine(key) + "\n" + keyLine(other), "", "more than one line"},
-		"nonsense":       {"hello there", "", "the line is not taken"},
+		"nonsense":       {"hello there", "", "the line is not accepted"},
 		"unknown option": {"no-pty " + keyLine(other), "", `option "no-pty"`},
 		"bad name":       {keyLine(other), "a b", "is no name"},
 		"weak":           {keyLine(publicOf(t, newRSA(t, 1024))), "", "1024 bits"},
@@ -618,7 +712,7 @@ func TestAllowManyAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if lines, err := tr.authorized(); err != nil || len(lines) != 8 {
+	if lines, err := readAuthorized(tr.stateFiles); err != nil || len(lines) != 8 {
 		t.Errorf("%d of 8 lines, %v", len(lines), err)
 	}
 }
@@ -666,7 +760,7 @@ func FuzzAuthorizedLine(f *testing.F) {
 		if checkIdentityKey(l.key) != nil || !validName(keyName(l.comment, l.key)) || l.principalsSet && !l.ca {
 			t.Fatalf("took %q", text)
 		}
-		l.holds(remoteIP(testAddr), testNow)
+		l.allows(remoteIP(testAddr), testNow)
 		// What allow would write back must read the same.
 		back := strings.TrimSpace(strings.Join(l.options, ",") + " " + keyLine(l.key) + " n")
 		again, err := parseAuthorizedLine([]byte(back))

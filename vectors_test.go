@@ -938,7 +938,7 @@ func (m *vectorMaker) keys() {
 		{"RSA even modulus", "the modulus is even", "even modulus", rsaWire(new(big.Int).Add(n, big.NewInt(1)), f4)},
 		{"RSA exponent 3", "the exponent is 3", "exponent", rsaWire(n, big.NewInt(3))},
 		{"RSA exponent 1", "the exponent is 1", "no SSH key", rsaWire(n, big.NewInt(1))},
-		{"DSA", "a key of a kind that is not taken", "not taken", dsa},
+		{"DSA", "a key of a kind that is not taken", "not accepted", dsa},
 		{"trailing byte", "a byte follows", "no SSH key", append(fixedSigner(t, "client").PublicKey().Marshal(), 0)},
 		{"Ed25519 short", "the point has 31 bytes", "no SSH key", slices.Concat([]byte{0, 0, 0, 11}, []byte("ssh-ed25519"), []byte{0, 0, 0, 31}, make([]byte, 31))},
 		{"8193 bytes", "longer than an identity may be", "identity of 8193", make([]byte, maxIdentity+1)},
@@ -1144,7 +1144,7 @@ func (m *vectorMaker) invites() {
 		{"two swapped", "two characters change places", "typing error", code[:1] + code[3:4] + code[2:3] + code[1:2] + code[4:]},
 		{"not base32", "a 9", "typing error", "9" + code[1:]},
 		{"empty", "no character", "typing error", ""},
-		{"version 2", "a version to come", "newer kind", inviteEncoding.EncodeToString(newer)},
+		{"version 2", "a version to come", "newer format", inviteEncoding.EncodeToString(newer)},
 		{"long", "over 1024 characters", "too long", strings.Repeat("A", 1025)},
 	} {
 		m.put("invite code", c.name, c.defect, c.check, [2]string{"code", c.code})
