@@ -8,9 +8,11 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -729,6 +731,46 @@ func TestWriteFollowsLinks(t *testing.T) {
 	}
 	if data, err := os.ReadFile(target); err != nil || string(data) != keyLine(key)+" ann\n" {
 		t.Errorf("%s, %v", data, err)
+	}
+}
+
+// TestReplaceMountPoint checks that a file which cannot be replaced by a rename is overwritten in place.
+func TestReplaceMountPoint(t *testing.T) {
+	dir := t.TempDir()
+	path := put(t, filepath.Join(dir, "authorized_keys"), []byte("a longer text than the new one\n"))
+	before, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	busy := func(from, to string) error {
+		return &os.LinkError{Op: "rename", Old: from, New: to, Err: syscall.EBUSY}
+	}
+	if err := replaceFile(path, []byte("new\n"), busy); err != nil {
+		t.Fatal(err)
+	}
+	after, err := os.Stat(path)
+	if data, readErr := os.ReadFile(path); readErr != nil || err != nil || string(data) != "new\n" || !os.SameFile(before, after) {
+		t.Errorf("%q, %v, %v", data, readErr, err)
+	}
+	denied := func(string, string) error { return syscall.EACCES }
+	if err := replaceFile(path, []byte("newer\n"), denied); !errors.Is(err, syscall.EACCES) {
+		t.Error(err)
+	}
+	if names, err := os.ReadDir(dir); err != nil || len(names) != 1 {
+		t.Errorf("files left over: %v, %v", names, err)
+	}
+}
+
+// TestClockFault warns only of a clock that is behind the build.
+func TestClockFault(t *testing.T) {
+	info := &debug.BuildInfo{Settings: []debug.BuildSetting{{Key: "vcs.time", Value: "2030-06-01T12:00:00Z"}}}
+	if text := clockFault(info, testNow.Add(-time.Second)); !strings.Contains(text, "the clock is wrong: it shows 2030-06-01T11:59:59Z") {
+		t.Errorf("%q", text)
+	}
+	for _, i := range []*debug.BuildInfo{info, {}, nil} {
+		if text := clockFault(i, testNow); text != "" {
+			t.Errorf("%q", text)
+		}
 	}
 }
 
