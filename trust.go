@@ -271,7 +271,7 @@ func (t *trust) checkServer(addr string, remote net.Addr, id ssh.PublicKey, now 
 	if err := t.checkKey(id); err != nil {
 		return "", err
 	}
-	name, host, err := hostName(addr)
+	server, err := parseServerName(addr)
 	if err != nil {
 		return "", err
 	}
@@ -285,13 +285,13 @@ func (t *trust) checkServer(addr string, remote net.Addr, id ssh.PublicKey, now 
 			return "", refuse("key %s is revoked by %s:%d", fingerprint(l.key), file, l.line)
 		}
 	}
-	found := findServer(lines, name, host)
+	found := findServer(lines, server)
 	for _, l := range found.pins() {
 		if sameKey(l.key, id) {
 			return fmt.Sprintf("known_hosts:%d", l.line), nil
 		}
 	}
-	by, err = t.checkServerCertificate(addr, host, found.cas(), remote, id, now)
+	by, err = t.checkServerCertificate(addr, server.host, found.cas(), remote, id, now)
 	if by != "" || err != nil {
 		return by, err
 	}
@@ -303,7 +303,7 @@ func (t *trust) checkServer(addr string, remote net.Addr, id ssh.PublicKey, now 
 			reason: fmt.Sprintf("the key of %s has changed: %s:%d pins %s, the server shows %s",
 				addr, file, pinned.line, fingerprint(pinned.key), shown),
 			hint: fmt.Sprintf("someone may be in the middle; if the server really has a new key: "+
-				"ssh-keygen -R %s -f %s", shellQuote(name), shellQuote(file)),
+				"ssh-keygen -R %s -f %s", shellQuote(pinned.spelling(server)), shellQuote(file)),
 		}
 	}
 	if !found.any() && t.isOwnAt(id, remoteIP(remote)) {
@@ -313,7 +313,7 @@ func (t *trust) checkServer(addr string, remote net.Addr, id ssh.PublicKey, now 
 		kind:   unknownKey,
 		reason: fmt.Sprintf("the server %s is unknown: its key is %s", addr, shown),
 		hint: fmt.Sprintf("compare the fingerprint with the one that the server prints, then add to %s: %s %s",
-			file, name, keyText(id)),
+			file, server.name, keyText(id)),
 	}
 	if cas := found.cas(); len(cas) > 0 {
 		ca := cas[0]
@@ -355,7 +355,7 @@ func (t *trust) checkServerCertificate(addr, host string, cas []*knownLine, remo
 // remember pins a server's key under addr, with the host name hashed. It is for a server that checkServer has called
 // unknown. If another process has pinned a key since then, remember keeps that one and returns checkServer's decision.
 func (t *trust) remember(addr string, id ssh.PublicKey) error {
-	name, _, err := hostName(addr)
+	server, err := parseServerName(addr)
 	if err != nil {
 		return err
 	}
@@ -364,7 +364,7 @@ func (t *trust) remember(addr string, id ssh.PublicKey) error {
 		if !isUnknown(err) {
 			return err
 		}
-		_, err = t.appendLine("known_hosts", knownhosts.HashHostname(name)+" "+keyText(id))
+		_, err = t.appendLine("known_hosts", knownhosts.HashHostname(server.name)+" "+keyText(id))
 		return err
 	})
 }

@@ -839,3 +839,31 @@ func TestRevocationShapes(t *testing.T) {
 	wantAdmitted(t, "the first key of joined lines", server, "cleo", `^authorized_keys:1$`)
 	server.err.match(t, `authorized_keys:1 admits one key and leaves out a second one, AAAA`)
 }
+
+// TestAddressSpellings checks that every spelling of an address is the same address, in -connect and in known_hosts.
+func TestAddressSpellings(t *testing.T) {
+	anna, bob := state(t, "anna"), state(t, "bob")
+	admit(t, anna, bob)
+	_, addr := serve(t, anna)
+	port := portOf(addr)
+	known := filepath.Join(bob, "known_hosts")
+	spellings := []string{"127.0.0.1:" + port, "127.0.0.1:0" + port, "127.0.0.1:+" + port, "[::ffff:127.0.0.1]:" + port, "[::FFFF:7f00:1]:000" + port}
+	for _, s := range spellings {
+		put(t, known, []byte("[127.0.0.1]:"+port+" "+publicKeyOf(t, anna)+"\n"))
+		stderr, code := tell(t, bob, s)
+		wantRun(t, "-connect "+s, stderr, code, exitDone, `^$`)
+	}
+	for _, s := range spellings {
+		if !strings.HasPrefix(s, "[") {
+			s = "[127.0.0.1]:" + portOf(s)
+		}
+		put(t, known, []byte(s+" "+publicKeyOf(t, bob)+"\n"))
+		stderr, code := tell(t, bob, addr, "-accept-new")
+		wantRun(t, "in the file: "+s, stderr, code, exitUntrusted, `has changed: \S+known_hosts:1 pins`)
+		command := regexp.MustCompile(`ssh-keygen (-R .*)\n`).FindStringSubmatch(stderr + "\n")
+		runTool(t, "sh", "-c", "ssh-keygen "+command[1])
+		if text := readText(t, known); text != "" {
+			t.Errorf("%s does not remove the line: %s", command[0], text)
+		}
+	}
+}

@@ -292,6 +292,20 @@ func TestCheckServer(t *testing.T) {
 		{"without port, another key", "chat.example " + o, addr, "unknown", ""},
 		{"IPv6", "[::1]:9000 " + k, "[::1]:9000", "known_hosts:1", ""},
 		{"IPv6 spelt out", "[::1]:9000 " + k, "[0:0::1]:9000", "known_hosts:1", ""},
+		{"port with a zero", "[chat.example]:9000 " + k, "chat.example:09000", "known_hosts:1", ""},
+		{"port with a plus", "[chat.example]:9000 " + o, "chat.example:+9000", "changed", ""},
+		{"port in the file", "[chat.example]:09000 " + o, addr, "changed", ""},
+		{"port 22 in the file", "[chat.example]:22 " + o, "chat.example:022", "changed", ""},
+		{"port 22 in the file, other port", "[chat.example]:22 " + o, addr, "unknown", ""},
+		{"port by name", "chat.example " + k, "chat.example:ssh", "known_hosts:1", ""},
+		{"dot at the end", "[chat.example]:9000 " + o, "chat.example.:9000", "changed", ""},
+		{"IPv6 in the file", "[2001:DB8:0:0::0:1]:9000 " + o, "[2001:db8::1]:9000", "changed", ""},
+		{"IPv6 with a zone", "[fe80::1]:9000 " + o, "[fe80::1%eth0]:9000", "changed", ""},
+		{"IPv6 with a zone in the file", "[fe80::1%eth0]:9000 " + o, "[fe80:0::1%2]:9000", "changed", ""},
+		{"IPv6 with a zone, hashed", knownhosts.HashHostname("[fe80::1%eth0]:9000") + " " + o, "[fe80::1%eth0]:9000", "changed", ""},
+		{"mapped IPv4", "[192.0.2.7]:9000 " + o, "[::ffff:192.0.2.7]:9000", "changed", ""},
+		{"mapped IPv4 in the file", "[::FFFF:c000:207]:9000 " + o, "192.0.2.7:9000", "changed", ""},
+		{"not a port", "", "chat.example:70000", "is not a port", ""},
 		{"IPv6 at 22", "::1 " + k, "[::1]:22", "known_hosts:1", ""},
 		{"wildcard", "[*.example]:9000 " + k, addr, "known_hosts:1", ""},
 		{"wildcard negated", "*,![chat.example]:9000 " + k, addr, "unknown", ""},
@@ -819,7 +833,7 @@ func FuzzKnownLine(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
 		if l, err := parseKnownLine(text); err == nil {
-			l.names("[h]:1", "h")
+			l.names(serverName{name: "[h]:1", host: "h", exact: []string{"[h]:1"}, loose: []string{"h"}})
 		}
 	})
 }
