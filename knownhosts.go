@@ -97,9 +97,9 @@ func (l *knownLine) certifies(id ssh.PublicKey) bool {
 	return ok && sameKey(l.key, cert.SignatureKey)
 }
 
-// names reports whether the line names a server exactly, and whether it names it loosely: by its host without the port,
-// or exactly. Like ssh, a client trusts a server by a loose line, but a different key on a loose line does not mean that the
-// server's key has changed.
+// names reports whether the line names a server exactly, and whether it names it loosely: by its host without the
+// port, or exactly. Like ssh, a client trusts a server by a loose line, but a different key on a loose line does not
+// mean that the server's key has changed.
 func (l *knownLine) names(server serverName) (exactly, loosely bool) {
 	for _, h := range l.hosts {
 		pattern, negated := strings.CutPrefix(h, "!")

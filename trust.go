@@ -171,9 +171,7 @@ func (t *trust) admitCertificate(g grant, cert *ssh.Certificate, lines []authori
 			excluded = refuse("%s by CA authorized_keys:%d: %v", certName(cert), l.line, err)
 			continue
 		}
-		if g.name = cert.KeyId; !validName(g.name) {
-			g.name = keyName(principal, cert)
-		}
+		g.name = t.certificateName(cert, principal, &l, lines)
 		g.by = fmt.Sprintf("%s by CA authorized_keys:%d", certName(cert), l.line)
 		return g, nil
 	}
@@ -184,6 +182,21 @@ func (t *trust) admitCertificate(g grant, cert *ssh.Certificate, lines []authori
 	u.reason = fmt.Sprintf("%s is signed by CA %s, and authorized_keys lists neither that CA nor key %s",
 		certName(cert), fingerprint(cert.SignatureKey), g.fingerprint)
 	return g, u
+}
+
+// certificateName returns the name of a client that the CA on line ca has certified with this accepted principal. If
+// the line limits the principals, the name is the principal; else it is the key id if that is a valid name. A CA
+// cannot give away a name that belongs to another key: the name is then made from the key.
+func (t *trust) certificateName(cert *ssh.Certificate, principal string, ca *authorizedLine,
+	lines []authorizedLine) string {
+	name := cert.KeyId
+	if ca.principalsSet || !validName(name) {
+		name = keyName(principal, cert)
+	}
+	if t.nameHolder(lines, name, cert) != "" {
+		name = keyName("", cert)
+	}
+	return name
 }
 
 // unlisted is the refusal of a key that no line of authorized_keys names.
@@ -385,8 +398,9 @@ func clockFault(info *debug.BuildInfo, now time.Time) string {
 	for _, s := range info.Settings {
 		built, err := time.Parse(time.RFC3339, s.Value)
 		if s.Key == "vcs.time" && err == nil && now.Before(built) {
-			return fmt.Sprintf("the clock is wrong: it shows %s, but this program was built after %s. Expiry times and invites "+
-				"depend on the clock", now.UTC().Format(time.RFC3339), built.UTC().Format(time.RFC3339))
+			return fmt.Sprintf(
+				"the clock is wrong: it shows %s, but this program was built after %s. "+
+				"Expiry times and invites depend on the clock", now.UTC().Format(time.RFC3339), built.UTC().Format(time.RFC3339))
 		}
 	}
 	return ""
@@ -498,12 +512,12 @@ func (t *trust) newInvite(name string, now time.Time) (code string, err error) {
 	return formatInviteCode(serverHash(t.own), secret), nil
 }
 
-// redeem checks a client's proof that it has the code of an unused invite. The client has proven that it holds id. With
-// commit, redeem also enrols id under the invite's name and uses up the invite. A wrong, a used and an expired invite are
-// refused in the same words.
+// redeem checks a client's proof that it has the code of an unused invite. The client has proven that it holds id.
+// With commit, redeem also enrols id under the invite's name and uses up the invite. A wrong, a used and an expired
+// invite are refused in the same words.
 //
-// The key is listed before the invite is removed, so a failed write or a power cut never costs the guest both. If only the
-// removal fails, the invite cannot be used again, because its name then belongs to another key.
+// The key is listed before the invite is removed, so a failed write or a power cut never costs the guest both. If
+// only the removal fails, the invite cannot be used again, because its name then belongs to another key.
 func (t *trust) redeem(proof, h0, hpkePublic []byte, id ssh.PublicKey, now time.Time, commit bool) (grant, error) {
 	g := grant{fingerprint: fingerprint(id), by: "invite"}
 	if err := t.checkKey(id); err != nil {
@@ -527,7 +541,8 @@ func (t *trust) redeem(proof, h0, hpkePublic []byte, id ssh.PublicKey, now time.
 		}
 		g.name = unused[at].name
 		if holder := t.nameHolder(lines, g.name, id); holder != "" {
-			return refuse("key %s joins by an invite for %s, a name that now belongs to another key (%s)", g.fingerprint,
+			return refuse("key %s joins by an invite for %s, a name that now belongs to another key (%s)",
+				g.fingerprint,
 				g.name, holder)
 		}
 		if !commit {
@@ -566,8 +581,8 @@ func lineForEverywhere(lines []authorizedLine, id ssh.PublicKey, now time.Time) 
 	return &lines[i]
 }
 
-// nameHolder returns where name, or a name that looks like it, belongs to another key than id: a line of authorized_keys or
-// the server's own identity. It returns "" if the name is free. id can be nil.
+// nameHolder returns where name, or a name that looks like it, belongs to another key than id: a line of
+// authorized_keys or the server's own identity. It returns "" if the name is free. id can be nil.
 func (t *trust) nameHolder(lines []authorizedLine, name string, id ssh.PublicKey) string {
 	for _, l := range lines {
 		if !l.ca && !sameKey(l.key, id) && foldName(keyName(l.comment, l.key)) == foldName(name) {

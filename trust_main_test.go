@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/crypto/ssh"
 )
 
 // tell joins the room at addr, says one line and leaves.
@@ -371,6 +373,11 @@ func TestUserCertificatesEndToEnd(t *testing.T) {
 	revoked := filepath.Join(anna, "revoked_keys")
 	krl := filepath.Join(t.TempDir(), "krl")
 	line := "cert-authority " + keyLine(caPub)
+	bobKey, _, _, _, err := ssh.ParseAuthorizedKey([]byte(readText(t, pub)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bobHex := keyHex(bobKey, 8)
 	for _, c := range []struct {
 		name, line string
 		ca         string
@@ -380,7 +387,10 @@ func TestUserCertificatesEndToEnd(t *testing.T) {
 	}{
 		{"good", line, ca, []string{"-I", "bob.b", "-z", "5", "-n", "bob"}, nil, "bob.b", `^certificate "bob\.b" serial 5 by CA authorized_keys:1$`},
 		{"named by its principal", line, ca, []string{"-I", "Bob of ops!", "-n", "bob@ops"}, nil, "bob-ops", `CA authorized_keys:1`},
-		{"principal", line[:14] + `,principals="x,ops"` + line[14:], ca, []string{"-I", "bob", "-n", "ops"}, nil, "bob", `CA authorized_keys:1`},
+		{"principal", line[:14] + `,principals="x,ops"` + line[14:], ca, []string{"-I", "bob", "-n", "ops"}, nil, "ops", `CA authorized_keys:1`},
+		{"the operator's name by a limited CA", line[:14] + `,principals="guest"` + line[14:], ca, []string{"-I", "anna", "-n", "guest"}, nil, "guest", `CA authorized_keys:1`},
+		{"the operator's name", line, ca, []string{"-I", "anna", "-n", "bob"}, nil, "key-" + bobHex, `CA authorized_keys:1`},
+		{"another key's name", line + "\n" + keyLine(caPub) + " cleo", ca, []string{"-I", "cleo", "-n", "bob"}, nil, "key-" + bobHex, `CA authorized_keys:1`},
 		{"from here", line[:14] + `,from="127.0.0.0/8"` + line[14:], ca, []string{"-I", "bob", "-n", "ops"}, nil, "bob", `CA authorized_keys:1`},
 		{"wrong principal", line[:14] + `,principals="ops"` + line[14:], ca, []string{"-I", "bob", "-n", "bob"}, nil, "", `by CA authorized_keys:1: none of its principals \["bob"\] is accepted`},
 		{"no principal", line, ca, []string{"-I", "bob"}, nil, "", `by CA authorized_keys:1: it names no principal`},
