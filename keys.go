@@ -619,8 +619,8 @@ func keyName(comment string, pub ssh.PublicKey) string {
 	return "key-" + keyHex(pub, 8)
 }
 
-// nameSuffix returns the XXXX of name~XXXX, which tells two keys with the same name apart.
-func nameSuffix(pub ssh.PublicKey) string { return keyHex(pub, 4) }
+// nameSuffix returns the XXXXXXXX of name~XXXXXXXX, which tells two keys with the same name apart.
+func nameSuffix(pub ssh.PublicKey) string { return keyHex(pub, suffixDigits) }
 
 // keyHex returns the first n hexadecimal digits of the SHA-256 of a key.
 func keyHex(pub ssh.PublicKey, n int) string {

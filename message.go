@@ -23,12 +23,12 @@ const (
 )
 
 const (
-	closeText  = "secure-close"            // the paper's word, here an authenticated packet and no text anyone could type
-	maxLine    = 64 << 10                  // bytes of a line, without its end
-	maxMessage = maxLine + 1024            // payload of a message: one line and what goes before it
-	maxBatch   = maxMsg - 1                // payload of a message that fits one packet
-	maxNumber  = 1 << 62                   // of a line: its successors must not wrap
-	maxShown   = maxName + 5 + 1 + maxName // bytes of a name as shown: name~XXXX@server (validShown)
+	closeText  = "secure-close"                           // the paper's word, here an authenticated packet and no text anyone could type
+	maxLine    = 64 << 10                                 // bytes of a line, without its end
+	maxMessage = maxLine + 1024                           // payload of a message: one line and what goes before it
+	maxBatch   = maxMsg - 1                               // payload of a message that fits one packet
+	maxNumber  = 1 << 62                                  // of a line: its successors must not wrap
+	maxShown   = maxName + 1 + suffixDigits + 1 + maxName // bytes of a name as shown: name~XXXXXXXX@server (validShown)
 )
 
 // joinRequest is a client's first message:

@@ -684,17 +684,17 @@ func TestNamesInTheRoom(t *testing.T) {
 		return p
 	}
 	first := join(bob, `bob`)
-	join(twin, `bob~[0-9a-f]{4}`)
-	third := join(alike, `B0b~[0-9a-f]{4}`)
-	operator := join(fake, `anna~[0-9a-f]{4}`)
+	join(twin, `bob~[0-9a-f]{8}`)
+	third := join(alike, `B0b~[0-9a-f]{8}`)
+	operator := join(fake, `anna~[0-9a-f]{8}`)
 	second := start(t, t.TempDir(), "-connect", addr, "-dir", bob) // the same key from another place: the same name
 	server.err.match(t, `(?s)\* bob joined\n.*\* bob joined\n`)
 	second.send("it is me again\n")
 	third.send("and I am not he\n")
 	operator.send("nor am I the operator\n")
 	first.out.match(t, `(?m)^bob: it is me again$`)
-	first.out.match(t, `(?m)^B0b~[0-9a-f]{4}: and I am not he$`)
-	first.out.match(t, `(?m)^anna~[0-9a-f]{4}: nor am I the operator$`)
+	first.out.match(t, `(?m)^B0b~[0-9a-f]{8}: and I am not he$`)
+	first.out.match(t, `(?m)^anna~[0-9a-f]{8}: nor am I the operator$`)
 }
 
 // TestRefusalTable: docs/KEYS.md quotes sentences that the program has.
