@@ -59,9 +59,15 @@ func makeFolder(dir string) error {
 	return nil
 }
 
-// checkPrivate returns an error if other users can access the file of a secret. Windows has no such permission bits.
-func checkPrivate(path string, mode fs.FileMode) error {
-	if runtime.GOOS != "windows" && mode.Perm()&0o077 != 0 {
+// checkPrivate returns an error if other users can access the file of a secret. If this user does not own the file, its
+// group may read it: an administrator has then given it to a group of which this user is a member. Windows has no such
+// permission bits.
+func checkPrivate(path string, info fs.FileInfo) error {
+	forbidden := fs.FileMode(0o077)
+	if !ownedByUs(info) {
+		forbidden = 0o037
+	}
+	if runtime.GOOS != "windows" && info.Mode().Perm()&forbidden != 0 {
 		return fmt.Errorf("other users can access %s: run chmod 600 %s", path, shellQuote(path))
 	}
 	return nil
@@ -84,52 +90,94 @@ func exists(path string) bool {
 
 // readFile reads a regular file of at most limit bytes. It opens the file once, so the file that it checks is the file
 // that it reads, and without blocking, so a named pipe at path is an error and not a hang.
-func readFile(path string, limit int64) ([]byte, fs.FileMode, error) {
+func readFile(path string, limit int64) ([]byte, fs.FileInfo, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, 0, fmt.Errorf("%s is not a regular file", path)
+		return nil, nil, fmt.Errorf("%s is not a regular file", path)
 	}
 	data, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
 	if int64(len(data)) > limit {
-		return nil, 0, fmt.Errorf("%s is longer than %d KiB", path, limit>>10)
+		return nil, nil, fmt.Errorf("%s is longer than %d KiB", path, limit>>10)
 	}
-	return data, info.Mode(), nil
+	return data, info, nil
 }
 
-// writeFile replaces the file at path by data, with mode 0600, in one step: a crash leaves the old file or the new one.
-// If path is a symbolic link, it replaces the link's target.
-func writeFile(path string, data []byte) (err error) {
+// writeFile replaces the file at path by data, with mode 0600, in one step: a crash or a power cut leaves the old file or
+// the new one. If path is a symbolic link, it replaces the link's target.
+func writeFile(path string, data []byte) error {
 	if target, err := filepath.EvalSymlinks(path); err == nil {
 		path = target
 	}
+	if err := replaceFile(path, data, os.Rename); err != nil {
+		return fmt.Errorf("cannot write %s: %w%s", path, err, writeAdvice(err))
+	}
+	return nil
+}
+
+// replaceFile writes data to a new file, renames it to path, and flushes both the file and the folder to disk. A file that
+// is a mount point of its own cannot be replaced by a rename; replaceFile overwrites it in place.
+func replaceFile(path string, data []byte, rename func(from, to string) error) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
 	_, err = f.Write(data)
 	if err == nil {
 		err = f.Sync()
 	}
-	if err = errors.Join(err, f.Close()); err != nil {
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = rename(f.Name(), path)
+	}
+	if err == nil {
+		return syncFolder(filepath.Dir(path))
+	}
+	if errors.Is(err, syscall.EBUSY) {
+		err = overwriteFile(path, data)
+	}
+	return errors.Join(err, os.Remove(f.Name()))
+}
+
+// overwriteFile replaces the contents of a file without replacing the file.
+func overwriteFile(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
 		return err
 	}
-	return os.Rename(f.Name(), path)
+	_, err = f.WriteAt(data, 0)
+	if err == nil {
+		err = f.Truncate(int64(len(data)))
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// writeAdvice returns what the user can do about a failed write, as the end of a sentence, or "".
+func writeAdvice(err error) string {
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EFBIG):
+		return ": free some space and try again"
+	case isReadOnly(err):
+		return ": allow this user to write to the folder and try again"
+	}
+	return ""
+}
+
+// isReadOnly reports whether err means that this user cannot write to a file or folder.
+func isReadOnly(err error) bool {
+	return errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS)
 }
 
 // withLock runs fn while it holds the folder's lock, which excludes other processes and other goroutines. The operating
@@ -138,7 +186,7 @@ func withLock(dir string, fn func() error) error {
 	path := filepath.Join(dir, "lock")
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return err
+		return fmt.Errorf("cannot lock the state folder: %w%s", err, writeAdvice(err))
 	}
 	defer f.Close()
 	for waited := time.Duration(0); ; waited += lockRetry {

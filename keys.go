@@ -218,7 +218,7 @@ func (o *keyOptions) loadIdentity(path string) (ssh.Signer, error) {
 	if !exists(path) && exists(path+".pub") {
 		path += ".pub"
 	}
-	data, mode, err := readFile(path, maxKeyFile)
+	data, info, err := readFile(path, maxKeyFile)
 	if err != nil {
 		return nil, fmt.Errorf("reading the identity: %w", err)
 	}
@@ -226,7 +226,7 @@ func (o *keyOptions) loadIdentity(path string) (ssh.Signer, error) {
 	if pub, _, _, _, err := ssh.ParseAuthorizedKey(data); err == nil {
 		return newAgentSigner(plainKey(pub), path)
 	}
-	raw, err := o.parsePrivate(path, data, mode)
+	raw, err := o.parsePrivate(path, data, info)
 	if err != nil {
 		return nil, err
 	}
@@ -238,14 +238,17 @@ func (o *keyOptions) loadIdentity(path string) (ssh.Signer, error) {
 }
 
 // loadComment returns the comment in the .pub file at path. In the state folder it creates a missing file, which a
-// crash or a user can have left out.
+// crash or a user can have left out, unless the folder is read-only.
 func (o *keyOptions) loadComment(path string, pub ssh.PublicKey) (string, error) {
 	if !exists(path) {
 		if o.identity != "" {
 			return o.comment, nil
 		}
-		line := bytes.TrimSpace(ssh.MarshalAuthorizedKey(pub))
-		return o.comment, o.makeFile(path, fmt.Appendf(line, " %s\n", o.comment), func() {})
+		err := o.makeFile(path, []byte(publicLine(pub, o.comment)), func() {})
+		if isReadOnly(err) {
+			err = nil // the file is only for people and other programs
+		}
+		return o.comment, err
 	}
 	data, _, err := readFile(path, maxKeyFile)
 	if err != nil {
@@ -309,12 +312,12 @@ func (o *keyOptions) loadEncryption(path string) (*rsa.PrivateKey, error) {
 			return nil, err
 		}
 	}
-	data, mode, err := readFile(path, maxKeyFile)
+	data, info, err := readFile(path, maxKeyFile)
 	if err != nil {
 		return nil, fmt.Errorf("reading the encryption key: %w", err)
 	}
 	defer clear(data)
-	raw, err := o.parsePrivate(path, data, mode)
+	raw, err := o.parsePrivate(path, data, info)
 	if err != nil {
 		return nil, err
 	}
@@ -329,8 +332,8 @@ func (o *keyOptions) loadEncryption(path string) (*rsa.PrivateKey, error) {
 }
 
 // parsePrivate parses a private key, and gets its passphrase from a file or the user if it has one.
-func (o *keyOptions) parsePrivate(path string, data []byte, mode fs.FileMode) (any, error) {
-	if err := checkPrivate(path, mode); err != nil {
+func (o *keyOptions) parsePrivate(path string, data []byte, info fs.FileInfo) (any, error) {
+	if err := checkPrivate(path, info); err != nil {
 		return nil, err
 	}
 	raw, err := ssh.ParseRawPrivateKey(data)
@@ -351,13 +354,13 @@ func (o *keyOptions) parsePrivate(path string, data []byte, mode fs.FileMode) (a
 		file = filepath.Join(dir, "passphrase") // systemd protects it, with a mode that can include the group
 	}
 	if file != "" {
-		pass, mode, err := readFile(file, maxKeyFile)
+		pass, info, err := readFile(file, maxKeyFile)
 		if err != nil {
 			return nil, fmt.Errorf("reading the passphrase: %w", err)
 		}
 		defer clear(pass)
 		if o.passphraseFile != "" {
-			if err := checkPrivate(file, mode); err != nil {
+			if err := checkPrivate(file, info); err != nil {
 				return nil, err
 			}
 		}
@@ -616,8 +619,8 @@ func keyName(comment string, pub ssh.PublicKey) string {
 	return "key-" + keyHex(pub, 8)
 }
 
-// nameSuffix returns the XXXX of name~XXXX, which tells two keys with the same name apart.
-func nameSuffix(pub ssh.PublicKey) string { return keyHex(pub, 4) }
+// nameSuffix returns the XXXXXXXX of name~XXXXXXXX, which tells two keys with the same name apart.
+func nameSuffix(pub ssh.PublicKey) string { return keyHex(pub, suffixDigits) }
 
 // keyHex returns the first n hexadecimal digits of the SHA-256 of a key.
 func keyHex(pub ssh.PublicKey, n int) string {

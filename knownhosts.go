@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 
@@ -19,21 +21,65 @@ import (
 // with the marker @revoked revokes a key for every server. Because a lost revocation is worse than a lost server,
 // each line that could be meant to revoke a key, and does not, makes the whole file unusable.
 
-// hostName converts an address, host:port, to the name that known_hosts uses for it: [host]:port, or host for port
-// 22. It also returns the host alone.
-func hostName(addr string) (name, host string, err error) {
-	host, port, err := net.SplitHostPort(addr)
+// serverName is the address of a server as known_hosts names it. Every spelling of an address gives the same name.
+type serverName struct {
+	name  string   // [host]:port, or host for port 22
+	host  string   // an IP address in its shortest form, or a host name in lower case
+	exact []string // the names that an exact line can have
+	loose []string // the names that a line for the host without its port can have
+}
+
+// parseServerName parses an address, host:port.
+func parseServerName(addr string) (serverName, error) {
+	typed, service, err := net.SplitHostPort(addr)
 	if err != nil {
-		return "", "", fmt.Errorf("an address must be host:port: %w", err)
+		return serverName{}, fmt.Errorf("an address must be host:port: %w", err)
 	}
-	host = strings.ToLower(host)
-	if ip, err := netip.ParseAddr(host); err == nil {
-		host = ip.Unmap().String()
-	}
+	host := canonicalHost(typed)
 	if host == "" || strings.ContainsAny(host, " \t\r\n,*?!|#") {
-		return "", "", fmt.Errorf("%q is not a host name", host)
+		return serverName{}, fmt.Errorf("%q is not a host name", typed)
 	}
-	return knownhosts.Normalize(net.JoinHostPort(host, port)), host, nil
+	number, err := net.LookupPort("tcp", service)
+	if err != nil {
+		return serverName{}, fmt.Errorf("%q is not a port: %w", service, err)
+	}
+	port := strconv.Itoa(number)
+	typed = strings.ToLower(typed) // a hashed line can have this spelling, which cannot be recognized there
+	s := serverName{
+		name:  knownhosts.Normalize(net.JoinHostPort(host, port)),
+		host:  host,
+		exact: []string{bracketed(host, port), bracketed(typed, port)},
+		loose: []string{host, typed},
+	}
+	if number == 22 {
+		s.exact = append(s.exact, s.loose...)
+	}
+	return s, nil
+}
+
+// bracketed returns [host]:port.
+func bracketed(host, port string) string { return "[" + host + "]:" + port }
+
+// canonicalHost returns the one spelling of a host that lines are compared with: an IP address in its shortest form,
+// without a zone and IPv4-mapped addresses as IPv4, or a host name in lower case without a dot at its end.
+func canonicalHost(host string) string {
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return ip.WithZone("").Unmap().String()
+	}
+	return strings.TrimSuffix(strings.ToLower(host), ".")
+}
+
+// canonicalPattern does the same for a host in known_hosts, which is a host or [host]:port, and can contain * and ?.
+func canonicalPattern(pattern string) string {
+	rest, ok := strings.CutPrefix(pattern, "[")
+	host, port, hasPort := strings.Cut(rest, "]:")
+	if !ok || !hasPort {
+		return canonicalHost(pattern)
+	}
+	if n, err := strconv.Atoi(port); err == nil { // accepts +9000 and 09000, like a dialer
+		port = strconv.Itoa(n)
+	}
+	return bracketed(canonicalHost(host), port)
 }
 
 // knownLine is one line of known_hosts.
@@ -51,25 +97,38 @@ func (l *knownLine) certifies(id ssh.PublicKey) bool {
 	return ok && sameKey(l.key, cert.SignatureKey)
 }
 
-// names reports whether the line names a server exactly, by the name that hostName returns, and whether it names the
-// server loosely, by its host without the port. Like ssh, a client trusts a server by a loose line, but a different
-// key on a loose line does not mean that the server's key has changed.
-func (l *knownLine) names(name, host string) (named, loosely bool) {
+// names reports whether the line names a server exactly, and whether it names it loosely: by its host without the
+// port, or exactly. Like ssh, a client trusts a server by a loose line, but a different key on a loose line does not
+// mean that the server's key has changed.
+func (l *knownLine) names(server serverName) (exactly, loosely bool) {
 	for _, h := range l.hosts {
-		pattern, negate := strings.CutPrefix(h, "!")
-		hit := func(s string) bool {
-			if strings.HasPrefix(h, "|") {
-				return matchHashed(h, s)
-			}
-			return matchPattern(strings.ToLower(pattern), s)
-		}
-		byName, byHost := hit(name), hit(host)
-		if negate && (byName || byHost) {
+		pattern, negated := strings.CutPrefix(h, "!")
+		exact, loose := matchHost(pattern, server.exact), matchHost(pattern, server.loose)
+		if negated && (exact || loose) {
 			return false, false
 		}
-		named, loosely = named || byName, loosely || byName || byHost
+		exactly, loosely = exactly || exact, loosely || exact || loose
 	}
-	return named, loosely
+	return exactly, loosely
+}
+
+// spelling returns the name under which the line has the server, for ssh-keygen -R.
+func (l *knownLine) spelling(server serverName) string {
+	for _, h := range l.hosts {
+		if !strings.ContainsAny(h, "|!*?") && matchHost(h, server.exact) {
+			return h
+		}
+	}
+	return server.name
+}
+
+// matchHost reports whether a host of a line, plain, hashed or a pattern, matches one of the names.
+func matchHost(host string, names []string) bool {
+	if strings.HasPrefix(host, "|") {
+		return slices.ContainsFunc(names, func(name string) bool { return matchHashed(host, name) })
+	}
+	host = canonicalPattern(host)
+	return slices.ContainsFunc(names, func(name string) bool { return matchPattern(host, name) })
 }
 
 // serverLines are the lines of known_hosts that name one server, exactly or loosely.
@@ -78,11 +137,11 @@ type serverLines struct {
 	exactCAs, looseCAs   []*knownLine
 }
 
-// findServer returns the lines that name a server, whose name and host hostName has returned.
-func findServer(lines []knownLine, name, host string) (found serverLines) {
+// findServer returns the lines that name a server.
+func findServer(lines []knownLine, server serverName) (found serverLines) {
 	for i := range lines {
 		l := &lines[i]
-		exactly, loosely := l.names(name, host)
+		exactly, loosely := l.names(server)
 		switch {
 		case l.revoked || !loosely:
 		case l.ca && exactly:

@@ -140,6 +140,7 @@ func run(args []string, stdin, stdout, stderr *os.File) error {
 	}
 	id := k.signer.PublicKey()
 	t := openTrust(dir, id, keyName(k.comment, id), c.note)
+	t.warnClock(time.Now())
 	if o.listen == "" && o.connect == "" {
 		c.plain() // what follows prints or reads plain lines
 	}

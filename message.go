@@ -29,12 +29,12 @@ const (
 )
 
 const (
-	closeText  = "secure-close"            // the paper's word; here it stands in an authenticated packet of its own kind
-	maxLine    = 64 << 10                  // bytes of a line, without its newline
-	maxMessage = maxLine + 1024            // bytes of a message's payload: one line and the fields before it
-	maxBatch   = maxMsg - 1                // bytes of payload in a message that fits one packet
-	maxNumber  = 1 << 62                   // the largest number of a line, so that the numbers after it do not wrap
-	maxShown   = maxName + 5 + 1 + maxName // bytes of a name as shown: name~XXXX@server (validShown)
+	closeText  = "secure-close"                           // the paper's word; here it stands in an authenticated packet of its own kind
+	maxLine    = 64 << 10                                 // bytes of a line, without its newline
+	maxMessage = maxLine + 1024                           // bytes of a message's payload: one line and the fields before it
+	maxBatch   = maxMsg - 1                               // bytes of payload in a message that fits one packet
+	maxNumber  = 1 << 62                                  // the largest number of a line, so that the numbers after it do not wrap
+	maxShown   = maxName + 1 + suffixDigits + 1 + maxName // bytes of a name as shown: name~XXXXXXXX@server (validShown)
 )
 
 // joinRequest is a client's first message:

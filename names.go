@@ -9,7 +9,10 @@ import (
 	"strings"
 )
 
-const maxName = 32
+const (
+	maxName      = 32
+	suffixDigits = 8 // of name~XXXXXXXX: 32 bits of the key's digest
+)
 
 func nameRune(r rune) bool {
 	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '.' || r == '_' || r == '-'
@@ -38,12 +41,12 @@ func cleanName(s string) string {
 	return b.String()
 }
 
-// validShown says whether s can stand for somebody in the room: NAME, NAME~XXXX where two keys have one name, and either with
+// validShown says whether s can stand for somebody in the room: NAME, NAME~XXXXXXXX where two keys have one name, and either with
 // @SERVER behind it for somebody who speaks at another server. Nobody here can be called the like: no name has an @.
 func validShown(s string) bool {
 	local, server, remote := strings.Cut(s, "@")
 	name, suffix, doubled := strings.Cut(local, "~")
-	return validName(name) && (!doubled || len(suffix) == 4 && validName(suffix)) && (!remote || validName(server))
+	return validName(name) && (!doubled || len(suffix) == suffixDigits && validName(suffix)) && (!remote || validName(server))
 }
 
 // remoteName makes what validShown takes of a name at another server, of that server's name, and of its fingerprint where it

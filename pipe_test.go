@@ -122,14 +122,14 @@ func TestBridge(t *testing.T) {
 	server.out.match(t, `"join"`)
 	own := objects(t, server.out.String())[0]["origin"].(string)
 	server.send(fmt.Sprintf(`{"type":"message","name":"bob","text":"ours","origin":%q}`, own) + "\n" +
-		`{"type":"message","name":"cleo~1a2b","text":"one","origin":"SHA256:x","server":"pi"}` + "\n" +
+		`{"type":"message","name":"cleo~1a2b3c4d","text":"one","origin":"SHA256:x","server":"pi"}` + "\n" +
 		`{"type":"message","name":"e v\u001bil@x","text":"two","origin":"SHA256:abcdefghij","server":""}` + "\n" +
 		`{"type":"message","name":"cleo","what":"direct","text":"to her operator","origin":"SHA256:x","server":"pi"}` + "\n" +
 		`{"type":"leave","name":"cleo","text":"","origin":"SHA256:x","server":"pi"}` + "\n" +
 		`{"type":"message","name":"dora","text":"three","origin":"SHA256:x","server":"pi","to":"bob"}` + "\n" +
 		`{"name":"eve","text":"four"}` + "\n")
 	client.out.match(t, `four`)
-	if got, want := client.out.String(), "cleo~1a2b@pi: one\ne-v-il-x@abcdefgh: two\ndora@pi (to you): three\nanna: four\n"; got != want {
+	if got, want := client.out.String(), "cleo~1a2b3c4d@pi: one\ne-v-il-x@abcdefgh: two\ndora@pi (to you): three\nanna: four\n"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
 	if strings.Contains(server.out.String(), "one") {
@@ -141,7 +141,7 @@ func TestBridge(t *testing.T) {
 			from = append(from, r["from"])
 		}
 	}
-	if !slices.Equal(from, []any{"cleo~1a2b@pi", "e-v-il-x@abcdefgh", "dora@pi", nil}) {
+	if !slices.Equal(from, []any{"cleo~1a2b3c4d@pi", "e-v-il-x@abcdefgh", "dora@pi", nil}) {
 		t.Errorf("the log has from %v", from)
 	}
 }
@@ -154,13 +154,13 @@ func TestRemoteName(t *testing.T) {
 		{"", "", "", "somebody@elsewhere"},
 		{"~", "//", "SHA256:+/+/+/+/+", "somebody@elsewhere"},
 		{long, long, "", long[:maxName] + "@" + long[:maxName]},
-		{long[:maxName] + "~1234", long, "", long[:maxName] + "~1234@" + long[:maxName]},
+		{long[:maxName] + "~12345678", long, "", long[:maxName] + "~12345678@" + long[:maxName]},
 	} {
 		if got := remoteName(c[0], c[1], c[2]); got != c[3] || !validShown(got) || len(got) > maxShown {
 			t.Errorf("remoteName(%q, %q, %q) = %q, want %q", c[0], c[1], c[2], got, c[3])
 		}
 	}
-	for _, bad := range []string{"@", "a@", "@b", "a@b@c", "a@b~1234", "a b@c", "a@b\n", "a~12345@b"} {
+	for _, bad := range []string{"@", "a@", "@b", "a@b@c", "a@b~12345678", "a b@c", "a@b\n", "a~123456785@b"} {
 		if validShown(bad) {
 			t.Errorf("%q can be shown", bad)
 		}

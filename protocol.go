@@ -35,7 +35,7 @@ type protocol interface {
 type peer struct {
 	addr        string        // IP address and port
 	name        string        // of its key, by authorized_keys, a certificate or an invite; "" if unknown
-	suffix      string        // tells two keys of one name apart: the XXXX of name~XXXX
+	suffix      string        // tells two keys of one name apart: the XXXXXXXX of name~XXXXXXXX
 	fingerprint string        // of its key; "" if the peer has proven none
 	key         ssh.PublicKey // the key or certificate; nil if the peer has proven none
 	admittedBy  string        // the file and line, CA or invite that admitted it

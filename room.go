@@ -64,7 +64,7 @@ type member struct {
 	wake     chan struct{} // of capacity 1: something may be there to deliver
 
 	// The room's lock guards the rest.
-	name     string  // as the others see it: with ~XXXX where two keys bear one name
+	name     string  // as the others see it: with ~XXXXXXXX where two keys bear one name
 	stream   *stream // what the log has of its lines
 	listens  bool    // it receives what is said
 	presence presence
@@ -170,7 +170,7 @@ func (r *room) enterLocked(m *member, listens bool) {
 	r.members[m] = struct{}{}
 }
 
-// nameLocked returns what a peer is called in the room. Two keys with names that look alike are told apart by ~XXXX; the
+// nameLocked returns what a peer is called in the room. Two keys with names that look alike are told apart by ~XXXXXXXX; the
 // connections of one key have one name.
 func (r *room) nameLocked(p *peer) string {
 	name := p.name

@@ -330,7 +330,7 @@ func TestJoinForm(t *testing.T) {
 }
 
 func TestWelcomeForm(t *testing.T) {
-	w := welcome{epoch: [8]byte{1}, seq: 2, recorded: 1 << 63, flags: welcomeGap, name: "bob~1234", server: strings.Repeat("s", maxName) + "~1234@" + strings.Repeat("t", maxName)}
+	w := welcome{epoch: [8]byte{1}, seq: 2, recorded: 1 << 63, flags: welcomeGap, name: "bob~12345678", server: strings.Repeat("s", maxName) + "~12345678@" + strings.Repeat("t", maxName)}
 	for _, w := range []welcome{w, {name: "a", server: "b"}} {
 		if got, err := parseWelcome(w.encode()); err != nil || got != w {
 			t.Errorf("%v, %v", got, err)
@@ -414,7 +414,7 @@ func TestItemForm(t *testing.T) {
 	items := []item{
 		{1, now, itemSay, "bob", []byte("hello")},
 		{1<<64 - 1, time.UnixMilli(0), itemNotice, "", nil},
-		{2, now, itemLeave, strings.Repeat("n", maxName) + "~1234", bytes.Repeat([]byte("x"), maxLine)},
+		{2, now, itemLeave, strings.Repeat("n", maxName) + "~12345678", bytes.Repeat([]byte("x"), maxLine)},
 	}
 	for _, it := range items {
 		b = it.append(b)

@@ -22,6 +22,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -170,9 +171,7 @@ func (t *trust) admitCertificate(g grant, cert *ssh.Certificate, lines []authori
 			excluded = refuse("%s by CA authorized_keys:%d: %v", certName(cert), l.line, err)
 			continue
 		}
-		if g.name = cert.KeyId; !validName(g.name) {
-			g.name = keyName(principal, cert)
-		}
+		g.name = t.certificateName(cert, principal, &l, lines)
 		g.by = fmt.Sprintf("%s by CA authorized_keys:%d", certName(cert), l.line)
 		return g, nil
 	}
@@ -183,6 +182,21 @@ func (t *trust) admitCertificate(g grant, cert *ssh.Certificate, lines []authori
 	u.reason = fmt.Sprintf("%s is signed by CA %s, and authorized_keys lists neither that CA nor key %s",
 		certName(cert), fingerprint(cert.SignatureKey), g.fingerprint)
 	return g, u
+}
+
+// certificateName returns the name of a client that the CA on line ca has certified with this accepted principal. If
+// the line limits the principals, the name is the principal; else it is the key id if that is a valid name. A CA
+// cannot give away a name that belongs to another key: the name is then made from the key.
+func (t *trust) certificateName(cert *ssh.Certificate, principal string, ca *authorizedLine,
+	lines []authorizedLine) string {
+	name := cert.KeyId
+	if ca.principalsSet || !validName(name) {
+		name = keyName(principal, cert)
+	}
+	if t.nameHolder(lines, name, cert) != "" {
+		name = keyName("", cert)
+	}
+	return name
 }
 
 // unlisted is the refusal of a key that no line of authorized_keys names.
@@ -270,7 +284,7 @@ func (t *trust) checkServer(addr string, remote net.Addr, id ssh.PublicKey, now 
 	if err := t.checkKey(id); err != nil {
 		return "", err
 	}
-	name, host, err := hostName(addr)
+	server, err := parseServerName(addr)
 	if err != nil {
 		return "", err
 	}
@@ -284,13 +298,13 @@ func (t *trust) checkServer(addr string, remote net.Addr, id ssh.PublicKey, now 
 			return "", refuse("key %s is revoked by %s:%d", fingerprint(l.key), file, l.line)
 		}
 	}
-	found := findServer(lines, name, host)
+	found := findServer(lines, server)
 	for _, l := range found.pins() {
 		if sameKey(l.key, id) {
 			return fmt.Sprintf("known_hosts:%d", l.line), nil
 		}
 	}
-	by, err = t.checkServerCertificate(addr, host, found.cas(), remote, id, now)
+	by, err = t.checkServerCertificate(addr, server.host, found.cas(), remote, id, now)
 	if by != "" || err != nil {
 		return by, err
 	}
@@ -302,7 +316,7 @@ func (t *trust) checkServer(addr string, remote net.Addr, id ssh.PublicKey, now 
 			reason: fmt.Sprintf("the key of %s has changed: %s:%d pins %s, the server shows %s",
 				addr, file, pinned.line, fingerprint(pinned.key), shown),
 			hint: fmt.Sprintf("someone may be in the middle; if the server really has a new key: "+
-				"ssh-keygen -R %s -f %s", shellQuote(name), shellQuote(file)),
+				"ssh-keygen -R %s -f %s", shellQuote(pinned.spelling(server)), shellQuote(file)),
 		}
 	}
 	if !found.any() && t.isOwnAt(id, remoteIP(remote)) {
@@ -312,7 +326,7 @@ func (t *trust) checkServer(addr string, remote net.Addr, id ssh.PublicKey, now 
 		kind:   unknownKey,
 		reason: fmt.Sprintf("the server %s is unknown: its key is %s", addr, shown),
 		hint: fmt.Sprintf("compare the fingerprint with the one that the server prints, then add to %s: %s %s",
-			file, name, keyText(id)),
+			file, server.name, keyText(id)),
 	}
 	if cas := found.cas(); len(cas) > 0 {
 		ca := cas[0]
@@ -354,7 +368,7 @@ func (t *trust) checkServerCertificate(addr, host string, cas []*knownLine, remo
 // remember pins a server's key under addr, with the host name hashed. It is for a server that checkServer has called
 // unknown. If another process has pinned a key since then, remember keeps that one and returns checkServer's decision.
 func (t *trust) remember(addr string, id ssh.PublicKey) error {
-	name, _, err := hostName(addr)
+	server, err := parseServerName(addr)
 	if err != nil {
 		return err
 	}
@@ -363,9 +377,33 @@ func (t *trust) remember(addr string, id ssh.PublicKey) error {
 		if !isUnknown(err) {
 			return err
 		}
-		_, err = t.appendLine("known_hosts", knownhosts.HashHostname(name)+" "+keyText(id))
+		_, err = t.appendLine("known_hosts", knownhosts.HashHostname(server.name)+" "+keyText(id))
 		return err
 	})
+}
+
+// warnClock prints a warning if the clock shows a time before this program was built.
+func (t *trust) warnClock(now time.Time) {
+	info, ok := debug.ReadBuildInfo()
+	if text := clockFault(info, now); ok && text != "" && t.warn != nil {
+		t.warn("%s", text)
+	}
+}
+
+// clockFault describes a clock that shows a time before the build's last commit, or returns "".
+func clockFault(info *debug.BuildInfo, now time.Time) string {
+	if info == nil {
+		return ""
+	}
+	for _, s := range info.Settings {
+		built, err := time.Parse(time.RFC3339, s.Value)
+		if s.Key == "vcs.time" && err == nil && now.Before(built) {
+			return fmt.Sprintf(
+				"the clock is wrong: it shows %s, but this program was built after %s. "+
+					"Expiry times and invites depend on the clock", now.UTC().Format(time.RFC3339), built.UTC().Format(time.RFC3339))
+		}
+	}
+	return ""
 }
 
 // errListed is returned by allow for a key that authorized_keys lists already.
@@ -475,35 +513,18 @@ func (t *trust) newInvite(name string, now time.Time) (code string, err error) {
 }
 
 // redeem checks a client's proof that it has the code of an unused invite. The client has proven that it holds id.
-// With commit, redeem also uses up the invite and enrols id under the invite's name. A wrong, a used and an expired
+// With commit, redeem also enrols id under the invite's name and uses up the invite. A wrong, a used and an expired
 // invite are refused in the same words.
 //
-// The invite is removed before the key is listed, so a crash between the two loses an invite and never allows a
-// second use.
+// The key is listed before the invite is removed, so a failed write or a power cut never costs the guest both. If
+// only the removal fails, the invite cannot be used again, because its name then belongs to another key.
 func (t *trust) redeem(proof, h0, hpkePublic []byte, id ssh.PublicKey, now time.Time, commit bool) (grant, error) {
 	g := grant{fingerprint: fingerprint(id), by: "invite"}
 	if err := t.checkKey(id); err != nil {
 		return g, err
 	}
-	find := func() (unused []invite, at int, err error) {
-		if unused, err = readInvites(t.stateFiles, now); err != nil {
-			return nil, 0, err
-		}
-		if at = findInvite(unused, proof, h0, hpkePublic, id); at < 0 {
-			return nil, 0, &untrusted{
-				kind:   invalidInvite,
-				reason: fmt.Sprintf("key %s joins by an invite that is wrong, used or expired", g.fingerprint),
-			}
-		}
-		g.name = unused[at].name
-		return unused, at, nil
-	}
-	if !commit {
-		_, _, err := find()
-		return g, err
-	}
-	err := t.lock(func() error {
-		unused, at, err := find()
+	redeem := func() error {
+		unused, err := readInvites(t.stateFiles, now)
 		if err != nil {
 			return err
 		}
@@ -511,21 +532,67 @@ func (t *trust) redeem(proof, h0, hpkePublic []byte, id ssh.PublicKey, now time.
 		if err != nil {
 			return err
 		}
-		if err := writeInvites(t.stateFiles, append(unused[:at:at], unused[at+1:]...)); err != nil {
-			return err
-		}
-		for _, l := range lines {
-			if !l.ca && sameKey(l.key, id) && l.from == nil && l.allows(netip.Addr{}, now) == nil {
-				g.name, g.by = keyName(l.comment, id), fmt.Sprintf("invite, but listed before: authorized_keys:%d",
-					l.line)
-				return nil
+		at := findInvite(unused, proof, h0, hpkePublic, id)
+		if at < 0 {
+			return &untrusted{
+				kind:   invalidInvite,
+				reason: fmt.Sprintf("key %s joins by an invite that is wrong, used or expired", g.fingerprint),
 			}
 		}
-		place, err := t.enrol(nil, id, g.name)
-		g.by = "invite, now " + place
-		return err
-	})
+		g.name = unused[at].name
+		if holder := t.nameHolder(lines, g.name, id); holder != "" {
+			return refuse("key %s joins by an invite for %s, a name that now belongs to another key (%s)",
+				g.fingerprint,
+				g.name, holder)
+		}
+		if !commit {
+			return nil
+		}
+		if l := lineForEverywhere(lines, id, now); l != nil {
+			g.name, g.by = keyName(l.comment, id), fmt.Sprintf("invite, but listed before: authorized_keys:%d", l.line)
+		} else {
+			place, err := t.enrol(nil, id, g.name)
+			if err != nil {
+				return fmt.Errorf("key %s cannot join by its invite, which stays valid: %w", g.fingerprint, err)
+			}
+			g.by = "invite, now " + place
+		}
+		if err := writeInvites(t.stateFiles, slices.Delete(unused, at, at+1)); err != nil {
+			t.report("invites", []string{fmt.Sprintf("the used invite for %s is still listed: %v", g.name, err)})
+		}
+		return nil
+	}
+	if commit {
+		err := t.lock(redeem)
+		return g, err
+	}
+	err := redeem()
 	return g, err
+}
+
+// lineForEverywhere returns the line that admits id now and from any address, or nil.
+func lineForEverywhere(lines []authorizedLine, id ssh.PublicKey, now time.Time) *authorizedLine {
+	i := slices.IndexFunc(lines, func(l authorizedLine) bool {
+		return !l.ca && sameKey(l.key, id) && l.from == nil && l.allows(netip.Addr{}, now) == nil
+	})
+	if i < 0 {
+		return nil
+	}
+	return &lines[i]
+}
+
+// nameHolder returns where name, or a name that looks like it, belongs to another key than id: a line of
+// authorized_keys or the server's own identity. It returns "" if the name is free. id can be nil.
+func (t *trust) nameHolder(lines []authorizedLine, name string, id ssh.PublicKey) string {
+	for _, l := range lines {
+		if !l.ca && !sameKey(l.key, id) && foldName(keyName(l.comment, l.key)) == foldName(name) {
+			return fmt.Sprintf("authorized_keys:%d", l.line)
+		}
+	}
+	if t.own != nil && !sameKey(t.own, id) && foldName(keyName(t.name, t.own)) == foldName(name) {
+		return "the server's own key"
+	}
+	return ""
 }
 
 // findInvite returns the index of the invite that the proof belongs to, or -1. Its running time does not depend on

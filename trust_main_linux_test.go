@@ -254,11 +254,11 @@ func TestAmbiguousName(t *testing.T) {
 	first := start(t, t.TempDir(), "-connect", addr, "-dir", bob)
 	server.err.match(t, `bob joined`)
 	second := start(t, t.TempDir(), "-connect", addr, "-dir", alike)
-	suffix := server.err.match(t, `B0b~([0-9a-f]{4}) joined`)[1]
+	suffix := server.err.match(t, `B0b~([0-9a-f]{8}) joined`)[1]
 	p, s := atTerminal(t, "-connect", addr, "-dir", anna)
 	s.sees(`joined \S+ as anna`)
 	s.send("/msg bob for one of you\r")
-	choice := s.sees(`bob is ambiguous: say which, B0b~` + suffix + ` or (bob~[0-9a-f]{4}); what you sent is in the log only`)[1]
+	choice := s.sees(`bob is ambiguous: say which, B0b~` + suffix + ` or (bob~[0-9a-f]{8}); what you sent is in the log only`)[1]
 	s.send("/msg " + choice + " for bob\r")
 	s.send("/msg B0b~" + suffix + " for the other\r")
 	first.out.match(t, `(?m)^anna \(to you\): for bob$`)

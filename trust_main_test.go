@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/crypto/ssh"
 )
 
 // tell joins the room at addr, says one line and leaves.
@@ -371,6 +373,11 @@ func TestUserCertificatesEndToEnd(t *testing.T) {
 	revoked := filepath.Join(anna, "revoked_keys")
 	krl := filepath.Join(t.TempDir(), "krl")
 	line := "cert-authority " + keyLine(caPub)
+	bobKey, _, _, _, err := ssh.ParseAuthorizedKey([]byte(readText(t, pub)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bobHex := keyHex(bobKey, 8)
 	for _, c := range []struct {
 		name, line string
 		ca         string
@@ -380,7 +387,10 @@ func TestUserCertificatesEndToEnd(t *testing.T) {
 	}{
 		{"good", line, ca, []string{"-I", "bob.b", "-z", "5", "-n", "bob"}, nil, "bob.b", `^certificate "bob\.b" serial 5 by CA authorized_keys:1$`},
 		{"named by its principal", line, ca, []string{"-I", "Bob of ops!", "-n", "bob@ops"}, nil, "bob-ops", `CA authorized_keys:1`},
-		{"principal", line[:14] + `,principals="x,ops"` + line[14:], ca, []string{"-I", "bob", "-n", "ops"}, nil, "bob", `CA authorized_keys:1`},
+		{"principal", line[:14] + `,principals="x,ops"` + line[14:], ca, []string{"-I", "bob", "-n", "ops"}, nil, "ops", `CA authorized_keys:1`},
+		{"the operator's name by a limited CA", line[:14] + `,principals="guest"` + line[14:], ca, []string{"-I", "anna", "-n", "guest"}, nil, "guest", `CA authorized_keys:1`},
+		{"the operator's name", line, ca, []string{"-I", "anna", "-n", "bob"}, nil, "key-" + bobHex, `CA authorized_keys:1`},
+		{"another key's name", line + "\n" + keyLine(caPub) + " cleo", ca, []string{"-I", "cleo", "-n", "bob"}, nil, "key-" + bobHex, `CA authorized_keys:1`},
 		{"from here", line[:14] + `,from="127.0.0.0/8"` + line[14:], ca, []string{"-I", "bob", "-n", "ops"}, nil, "bob", `CA authorized_keys:1`},
 		{"wrong principal", line[:14] + `,principals="ops"` + line[14:], ca, []string{"-I", "bob", "-n", "bob"}, nil, "", `by CA authorized_keys:1: none of its principals \["bob"\] is accepted`},
 		{"no principal", line, ca, []string{"-I", "bob"}, nil, "", `by CA authorized_keys:1: it names no principal`},
@@ -674,17 +684,17 @@ func TestNamesInTheRoom(t *testing.T) {
 		return p
 	}
 	first := join(bob, `bob`)
-	join(twin, `bob~[0-9a-f]{4}`)
-	third := join(alike, `B0b~[0-9a-f]{4}`)
-	operator := join(fake, `anna~[0-9a-f]{4}`)
+	join(twin, `bob~[0-9a-f]{8}`)
+	third := join(alike, `B0b~[0-9a-f]{8}`)
+	operator := join(fake, `anna~[0-9a-f]{8}`)
 	second := start(t, t.TempDir(), "-connect", addr, "-dir", bob) // the same key from another place: the same name
 	server.err.match(t, `(?s)\* bob joined\n.*\* bob joined\n`)
 	second.send("it is me again\n")
 	third.send("and I am not he\n")
 	operator.send("nor am I the operator\n")
 	first.out.match(t, `(?m)^bob: it is me again$`)
-	first.out.match(t, `(?m)^B0b~[0-9a-f]{4}: and I am not he$`)
-	first.out.match(t, `(?m)^anna~[0-9a-f]{4}: nor am I the operator$`)
+	first.out.match(t, `(?m)^B0b~[0-9a-f]{8}: and I am not he$`)
+	first.out.match(t, `(?m)^anna~[0-9a-f]{8}: nor am I the operator$`)
 }
 
 // TestRefusalTable: docs/KEYS.md quotes sentences that the program has.
@@ -838,4 +848,32 @@ func TestRevocationShapes(t *testing.T) {
 	wantRun(t, "the first key of joined lines", stderr, code, exitDone, `^$`)
 	wantAdmitted(t, "the first key of joined lines", server, "cleo", `^authorized_keys:1$`)
 	server.err.match(t, `authorized_keys:1 admits one key and leaves out a second one, AAAA`)
+}
+
+// TestAddressSpellings checks that every spelling of an address is the same address, in -connect and in known_hosts.
+func TestAddressSpellings(t *testing.T) {
+	anna, bob := state(t, "anna"), state(t, "bob")
+	admit(t, anna, bob)
+	_, addr := serve(t, anna)
+	port := portOf(addr)
+	known := filepath.Join(bob, "known_hosts")
+	spellings := []string{"127.0.0.1:" + port, "127.0.0.1:0" + port, "127.0.0.1:+" + port, "[::ffff:127.0.0.1]:" + port, "[::FFFF:7f00:1]:000" + port}
+	for _, s := range spellings {
+		put(t, known, []byte("[127.0.0.1]:"+port+" "+publicKeyOf(t, anna)+"\n"))
+		stderr, code := tell(t, bob, s)
+		wantRun(t, "-connect "+s, stderr, code, exitDone, `^$`)
+	}
+	for _, s := range spellings {
+		if !strings.HasPrefix(s, "[") {
+			s = "[127.0.0.1]:" + portOf(s)
+		}
+		put(t, known, []byte(s+" "+publicKeyOf(t, bob)+"\n"))
+		stderr, code := tell(t, bob, addr, "-accept-new")
+		wantRun(t, "in the file: "+s, stderr, code, exitUntrusted, `has changed: \S+known_hosts:1 pins`)
+		command := regexp.MustCompile(`ssh-keygen (-R .*)\n`).FindStringSubmatch(stderr + "\n")
+		runTool(t, "sh", "-c", "ssh-keygen "+command[1])
+		if text := readText(t, known); text != "" {
+			t.Errorf("%s does not remove the line: %s", command[0], text)
+		}
+	}
 }

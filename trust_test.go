@@ -8,9 +8,11 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -225,6 +227,12 @@ func TestUserCertificates(t *testing.T) {
 		{"id is no name", "cert-authority " + a, with("-I", "Ann of ops", "-n", "ann@ops"), "ann-ops", "CA authorized_keys:1"},
 		{"neither is a name", "cert-authority " + a, with("-I", " ", "-n", "@"), "key-" + keyHex(key, 8), "CA"},
 		{"principal", `cert-authority,principals="x,ops" ` + a, with("-I", "?", "-n", "dev,ops"), "ops", "CA"},
+		{"principal before the id", `cert-authority,principals="guest" ` + a, with("-I", "ann", "-n", "guest"), "guest", "CA"},
+		{"name of another key", "cert-authority " + a + "\n" + keyLine(otherCA) + " Ann", with("-I", "ann", "-n", "ann"), "key-" + keyHex(key, 8), "CA authorized_keys:1"},
+		{"principal that is the name of another key", `cert-authority,principals="*,ann" ` + a + "\n" + keyLine(otherCA) + " ann", with("-I", "x", "-n", "ann"), "key-" + keyHex(key, 8), "CA authorized_keys:1"},
+		{"name of a CA's line", "cert-authority " + a + " ann", with("-I", "ann", "-n", "ann"), "ann", "CA"},
+		{"the server's name", "cert-authority " + a, with("-I", "me-here", "-n", "ann"), "key-" + keyHex(key, 8), "CA"},
+		{"name like the server's", "cert-authority " + a, with("-I", "Me_Here", "-n", "ann"), "key-" + keyHex(key, 8), "CA"},
 		{"wrong principal", `cert-authority,principals="ops" ` + a, with("-I", "ann", "-n", "dev"), "", `none of its principals ["dev"]`},
 		{"no principal", "cert-authority " + a, with("-I", "ann"), "", "names no principal"},
 		{"no principal, some wanted", `cert-authority,principals="ann" ` + a, with("-I", "ann"), "", "names no principal"},
@@ -290,6 +298,20 @@ func TestCheckServer(t *testing.T) {
 		{"without port, another key", "chat.example " + o, addr, "unknown", ""},
 		{"IPv6", "[::1]:9000 " + k, "[::1]:9000", "known_hosts:1", ""},
 		{"IPv6 spelt out", "[::1]:9000 " + k, "[0:0::1]:9000", "known_hosts:1", ""},
+		{"port with a zero", "[chat.example]:9000 " + k, "chat.example:09000", "known_hosts:1", ""},
+		{"port with a plus", "[chat.example]:9000 " + o, "chat.example:+9000", "changed", ""},
+		{"port in the file", "[chat.example]:09000 " + o, addr, "changed", ""},
+		{"port 22 in the file", "[chat.example]:22 " + o, "chat.example:022", "changed", ""},
+		{"port 22 in the file, other port", "[chat.example]:22 " + o, addr, "unknown", ""},
+		{"port by name", "chat.example " + k, "chat.example:ssh", "known_hosts:1", ""},
+		{"dot at the end", "[chat.example]:9000 " + o, "chat.example.:9000", "changed", ""},
+		{"IPv6 in the file", "[2001:DB8:0:0::0:1]:9000 " + o, "[2001:db8::1]:9000", "changed", ""},
+		{"IPv6 with a zone", "[fe80::1]:9000 " + o, "[fe80::1%eth0]:9000", "changed", ""},
+		{"IPv6 with a zone in the file", "[fe80::1%eth0]:9000 " + o, "[fe80:0::1%2]:9000", "changed", ""},
+		{"IPv6 with a zone, hashed", knownhosts.HashHostname("[fe80::1%eth0]:9000") + " " + o, "[fe80::1%eth0]:9000", "changed", ""},
+		{"mapped IPv4", "[192.0.2.7]:9000 " + o, "[::ffff:192.0.2.7]:9000", "changed", ""},
+		{"mapped IPv4 in the file", "[::FFFF:c000:207]:9000 " + o, "192.0.2.7:9000", "changed", ""},
+		{"not a port", "", "chat.example:70000", "is not a port", ""},
 		{"IPv6 at 22", "::1 " + k, "[::1]:22", "known_hosts:1", ""},
 		{"wildcard", "[*.example]:9000 " + k, addr, "known_hosts:1", ""},
 		{"wildcard negated", "*,![chat.example]:9000 " + k, addr, "unknown", ""},
@@ -732,6 +754,46 @@ func TestWriteFollowsLinks(t *testing.T) {
 	}
 }
 
+// TestReplaceMountPoint checks that a file which cannot be replaced by a rename is overwritten in place.
+func TestReplaceMountPoint(t *testing.T) {
+	dir := t.TempDir()
+	path := put(t, filepath.Join(dir, "authorized_keys"), []byte("a longer text than the new one\n"))
+	before, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	busy := func(from, to string) error {
+		return &os.LinkError{Op: "rename", Old: from, New: to, Err: syscall.EBUSY}
+	}
+	if err := replaceFile(path, []byte("new\n"), busy); err != nil {
+		t.Fatal(err)
+	}
+	after, err := os.Stat(path)
+	if data, readErr := os.ReadFile(path); readErr != nil || err != nil || string(data) != "new\n" || !os.SameFile(before, after) {
+		t.Errorf("%q, %v, %v", data, readErr, err)
+	}
+	denied := func(string, string) error { return syscall.EACCES }
+	if err := replaceFile(path, []byte("newer\n"), denied); !errors.Is(err, syscall.EACCES) {
+		t.Error(err)
+	}
+	if names, err := os.ReadDir(dir); err != nil || len(names) != 1 {
+		t.Errorf("files left over: %v, %v", names, err)
+	}
+}
+
+// TestClockFault warns only of a clock that is behind the build.
+func TestClockFault(t *testing.T) {
+	info := &debug.BuildInfo{Settings: []debug.BuildSetting{{Key: "vcs.time", Value: "2030-06-01T12:00:00Z"}}}
+	if text := clockFault(info, testNow.Add(-time.Second)); !strings.Contains(text, "the clock is wrong: it shows 2030-06-01T11:59:59Z") {
+		t.Errorf("%q", text)
+	}
+	for _, i := range []*debug.BuildInfo{info, {}, nil} {
+		if text := clockFault(i, testNow); text != "" {
+			t.Errorf("%q", text)
+		}
+	}
+}
+
 func TestMatchPattern(t *testing.T) {
 	for _, c := range []struct {
 		pattern, s string
@@ -777,7 +839,7 @@ func FuzzKnownLine(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
 		if l, err := parseKnownLine(text); err == nil {
-			l.names("[h]:1", "h")
+			l.names(serverName{name: "[h]:1", host: "h", exact: []string{"[h]:1"}, loose: []string{"h"}})
 		}
 	})
 }

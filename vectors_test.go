@@ -1111,7 +1111,7 @@ func (m *vectorMaker) messages() {
 		payload      []byte
 	}{
 		{"one", "", say},
-		{"several", "", item{2, at, itemLeave, "bob~1234", []byte("left")}.append(item{1<<64 - 1, time.UnixMilli(0), itemNotice, "", nil}.append(say))},
+		{"several", "", item{2, at, itemLeave, "bob~12345678", []byte("left")}.append(item{1<<64 - 1, time.UnixMilli(0), itemNotice, "", nil}.append(say))},
 		{"kind 0", "what is 0", item{1, at, 0, "bob", nil}.append(nil)},
 		{"kind unknown", "what is one too many", item{1, at, itemLast + 1, "bob", nil}.append(nil)},
 		{"name", "a name of characters that a name has not", item{1, at, itemSay, "b ob", nil}.append(nil)},

@@ -1,0 +1,122 @@
+//go:build unix
+
+package main
+
+import (
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// ownedFile is the FileInfo of a file with another owner or mode.
+type ownedFile struct {
+	fs.FileInfo
+	uid  uint32
+	mode fs.FileMode
+}
+
+func (f ownedFile) Mode() fs.FileMode { return f.mode }
+func (f ownedFile) Sys() any          { return &syscall.Stat_t{Uid: f.uid} }
+
+func TestCheckPrivate(t *testing.T) {
+	ours := uint32(os.Geteuid())
+	for _, c := range []struct {
+		uid  uint32
+		mode fs.FileMode
+		ok   bool
+	}{
+		{ours, 0o600, true}, {ours, 0o400, true}, {ours, 0o640, false}, {ours, 0o604, false},
+		{ours + 1, 0o640, true}, {ours + 1, 0o440, true}, {ours + 1, 0o660, false}, {ours + 1, 0o644, false},
+	} {
+		if err := checkPrivate("key", ownedFile{uid: c.uid, mode: c.mode}); (err == nil) != c.ok {
+			t.Errorf("owner %d, mode %o: %v", c.uid, c.mode, err)
+		}
+	}
+}
+
+// limited starts securechat by a shell script, which sets a limit and then runs "$@".
+func limited(t *testing.T, script, stdin string, args ...string) *proc {
+	t.Helper()
+	p := &proc{t: t, out: newWatched(), err: newWatched(), ended: make(chan struct{})}
+	p.cmd = exec.Command("sh", append([]string{"-c", script, "sh", os.Args[0]}, args...)...)
+	p.cmd.Dir = t.TempDir()
+	p.cmd.Env = append(os.Environ(), asSecurechat+"=1", "HOME="+p.cmd.Dir)
+	p.cmd.Stdout, p.cmd.Stderr, p.cmd.Stdin = p.out, p.err, strings.NewReader(stdin)
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { p.cmd.Wait(); close(p.ended) }()
+	t.Cleanup(func() { p.cmd.Process.Kill(); <-p.ended })
+	return p
+}
+
+// TestInviteWithoutSpace checks that an invite stays valid if authorized_keys cannot be written.
+func TestInviteWithoutSpace(t *testing.T) {
+	anna, bob := state(t, "anna"), state(t, "bob")
+	out, _, code := runToEnd(t, t.TempDir(), "", "-invite", "robert", "-dir", anna)
+	if code != exitDone {
+		t.Fatal(code)
+	}
+	t.Setenv("SECURECHAT_INVITE", strings.TrimSpace(out))
+	put(t, filepath.Join(anna, "authorized_keys"), []byte(strings.Repeat("# filler\n", 20000))) // larger than the limit
+	invites := readText(t, filepath.Join(anna, "invites"))
+
+	p := limited(t, `ulimit -f 100; exec "$@"`, "", "-listen", "127.0.0.1:0", "-dir", anna)
+	addr := p.err.match(t, `room open on (127\.0\.0\.1:\d+)`)[1]
+	if _, code := tell(t, bob, addr, "-join"); code == exitDone {
+		t.Error("joined by an invite that could not be used")
+	}
+	p.err.match(t, `refused 127\.0\.0\.1:\d+, SHA256:\S+: key SHA256:\S+ cannot join by its invite, which stays valid: `+
+		`cannot write \S+authorized_keys: .*: free some space and try again`)
+	if now := readText(t, filepath.Join(anna, "invites")); now != invites {
+		t.Errorf("the invite is gone: %q", now)
+	}
+
+	_, addr = serve(t, anna) // without the limit
+	stderr, code := tell(t, bob, addr, "-join")
+	wantRun(t, "the same invite", stderr, code, exitDone, `is now pinned`)
+	os.Unsetenv("SECURECHAT_INVITE")
+	stderr, code = tell(t, bob, addr)
+	wantRun(t, "the second time", stderr, code, exitDone, `^$`)
+}
+
+// readOnly starts a program without the right of root to write to any folder.
+const readOnly = `if [ "$(id -u)" = 0 ]; then exec setpriv --bounding-set=-dac_override,-dac_read_search "$@"; fi; exec "$@"`
+
+// TestReadOnlyFolder checks that a state folder that cannot be written works if it contains what is needed, and that a
+// write that fails says what to do.
+func TestReadOnlyFolder(t *testing.T) {
+	anna, bob := state(t, "anna"), state(t, "bob")
+	admit(t, anna, bob)
+	_, addr := serve(t, anna)
+	pin(t, bob, addr, anna)
+	if err := os.Remove(filepath.Join(bob, "identity.pub")); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{anna, bob} {
+		if err := os.Chmod(dir, 0o500); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.Chmod(dir, 0o700) })
+	}
+	p := limited(t, readOnly, "hello\n", "-connect", addr, "-dir", bob)
+	code := p.wait()
+	wantRun(t, "a client", p.err.String(), code, exitDone, `^$`)
+	p = limited(t, readOnly, "", "-fingerprint", "-dir", bob)
+	if code := p.wait(); code != exitDone || p.err.String() != "" || !strings.HasPrefix(p.out.String(), "SHA256:") {
+		t.Errorf("-fingerprint: exit %d, %q, %q", code, p.out, p.err)
+	}
+	for _, args := range [][]string{{"-invite", "cleo"}, {"-allow", filepath.Join(anna, "identity.pub")}} {
+		p = limited(t, readOnly, "", append(args, "-dir", anna)...)
+		code = p.wait()
+		wantRun(t, args[0], p.err.String(), code, exitTrouble, `permission denied: allow this user to write to the folder and try again`)
+	}
+	if exists(filepath.Join(anna, "invites")) || regexp.MustCompile(`anna`).MatchString(readText(t, filepath.Join(anna, "authorized_keys"))) {
+		t.Error("something was written")
+	}
+}
