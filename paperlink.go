@@ -392,9 +392,13 @@ type paperMode struct {
 	trace tracer // -trace; nil if off
 }
 
-// loadPaper reads the keys for -paper and refuses one that securechat/2 uses too: here a peer gets numbers of its
-// choice signed.
-func loadPaper(identity string, peers []string, t *trust) (*paperMode, error) {
+// loadPaper reads the keys for -paper and refuses one that securechat/2 uses too: here a peer gets numbers of its choice
+// signed. dir is the state folder of securechat/2.
+func loadPaper(identity string, peers []string, dir string, delay time.Duration, trace tracer, note func(string, ...any)) (*endpoint, error) {
+	if len(peers) > maxPaperClients {
+		return nil, fmt.Errorf("-peer was given %d times: %d clients at most", len(peers), maxPaperClients)
+	}
+	t := openTrust(dir, nil, "", note)
 	me, err := loadPaperPrivate(identity)
 	if err != nil {
 		return nil, err
@@ -406,7 +410,7 @@ func loadPaper(identity string, peers []string, t *trust) (*paperMode, error) {
 	if err := refuseSharedKey(t, id); err != nil {
 		return nil, fmt.Errorf("%s: %w", identity, err)
 	}
-	p := &paperMode{me: me, id: id}
+	p := &paperMode{me: me, id: id, delay: delay, trace: trace}
 	for _, path := range peers {
 		key, err := loadPaperPublic(path)
 		if err != nil {
@@ -428,7 +432,8 @@ func loadPaper(identity string, peers []string, t *trust) (*paperMode, error) {
 		}
 		p.peers, p.names = append(p.peers, key), append(p.names, keyName(name, pub))
 	}
-	return p, nil
+	note("%s", paperWarning)
+	return &endpoint{protocol: p, id: id, name: keyName("", id)}, nil
 }
 
 // loadPaperPrivate reads an RSA-2048 private key: PEM (PKCS#1 or PKCS#8) or OpenSSH's format, without a passphrase.

@@ -31,6 +31,14 @@ type protocol interface {
 	acknowledges() bool
 }
 
+// endpoint is one side of connections: the protocol that it speaks, and its own identity.
+type endpoint struct {
+	protocol protocol
+	id       ssh.PublicKey
+	name     string // of the identity
+	trust    *trust // decides about others; nil with -paper
+}
+
 // peer is the other side of a connection, as far as the handshake has proven it. Nothing in it changes afterwards.
 type peer struct {
 	addr        string        // IP address and port

@@ -19,8 +19,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"golang.org/x/crypto/ssh"
 )
 
 const (
@@ -35,10 +33,7 @@ const (
 
 // serverConfig is what a server is made of. Nothing of it changes while the server runs.
 type serverConfig struct {
-	protocol protocol
-	id       ssh.PublicKey // identity of the server and of its operator
-	name     string        // of the server and of its operator
-	trust    *trust        // nil with -paper
+	endpoint // the identity is the server's and its operator's
 	console  *console
 	log      *connLog
 	sync     bool     // acknowledge lines once they are on disk (-sync)

@@ -279,9 +279,7 @@ func (p *packetReader) buffered() bool {
 // next returns the body of the next packet, valid until the next call.
 func (p *packetReader) next() ([]byte, error) {
 	if !p.buffered() {
-		if err := p.timeout.renew(p.conn); err != nil {
-			return nil, err
-		}
+		p.timeout.renew(p.conn)
 	}
 	p.r += p.used
 	p.used = 0
@@ -357,18 +355,16 @@ func (t *readTimeout) set(conn net.Conn, timeout time.Duration, renew bool) {
 	if renew {
 		t.renewed = timeout
 	}
-	// A connection that takes no deadline is closed, and the next read returns that error.
-	_ = conn.SetReadDeadline(time.Now().Add(timeout))
+	_ = conn.SetReadDeadline(time.Now().Add(timeout)) // fails on a closed connection only, as the next read does
 }
 
 // renew starts the timeout anew.
-func (t *readTimeout) renew(conn net.Conn) error {
+func (t *readTimeout) renew(conn net.Conn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.renewed == 0 {
-		return nil
+	if t.renewed > 0 {
+		_ = conn.SetReadDeadline(time.Now().Add(t.renewed)) // fails on a closed connection only, as the next read does
 	}
-	return conn.SetReadDeadline(time.Now().Add(t.renewed))
 }
 
 // truncated turns the end of the stream into errTruncated: only secure-close ends a session.

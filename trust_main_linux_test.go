@@ -201,7 +201,7 @@ func TestOperator(t *testing.T) {
 		s.sees(`Invite code: `)
 		s.send("nonsense\r")
 	}
-	s.sees(`no invite code that can be read in three tries`)
+	s.sees(`no valid invite code in three attempts`)
 	ends(t, p, s, exitUsage)
 }
 
