@@ -64,6 +64,7 @@ type keyOptions struct {
 	passphraseFile string                                // "" means $CREDENTIALS_DIRECTORY/passphrase if it exists
 	prompt         func(question string) ([]byte, error) // asks for a passphrase; nil if there is no terminal
 	notify         func(format string, a ...any)         // prints progress; nil discards it
+	checkComment   func(comment string) error            // refuses the comment of a new identity; nil accepts all
 }
 
 // loadKeys reads the keys and generates missing ones. If two processes do so in the same folder at the same time,
@@ -166,6 +167,11 @@ func (o *keyOptions) makeRSA(what string, bits int) (key *rsa.PrivateKey, err er
 func (o *keyOptions) makeIdentity(path string) error {
 	if exists(path) || exists(path+".pub") {
 		return nil
+	}
+	if o.checkComment != nil {
+		if err := o.checkComment(o.comment); err != nil {
+			return err
+		}
 	}
 	bits := o.bits
 	if bits == 0 {

@@ -130,8 +130,13 @@ func run(args []string, stdin, stdout, stderr *os.File) error {
 	}
 
 	made := false
+	var checkComment func(string) error
+	if o.keygen {
+		checkComment = openTrust(dir, nil, "", c.note).checkNewName
+	}
 	k, err := loadKeys(keyOptions{
-		dir: dir, typ: o.typ, bits: o.bits, comment: o.comment, identity: o.identity, passphraseFile: o.passphraseFile,
+		checkComment: checkComment,
+		dir:          dir, typ: o.typ, bits: o.bits, comment: o.comment, identity: o.identity, passphraseFile: o.passphraseFile,
 		notify: func(format string, a ...any) { made = true; c.note(format, a...) }, prompt: c.secretPrompt(),
 	})
 	if err != nil {
@@ -197,7 +202,7 @@ func allow(t *trust, c *console, path string, stdin *os.File) error {
 	if err != nil {
 		return fmt.Errorf("reading the public key: %w", err)
 	}
-	g, err := t.allow(line, "")
+	g, err := t.allow(line, "", false)
 	if errors.Is(err, errListed) {
 		c.note("nothing to do: %v", err)
 		return nil

@@ -122,7 +122,7 @@ func (s *server) allowStranger(arg string) error {
 	if name == "" {
 		name = "guest-" + nameSuffix(key)
 	}
-	g, err := s.trust.allow([]byte(publicLine(key, "")), name)
+	g, err := s.trust.allow([]byte(publicLine(key, "")), name, false)
 	if errors.Is(err, errListed) {
 		s.strangers.drop(key)
 	}

@@ -400,7 +400,7 @@ func clockFault(info *debug.BuildInfo, now time.Time) string {
 		if s.Key == "vcs.time" && err == nil && now.Before(built) {
 			return fmt.Sprintf(
 				"the clock is wrong: it shows %s, but this program was built after %s. "+
-				"Expiry times and invites depend on the clock", now.UTC().Format(time.RFC3339), built.UTC().Format(time.RFC3339))
+					"Expiry times and invites depend on the clock", now.UTC().Format(time.RFC3339), built.UTC().Format(time.RFC3339))
 		}
 	}
 	return ""
@@ -409,9 +409,30 @@ func clockFault(info *debug.BuildInfo, now time.Time) string {
 // errListed is returned by allow for a key that authorized_keys lists already.
 var errListed = errors.New("that key is already listed")
 
+// errNameTaken is returned for a name that belongs to another key already.
+var errNameTaken = errors.New("choose another name")
+
+// checkName returns an error if name belongs to another key than id, which can be nil.
+func (t *trust) checkName(lines []authorizedLine, name string, id ssh.PublicKey) error {
+	if holder := t.nameHolder(lines, name, id); holder != "" {
+		return fmt.Errorf("the name %s already belongs to another key (%s): %w", name, holder, errNameTaken)
+	}
+	return nil
+}
+
+// checkNewName returns an error if the name that a key with this comment gets belongs to another key.
+func (t *trust) checkNewName(comment string) error {
+	lines, err := readAuthorized(t.stateFiles)
+	if err != nil {
+		return err
+	}
+	return t.checkName(lines, cleanName(comment), nil)
+}
+
 // allow appends a public key line to authorized_keys. If name is not empty, it replaces the line's comment. allow
-// returns the grant by the new line or, with errListed, by the line that lists the key already.
-func (t *trust) allow(text []byte, name string) (grant, error) {
+// returns the grant by the new line or, with errListed, by the line that lists the key already. A name that belongs to
+// another key is an error unless shareName is set.
+func (t *trust) allow(text []byte, name string, shareName bool) (grant, error) {
 	if name != "" && !validName(name) {
 		return grant{}, nameError(name)
 	}
@@ -435,6 +456,11 @@ func (t *trust) allow(text []byte, name string) (grant, error) {
 			if old.ca == l.ca && sameKey(old.key, l.key) {
 				g.name, g.by = keyName(old.comment, old.key), fmt.Sprintf("authorized_keys:%d", old.line)
 				return fmt.Errorf("%w as %s in %s:%d", errListed, g.name, t.path("authorized_keys"), old.line)
+			}
+		}
+		if !l.ca && !shareName {
+			if err := t.checkName(lines, name, l.key); err != nil {
+				return err
 			}
 		}
 		g.by, err = t.enrol(l.options, l.key, name)
@@ -480,7 +506,7 @@ func (t *trust) enrol(options []string, key ssh.PublicKey, name string) (string,
 	return fmt.Sprintf("authorized_keys:%d", n), err
 }
 
-// newInvite creates a code that enrols one key under name. The code cannot be shown again, because it is not stored.
+// newInvite creates a code that enrols one key under name, in place of an earlier unused invite for that name. The code cannot be shown again, because it is not stored.
 func (t *trust) newInvite(name string, now time.Time) (code string, err error) {
 	if !validName(name) {
 		return "", nameError(name)
@@ -496,9 +522,21 @@ func (t *trust) newInvite(name string, now time.Time) (code string, err error) {
 		return "", fmt.Errorf("creating an invite: %w", err)
 	}
 	err = t.lock(func() error {
+		lines, err := readAuthorized(t.stateFiles)
+		if err != nil {
+			return err
+		}
+		if err := t.checkName(lines, name, nil); err != nil {
+			return err
+		}
 		unused, err := readInvites(t.stateFiles, now)
 		if err != nil {
 			return err
+		}
+		earlier := len(unused)
+		unused = slices.DeleteFunc(unused, func(i invite) bool { return foldName(i.name) == foldName(name) })
+		if len(unused) < earlier && t.warn != nil {
+			t.warn("the earlier invite for %s is no longer valid", name)
 		}
 		if len(unused) >= maxInvites {
 			return fmt.Errorf("there are %d unused invites already: remove lines from %s, or wait a day",

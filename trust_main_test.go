@@ -877,3 +877,33 @@ func TestAddressSpellings(t *testing.T) {
 		}
 	}
 }
+
+// TestTakenNames checks through the binary that no command gives a name to a second key without saying so.
+func TestTakenNames(t *testing.T) {
+	anna, bob, twin := state(t, "anna"), state(t, "bob"), state(t, "twin")
+	admit(t, anna, bob)
+	line := publicKeyOf(t, twin)
+	for _, name := range []string{"bob", "B0b"} {
+		_, stderr, code := runToEnd(t, t.TempDir(), line+" "+name+"\n", "-allow", "-", "-dir", anna)
+		wantRun(t, "-allow", stderr, code, exitTrouble, `the name `+name+` already belongs to another key \(authorized_keys:1\): choose another name`)
+		_, stderr, code = runToEnd(t, t.TempDir(), "", "-invite", name, "-dir", anna)
+		wantRun(t, "-invite", stderr, code, exitTrouble, `the name `+name+` already belongs to another key \(authorized_keys:1\)`)
+	}
+	_, stderr, code := runToEnd(t, t.TempDir(), "", "-invite", "anna", "-dir", anna)
+	wantRun(t, "the server's name", stderr, code, exitTrouble, `the name anna already belongs to another key \(the server's own key\)`)
+	_, stderr, code = runToEnd(t, t.TempDir(), line+" twin\n", "-allow", "-", "-dir", anna)
+	wantRun(t, "a free name", stderr, code, exitDone, `twin may join now`)
+
+	fresh := filepath.Join(t.TempDir(), "fresh")
+	if err := makeFolder(fresh); err != nil {
+		t.Fatal(err)
+	}
+	put(t, filepath.Join(fresh, "authorized_keys"), []byte(publicKeyOf(t, bob)+" bob\n"))
+	_, stderr, code = runToEnd(t, t.TempDir(), "", "-keygen", "-comment", "bob", "-dir", fresh)
+	wantRun(t, "-keygen", stderr, code, exitTrouble, `the name bob already belongs to another key \(authorized_keys:1\)`)
+	if exists(filepath.Join(fresh, "identity")) {
+		t.Error("an identity was generated")
+	}
+	_, stderr, code = runToEnd(t, t.TempDir(), "", "-keygen", "-comment", "fresh", "-dir", fresh)
+	wantRun(t, "-keygen with a free name", stderr, code, exitDone, `made an identity`)
+}

@@ -596,7 +596,7 @@ func TestRevoked(t *testing.T) {
 	put(t, tr.path("revoked_keys"), []byte(keyLine(tr.own)))
 	_, err := tr.admit(tr.own, testAddr, testNow)
 	wantError(t, err, "revoked by")
-	_, err = tr.allow([]byte(keyLine(tr.own)), "me")
+	_, err = tr.allow([]byte(keyLine(tr.own)), "me", false)
 	wantError(t, err, "revoked by")
 	if err := errors.Join(os.Remove(tr.path("revoked_keys")), os.Mkdir(tr.path("revoked_keys"), 0o700)); err != nil {
 		t.Fatal(err)
@@ -682,17 +682,17 @@ func TestAllow(t *testing.T) {
 	priv, key := newEd25519(t)
 	_, other := newEd25519(t)
 	_, ca := newEd25519(t)
-	g, err := tr.allow([]byte("# a key\n"+keyLine(key)+" pi@router\r\n"), "")
+	g, err := tr.allow([]byte("# a key\n"+keyLine(key)+" pi@router\r\n"), "", false)
 	if err != nil || g.name != "pi-router" || g.by != "authorized_keys:1" {
 		t.Fatalf("%+v, %v", g, err)
 	}
 	if g, err := tr.admit(key, testAddr, testNow); err != nil || g.name != "pi-router" {
 		t.Errorf("%+v, %v", g, err)
 	}
-	if g, err := tr.allow([]byte(`from="192.0.2.7",cert-authority `+keyLine(ca)), "ops"); err != nil || g.by != "authorized_keys:2" {
+	if g, err := tr.allow([]byte(`from="192.0.2.7",cert-authority `+keyLine(ca)), "ops", false); err != nil || g.by != "authorized_keys:2" {
 		t.Errorf("%+v, %v", g, err)
 	}
-	g, err = tr.allow([]byte(keyLine(key)+" again"), "")
+	g, err = tr.allow([]byte(keyLine(key)+" again"), "", false)
 	if !errors.Is(err, errListed) || g.name != "pi-router" || g.by != "authorized_keys:1" {
 		t.Errorf("%+v, %v", g, err)
 	}
@@ -713,7 +713,7 @@ func TestAllow(t *testing.T) {
 		"certificate":    {keyLine(certify(t, caPath, other, "-I", "x", "-n", "x")), "", "certificate"},
 		"long":           {strings.Repeat("\n", maxKeyFile+1), "", "too long"},
 	} {
-		if _, err := tr.allow([]byte(c[0]), c[1]); err == nil || !strings.Contains(err.Error(), c[2]) {
+		if _, err := tr.allow([]byte(c[0]), c[1], false); err == nil || !strings.Contains(err.Error(), c[2]) {
 			t.Errorf("%s: got %v, want %q", name, err, c[2])
 		}
 	}
@@ -722,13 +722,54 @@ func TestAllow(t *testing.T) {
 	}
 }
 
+// TestNamesAreTaken checks that a name which belongs to another key is refused, unless a person insists.
+func TestNamesAreTaken(t *testing.T) {
+	tr, warned := newTrust(t)
+	_, ann := newEd25519(t)
+	_, other := newEd25519(t)
+	if _, err := tr.allow([]byte(keyLine(ann)), "ann", false); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"ann", "Ann", "me-here", "ME.here"} {
+		_, err := tr.allow([]byte(keyLine(other)), name, false)
+		wantError(t, err, "already belongs to another key")
+		_, err = tr.newInvite(name, testNow)
+		wantError(t, err, "already belongs to another key")
+		wantError(t, tr.checkNewName(name), "choose another name")
+	}
+	if err := errors.Join(tr.checkNewName("bob"), tr.checkNewName("@")); err != nil {
+		t.Error(err)
+	}
+	if g, err := tr.allow([]byte(keyLine(other)), "ann", true); err != nil || g.name != "ann" {
+		t.Errorf("%+v, %v", g, err)
+	}
+
+	// The name of an unused invite can be given away; then the invite is void, and stays in the file.
+	_, guest := newEd25519(t)
+	first, second := invited(t, tr, "bob"), invited(t, tr, "Bob")
+	if len(*warned) != 1 || !strings.Contains((*warned)[0], "the earlier invite for Bob is no longer valid") {
+		t.Errorf("warned %q", *warned)
+	}
+	redeem := func(code inviteCode, commit bool) error {
+		_, err := tr.redeem(code.proof(testH0, testHPKE, guest.Marshal()), testH0, testHPKE, guest, testNow, commit)
+		return err
+	}
+	wantError(t, redeem(first, false), "wrong, used or expired")
+	_, bob := newEd25519(t)
+	if _, err := tr.allow([]byte(keyLine(bob)), "b0b", false); err != nil {
+		t.Fatal(err)
+	}
+	wantError(t, redeem(second, false), "a name that now belongs to another key (authorized_keys:3)")
+	wantError(t, redeem(second, true), "a name that now belongs to another key (authorized_keys:3)")
+}
+
 func TestAllowManyAtOnce(t *testing.T) {
 	tr, _ := newTrust(t)
 	var wg sync.WaitGroup
 	for range 8 {
 		_, key := newEd25519(t)
 		wg.Go(func() {
-			if _, err := tr.allow([]byte(keyLine(key)), ""); err != nil {
+			if _, err := tr.allow([]byte(keyLine(key)), "", false); err != nil {
 				t.Error(err)
 			}
 		})
@@ -746,7 +787,7 @@ func TestWriteFollowsLinks(t *testing.T) {
 	if err := os.Symlink(target, tr.path("authorized_keys")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := tr.allow([]byte(keyLine(key)), "ann"); err != nil {
+	if _, err := tr.allow([]byte(keyLine(key)), "ann", false); err != nil {
 		t.Fatal(err)
 	}
 	if data, err := os.ReadFile(target); err != nil || string(data) != keyLine(key)+" ann\n" {
