@@ -104,6 +104,11 @@ func loadKeys(o keyOptions) (*keys, error) {
 	if k.encryption, err = o.loadEncryption(filepath.Join(o.dir, "encryption")); err != nil {
 		return nil, err
 	}
+	if o.identity != "" {
+		if err := o.recordIdentity(signer.PublicKey()); err != nil {
+			return nil, err
+		}
+	}
 	if bytes.Equal(marshalEncryptionKey(&k.encryption.PublicKey), plainKey(signer.PublicKey()).Marshal()) {
 		return nil, fmt.Errorf(
 			"%s and the encryption key in %s are the same key, but they must differ: move one of them away",
@@ -269,6 +274,47 @@ func (o *keyOptions) loadComment(path string, pub ssh.PublicKey) (string, error)
 			"%s does not belong to the private key next to it: replace it with the output of ssh-keygen -y", path)
 	}
 	return comment, nil
+}
+
+// usedIdentities is a file with the public keys that -identity has brought from elsewhere. With them, -paper can refuse a key
+// that also serves the default protocol.
+const usedIdentities = "used_identities"
+
+// recordIdentity adds a key to usedIdentities.
+func (o *keyOptions) recordIdentity(pub ssh.PublicKey) error {
+	files := newStateFiles(o.dir, nil)
+	line := strings.TrimSpace(publicLine(pub, ""))
+	data, err := files.read(usedIdentities)
+	if err != nil || bytes.Contains(data, []byte(line)) {
+		return err
+	}
+	err = files.lock(func() error {
+		_, err := files.appendLine(usedIdentities, line)
+		return err
+	})
+	if isReadOnly(err) {
+		o.notify("-paper cannot know that this identity serves the default protocol: %v", err)
+		return nil
+	}
+	return err
+}
+
+// publicKeys returns the public keys in a file: of a private key, also an encrypted one, or of public key lines.
+func publicKeys(data []byte) (found []ssh.PublicKey) {
+	key, err := ssh.ParsePrivateKey(data)
+	var locked *ssh.PassphraseMissingError
+	switch {
+	case err == nil:
+		found = append(found, key.PublicKey())
+	case errors.As(err, &locked) && locked.PublicKey != nil:
+		found = append(found, locked.PublicKey)
+	}
+	for _, line := range textLines(data) {
+		if pub, _, _, _, err := ssh.ParseAuthorizedKey(line); err == nil {
+			found = append(found, pub)
+		}
+	}
+	return found
 }
 
 // withCertificate returns a signer with the certificate at path, if that file exists. It reports and ignores a

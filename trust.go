@@ -644,28 +644,36 @@ func findInvite(unused []invite, proof, h0, hpkePublic []byte, id ssh.PublicKey)
 	return at
 }
 
-// keyUse returns where the state folder names id as a key of securechat/2: as the identity or the encryption key, or in
-// authorized_keys. It returns "" if it does not.
+// keyUse returns where the state folder names id as a key of securechat/2: as an identity or the encryption key, or in
+// authorized_keys or known_hosts. It returns "" if it does not.
 func (t *trust) keyUse(id ssh.PublicKey) (string, error) {
-	for _, name := range []string{"identity.pub", "encryption"} {
+	for _, name := range []string{"identity", "identity.pub", "encryption", usedIdentities} {
 		data, err := t.read(name)
 		if err != nil {
 			return "", err
 		}
-		pub, _, _, _, pubErr := ssh.ParseAuthorizedKey(data)
-		key, privErr := ssh.ParsePrivateKey(data)
+		found := slices.ContainsFunc(publicKeys(data), func(k ssh.PublicKey) bool { return sameKey(k, id) })
 		clear(data)
-		if pubErr == nil && sameKey(pub, id) || privErr == nil && sameKey(key.PublicKey(), id) {
+		if found {
 			return t.path(name), nil
 		}
 	}
-	lines, err := readAuthorized(t.stateFiles)
+	authorized, err := readAuthorized(t.stateFiles)
 	if err != nil {
 		return "", err
 	}
-	for _, l := range lines {
+	for _, l := range authorized {
 		if sameKey(l.key, id) {
 			return fmt.Sprintf("%s:%d", t.path("authorized_keys"), l.line), nil
+		}
+	}
+	known, err := readKnownHosts(t.stateFiles)
+	if err != nil {
+		return "", err
+	}
+	for _, l := range known {
+		if sameKey(l.key, id) {
+			return fmt.Sprintf("%s:%d", t.path("known_hosts"), l.line), nil
 		}
 	}
 	return "", nil

@@ -907,3 +907,44 @@ func TestTakenNames(t *testing.T) {
 	_, stderr, code = runToEnd(t, t.TempDir(), "", "-keygen", "-comment", "fresh", "-dir", fresh)
 	wantRun(t, "-keygen with a free name", stderr, code, exitDone, `made an identity`)
 }
+
+// TestPaperKeyElsewhere checks that -paper refuses a key that has served the default protocol by -identity, or that
+// known_hosts lists.
+func TestPaperKeyElsewhere(t *testing.T) {
+	anna, bob := state(t, "anna"), state(t, "bob")
+	_, addr := serve(t, anna)
+	pin(t, bob, addr, anna)
+	keys := t.TempDir()
+	for _, name := range []string{"used", "locked", "pinned", "free"} {
+		runTool(t, "ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-N", "", "-f", filepath.Join(keys, name))
+	}
+	used, locked, pinned, free := filepath.Join(keys, "used"), filepath.Join(keys, "locked"), filepath.Join(keys, "pinned"), filepath.Join(keys, "free")
+	for range 2 {
+		tell(t, bob, addr, "-identity", used)
+	}
+	if text := readText(t, filepath.Join(bob, usedIdentities)); strings.Count(text, "\n") != 1 {
+		t.Errorf("the key is recorded more than once: %q", text)
+	}
+	appendFile(t, filepath.Join(bob, "known_hosts"), "[192.0.2.1]:9000 "+readText(t, pinned+".pub"))
+	locking := state(t, "cleo")
+	put(t, filepath.Join(locking, "identity"), []byte(readText(t, locked)))
+	runTool(t, "ssh-keygen", "-q", "-p", "-P", "", "-N", "secret", "-f", filepath.Join(locking, "identity"))
+	if err := os.Remove(filepath.Join(locking, "identity.pub")); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		dir, identity, peer string
+		words               string
+	}{
+		{bob, used, free, `used: this key serves the default protocol too \(\S+used_identities\)`},
+		{bob, free, used, `used\.pub: this key serves the default protocol too \(\S+used_identities\)`},
+		{bob, pinned, free, `pinned: this key serves the default protocol too \(\S+known_hosts:2\)`},
+		{bob, free, pinned, `pinned\.pub: this key serves the default protocol too \(\S+known_hosts:2\)`},
+		{locking, locked, free, `locked: this key serves the default protocol too \(\S+identity\)`},
+	} {
+		_, stderr, code := runToEnd(t, t.TempDir(), "", "-paper", "-connect", "127.0.0.1:1", "-dir", c.dir, "-identity", c.identity, "-peer", c.peer+".pub")
+		wantRun(t, c.identity, stderr, code, exitTrouble, c.words)
+	}
+	_, stderr, code := runToEnd(t, t.TempDir(), "", "-paper", "-connect", "127.0.0.1:1", "-dir", anna, "-identity", used, "-peer", free+".pub")
+	wantRun(t, "with another state folder", stderr, code, exitTrouble, `connection refused`)
+}
