@@ -66,6 +66,10 @@ func readAuthorized(files *stateFiles) ([]authorizedLine, error) {
 	return lines, nil
 }
 
+// withoutEffect are options of sshd(8) that only forbid or allow what securechat does not have.
+var withoutEffect = []string{"restrict", "no-pty", "no-port-forwarding", "no-agent-forwarding", "no-x11-forwarding",
+	"no-user-rc", "no-touch-required"}
+
 // parseAuthorizedLine parses one line. An unknown option makes the line invalid, because it could be a restriction.
 func parseAuthorizedLine(text []byte) (l authorizedLine, err error) {
 	if err := checkLine(text); err != nil {
@@ -110,6 +114,7 @@ func parseAuthorizedLine(text []byte) (l authorizedLine, err error) {
 			if slices.Contains(l.principals, "") {
 				err = errors.New("an empty principal")
 			}
+		case !has && slices.Contains(withoutEffect, name):
 		default:
 			err = errors.New("unknown (known are from=, expiry-time=, cert-authority and principals=)")
 		}

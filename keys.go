@@ -234,8 +234,10 @@ func (o *keyOptions) loadIdentity(path string) (ssh.Signer, error) {
 		return nil, fmt.Errorf("reading the identity: %w", err)
 	}
 	defer clear(data)
-	if pub, _, _, _, err := ssh.ParseAuthorizedKey(data); err == nil {
-		return newAgentSigner(plainKey(pub), path)
+	if block, err := privateBlock(path, data); err == nil && block == nil {
+		if pub, _, _, _, err := ssh.ParseAuthorizedKey(withoutMark(data)); err == nil {
+			return newAgentSigner(plainKey(pub), path)
+		}
 	}
 	raw, err := o.parsePrivate(path, data, info)
 	if err != nil {
@@ -383,24 +385,39 @@ func (o *keyOptions) loadEncryption(path string) (*rsa.PrivateKey, error) {
 	return key, nil
 }
 
-// parsePrivate parses a private key, and gets its passphrase from a file or the user if it has one.
+// parsePrivate parses the private key in data, and gets its passphrase from a file or the user if it has one.
 func (o *keyOptions) parsePrivate(path string, data []byte, info fs.FileInfo) (any, error) {
 	if err := checkPrivate(path, info); err != nil {
 		return nil, err
 	}
-	raw, err := ssh.ParseRawPrivateKey(data)
-	var locked *ssh.PassphraseMissingError
-	if err != nil && !errors.As(err, &locked) {
-		if bytes.Contains(data, []byte("BEGIN ENCRYPTED PRIVATE KEY")) {
-			return nil, fmt.Errorf(
-				"%s is encrypted PKCS#8, which is not supported: convert it with ssh-keygen -p -f %s",
-				path, shellQuote(path))
+	block, err := privateBlock(path, data)
+	if err != nil {
+		return nil, err
+	}
+	if block == nil {
+		if what := explainKeyFile(shellQuote(path), data); what != "" {
+			return nil, fmt.Errorf("%s is %s", path, what)
 		}
-		return nil, fmt.Errorf("%s is not a private key in a known format: %w", path, err)
+		return nil, fmt.Errorf("%s is not a private key in a known format", path)
 	}
-	if err == nil {
+	defer clear(block.Bytes)
+	if err := checkPrivateFormat(path, block); err != nil {
+		return nil, err
+	}
+	raw, err := parsePrivateBlock(block)
+	switch {
+	case err == nil:
 		return raw, nil
+	case errors.As(err, new(*ssh.PassphraseMissingError)):
+		return o.unlock(path, block)
 	}
+	return nil, fmt.Errorf("%s is not a private key in a known format: %w", path, err)
+}
+
+// unlock decrypts a private key with a passphrase from a file or the user.
+func (o *keyOptions) unlock(path string, block *pem.Block) (any, error) {
+	text := pem.EncodeToMemory(block)
+	defer clear(text)
 	file := o.passphraseFile
 	if dir := os.Getenv("CREDENTIALS_DIRECTORY"); file == "" && dir != "" && exists(filepath.Join(dir, "passphrase")) {
 		file = filepath.Join(dir, "passphrase") // systemd protects it, with a mode that can include the group
@@ -416,22 +433,26 @@ func (o *keyOptions) parsePrivate(path string, data []byte, info fs.FileInfo) (a
 				return nil, err
 			}
 		}
-		if raw, err = ssh.ParseRawPrivateKeyWithPassphrase(data, bytes.TrimRight(pass, "\r\n")); err != nil {
+		raw, err := ssh.ParseRawPrivateKeyWithPassphrase(text, bytes.TrimRight(pass, "\r\n"))
+		if errors.Is(err, x509.IncorrectPasswordError) {
+			return nil, fmt.Errorf("wrong passphrase: the one in %s does not open %s", file, path)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("the passphrase in %s does not open %s: %w", file, path, err)
 		}
 		return raw, nil
 	}
 	if o.prompt == nil {
-		return nil, fmt.Errorf(
-			"%s has a passphrase and there is no terminal to ask for it: "+
-				"use -passphrase-file, a systemd credential named passphrase, or ssh-agent", path)
+		return nil, fmt.Errorf("%s has a passphrase and there is no terminal to ask for it: "+
+			"use -passphrase-file, a systemd credential named passphrase, or ssh-agent", path)
 	}
+	question := "Passphrase for " + path + ": "
 	for range 3 {
-		pass, err := o.prompt(fmt.Sprintf("Passphrase for %s: ", path))
+		pass, err := o.prompt(question)
 		if err != nil {
 			return nil, fmt.Errorf("asking for the passphrase of %s: %w", path, err)
 		}
-		raw, err = ssh.ParseRawPrivateKeyWithPassphrase(data, pass)
+		raw, err := ssh.ParseRawPrivateKeyWithPassphrase(text, pass)
 		clear(pass)
 		if err == nil {
 			return raw, nil
@@ -439,8 +460,9 @@ func (o *keyOptions) parsePrivate(path string, data []byte, info fs.FileInfo) (a
 		if !errors.Is(err, x509.IncorrectPasswordError) {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
+		question = "Wrong passphrase. Passphrase for " + path + ": "
 	}
-	return nil, fmt.Errorf("none of three passphrases opens %s", path)
+	return nil, fmt.Errorf("wrong passphrase: none of three passphrases opens %s", path)
 }
 
 // plainKey returns a certificate's key, or pub itself if it is not a certificate.

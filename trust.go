@@ -471,12 +471,19 @@ func (t *trust) allow(text []byte, name string, shareName bool) (grant, error) {
 
 // parseAllowed parses the one public key line in text.
 func parseAllowed(text []byte) (authorizedLine, error) {
-	if bytes.Contains(text, []byte("PRIVATE KEY")) {
+	if bytes.Contains(text, []byte("PRIVATE KEY")) || isPuTTY(text) || isDropbear(text) {
 		return authorizedLine{}, errors.New(
 			"that is a private key, which must stay with its owner: give the public key, the .pub file")
 	}
 	if len(text) > maxKeyFile {
 		return authorizedLine{}, errors.New("that is too long for a public key line")
+	}
+	text, err := importPublic(text)
+	if err != nil {
+		return authorizedLine{}, err
+	}
+	if what := explainKeyFile("FILE", text); what != "" {
+		return authorizedLine{}, errors.New("that is " + what)
 	}
 	var line []byte
 	for _, l := range textLines(text) {

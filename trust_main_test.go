@@ -500,7 +500,9 @@ func TestAuthorizedKeysOptions(t *testing.T) {
 		{`expiry-time="20990101",from="127.0.0.1" `, "", ""},
 		{`cert-authority `, "", `is not in \S+authorized_keys`},
 		{`command="ls" `, `authorized_keys:1 admits no key: option "command": unknown`, `is not in \S+authorized_keys`},
-		{`no-pty `, `authorized_keys:1 admits no key: option "no-pty": unknown`, `is not in \S+authorized_keys`},
+		{`restrict,no-pty,no-port-forwarding,no-agent-forwarding,no-X11-forwarding,no-user-rc,no-touch-required `, "", ""},
+		{`restrict="x" `, `authorized_keys:1 admits no key: option "restrict": unknown`, `is not in \S+authorized_keys`},
+		{`pty `, `authorized_keys:1 admits no key: option "pty": unknown`, `is not in \S+authorized_keys`},
 		{`from="host.example" `, `authorized_keys:1 admits no key: option "from": "host\.example" is not an address`, `is not in \S+authorized_keys`},
 		{`expiry-time="tomorrow" `, `authorized_keys:1 admits no key: option "expiry-time": "tomorrow" is not a time`, `is not in \S+authorized_keys`},
 		{`principals="bob" `, `authorized_keys:1 admits no key: option "principals": it has no meaning without cert-authority`, `is not in \S+authorized_keys`},
@@ -568,7 +570,7 @@ func TestIdentities(t *testing.T) {
 	stderr, code := tell(t, bob, addr, "-identity", path)
 	wantRun(t, "a passphrase and nobody to ask", stderr, code, exitTrouble, `has a passphrase and there is no terminal to ask for it: use -passphrase-file`)
 	stderr, code = tell(t, bob, addr, "-identity", path, "-passphrase-file", wrong)
-	wantRun(t, "a wrong passphrase", stderr, code, exitTrouble, `the passphrase in \S+wrong does not open \S+ed25519-256`)
+	wantRun(t, "a wrong passphrase", stderr, code, exitTrouble, `wrong passphrase: the one in \S+wrong does not open \S+ed25519-256`)
 	if err := os.Chmod(pass, 0o644); err != nil {
 		t.Fatal(err)
 	}
