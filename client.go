@@ -20,7 +20,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-	"unicode/utf8"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -30,18 +29,13 @@ const (
 	firstBackoff = 200 * time.Millisecond // before the first try to connect again; each further one doubles it,
 	maxBackoff   = 15 * time.Second       // to this
 	maxSilence   = 5                      // closes during handshakes, after having been in the room: that is a refusal then
-	outboxBytes  = 4 << 20                // unacknowledged, before reading more input waits
 	leaveTimeout = 5 * time.Second        // for a person's last lines to be acknowledged
 )
 
 type client struct {
-	addr    string
-	me      *party
-	trust   *trust
-	console *console
-	invite  *inviteCode // -join; nil without
-	// acceptNew pins a server never met without asking (-accept-new).
-	acceptNew bool
+	addr      string
+	trust     *trust
+	console   *console
 	to        string        // everything is for this one alone (-to)
 	stay      bool          // the end of the input does not end the session
 	count     int           // messages after which it ends; 0: none
@@ -49,10 +43,8 @@ type client struct {
 	reconnect bool
 	insist    bool     // -reconnect was asked for: trouble of the first connection is no end either
 	pipe      *rawPipe // -raw; nil for lines
-	plainText bool     // the protocol carries UTF-8 text to everyone, and nothing else (-paper)
 
-	// greet makes a link of a fresh connection, or an error.
-	greet func(conn net.Conn) (link, welcome, error)
+	protocol protocol
 
 	box     *outbox
 	asks    atomic.Bool // /who is to be sent
@@ -63,6 +55,7 @@ type client struct {
 	enough  chan struct{} // of capacity 1: count is reached
 	alone   chan struct{} // of capacity 1: nobody reads the output any more
 	removed bool          // the operator has let us go; the reader's, as seen
+	handed  atomic.Uint64 // lines sent that only the server's close confirms (kindSent)
 	failed  atomic.Bool   // something was asked for that could not be done, and said
 
 	inputErr error // once input has ended
@@ -83,16 +76,8 @@ func (e *errLost) Error() string {
 
 func (e *errLost) Unwrap() error { return e.why }
 
-// errTimeout is -timeout's end.
-var errTimeout = errors.New("-timeout ran out")
-
 // errFailed is the end of a session in which not everything asked for was done; what, has been said.
 var errFailed = errors.New("not everything was done: see above")
-
-// errWrong is an error that another connection would not mend.
-type errWrong struct{ error }
-
-func (e errWrong) Unwrap() error { return e.error }
 
 // run joins the room and stays until the input ends, the person leaves, ctx ends or the connection does.
 func (c *client) run(ctx context.Context) error {
@@ -211,7 +196,7 @@ func (c *client) session(conn net.Conn, l link, w welcome, leave *leaving) (err 
 	// readEnd waits for the reader to end, as long as nobody wants to leave: standard output may be stuck, and the server
 	// may say anything but goodbye.
 	readEnd := func() error {
-		l.expect(goodbyeTimeout)
+		l.setReadTimeout(goodbyeTimeout, false)
 		defer time.AfterFunc(peerTimeout, func() { conn.Close() }).Stop()
 		select {
 		case err := <-ended:
@@ -254,7 +239,7 @@ func (c *client) session(conn net.Conn, l link, w welcome, leave *leaving) (err 
 			if err == nil { // it said goodbye
 				leave.stays = false
 				readErr := readEnd()
-				if l.unconfirmed() > 0 {
+				if c.handed.Load() > 0 {
 					return c.lost(l, readErr)
 				}
 				return c.end(leave)
@@ -266,7 +251,7 @@ func (c *client) session(conn net.Conn, l link, w welcome, leave *leaving) (err 
 			}
 			return c.lost(l, readErr)
 		case err := <-ended:
-			if errors.Is(err, errServerLeft) && c.box.finished() && l.unconfirmed() == 0 {
+			if errors.Is(err, errServerLeft) && c.box.finished() && c.handed.Load() == 0 {
 				leave.stays = false
 				return c.end(leave)
 			}
@@ -290,7 +275,7 @@ func (c *client) end(leave *leaving) error {
 
 // lost is the result of a session that did not.
 func (c *client) lost(l link, err error) error {
-	var wrong errWrong
+	var wrong errPermanent
 	switch {
 	case errors.As(err, &wrong):
 		return err
@@ -300,7 +285,7 @@ func (c *client) lost(l link, err error) error {
 	if errors.Is(err, errRemoved) {
 		c.reconnect = false
 	}
-	if n := c.box.unacknowledged() + l.unconfirmed(); n > 0 || !errors.Is(err, errServerLeft) {
+	if n := c.box.unacknowledged() + int(c.handed.Load()); n > 0 || !errors.Is(err, errServerLeft) {
 		return &errLost{n, netError(err)}
 	}
 	return err
@@ -387,9 +372,6 @@ func (c *client) again(leave *leaving) (conn net.Conn, l link, w welcome, err er
 	}
 }
 
-// errServerLeft says that the server ended the session with secure-close.
-var errServerLeft = errors.New("the server closed the session")
-
 // errRemoved says that the operator did, which is an answer: nobody comes back by himself.
 var errRemoved = fmt.Errorf("%w: the operator let us go", errServerLeft)
 
@@ -401,14 +383,9 @@ func netError(err error) error {
 	return errors.New(netReason(err))
 }
 
-// errUnreachable is network trouble before the server has decided anything.
-type errUnreachable struct{ error }
-
-func (e errUnreachable) Unwrap() error { return e.error }
-
 // connect dials, runs the handshake and exchanges the first packets.
 func (c *client) connect(ctx context.Context) (net.Conn, link, welcome, error) {
-	conn, err := (&net.Dialer{Timeout: dialTimeout, KeepAlive: tcpKeepAlive(c.plainText)}).DialContext(ctx, "tcp", c.addr)
+	conn, err := (&net.Dialer{Timeout: dialTimeout, KeepAlive: c.protocol.keepAlive()}).DialContext(ctx, "tcp", c.addr)
 	if err != nil {
 		return nil, nil, welcome{}, errUnreachable{fmt.Errorf("cannot reach %s: %s; is securechat -listen running there?", c.addr, netReason(err))}
 	}
@@ -424,104 +401,31 @@ func (c *client) connect(ctx context.Context) (net.Conn, link, welcome, error) {
 func (c *client) meet(ctx context.Context, conn net.Conn) (link, welcome, error) {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	conn.SetDeadline(time.Now().Add(handshakeTimeout))
-	l, w, err := c.greet(conn)
+	req := joinRequest{stream: c.stream, flags: joinListens, epoch: c.epoch, seen: c.seen}
+	switch {
+	case c.pipe != nil:
+		req.flags = joinRaw
+	case c.console.term != nil:
+		req.flags |= joinPerson
+	}
+	server, l, w, err := c.protocol.dial(conn, req)
 	if !stop() && err == nil { // ctx ended just then, and conn with it
 		l.wipe()
 		return nil, w, context.Cause(ctx)
 	}
-	if err == nil {
-		conn.SetDeadline(time.Time{})
+	if err != nil {
+		return nil, w, err
 	}
-	return l, w, err
+	conn.SetDeadline(time.Time{})
+	return l, w, c.arrive(server, w)
 }
 
-// join is greet for securechat/2: the handshake and the first packets.
-func (c *client) join(conn net.Conn) (link, welcome, error) {
-	var server ssh.PublicKey // once it is trusted, and we are about to say who we are
-	pin := false
-	var proof func(h0, hpkePublic, identity []byte) []byte
-	if c.invite != nil {
-		proof = c.invite.proof
+// arrive takes over what the server's welcome says.
+func (c *client) arrive(server *peer, w welcome) error {
+	if !c.protocol.acknowledges() {
+		return nil
 	}
-	secrets, err := clientHandshake(conn, c.me, func(id ssh.PublicKey) error {
-		var err error
-		if pin, err = c.check(conn.RemoteAddr(), id); err == nil {
-			server = id
-		}
-		return err
-	}, proof)
-	if err != nil {
-		if penaltyFor(err) == penaltyLeft && server != nil {
-			return nil, welcome{}, c.notAdmitted()
-		}
-		if penaltyFor(err) == penaltyLeft {
-			err = errors.New("it closed the connection at once: it may be busy, or keep this address out for a while after failed tries; try again in a minute")
-		}
-		return nil, welcome{}, c.handshakeError(err)
-	}
-	buffers, flags := largeBuffers, byte(joinListens)
-	switch {
-	case c.pipe != nil:
-		buffers, flags = rawBuffers, joinRaw
-	case c.console.term != nil:
-		flags |= joinPerson
-	}
-	sess, err := newSession(conn, secrets, false, buffers)
-	if err != nil {
-		return nil, welcome{}, err
-	}
-	sess.patient = c.pipe != nil
-	req := joinRequest{stream: c.stream, flags: flags, epoch: c.epoch, seen: c.seen}
-	buf, err := sess.append(nil, kindJoin, req.encode())
-	if err == nil {
-		_, err = conn.Write(buf) // within the handshake's deadline
-	}
-	if err != nil {
-		return nil, welcome{}, c.handshakeError(err)
-	}
-	kind, payload, err := sess.read()
-	if errors.Is(err, errTruncated) {
-		return nil, welcome{}, c.notAdmitted()
-	}
-	away := errServerLeft // it knows us, and is full, stopping, or without its log, as it says
-	if err == nil && kind == kindText {
-		var it item
-		if it, _, err = cutItem(payload); err == nil {
-			away = fmt.Errorf("%w: %s", away, it.text)
-			kind, payload, err = sess.read()
-		}
-		if err == nil && kind != kindClose {
-			err = errMalformed
-		}
-	}
-	if err == nil && kind == kindClose && string(payload) == closeText {
-		return nil, welcome{}, away
-	}
-	if err == nil && kind != kindJoin {
-		err = errMalformed
-	}
-	var w welcome
-	if err == nil {
-		w, err = parseWelcome(payload)
-	}
-	if err != nil {
-		return nil, welcome{}, c.handshakeError(err)
-	}
-	if pin {
-		if err := c.trust.remember(c.addr, server); err != nil {
-			return nil, w, fmt.Errorf("pinning the server's key: %w", err)
-		}
-		c.console.note("the key of %s is now pinned: %s", c.addr, fingerprint(server))
-	}
-	switch raw := w.flags&welcomeRaw != 0; {
-	case c.pipe != nil && !raw:
-		return nil, w, errWrong{fmt.Errorf("%s is a room: connect without -raw, or start that server with it", c.addr)}
-	case c.pipe == nil && raw:
-		return nil, w, errWrong{fmt.Errorf("%s carries bytes: connect with -raw, or start that server without it", c.addr)}
-	case w.flags&welcomeBusy != 0:
-		return nil, w, errWrong{fmt.Errorf("%s serves another client already: -raw is for one", c.addr)}
-	}
-	c.console.server, c.console.origin, c.console.since = w.server, fingerprint(server), w.present
+	c.console.server, c.console.origin, c.console.since = w.server, server.fingerprint, w.present
 	if w.epoch != c.epoch || w.flags&welcomeGap != 0 {
 		if c.seen > 0 || w.flags&welcomeGap != 0 {
 			c.console.note("some of what was said meanwhile is gone: the server no longer holds it")
@@ -529,43 +433,9 @@ func (c *client) join(conn net.Conn) (link, welcome, error) {
 		c.epoch, c.seen = w.epoch, w.seq
 	}
 	if err := c.box.resume(w.recorded); err != nil || w.recorded == 0 {
-		return sess, w, err
-	}
-	return sess, w, c.shown(c.console.acked(w.recorded)) // perhaps of lines whose acknowledgement was lost with the connection
-}
-
-// handshakeError words what went wrong before the session stood: a failed check, or trouble of the network.
-func (c *client) handshakeError(err error) error {
-	if errors.As(err, new(*untrusted)) {
-		return err // which names the server
-	}
-	err = fmt.Errorf("handshake with %s: %w", c.addr, err)
-	if errors.Is(err, errUnverified) || errors.Is(err, errBadPacket) {
 		return err
 	}
-	return errUnreachable{err}
-}
-
-// check decides about the server's identity before it learns ours. pin says that it is new, and trusted by the invite's
-// code or by -accept-new: it is to be remembered once the session stands.
-func (c *client) check(remote net.Addr, id ssh.PublicKey) (pin bool, err error) {
-	_, err = c.trust.checkServer(c.addr, remote, id, time.Now())
-	if c.invite != nil && !c.invite.invitesTo(id) {
-		return false, &untrusted{
-			reason: fmt.Sprintf("%s shows key %s, and the invite is from another server", c.addr, fingerprint(id)),
-			hint:   "check the address, and that the code was copied from that server; else someone may be in the middle",
-		}
-	}
-	var u *untrusted
-	if !errors.As(err, &u) || u.kind != unknownKey {
-		return false, err
-	}
-	if c.invite != nil || c.acceptNew {
-		return true, nil
-	}
-	u.key = id
-	u.hint += "\nor connect from a terminal, which asks; or with -accept-new, which trusts whom it meets first; or with an invite (-join)"
-	return false, u
+	return c.shown(c.console.acked(w.recorded)) // perhaps of lines whose acknowledgement was lost with the connection
 }
 
 // ask lets the person decide about a server never met, and pins it: yes, no, or the fingerprint it should have.
@@ -592,23 +462,6 @@ func (c *client) ask(id ssh.PublicKey) error {
 			}
 		}
 		c.console.term.setPrompt("Please type yes, no, or the fingerprint: ")
-	}
-}
-
-// notAdmitted words a close during the handshake. The server gives no reason on purpose: it is in its log.
-func (c *client) notAdmitted() error {
-	if c.invite != nil {
-		return &untrusted{
-			reason: c.addr + " closed the connection without letting us in; its log says why",
-			kind:   closedSilently,
-			hint:   "the invite may be used or expired: ask for a new code",
-		}
-	}
-	line := ssh.MarshalAuthorizedKey(plainKey(c.me.signer.PublicKey()))
-	return &untrusted{
-		reason: c.addr + " closed the connection without letting us in; its log says why",
-		kind:   closedSilently,
-		hint:   "if it does not know this key yet, have this line added to its authorized_keys: " + string(line[:len(line)-1]),
 	}
 }
 
@@ -659,33 +512,18 @@ func (c *client) input() error {
 				continue
 			}
 		}
-		if problem := c.unfit(out); problem != "" {
+		if err := c.protocol.check(out); err != nil {
 			if c.console.lines != nil {
-				problem = fmt.Sprintf("line %d: %s", c.console.lines.number, problem)
+				err = fmt.Errorf("line %d: %w", c.console.lines.number, err)
 				failed = errFailed
 			}
-			c.console.note("%s", problem)
+			c.console.note("%v", err)
 			continue
 		}
 		if !c.box.add(out, c.console.lines == nil || !c.console.lines.ready()) {
 			return failed
 		}
 	}
-}
-
-// unfit says why the protocol cannot carry a line, or nothing.
-func (c *client) unfit(out outLine) string {
-	switch {
-	case !c.plainText:
-		return ""
-	case out.what != itemSay:
-		return "the paper's session carries plain text alone, to everyone"
-	case !utf8.Valid(out.text):
-		return "a line that is not UTF-8 was not sent: the paper's programs would stop at it; convert it first (iconv)"
-	case string(out.text) == paperClose:
-		return paperClose + " was not sent: in the paper's session this text ends it"
-	}
-	return ""
 }
 
 // write sends what is in the outbox, and secure-close when it is closed and everything is acknowledged.
@@ -745,13 +583,12 @@ func (c *client) write(l link, stop chan struct{}) error {
 
 // read shows what the room says and takes acknowledgements until the session ends.
 func (c *client) read(l link) error {
-	l.expect(peerTimeout) // the first part of a long line may be here
+	l.setReadTimeout(peerTimeout, true)
 	for {
-		if !l.buffered() {
+		if !l.ready() {
 			if err := c.shown(c.console.flush()); err != nil {
 				return err
 			}
-			l.expect(peerTimeout)
 		}
 		kind, payload, err := l.read()
 		if err != nil {
@@ -781,11 +618,11 @@ func (c *client) read(l link) error {
 							return err
 						}
 						c.console.mute()
-						poke(c.enough)
+						wake(c.enough)
 					}
 				}
 			}
-		case kindAck:
+		case kindAck, kindSent:
 			if len(payload) != 8 {
 				return errMalformed
 			}
@@ -793,8 +630,9 @@ func (c *client) read(l link) error {
 			if err := c.box.acknowledge(n); err != nil {
 				return err
 			}
-			if c.plainText {
-				continue // it was sent, which says nothing of the server's log
+			if kind == kindSent {
+				c.handed.Store(n)
+				continue
 			}
 			if err := c.shown(c.console.acked(n)); err != nil {
 				return err
@@ -807,6 +645,7 @@ func (c *client) read(l link) error {
 			if err := c.shown(c.console.flush()); err != nil {
 				return err
 			}
+			c.handed.Store(0)
 			if c.removed {
 				return errRemoved
 			}
@@ -852,10 +691,10 @@ func (c *client) shown(err error) error {
 		return nil
 	case errors.Is(err, syscall.EPIPE):
 		c.console.mute()
-		poke(c.alone)
+		wake(c.alone)
 		return nil
 	}
-	return errWrong{fmt.Errorf("cannot write standard output: %w", err)}
+	return errPermanent{fmt.Errorf("cannot write standard output: %w", err)}
 }
 
 // command does what a client's person typed: out is to be sent if send is set.
@@ -869,7 +708,7 @@ func (c *client) command(line []byte) (out outLine, send, quit bool) {
 		return out, true, false
 	case name == "/who":
 		c.asks.Store(true)
-		poke(c.box.wake)
+		wake(c.box.wake)
 	case name == "/quit":
 		return out, false, true
 	case name == "/help":

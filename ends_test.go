@@ -45,8 +45,7 @@ func joinOver(t *testing.T, s *server, c *client, fresh bool) *joined {
 	over := make(chan struct{})
 	go func() {
 		defer close(over)
-		s.handle(asTCP{there}, func() bool { return true }, func() {})
-		there.Close()
+		serveConn(s, asTCP{there})
 	}()
 	c.box = newOutbox()
 	if fresh {
@@ -89,7 +88,7 @@ func TestEnds(t *testing.T) {
 		{"left", "left", func(t *testing.T, j *joined) { drain(j); j.send(t, kindClose, []byte(closeText)) }},
 		{"left, and the line is cut at once", "left", func(t *testing.T, j *joined) { j.send(t, kindClose, []byte(closeText)); j.conn.Close() }},
 		{"killed", errTruncated.Error(), func(t *testing.T, j *joined) { j.conn.Close() }},
-		{"slow", slowConsumer, func(t *testing.T, j *joined) { speak(t, j, roomBytes/maxLine+1) }},
+		{"slow", slowConsumer, func(t *testing.T, j *joined) { speak(t, j, queueBytes/maxLine+1) }},
 		{"stuck", "slow consumer: it does not read", func(t *testing.T, j *joined) { speak(t, j, 1) }},
 		{"kicked", removed, func(t *testing.T, j *joined) { drain(j); j.s.room.kick("anna") }},
 		{"kicked, and stuck", removed, func(t *testing.T, j *joined) { j.s.room.kick("anna") }},
@@ -171,7 +170,7 @@ func TestKeepalive(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			j := joinOver(t, s, c, true)
 			here, there := net.Pipe() // a dead server from here on
-			j.sess.conn = here
+			j.sess.conn, j.sess.packets.conn = here, here
 			begin := time.Now()
 			if takes {
 				go io.Copy(io.Discard, there)
@@ -222,8 +221,8 @@ func TestLongLinesKeepalive(t *testing.T) {
 			j := joinOver(t, s, c, true)
 			here, there := net.Pipe()
 			go io.Copy(io.Discard, there)
-			mine, err1 := newSession(here, &secrets{}, false, largeBuffers)
-			theirs, err2 := newSession(there, &secrets{}, true, largeBuffers)
+			mine, err1 := newSession(here, &secrets{}, false, pipeTraffic)
+			theirs, err2 := newSession(there, &secrets{}, true, pipeTraffic)
 			if err := errors.Join(err1, err2); err != nil {
 				t.Fatal(err)
 			}
@@ -278,8 +277,7 @@ func TestLongLinesKeepalive(t *testing.T) {
 	}
 }
 
-// TestSilentClient: a client to whom nothing was written for pingInterval gets a ping, to the second, and while there is nothing
-// to write to it no writer of it runs.
+// TestSilentClient: a client receives a ping pingInterval after the last write to it, and its goroutine waits in between.
 func TestSilentClient(t *testing.T) {
 	s, c, _ := quietServer(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -297,8 +295,8 @@ func TestSilentClient(t *testing.T) {
 			synctest.Wait()
 			s.room.mu.Lock()
 			for m := range s.room.members {
-				if m.writing {
-					t.Errorf("after %v a writer of %s waits", want.at, m.name)
+				if m.peer.name == "anna" && !m.waiting {
+					t.Errorf("after %v the goroutine of %s does not wait", want.at, m.name)
 				}
 			}
 			s.room.mu.Unlock()

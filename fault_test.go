@@ -209,7 +209,7 @@ func (e *ear) Write(b []byte) (int, error) {
 		}
 		e.line = rest
 	}
-	poke(e.news)
+	wake(e.news)
 	return len(b), nil
 }
 
@@ -459,7 +459,6 @@ func TestFaultsAndKills(t *testing.T) {
 // client comes back, and its lines are there once.
 func TestFaultAtEachByte(t *testing.T) {
 	s, c, _ := quietServer(t)
-	s.id = s.me.signer.PublicKey()
 	s.console.out, s.console.lines = bufio.NewWriter(io.Discard), newLineReader(strings.NewReader(""), maxLine)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -467,7 +466,7 @@ func TestFaultAtEachByte(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
-	go func() { served <- s.serve(ctx, []net.Listener{l}) }()
+	go func() { served <- s.serve(ctx, []net.Listener{l}, s.join) }()
 	stride := 211
 	if *everyByte {
 		stride = 1
@@ -501,9 +500,11 @@ func TestFaultAtEachByte(t *testing.T) {
 				for n := range 5 {
 					fmt.Fprintf(&b, "%s %d\n", label, n+1)
 				}
-				one := &client{addr: proxy.l.Addr().String(), me: c.me, trust: c.trust, reconnect: true, insist: true,
+				addr := proxy.l.Addr().String()
+				proto := *c.protocol.(*securechat2)
+				proto.client.addr = addr
+				one := &client{addr: addr, protocol: &proto, trust: c.trust, reconnect: true, insist: true,
 					console: &console{stderr: io.Discard, out: bufio.NewWriter(io.Discard), lines: newLineReader(strings.NewReader(b.String()), maxLine)}}
-				one.greet = one.join
 				err := one.run(context.Background())
 				n := proxy.count()
 				var u *untrusted

@@ -1,12 +1,13 @@
 package main
 
-// The gate: whom the server does not even begin a handshake with (DESIGN section 3). A source that failed too often waits,
-// as under sshd's PerSourcePenalties; where many handshakes are in progress some newcomers are turned away by chance, as
-// under its MaxStartups, so that nobody who holds connections open keeps everybody else out. The rules:
+// The gate rejects connections before the handshake. A source with too many failures has to wait, as with sshd's
+// PerSourcePenalties; while many handshakes are in progress some new connections are dropped at random, as with sshd's
+// MaxStartups, so that holding connections open cannot keep all others out. The rules:
 //
-//   - a source is an IPv4 address or an IPv6 /64, which is what one machine has; loopback is none, for tunnels end there;
-//   - memory is bounded: past maxSources, what would end first goes. That lets one source off early and shuts nobody out;
-//   - a flood makes few words: one for each penalty, one a minute for those turned away by chance.
+//   - a source is an IPv4 address or an IPv6 /64, which is what one machine has. Loopback is none, since tunnels end there;
+//   - memory is bounded: beyond maxSources the penalty that would end first is dropped. That frees one source early and
+//     keeps no other out;
+//   - a flood produces few messages: one for each penalty, and one a minute for connections dropped at random.
 
 import (
 	"errors"
@@ -22,39 +23,39 @@ import (
 )
 
 const (
-	penaltyLeft    = 1 * time.Second  // left in the midst of the handshake, as one does who does not trust us yet
-	penaltyRefused = 5 * time.Second  // not admitted, or failed a check
-	penaltyInvite  = 10 * time.Second // an invite that is wrong, used or expired
-	penaltySilent  = 10 * time.Second // used up the handshake's time
-	penaltyStart   = 15 * time.Second // what may add up before a source is kept out
-	penaltyMost    = 10 * time.Minute
+	penaltyLeft    = 1 * time.Second  // left during the handshake, as a client does that does not trust the server yet
+	penaltyRefused = 5 * time.Second  // was not admitted, or failed a check
+	penaltyInvite  = 10 * time.Second // used an invite that is wrong, used or expired
+	penaltySilent  = 10 * time.Second // let the handshake's time run out
+	penaltyStart   = 15 * time.Second // penalties up to this sum are not enforced
+	penaltyMost    = 10 * time.Minute // the longest penalty
 	maxSources     = 4096
 
-	startupsStart = 10  // handshakes in progress up to which everyone gets in
-	startupsRate  = 30  // per cent turned away from there on, rising
-	startupsFull  = 100 // to all
-	startupsWord  = time.Minute
-	leastPatience = 2 * time.Second // with a handshake
+	startupsStart  = 10  // handshakes in progress up to which no connection is dropped
+	startupsRate   = 30  // per cent dropped from there on, rising
+	startupsFull   = 100 // to all
+	startupsReport = time.Minute
+	leastPatience  = 2 * time.Second // for a handshake in a crowd
 )
 
-// gate is for any goroutine.
+// gate may be used by any goroutine.
 type gate struct {
 	mu         sync.Mutex
 	inProgress int
 	sources    map[netip.Prefix]*penalty
 
-	turnedAway int // since the last word of it
-	word       time.Time
+	dropped  int // since the last report
+	reported time.Time
 }
 
-// penalty is a source's.
+// penalty is the time that a source has to wait.
 type penalty struct {
 	until    time.Time
-	enforced bool // it has once exceeded penaltyStart
-	told     bool
+	enforced bool // it has exceeded penaltyStart
+	reported bool
 }
 
-// sourceOf is what a penalty for ip falls on; it is not valid for one that gets none.
+// sourceOf returns the source that ip belongs to. It is not valid for an address that gets no penalties.
 func sourceOf(ip netip.Addr) netip.Prefix {
 	ip = ip.Unmap().WithZone("")
 	if !ip.IsValid() || ip.IsLoopback() {
@@ -64,36 +65,39 @@ func sourceOf(ip netip.Addr) netip.Prefix {
 	if ip.Is6() {
 		bits = 64
 	}
-	p, _ := ip.Prefix(bits) // no error: the address is valid and long enough
+	p, _ := ip.Prefix(bits) // cannot fail: the address is valid and long enough
 	return p
 }
 
-// refusal is why the gate stays shut.
+// refusal is the gate's reason for rejecting a connection.
 type refusal struct {
 	reason string
-	first  bool // the operator and the log have not heard of it yet
+	first  bool // not reported to the operator and the log yet
 }
 
 func (r *refusal) Error() string { return r.reason }
 
-// enter counts a handshake in, until leave, or says why it may not begin.
+// enter counts a handshake as in progress until leave, or returns why it may not begin.
 func (g *gate) enter(ip netip.Addr, now time.Time) *refusal {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	source := sourceOf(ip)
 	if p := g.sources[source]; p != nil && p.enforced && now.Before(p.until) {
-		first := !p.told
-		p.told = true
-		return &refusal{fmt.Sprintf("too many failed tries from %s: it is kept out for %v", strings.TrimSuffix(source.String(), "/32"), p.until.Sub(now).Round(time.Second)), first}
+		first := !p.reported
+		p.reported = true
+		from, wait := strings.TrimSuffix(source.String(), "/32"), p.until.Sub(now).Round(time.Second)
+		return &refusal{fmt.Sprintf("too many failed tries from %s: it is kept out for %v", from, wait), first}
 	}
-	// By chance not from loopback: there it would hit the jobs of this very machine.
+	// Connections from loopback are not dropped at random: they are this machine's own jobs.
 	byChance := source.IsValid() && rand.IntN(100) < dropPercent(g.inProgress)
 	if byChance || g.inProgress >= startupsFull {
-		g.turnedAway++
-		r := &refusal{fmt.Sprintf("%d handshakes are in progress: turned away %d since this was last said", g.inProgress, g.turnedAway),
-			now.Sub(g.word) >= startupsWord}
+		g.dropped++
+		r := &refusal{
+			reason: fmt.Sprintf("%d handshakes are in progress: dropped %d connections since the last report", g.inProgress, g.dropped),
+			first:  now.Sub(g.reported) >= startupsReport,
+		}
 		if r.first {
-			g.word, g.turnedAway = now, 0
+			g.reported, g.dropped = now, 0
 		}
 		return r
 	}
@@ -101,14 +105,14 @@ func (g *gate) enter(ip netip.Addr, now time.Time) *refusal {
 	return nil
 }
 
-// leave counts a handshake out.
+// leave counts a handshake as over.
 func (g *gate) leave() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.inProgress--
 }
 
-// patience is how long a handshake may take: less the more are in progress, so that a crowd that says nothing makes room
+// patience returns how long a handshake may take: less the more are in progress, so that silent connections make room
 // soon.
 func (g *gate) patience() time.Duration {
 	g.mu.Lock()
@@ -120,7 +124,7 @@ func (g *gate) patience() time.Duration {
 	return max(leastPatience, handshakeTimeout-handshakeTimeout*time.Duration(n)/(startupsFull-startupsStart))
 }
 
-// dropPercent is how many of a hundred are turned away with n handshakes in progress.
+// dropPercent returns how many of a hundred connections are dropped with n handshakes in progress.
 func dropPercent(n int) int {
 	switch {
 	case n < startupsStart:
@@ -131,7 +135,7 @@ func dropPercent(n int) int {
 	return startupsRate + (100-startupsRate)*(n-startupsStart)/(startupsFull-startupsStart)
 }
 
-// penalise adds d to what the source has left.
+// penalise adds d to the penalty of ip's source.
 func (g *gate) penalise(ip netip.Addr, d time.Duration, now time.Time) {
 	source := sourceOf(ip)
 	if d <= 0 || !source.IsValid() {
@@ -154,7 +158,7 @@ func (g *gate) penalise(ip netip.Addr, d time.Duration, now time.Time) {
 	p.enforced = p.enforced || p.until.Sub(now) > penaltyStart
 }
 
-// makeRoomLocked lets go of what has ended, and, if that is not enough for source, of what would end first.
+// makeRoomLocked drops the penalties that have ended and, if source needs one more place, the one that would end first.
 func (g *gate) makeRoomLocked(source netip.Prefix, now time.Time) {
 	if _, has := g.sources[source]; has || len(g.sources) < maxSources {
 		return
@@ -172,14 +176,14 @@ func (g *gate) makeRoomLocked(source netip.Prefix, now time.Time) {
 	}
 }
 
-// forgive clears what a source has left: somebody there has proven to belong here.
+// forgive ends the penalty of ip's source, from where a client was admitted.
 func (g *gate) forgive(ip netip.Addr) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.sources, sourceOf(ip))
 }
 
-// penaltyFor is what a failed handshake costs its source: nothing where the failure is ours.
+// penaltyFor returns the penalty for a handshake that failed with err: none if the failure is the server's own.
 func penaltyFor(err error) time.Duration {
 	var u *untrusted
 	switch {

@@ -32,8 +32,6 @@ import (
 const (
 	protocolName = "securechat/2"
 
-	handshakeTimeout = 20 * time.Second // for the whole of it, first packets included; a server's gate has less in a crowd
-
 	helloNonceSize = 32 // Rs
 	nonceSize      = 24 // Ra, Rb: 192 bits
 	smSize         = 32

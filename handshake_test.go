@@ -181,7 +181,7 @@ func meet(client, server *party, m meddler) (c, s outcome) {
 
 // converse is the session of a meeting: join, two texts and close, the client first in each.
 func converse(conn net.Conn, keys *secrets, server bool, heard *[]string) error {
-	sess, err := newSession(conn, keys, server, smallBuffers)
+	sess, err := newSession(conn, keys, server, chatTraffic)
 	if err != nil {
 		return err
 	}

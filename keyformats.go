@@ -1,7 +1,7 @@
 package main
 
-// The file formats of keys: finding the private key in a file that other programs have written, reading public keys
-// of other formats, and naming the command that converts what cannot be read.
+// Public keys as text, and the file formats of keys: finding the private key in a file that other programs have
+// written, reading public keys of other formats, and naming the command that converts what cannot be read.
 
 import (
 	"bytes"
@@ -21,6 +21,87 @@ import (
 
 	"golang.org/x/crypto/ssh"
 )
+
+// plainKey returns a certificate's key, or pub itself if it is not a certificate.
+func plainKey(pub ssh.PublicKey) ssh.PublicKey {
+	if cert, ok := pub.(*ssh.Certificate); ok {
+		return cert.Key
+	}
+	return pub
+}
+
+// sameKey compares two keys, and certificates by the keys in them.
+func sameKey(a, b ssh.PublicKey) bool {
+	return a != nil && b != nil && bytes.Equal(plainKey(a).Marshal(), plainKey(b).Marshal())
+}
+
+// publicLine returns a line for authorized_keys, with a newline at its end.
+func publicLine(id ssh.PublicKey, comment string) string {
+	line := strings.TrimSuffix(string(ssh.MarshalAuthorizedKey(plainKey(id))), "\n")
+	if comment != "" {
+		line += " " + comment
+	}
+	return line + "\n"
+}
+
+// fingerprint returns a key's fingerprint as ssh-keygen -lf prints it, and for a certificate that of its key.
+func fingerprint(id ssh.PublicKey) string { return ssh.FingerprintSHA256(plainKey(id)) }
+
+// keysIn returns the text of each fingerprint and of each public key in base64 that text contains, wherever it
+// stands. It also returns damaged ones, unless much of them is missing.
+func keysIn(text string) []string {
+	const shortest = 40 // a fingerprint has 50 characters, the shortest key 68
+	var found []string
+	for _, word := range strings.FieldsFunc(text, func(r rune) bool { return !isKeyRune(r) }) {
+		at := strings.Index(word, "SHA256:")
+		if at < 0 {
+			at = strings.Index(word, "AAAA")
+		}
+		if at >= 0 && len(word)-at >= shortest {
+			found = append(found, word[at:])
+		}
+	}
+	return found
+}
+
+// isKeyRune reports whether r can be part of a fingerprint or of base64.
+func isKeyRune(r rune) bool {
+	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("+/=:", r)
+}
+
+// parseKeyText returns the fingerprint of a key that keysIn has found.
+func parseKeyText(text string) (print string, ok bool) {
+	if strings.HasPrefix(text, "SHA256:") {
+		return text, true
+	}
+	blob, err := base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		return "", false
+	}
+	key, err := ssh.ParsePublicKey(blob)
+	if err != nil {
+		return "", false
+	}
+	return fingerprint(key), true
+}
+
+// publicKeys returns the public keys in a file: of a private key, also an encrypted one, or of public key lines.
+func publicKeys(data []byte) (found []ssh.PublicKey) {
+	key, err := ssh.ParsePrivateKey(data)
+	var locked *ssh.PassphraseMissingError
+	switch {
+	case err == nil:
+		found = append(found, key.PublicKey())
+	case errors.As(err, &locked) && locked.PublicKey != nil:
+		found = append(found, locked.PublicKey)
+	}
+	for _, line := range textLines(data) {
+		if pub, _, _, _, err := ssh.ParseAuthorizedKey(line); err == nil {
+			found = append(found, pub)
+		}
+	}
+	return found
+}
 
 // privateBlock returns the PEM block of the only private key in data, without EC parameters, certificates, public
 // keys and text around it. It returns nil if there is no private key.

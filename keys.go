@@ -19,7 +19,6 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
@@ -278,8 +277,8 @@ func (o *keyOptions) loadComment(path string, pub ssh.PublicKey) (string, error)
 	return comment, nil
 }
 
-// usedIdentities is a file with the public keys that -identity has brought from elsewhere. With them, -paper can refuse a key
-// that also serves the default protocol.
+// usedIdentities is a file with the public keys that -identity has brought from elsewhere. With them, -paper can
+// refuse a key that also serves the default protocol.
 const usedIdentities = "used_identities"
 
 // recordIdentity adds a key to usedIdentities.
@@ -299,24 +298,6 @@ func (o *keyOptions) recordIdentity(pub ssh.PublicKey) error {
 		return nil
 	}
 	return err
-}
-
-// publicKeys returns the public keys in a file: of a private key, also an encrypted one, or of public key lines.
-func publicKeys(data []byte) (found []ssh.PublicKey) {
-	key, err := ssh.ParsePrivateKey(data)
-	var locked *ssh.PassphraseMissingError
-	switch {
-	case err == nil:
-		found = append(found, key.PublicKey())
-	case errors.As(err, &locked) && locked.PublicKey != nil:
-		found = append(found, locked.PublicKey)
-	}
-	for _, line := range textLines(data) {
-		if pub, _, _, _, err := ssh.ParseAuthorizedKey(line); err == nil {
-			found = append(found, pub)
-		}
-	}
-	return found
 }
 
 // withCertificate returns a signer with the certificate at path, if that file exists. It reports and ignores a
@@ -463,19 +444,6 @@ func (o *keyOptions) unlock(path string, block *pem.Block) (any, error) {
 		question = "Wrong passphrase. Passphrase for " + path + ": "
 	}
 	return nil, fmt.Errorf("wrong passphrase: none of three passphrases opens %s", path)
-}
-
-// plainKey returns a certificate's key, or pub itself if it is not a certificate.
-func plainKey(pub ssh.PublicKey) ssh.PublicKey {
-	if cert, ok := pub.(*ssh.Certificate); ok {
-		return cert.Key
-	}
-	return pub
-}
-
-// sameKey compares two keys, and certificates by the keys in them.
-func sameKey(a, b ssh.PublicKey) bool {
-	return a != nil && b != nil && bytes.Equal(plainKey(a).Marshal(), plainKey(b).Marshal())
 }
 
 // checkIdentityKey returns an error for a key whose type or strength is not accepted as an identity. For a
@@ -700,56 +668,6 @@ func nameSuffix(pub ssh.PublicKey) string { return keyHex(pub, suffixDigits) }
 func keyHex(pub ssh.PublicKey, n int) string {
 	sum := sha256.Sum256(plainKey(pub).Marshal())
 	return hex.EncodeToString(sum[:])[:n]
-}
-
-// publicLine returns a line for authorized_keys, with a newline at its end.
-func publicLine(id ssh.PublicKey, comment string) string {
-	line := strings.TrimSuffix(string(ssh.MarshalAuthorizedKey(plainKey(id))), "\n")
-	if comment != "" {
-		line += " " + comment
-	}
-	return line + "\n"
-}
-
-// fingerprint returns a key's fingerprint as ssh-keygen -lf prints it, and for a certificate that of its key.
-func fingerprint(id ssh.PublicKey) string { return ssh.FingerprintSHA256(plainKey(id)) }
-
-// keysIn returns the text of each fingerprint and of each public key in base64 that text contains, wherever it
-// stands. It also returns damaged ones, unless much of them is missing.
-func keysIn(text string) []string {
-	const shortest = 40 // a fingerprint has 50 characters, the shortest key 68
-	var found []string
-	for _, word := range strings.FieldsFunc(text, func(r rune) bool { return !isKeyRune(r) }) {
-		at := strings.Index(word, "SHA256:")
-		if at < 0 {
-			at = strings.Index(word, "AAAA")
-		}
-		if at >= 0 && len(word)-at >= shortest {
-			found = append(found, word[at:])
-		}
-	}
-	return found
-}
-
-// isKeyRune reports whether r can be part of a fingerprint or of base64.
-func isKeyRune(r rune) bool {
-	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("+/=:", r)
-}
-
-// parseKeyText returns the fingerprint of a key that keysIn has found.
-func parseKeyText(text string) (print string, ok bool) {
-	if strings.HasPrefix(text, "SHA256:") {
-		return text, true
-	}
-	blob, err := base64.StdEncoding.DecodeString(text)
-	if err != nil {
-		return "", false
-	}
-	key, err := ssh.ParsePublicKey(blob)
-	if err != nil {
-		return "", false
-	}
-	return fingerprint(key), true
 }
 
 // certName describes a certificate for the log. The key id is quoted, because it is the peer's text until the CA's

@@ -24,7 +24,7 @@ func TestDeafKept(t *testing.T) {
 				synctest.Wait()
 				cleo, _ := enter(t, s.room, "cleo", "key c", 9)
 				s.room.mute(cleo)
-				for i := range roomBytes/maxLine + 1 {
+				for i := range queueBytes/maxLine + 1 {
 					if err := s.room.say(cleo, says(uint64(i+1), strings.Repeat("x", maxLine))); err != nil {
 						t.Fatal(err)
 					}
@@ -63,13 +63,13 @@ func TestAfterKick(t *testing.T) {
 		if err := r.say(bob, says(n, "secret "+strings.Repeat("x", maxLine-7))); err != nil {
 			t.Fatal(err)
 		}
-		items, _, _, ending := r.take(anna, nil)
+		items, _ := take(r, anna)
 		for _, enc := range items {
 			if bytes.Contains(enc, []byte("secret")) {
 				heard++
 			}
 		}
-		if ending != "" {
+		if endOf(r, anna) != "" {
 			break
 		}
 	}
@@ -114,8 +114,7 @@ func TestBusyTold(t *testing.T) {
 						t.Error(err)
 						return
 					}
-					s.handle(conn, func() bool { return true }, func() {})
-					conn.Close()
+					serveConn(s, conn)
 				}()
 				conn, err := net.Dial("tcp", ln.Addr().String())
 				if err != nil {
@@ -136,7 +135,7 @@ func TestBusyTold(t *testing.T) {
 							return
 						}
 						if kind == kindAck {
-							poke(acked)
+							wake(acked)
 						}
 					}
 				}()

@@ -18,11 +18,9 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/signal"
 	"runtime/debug"
-	"strings"
 	"syscall"
 	"time"
 )
@@ -115,18 +113,21 @@ func run(args []string, stdin, stdout, stderr *os.File) error {
 	defer stop()
 	context.AfterFunc(ctx, stop)
 
+	trace := func(line string) { c.tell("%s", line) }
+	if !o.trace {
+		trace = nil
+	}
 	if o.paper {
 		p, err := loadPaper(o.identity, o.peers, openTrust(dir, nil, "", c.note))
 		if err != nil {
 			return err
 		}
 		c.note("%s", paperWarning)
-		p.c, p.delay, p.trace = c, o.delay, o.trace
+		p.delay, p.trace = o.delay, trace
 		if o.connect != "" {
-			return connect(ctx, o, &client{console: c, greet: p.dial, plainText: true})
+			return connect(ctx, o, &client{console: c, protocol: p})
 		}
-		name := keyName("", p.id)
-		return listen(ctx, o, &server{id: p.id, name: name, console: c, greet: p.accept})
+		return listen(ctx, o, serverConfig{protocol: p, id: p.id, name: keyName("", p.id), console: c})
 	}
 
 	made := false
@@ -168,23 +169,23 @@ func run(args []string, stdin, stdout, stderr *os.File) error {
 	if err != nil {
 		return err
 	}
-	if o.connect != "" {
-		if o.trace {
-			me.trace = func(line string) { c.tell("%s", line) }
-		}
-		cl := &client{me: me, trust: t, console: c}
-		cl.greet = cl.join
-		if o.raw {
-			cl.pipe = newRawPipe(stdin, stdout, c.progress())
-		}
-		return connect(ctx, o, cl)
-	}
-	s := &server{me: me, id: id, name: t.name, trust: t, console: c}
-	s.greet = s.welcome
+	proto := &securechat2{me: me, trust: t, raw: o.raw, note: c.note, trace: trace, server: securechat2Server{delay: o.delay}}
+	var pipe *rawPipe
 	if o.raw {
-		s.raw = &rawServer{pipe: newRawPipe(stdin, stdout, c.progress()), err: &errCut{why: errors.New("the server was stopped before anyone had joined")}}
+		pipe = newRawPipe(stdin, stdout, c.progress())
 	}
-	return listen(ctx, o, s)
+	if o.connect != "" {
+		proto.client = securechat2Client{addr: o.connect, acceptNew: o.acceptNew}
+		if o.join {
+			code, err := readInvite(c)
+			if err != nil {
+				return err
+			}
+			proto.client.invite = &code
+		}
+		return connect(ctx, o, &client{trust: t, console: c, protocol: proto, pipe: pipe})
+	}
+	return listen(ctx, o, serverConfig{protocol: proto, id: id, name: t.name, trust: t, console: c, pipe: pipe})
 }
 
 // allow adds the public key line in a file, or on stdin, to authorized_keys.
@@ -228,16 +229,9 @@ func printInvite(t *trust, c *console, name string, stdout io.Writer) error {
 // connect joins a room.
 func connect(ctx context.Context, o *options, cl *client) error {
 	c := cl.console
-	cl.addr, cl.acceptNew, cl.to, cl.stay, cl.count, cl.timeout = o.connect, o.acceptNew, o.to, o.stay, o.count, o.timeout
+	cl.addr, cl.to, cl.stay, cl.count, cl.timeout = o.connect, o.to, o.stay, o.count, o.timeout
 	cl.reconnect = o.reconnect || c.term != nil && !o.reconnectSet && !o.paper
 	cl.insist = o.reconnect
-	if o.join {
-		code, err := readInvite(c)
-		if err != nil {
-			return err
-		}
-		cl.invite = &code
-	}
 	if cl.pipe != nil {
 		return cl.carry(ctx)
 	}
@@ -272,9 +266,9 @@ func readInvite(c *console) (code inviteCode, err error) {
 	return code, errUsage{errors.New("no invite code that can be read in three tries")}
 }
 
-// listen opens the room of s and keeps it until ctx ends.
-func listen(ctx context.Context, o *options, s *server) (err error) {
-	listeners, err := listenOn(o.listen, tcpKeepAlive(o.paper))
+// listen opens a server of c and keeps it until ctx ends.
+func listen(ctx context.Context, o *options, c serverConfig) (err error) {
+	listeners, err := listenOn(o.listen, c.protocol.keepAlive())
 	if err != nil {
 		return err
 	}
@@ -288,64 +282,14 @@ func listen(ctx context.Context, o *options, s *server) (err error) {
 			err = fmt.Errorf("closing the log: %w", cerr)
 		}
 	}()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	c := s.console
-	c.quit = cancel
 	log.digests, log.durable = !o.logText, o.sync
-	log.tell = func(text string) { c.note("%s", text) }
-	s.log, s.room, s.places, s.norelay, s.trace, s.delay = log, newRoom(log), o.maxClients, o.norelay, o.trace, o.delay
-	s.room.history = o.history
-	if err := s.room.rebuild(); err != nil {
+	log.tell = func(text string) { c.console.note("%s", text) }
+	c.log, c.sync, c.history, c.clients, c.norelay, c.invite = log, o.sync, o.history, o.maxClients, o.norelay, o.invite
+	s, err := newServer(c)
+	if err != nil {
 		return err
 	}
-	if o.sync {
-		s.room.flush = make(chan struct{}, 1)
-		go s.room.flushing()
-		defer close(s.room.flush)
-	}
-	_, s.port, _ = net.SplitHostPort(listeners[0].Addr().String())
-	hint := ""
-	if s.raw != nil {
-		s.raw.ctx = ctx
-		hint = " -raw"
-	}
-
-	print := fingerprint(s.id)
-	c.server, c.origin = s.name, print
-	if s.raw != nil {
-		c.note("waiting for one client on %s as %s, key %s", listeners[0].Addr(), s.name, print)
-	} else {
-		c.note("room open on %s as %s, key %s", listeners[0].Addr(), s.name, print)
-	}
-	if !o.paper {
-		s.trust.review()
-		c.note("to join it: securechat -connect localhost:%s%s here, securechat -connect %s%s from elsewhere", s.port, hint, publicAddress(s.port), hint)
-	}
-	if strings.HasPrefix(log.began, "repaired") {
-		c.note("%s: %s", o.log, log.began)
-	}
-	if o.invite != "" {
-		if err := makeInvite(s.trust, c, o.invite, s.port); err != nil {
-			return err
-		}
-	}
-	self := newLogPerson(listeners[0].Addr().String(), s.name, print, "", nil)
-	if err := log.write(func(b []byte) []byte { return appendRecord(b, time.Now(), eventStart, self, "log", log.began) }, nil); err != nil {
-		return err
-	}
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	go s.reload(ctx, hangup, cancel)
-	told := make(chan struct{})
-	unless := context.AfterFunc(ctx, func() { s.tellManager("STOPPING=1"); close(told) })
-	s.tellManager("READY=1")
-	err = s.serve(ctx, listeners)
-	if !unless() {
-		<-told // an empty room may be closed sooner
-	}
-	log.record(func(b []byte) []byte { return appendRecord(b, time.Now(), eventStop, self, "reason", "") }, nil)
-	return err
+	return s.run(ctx, listeners)
 }
 
 // version tells which release this is, from the build's own information.

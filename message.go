@@ -1,42 +1,48 @@
 package main
 
+// Messages of a session: their kinds and layouts. A message is a kind byte and a payload. docs/PROTOCOL.md gives the same
+// layouts for readers of other languages.
+
 import (
 	"encoding/binary"
 	"encoding/hex"
 	"time"
 )
 
-// Messages of a session: their kinds and layouts. A message is a kind byte and a payload. docs/PROTOCOL.md gives the same
-// layouts for readers of other languages.
-
-// Kinds of messages.
+// Kinds of messages, and what their payload holds.
 const (
-	kindText  = 1 + iota // C → S: lines; S → C: what was said in the room
-	kindAck              // S → C: every line up to a number is in the log; both with -raw: a count of bytes
-	kindClose            // both: "secure-close", the authenticated end
-	kindPing             // both: nothing to say, but alive
-	kindRekey            // both: the last packet under this key; the session answers it by itself
-	kindJoin             // C → S: the first packet; S → C: the first packet, its answer
+	kindText  = 1 + iota // C → S: lines of the client; S → C: items of the room
+	kindAck              // S → C: every line up to this number is in the log; both with -raw: a count of bytes
+	kindClose            // both: closeText, the authenticated end of the session
+	kindPing             // both: nothing; the sender is alive
+	kindRekey            // both: nothing; the last packet under this key. Sessions send and take it by themselves
+	kindJoin             // both: the first message, a joinRequest from C and a welcome from S
 	kindRaw              // both: bytes of -raw
-	kindPart             // both: the front of a message whose rest, and kind, follow
-	kindWho              // C → S: who is here? Answered by a notice
+	kindPart             // both: the front of a message; the rest and the message's kind follow
+	kindWho              // C → S: nothing; asks for the list of who is here, which comes as a notice
+	kindFirst = kindText
+	kindLast  = kindWho
+
+	// kindSent never goes over the wire. The paper's link reads it in place of kindAck, which its protocol lacks: the lines
+	// up to this number went to the network, and they are known to have arrived only when the server closes.
+	kindSent = 0xff
 )
 
 const (
-	closeText  = "secure-close"                           // the paper's word, here an authenticated packet and no text anyone could type
-	maxLine    = 64 << 10                                 // bytes of a line, without its end
-	maxMessage = maxLine + 1024                           // payload of a message: one line and what goes before it
-	maxBatch   = maxMsg - 1                               // payload of a message that fits one packet
-	maxNumber  = 1 << 62                                  // of a line: its successors must not wrap
+	closeText  = "secure-close"                           // the paper's word; here it stands in an authenticated packet of its own kind
+	maxLine    = 64 << 10                                 // bytes of a line, without its newline
+	maxMessage = maxLine + 1024                           // bytes of a message's payload: one line and the fields before it
+	maxBatch   = maxMsg - 1                               // bytes of payload in a message that fits one packet
+	maxNumber  = 1 << 62                                  // the largest number of a line, so that the numbers after it do not wrap
 	maxShown   = maxName + 1 + suffixDigits + 1 + maxName // bytes of a name as shown: name~XXXXXXXX@server (validShown)
 )
 
 // joinRequest is a client's first message:
 //
-//	stream 16   names this client process's lines, over all its connections
+//	stream 16   names the lines of this client process, over all its connections
 //	flags  1    joinListens, joinPerson, joinRaw
-//	epoch  8    of the room it was last in, or zeros
-//	seen   8    the last item of that room it has, or 0
+//	epoch  8    of the room that the client was in last, or zeros
+//	seen   8    the last item of that room that the client has, or 0
 type joinRequest struct {
 	stream streamID
 	flags  byte
@@ -49,9 +55,9 @@ type streamID [16]byte
 func (s streamID) String() string { return hex.EncodeToString(s[:]) }
 
 const (
-	joinListens = 1 << iota // it wants to hear the room
-	joinPerson              // somebody is at a terminal: history is welcome
-	joinRaw                 // it comes for -raw, not for a room
+	joinListens = 1 << iota // the client wants to receive what is said
+	joinPerson              // a person at a terminal: send what was said since the person left
+	joinRaw                 // the client wants -raw and no room
 	joinFlags   = joinListens | joinPerson | joinRaw
 )
 
@@ -77,11 +83,11 @@ func parseJoin(b []byte) (j joinRequest, err error) {
 // welcome is the server's first message:
 //
 //	epoch    8   of the room, new with every start of the server
-//	seq      8   the last item before those the client will get
-//	present  8   the last item before the client came: what it gets up to here is history
-//	recorded 8   the last line of the client's stream that the log has
-//	flags    1   welcomeGap: items between the client's seen and seq are gone; welcomeRaw, welcomeBusy
-//	name     1 and name: what the others see the client as
+//	seq      8   the last item before those that the client will receive
+//	present  8   the last item before the client joined; items up to this one are history
+//	recorded 8   the last line of the client's stream that is in the log
+//	flags    1   welcomeGap, welcomeRaw, welcomeBusy
+//	name     1 and name: the client's, as the others see it
 //	server   1 and name: the server's own
 type welcome struct {
 	epoch        [8]byte
@@ -92,9 +98,9 @@ type welcome struct {
 }
 
 const (
-	welcomeGap   = 1 << iota
-	welcomeRaw   // the server carries bytes: it has no room
-	welcomeBusy  // for another client
+	welcomeGap   = 1 << iota // the server no longer holds some items between the client's seen and seq
+	welcomeRaw               // the server carries bytes and has no room
+	welcomeBusy              // the server with -raw serves another client
 	welcomeFlags = welcomeGap | welcomeRaw | welcomeBusy
 	welcomeSize  = 8 + 8 + 8 + 8 + 1
 )
@@ -127,11 +133,13 @@ func parseWelcome(b []byte) (w welcome, err error) {
 	return w, nil
 }
 
+// appendName appends a name's length in one byte and the name, cut to maxShown bytes.
 func appendName(b []byte, name string) []byte {
 	name = name[:min(len(name), maxShown)]
 	return append(append(b, byte(len(name))), name...)
 }
 
+// cutName takes a name from the front of b.
 func cutName(b []byte) (name string, rest []byte, ok bool) {
 	if len(b) < 1 || int(b[0]) > maxShown || len(b) < 1+int(b[0]) {
 		return "", nil, false
@@ -139,21 +147,21 @@ func cutName(b []byte) (name string, rest []byte, ok bool) {
 	return string(b[1 : 1+b[0]]), b[1+b[0]:], true
 }
 
-// lines is what a client says, some lines in a message:
+// lines is what a client sends, one or more lines in a message:
 //
-//	first 8   number of the first line; the next has the next number
-//	what  1   itemSay, itemAction or itemDirect, of all of them
-//	to    1 and name: whom itemDirect is for; else empty
-//	then for each line: length uvarint, and the line; several only in a message that fits one packet
+//	first 8   number of the first line; each further line has the next number
+//	what  1   itemSay, itemAction or itemDirect, the same for all of the lines
+//	to    1 and name: the receiver of itemDirect; else empty
+//	then for each line: length uvarint, and the line. A message of several lines fits one packet
 type lines struct {
 	first uint64
 	what  byte
 	to    string
-	from  string   // who said it at another server, never on the wire; else empty
-	texts [][]byte // at least one; into the message
+	from  string   // name of the sender at another server, set by a bridge and never on the wire; else empty
+	texts [][]byte // at least one; slices of the message
 }
 
-const linesHeader = 8 + 1 + 1 // and to
+const linesHeader = 8 + 1 + 1 // bytes before the name in to
 
 func appendLinesHeader(b []byte, first uint64, what byte, to string) []byte {
 	b = binary.BigEndian.AppendUint64(b, first)
@@ -164,17 +172,22 @@ func appendLine(b, line []byte) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(line))), line...)
 }
 
-// parseLines takes b apart, with the texts appended to into.
+// parseLines parses lines and appends the texts to into.
 func parseLines(b []byte, into [][]byte) (l lines, err error) {
 	if len(b) < linesHeader {
 		return l, errMalformed
 	}
 	l.first, l.what = binary.BigEndian.Uint64(b), b[8]
 	var ok bool
-	if l.to, b, ok = cutName(b[9:]); !ok || len(b) == 0 || l.first == 0 || l.first > maxNumber || l.what < itemSay || l.what > itemDirect || (l.what == itemDirect) != (l.to != "") {
+	l.to, b, ok = cutName(b[9:])
+	if !ok || len(b) == 0 || l.first == 0 || l.first > maxNumber {
 		return l, errMalformed
 	}
-	several := len(b) <= maxBatch-linesHeader-len(l.to) // else one line: a record each would cost far more than they do
+	if l.what < itemSay || l.what > itemDirect || (l.what == itemDirect) != (l.to != "") {
+		return l, errMalformed
+	}
+	// A longer message holds one line: each of many short ones would cost a log record far larger than the line.
+	several := len(b) <= maxBatch-linesHeader-len(l.to)
 	for l.texts = into; len(b) > 0; {
 		if len(l.texts) > len(into) && !several {
 			return l, errMalformed
@@ -189,13 +202,13 @@ func parseLines(b []byte, into [][]byte) (l lines, err error) {
 	return l, nil
 }
 
-// item is one thing that happened in the room, as its receivers get it; a kindText from the server carries some:
+// item is one thing that happened in the room, as its receivers get it. A kindText from the server carries items:
 //
 //	length uvarint   of what follows
-//	seq    8         its place in the one order that all receivers share
+//	seq    8         its place in the one order that all receivers share; 0 for a notice to one client
 //	time   8         Unix time in milliseconds, by the server's clock
 //	what   1         one of the constants below
-//	name   1 and name: who; empty for the server
+//	name   1 and name: the sender; empty for the server
 //	text   the rest
 type item struct {
 	seq  uint64
@@ -206,19 +219,20 @@ type item struct {
 }
 
 const (
-	itemSay         = 1 + iota // name said text
-	itemAction                 // /me
-	itemDirect                 // to the receiver alone
-	itemJoin                   // name came; no text
-	itemLeave                  // name left; text says why, or nothing
-	itemNotice                 // the server says text
-	itemUndelivered            // the server says why a line, though recorded, reached nobody
-	itemRemoved                // the operator lets the receiver go: it is not to come back by itself
+	itemSay         = 1 + iota // text from name to all
+	itemAction                 // /me text from name to all
+	itemDirect                 // text from name to the receiver alone
+	itemJoin                   // name joined; no text
+	itemLeave                  // name left; text is the reason, or empty
+	itemNotice                 // text from the server
+	itemUndelivered            // text says why a line, though recorded, reached no receiver
+	itemRemoved                // the operator removed the receiver, which must not reconnect by itself
 	itemLast        = itemRemoved
 )
 
-// itemNames are the words for them in records and objects.
-var itemNames = [...]string{itemSay: "say", itemAction: "action", itemDirect: "direct", itemJoin: "join", itemLeave: "leave", itemNotice: "notice", itemUndelivered: "undelivered", itemRemoved: "removed"}
+// itemNames are the words for items in log records and in -json objects.
+var itemNames = [...]string{itemSay: "say", itemAction: "action", itemDirect: "direct", itemJoin: "join", itemLeave: "leave",
+	itemNotice: "notice", itemUndelivered: "undelivered", itemRemoved: "removed"}
 
 func (it item) append(b []byte) []byte {
 	name := it.name[:min(len(it.name), maxShown)]
@@ -229,9 +243,9 @@ func (it item) append(b []byte) []byte {
 	return append(b, it.text...)
 }
 
-const itemOverhead = 3 + 8 + 8 + 1 + 1 // of an encoded item, beside name and text
+const itemOverhead = 3 + 8 + 8 + 1 + 1 // bytes of an encoded item without its name and text
 
-// cutItem takes an item from the front of b; its text stands in b.
+// cutItem takes an item from the front of b. The item's text is a slice of b.
 func cutItem(b []byte) (it item, rest []byte, err error) {
 	n, w := binary.Uvarint(b)
 	if w <= 0 || n > maxMessage || n > uint64(len(b)-w) || n < 8+8+1+1 {
@@ -242,13 +256,14 @@ func cutItem(b []byte) (it item, rest []byte, err error) {
 	it.time = time.UnixMilli(int64(binary.BigEndian.Uint64(body[8:])))
 	it.what = body[16]
 	var ok bool
-	if it.name, it.text, ok = cutName(body[17:]); !ok || it.what < itemSay || it.what > itemLast || len(it.text) > maxLine || it.name != "" && !validShown(it.name) {
+	it.name, it.text, ok = cutName(body[17:])
+	if !ok || it.what < itemSay || it.what > itemLast || len(it.text) > maxLine || it.name != "" && !validShown(it.name) {
 		return it, nil, errMalformed
 	}
 	return it, rest, nil
 }
 
-// outLine is a line to send: itemSay, itemAction, or itemDirect and to whom.
+// outLine is a line to send: itemSay, itemAction, or itemDirect with its receiver in to.
 type outLine struct {
 	text []byte
 	what byte

@@ -1,7 +1,8 @@
 package main
 
+// The operator's side of a server: the console as a member of the room, and the operator's commands.
+
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -15,42 +16,184 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// The operator's side of a server: the console as a member of the room, and the operator's commands.
+// operator is the person at the server's console, or the programs on its standard streams. One goroutine reads what is
+// typed, one shows what the room delivers.
+type operator struct {
+	console   *console
+	room      *room
+	member    *member
+	trust     *trust // nil with -paper
+	strangers *strangers
+	name      string
+	port      string // that the server listens on
+	stop      func() // stops the server
+}
 
-// command does what the operator typed.
-func (s *server) command(line []byte) (what byte, to string, text []byte, send bool) {
+// newOperator makes the console a member of the room, as self.
+func newOperator(c *console, r *room, t *trust, refused *strangers, self *peer, port string, stop func()) *operator {
+	o := &operator{console: c, room: r, trust: t, strangers: refused, name: self.name, port: port, stop: stop}
+	o.member = newMember(self, o)
+	r.enterOperator(o.member)
+	if c.term != nil {
+		c.term.setPrompt(c.prompt(o.name))
+		c.term.complete = func(line string, pos int) []string { return completions(line, pos, operatorHelp, r.names()) }
+	}
+	return o
+}
+
+// show prints the room on the console until the room closes. Trouble with standard output leaves the room open.
+func (o *operator) show() {
+	err := o.console.welcome(o.name, false)
+	if err == nil {
+		err = o.room.write(o.member)
+	}
+	if err != nil {
+		o.console.note("cannot write standard output: %v; the room stays open", err)
+		o.room.mute(o.member)
+	}
+}
+
+func (o *operator) abort() {} // a stuck console holds up no client
+
+func (o *operator) deliver(d *delivery) error {
+	if d.missed > 0 {
+		o.console.note("%d lines came faster than they could be shown; they are in the log", d.missed)
+	}
+	for _, enc := range d.items {
+		it, _, err := cutItem(enc)
+		if err != nil {
+			return err
+		}
+		if err := o.console.show(it); err != nil {
+			return err
+		}
+	}
+	if d.acked > 0 {
+		if err := o.console.acked(d.acked); err != nil {
+			return err
+		}
+	}
+	return o.console.flush()
+}
+
+// read hands what is typed or piped in to the room. The server keeps running when its stdin ends; at a terminal Ctrl-D and
+// Ctrl-C stop it.
+func (o *operator) read() {
+	for {
+		line, _, err := o.console.read()
+		switch {
+		case err == errInterrupt || err == io.EOF && o.console.term != nil:
+			o.stop()
+			return
+		case errors.As(err, new(errLongLine)):
+			o.console.fault(err)
+			continue
+		case err == io.EOF:
+			return
+		case err != nil:
+			o.console.note("reading standard input: %v; the room stays open", err)
+			return
+		}
+		l, ok := o.parse(line)
+		if !ok {
+			continue
+		}
+		if err := o.room.say(o.member, l); err != nil {
+			o.console.note("not sent: %v", err)
+		}
+	}
+}
+
+// parse returns what a line of the operator says. ok is false if it says nothing: it was a command, which parse runs, or
+// cannot be sent, which parse reports.
+func (o *operator) parse(line []byte) (l lines, ok bool) {
+	l = lines{first: 1, what: itemSay, texts: [][]byte{line}} // the room counts the operator's lines
+	switch {
+	case o.console.json:
+		said, from, err := parseSaid(line, outLine{what: itemSay}, o.console.origin)
+		if err != nil {
+			o.console.fault(err)
+			return l, false
+		}
+		l.what, l.to, l.from, l.texts[0] = said.what, said.to, from, said.text
+		return l, said.text != nil
+	case o.console.term != nil:
+		said, send := o.command(line)
+		l.what, l.to, l.texts[0] = said.what, said.to, said.text
+		return l, send && len(line) > 0
+	}
+	return l, true
+}
+
+// command runs what the operator typed, or returns it with send if it is to be sent.
+func (o *operator) command(line []byte) (out outLine, send bool) {
 	name, arg := parseCommand(line)
 	out, problem, ok := saying(name, arg)
 	var err error
 	switch {
 	case problem != "":
-		s.console.tell("%s", problem)
+		o.console.tell("%s", problem)
 	case ok:
-		return out.what, out.to, out.text, true
+		return out, true
 	case name == "/who":
-		s.console.tell("* %s", whoLine(s.room.names()))
+		o.console.tell("* %s", whoLine(o.room.names()))
 	case name == "/quit":
-		s.console.quit()
+		o.stop()
 	case name == "/help":
-		s.console.tell("%s", operatorHelp)
-	case s.trust == nil && (name == "/invite" || name == "/allow"):
-		s.console.tell("-paper knows its clients by -peer alone: end the server and name the key there")
+		o.console.tell("%s", operatorHelp)
+	case o.trust == nil && (name == "/invite" || name == "/allow"):
+		o.console.tell("-paper knows its clients by -peer alone: end the server and name the key there")
 	case name == "/kick":
-		err = s.room.kick(arg)
+		err = o.room.kick(arg)
 	case name == "/invite":
-		err = makeInvite(s.trust, s.console, arg, s.port)
+		err = makeInvite(o.trust, o.console, arg, o.port)
 	case name == "/allow":
-		err = s.allowStranger(arg)
+		err = o.allowStranger(arg)
 	default:
-		s.console.tell("there is no %s here; /help lists the commands, and //… sends a line that begins with a slash", name)
+		o.console.tell("there is no %s here; /help lists the commands, and //… sends a line that begins with a slash", name)
 	}
 	if err != nil {
-		s.console.note("%v", err)
+		o.console.note("%v", err)
 	}
-	return 0, "", nil, false
+	return out, false
 }
 
-// strangers are the keys turned away because nobody had listed them, for /allow; the latest last.
+// allowStranger lists a key that was refused, under a name or one made of the key, and records it.
+func (o *operator) allowStranger(arg string) error {
+	var name, print string
+	for _, f := range strings.Fields(arg) {
+		switch {
+		case print == "" && strings.HasPrefix(f, "SHA256:"):
+			print = f
+		case name == "":
+			name = f
+		default:
+			return errors.New("/allow [NAME] [FINGERPRINT] lets in a key that was refused")
+		}
+	}
+	key, err := o.strangers.pick(print)
+	if err != nil {
+		return err
+	}
+	if name == "" {
+		name = "guest-" + nameSuffix(key)
+	}
+	g, err := o.trust.allow([]byte(publicLine(key, "")), name, false)
+	if errors.Is(err, errListed) {
+		o.strangers.drop(key)
+	}
+	if err != nil {
+		return err
+	}
+	o.strangers.drop(key)
+	o.console.note("%s may join now (%s, %s)", g.name, g.fingerprint, g.by)
+	who := newLogPerson("", g.name, g.fingerprint, "", nil)
+	now := time.Now()
+	o.room.record(func(b []byte) []byte { return appendRecord(b, now, eventAllow, who, "by", g.by) })
+	return nil
+}
+
+// strangers holds the unlisted keys that were refused, for /allow, the latest last.
 type strangers struct {
 	mu   sync.Mutex
 	keys []ssh.PublicKey
@@ -78,8 +221,8 @@ func (s *strangers) dropLocked(key ssh.PublicKey) {
 	s.keys = slices.DeleteFunc(s.keys, func(k ssh.PublicKey) bool { return sameKey(k, key) })
 }
 
-// pick returns the one stranger, or the one with this fingerprint. It never picks among several: somebody may be knocking
-// just to be the last when /allow is typed.
+// pick returns the only stranger, or the one with this fingerprint. Without a fingerprint it never picks one of several: an
+// attacker may connect just to be the last when /allow is typed.
 func (s *strangers) pick(print string) (ssh.PublicKey, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -100,151 +243,6 @@ func (s *strangers) pick(print string) (ssh.PublicKey, error) {
 		return nil, fmt.Errorf("that is none of the keys refused lately, which are%s", list.String())
 	}
 	return nil, fmt.Errorf("several unknown keys have been refused: say which, as /allow NAME SHA256:…%s", list.String())
-}
-
-// allowStranger lists a key that was refused, under a name or one made of the key, and records it.
-func (s *server) allowStranger(arg string) error {
-	var name, print string
-	for _, f := range strings.Fields(arg) {
-		switch {
-		case print == "" && strings.HasPrefix(f, "SHA256:"):
-			print = f
-		case name == "":
-			name = f
-		default:
-			return errors.New("/allow [NAME] [FINGERPRINT] lets in a key that was refused")
-		}
-	}
-	key, err := s.strangers.pick(print)
-	if err != nil {
-		return err
-	}
-	if name == "" {
-		name = "guest-" + nameSuffix(key)
-	}
-	g, err := s.trust.allow([]byte(publicLine(key, "")), name, false)
-	if errors.Is(err, errListed) {
-		s.strangers.drop(key)
-	}
-	if err != nil {
-		return err
-	}
-	s.strangers.drop(key)
-	s.console.note("%s may join now (%s, %s)", g.name, g.fingerprint, g.by)
-	who := newLogPerson("", g.name, g.fingerprint, "", nil)
-	now := time.Now()
-	s.log.record(func(b []byte) []byte { return appendRecord(b, now, eventAllow, who, "by", g.by) }, nil)
-	return nil
-}
-
-// operator makes the server's own console a member of the room.
-func (s *server) operator() *member {
-	m := &member{name: s.name, base: s.name, suffix: nameSuffix(s.id), fingerprint: fingerprint(s.id), listens: true, wake: make(chan struct{}, 1)}
-	rand.Read(m.stream[:])
-	m.log = newLogPerson("console", m.name, m.fingerprint, m.stream.String(), nil)
-	s.room.mu.Lock()
-	m.recorded = s.room.streamLocked(m.fingerprint, m.stream)
-	m.recorded.here++
-	m.next = s.room.first + uint64(len(s.room.items))
-	s.room.members[m] = struct{}{}
-	s.room.mu.Unlock()
-	if s.console.term != nil {
-		s.console.term.setPrompt(s.console.prompt(s.name))
-		s.console.term.complete = func(line string, pos int) []string { return completions(line, pos, operatorHelp, s.room.names()) }
-	}
-	go s.typed(m)
-	return m
-}
-
-// typed hands the operator's lines to the room. The end of standard input ends nothing.
-func (s *server) typed(m *member) {
-	var n uint64
-	for {
-		line, _, err := s.console.read()
-		if err == errInterrupt || err == io.EOF && s.console.term != nil {
-			s.console.quit()
-			return
-		}
-		var long errLongLine
-		if errors.As(err, &long) {
-			s.console.fault(err)
-			continue
-		}
-		if err != nil {
-			if err != io.EOF {
-				s.console.note("reading standard input: %v; the room stays open", err)
-			}
-			return
-		}
-		typed := lines{first: n + 1, what: itemSay, texts: [][]byte{line}}
-		if s.console.json {
-			said, from, err := parseSaid(line, outLine{what: itemSay}, s.console.origin)
-			if err != nil {
-				s.console.fault(err)
-				continue
-			}
-			if said.text == nil {
-				continue // an object that says nothing
-			}
-			typed.what, typed.to, typed.from, typed.texts[0] = said.what, said.to, from, said.text
-		}
-		if s.console.term != nil {
-			if len(line) == 0 {
-				continue
-			}
-			var send bool
-			if typed.what, typed.to, typed.texts[0], send = s.command(line); !send {
-				continue
-			}
-		}
-		n++
-		if err := s.room.say(m, typed); err != nil {
-			s.console.note("not sent: %v", err)
-			n--
-		}
-	}
-}
-
-// show prints the room on the server's console until the room lets it go.
-func (s *server) show(m *member) {
-	var items [][]byte
-	var acked uint64
-	err := s.console.welcome(s.name, false)
-	for {
-		var ending string
-		var missed, ack uint64
-		items, ack, missed, ending = s.room.take(m, items[:0])
-		if missed > 0 {
-			s.console.note("%d lines came faster than they could be shown; they are in the log", missed)
-		}
-		for _, enc := range items {
-			var it item
-			if err == nil {
-				it, _, err = cutItem(enc)
-			}
-			if err == nil {
-				err = s.console.show(it)
-			}
-		}
-		if err == nil && ack > acked {
-			acked = ack
-			err = s.console.acked(ack)
-		}
-		if err == nil {
-			err = s.console.flush()
-		}
-		if err != nil {
-			s.console.note("cannot write standard output: %v; the room stays open", err)
-			s.room.mute(m)
-			return
-		}
-		if len(items) == 0 {
-			if ending != "" {
-				return
-			}
-			<-m.wake
-		}
-	}
 }
 
 const inviteWords = "An invite for %s, good once and for a day. On the other machine, run\n  securechat -connect %s -join\nand paste this code when it asks:"

@@ -37,7 +37,7 @@ func (b *outbox) add(line outLine, now bool) bool {
 			break
 		}
 		b.mu.Unlock()
-		poke(b.wake)
+		wake(b.wake)
 		<-b.space
 	}
 	line.text = bytes.Clone(line.text)
@@ -46,20 +46,23 @@ func (b *outbox) add(line outLine, now bool) bool {
 	now = now || b.bytes >= outboxBytes/8
 	b.mu.Unlock()
 	if now {
-		poke(b.wake)
+		wake(b.wake)
 	}
 	return true
 }
 
-const lineOverhead = 56 // of a line in the outbox beside its bytes
+const (
+	outboxBytes  = 4 << 20 // unacknowledged, before reading more input waits
+	lineOverhead = 56      // bytes that a line in the outbox takes beside its text
+)
 
 // close says that no more lines come.
 func (b *outbox) close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.closed = true
-	poke(b.wake)
-	poke(b.space)
+	wake(b.wake)
+	wake(b.space)
 }
 
 // take returns some lines that were not sent on this connection, and the number of the first. done says that the outbox is
@@ -105,9 +108,9 @@ func (b *outbox) acknowledge(n uint64) error {
 	clear(b.lines[:k])
 	b.lines, b.acked, b.sent = b.lines[k:], n, max(0, b.sent-k)
 	if b.closed && len(b.lines) == 0 {
-		poke(b.wake)
+		wake(b.wake)
 	}
-	poke(b.space)
+	wake(b.space)
 	return nil
 }
 

@@ -20,7 +20,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -215,75 +214,123 @@ func (p *paperConn) readRest(b []byte) error {
 	return err
 }
 
-// paperLink makes a paper session a link, as far as it can be one: only the client sends, nothing is acknowledged, and a line
-// too long for a packet arrives as several.
-type paperLink struct {
+// paperServerLink is the server's side of a paper session as a link. Only the client sends, and nothing is acknowledged.
+type paperServerLink struct {
 	*paperConn
-	lines   uint64        // read by a server, so far
-	sending [][]byte      // by a client: made ready by append
-	given   uint64        // lines sent
-	bye     bool          // made ready too
-	handed  atomic.Uint64 // of a client's lines, those that read has reported as sent: they may not have arrived
-	written chan uint64   // lines that were given to TCP, of capacity 1; nil on a server
-	gone    chan error    // the server closed: nil
-
-	leaving sync.Mutex // held while a client sends its goodbye, whose answer may be here before the write returns
-	left    bool       // under leaving: it is sent
+	lines uint64 // read so far
+	bye   bool   // the next write closes the connection
 }
 
-// newPaperLink begins a session with the key of a handshake, which it wipes.
-func newPaperLink(conn net.Conn, key *[32]byte, client bool) *paperLink {
-	p := &paperLink{paperConn: newPaperConn(conn, key)}
-	clear(key[:])
-	if client {
-		p.written, p.gone = make(chan uint64, 1), make(chan error, 1)
-		go func() {
-			_, err := io.Copy(io.Discard, conn) // the paper's server says nothing; its close says that it has read everything
-			p.gone <- err
-		}()
+// newPaperServerLink begins a session with the key of a handshake, which it wipes.
+func newPaperServerLink(conn net.Conn, key *[32]byte) *paperServerLink {
+	defer clear(key[:])
+	return &paperServerLink{paperConn: newPaperConn(conn, key)}
+}
+
+// append notes a goodbye, which in the paper's session is that the server closes. Other messages have no form there.
+func (p *paperServerLink) append(buf []byte, kind byte, _ []byte) ([]byte, error) {
+	p.bye = p.bye || kind == kindClose
+	return buf, nil
+}
+
+func (p *paperServerLink) appendItems(buf []byte, _ [][]byte) ([]byte, error) { return buf, nil }
+
+func (p *paperServerLink) write([]byte) error {
+	if p.bye {
+		return p.conn.Close()
 	}
+	return nil
+}
+
+// read returns the client's texts, one a message. A line too long for a packet arrives as several texts.
+func (p *paperServerLink) read() (kind byte, payload []byte, err error) {
+	text, err := p.readText()
+	switch {
+	case err == io.EOF:
+		return 0, nil, errTruncated
+	case err != nil:
+		return 0, nil, err
+	case string(text) == paperClose:
+		return kindClose, []byte(closeText), nil
+	}
+	p.lines++
+	return kindText, appendLine(appendLinesHeader(nil, p.lines, itemSay, ""), text), nil
+}
+
+// ready returns false: what is buffered may be less than a packet.
+func (p *paperServerLink) ready() bool { return false }
+
+// setReadTimeout bounds only the wait at the end. Until then the paper's session may be silent for any time, and TCP's
+// keep-alive finds a dead peer.
+func (p *paperConn) setReadTimeout(timeout time.Duration, renew bool) {
+	if !renew {
+		// A connection that takes no deadline is closed, and the read returns that error.
+		_ = p.conn.SetReadDeadline(time.Now().Add(max(timeout, paperPatience)))
+	}
+}
+
+// paperPatience is for a server that reads slowly to take what the network still holds, and to close.
+const paperPatience = 10 * time.Second
+
+func (p *paperConn) wipe() {
+	clear(p.digest[:])
+	p.block = nil
+}
+
+// paperClientLink is the client's side of a paper session as a link. One goroutine reads, one writes, and one waits for the
+// server's close; the last ends with the connection.
+type paperClientLink struct {
+	*paperConn
+	sending [][]byte    // texts that append took for write
+	bye     bool        // append took a goodbye for write
+	given   uint64      // lines written so far
+	written chan uint64 // the latest given, of capacity 1
+	gone    chan error  // the end of the server's side, nil for its close; of capacity 1
+
+	leaving sync.Mutex // held while the goodbye is written: the server's close may arrive before the write returns
+	left    bool       // guarded by leaving: the goodbye is written
+}
+
+// newPaperClientLink begins a session with the key of a handshake, which it wipes.
+func newPaperClientLink(conn net.Conn, key *[32]byte) *paperClientLink {
+	defer clear(key[:])
+	p := &paperClientLink{paperConn: newPaperConn(conn, key), written: make(chan uint64, 1), gone: make(chan error, 1)}
+	go func() {
+		_, err := io.Copy(io.Discard, conn) // the paper's server sends nothing; its close means that it has read everything
+		p.gone <- err
+	}()
 	return p
 }
 
-// append takes a client's lines and goodbye. A server's goodbye is that it closes; the other kinds have no form in the paper's
-// session.
-func (p *paperLink) append(buf []byte, kind byte, payload []byte) ([]byte, error) {
-	switch {
-	case kind == kindClose:
+// append takes lines and the goodbye.
+func (p *paperClientLink) append(buf []byte, kind byte, payload []byte) ([]byte, error) {
+	switch kind {
+	case kindClose:
 		p.bye = true
-	case p.written != nil && kind == kindText:
+	case kindText:
 		l, err := parseLines(payload, nil)
 		if err != nil {
 			return nil, err
-		}
-		if l.what != itemSay {
-			return nil, errWrong{errors.New("the paper's session carries plain text alone, to everyone")}
 		}
 		for _, text := range l.texts {
 			p.sending = append(p.sending, bytes.Clone(text))
 		}
 	default:
-		return buf, nil
+		return buf, nil // no form in the paper's session
 	}
-	return append(buf, kind), nil
+	return append(buf, kind), nil // so that the caller sees that there is something to write
 }
 
-func (p *paperLink) appendItems(buf []byte, _ [][]byte) ([]byte, error) { return buf, nil }
+func (p *paperClientLink) appendItems(buf []byte, _ [][]byte) ([]byte, error) { return buf, nil }
 
 // write sends each text within writeTimeout.
-func (p *paperLink) write([]byte) error {
-	if p.written == nil {
-		if p.bye {
-			return p.conn.Close()
-		}
-		return nil
-	}
+func (p *paperClientLink) write([]byte) error {
 	for _, text := range p.sending {
 		if err := p.send(text); err != nil {
 			return err
 		}
 		p.given++
-		select { // what waits there is an older count
+		select { // an older count that was not read yet
 		case <-p.written:
 		default:
 		}
@@ -305,76 +352,33 @@ func (p *paperLink) write([]byte) error {
 	return nil
 }
 
-func (p *paperLink) send(text []byte) error {
-	p.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+func (p *paperClientLink) send(text []byte) error {
+	if err := p.conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+		return err
+	}
 	return p.sendText(text)
 }
 
-// read gives a server the client's texts, one a message, and a client the count of what it has sent for an
-// acknowledgement: the paper has none, and unconfirmed says what that is worth.
-func (p *paperLink) read() (kind byte, payload []byte, err error) {
-	if p.written != nil {
-		select {
-		case n := <-p.written:
-			p.handed.Store(n)
-			return kindAck, binary.BigEndian.AppendUint64(nil, n), nil
-		case err := <-p.gone:
-			if err != nil {
-				return 0, nil, err
-			}
+// read returns kindSent for lines that were written, and kindClose when the server closes after the goodbye: then it has
+// read all of them.
+func (p *paperClientLink) read() (kind byte, payload []byte, err error) {
+	select {
+	case n := <-p.written:
+		return kindSent, binary.BigEndian.AppendUint64(nil, n), nil
+	case err := <-p.gone:
+		if err != nil {
+			return 0, nil, err
 		}
-		p.leaving.Lock()
-		defer p.leaving.Unlock()
-		if !p.left {
-			return 0, nil, errTruncated
-		}
-		p.handed.Store(0) // a server that closes on secure-close has read what came before it
-		return kindClose, []byte(closeText), nil
 	}
-	text, err := p.readText()
-	switch {
-	case err == io.EOF:
+	p.leaving.Lock()
+	defer p.leaving.Unlock()
+	if !p.left {
 		return 0, nil, errTruncated
-	case err != nil:
-		return 0, nil, err
-	case string(text) == paperClose:
-		return kindClose, []byte(closeText), nil
 	}
-	p.lines++
-	return kindText, appendLine(appendLinesHeader(nil, p.lines, itemSay, ""), text), nil
+	return kindClose, []byte(closeText), nil
 }
 
-func (p *paperLink) buffered() bool { return false }
-
-func (p *paperLink) readHere() (kind byte, payload []byte, err error) { return 0, nil, errNotHere }
-
-func (p *paperLink) wait() error {
-	_, err := p.in.Peek(1)
-	if err == io.EOF {
-		err = errTruncated
-	}
-	return err
-}
-
-func (p *paperLink) idle() bool { return p.in.Buffered() == 0 }
-
-// expect bounds only the wait at the end: until then the paper's session may be silent for as long as it likes, and TCP's
-// keep-alive finds the dead.
-func (p *paperLink) expect(within time.Duration) {
-	if within < peerTimeout {
-		p.conn.SetReadDeadline(time.Now().Add(max(within, paperPatience)))
-	}
-}
-
-// paperPatience is for a server that reads slowly to take what the network still holds, and to close.
-const paperPatience = 10 * time.Second
-
-func (p *paperLink) unconfirmed() int { return int(p.handed.Load()) }
-
-func (p *paperLink) wipe() {
-	clear(p.digest[:])
-	p.block = nil
-}
+func (p *paperClientLink) ready() bool { return false }
 
 // paperMode is what -paper needs beside a connection.
 type paperMode struct {
@@ -383,8 +387,7 @@ type paperMode struct {
 	peers []*rsa.PublicKey
 	names []string // of peers
 	delay time.Duration
-	trace bool
-	c     *console
+	trace tracer // -trace; nil if off
 }
 
 // loadPaper reads the keys for -paper and refuses one that securechat/2 uses too: here a peer gets numbers of its choice
@@ -531,48 +534,72 @@ func refuseSharedKey(t *trust, id ssh.PublicKey) error {
 	return fmt.Errorf("this key serves the default protocol too (%s), and with -paper it signs what a peer chooses: make a key for -paper alone", use)
 }
 
+// tracer returns p.trace with prefix before each line.
 func (p *paperMode) tracer(prefix string) tracer {
-	if !p.trace {
+	if p.trace == nil {
 		return nil
 	}
-	return func(line string) { p.c.tell("%s%s", prefix, line) }
+	return func(line string) { p.trace(prefix + line) }
 }
 
-// accept is server.greet for the paper's protocol.
-func (p *paperMode) accept(conn net.Conn, m *member) (link, joinRequest, error) {
-	key, i, err := paperServerHandshake(conn, p.me, p.peers, p.delay, p.tracer(m.addr+"  "))
+// keepAlive leaves Go's default on: the paper's session has no pings.
+func (p *paperMode) keepAlive() time.Duration { return 0 }
+
+func (p *paperMode) acknowledges() bool { return false }
+
+func (p *paperMode) check(line outLine) error {
+	switch {
+	case line.what != itemSay:
+		return errors.New("the paper's session carries plain text alone, to everyone")
+	case !utf8.Valid(line.text):
+		return errors.New("a line that is not UTF-8 was not sent: the paper's programs would stop at it; convert it first (iconv)")
+	case string(line.text) == paperClose:
+		return errors.New(paperClose + " was not sent: in the paper's session this text ends it")
+	}
+	return nil
+}
+
+func (p *paperMode) accept(conn net.Conn) (*peer, link, joinRequest, error) {
+	from := &peer{addr: conn.RemoteAddr().String()}
+	key, i, err := paperServerHandshake(conn, p.me, p.peers, p.delay, p.tracer(from.addr+"  "))
 	if err != nil {
-		return nil, joinRequest{}, err
+		return from, nil, joinRequest{}, err
 	}
 	id, err := ssh.NewPublicKey(p.peers[i])
 	if err != nil {
-		return nil, joinRequest{}, err
+		return from, nil, joinRequest{}, err
 	}
+	from.identify(id)
+	from.name, from.admittedBy = p.names[i], "-peer "+p.names[i]
 	digest := sha512.Sum512(key[:])
-	m.name, m.base, m.suffix, m.fingerprint, m.digest = p.names[i], p.names[i], nameSuffix(id), fingerprint(id), digest[:]
-	m.by = "-peer " + p.names[i]
-	rand.Read(m.stream[:])
-	return newPaperLink(conn, &key, false), joinRequest{stream: m.stream}, nil
+	from.digest = digest[:]
+	rand.Read(from.stream[:])
+	return from, newPaperServerLink(conn, &key), joinRequest{stream: from.stream}, nil
 }
 
-// dial is client.greet for the paper's protocol.
-func (p *paperMode) dial(conn net.Conn) (link, welcome, error) {
+func (p *paperMode) dial(conn net.Conn, _ joinRequest) (*peer, link, welcome, error) {
 	key, err := paperClientHandshake(conn, p.me, p.peers[0], p.delay, p.tracer(""))
 	if err != nil {
 		err = fmt.Errorf("handshake: %w", err)
 		switch {
 		case errors.Is(err, errUnverified):
-			return nil, welcome{}, err
+			return nil, nil, welcome{}, err
 		case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF): // a server that cannot verify us only closes
-			return nil, welcome{}, &untrusted{
+			return nil, nil, welcome{}, &untrusted{
 				reason: err.Error(),
 				kind:   closedSilently,
 				hint:   "if each side has the other's key, it might be a man-in-the-middle attack",
 			}
 		}
-		return nil, welcome{}, errUnreachable{err}
+		return nil, nil, welcome{}, errUnreachable{err}
 	}
-	return newPaperLink(conn, &key, true), welcome{name: keyName("", p.id)}, nil
+	server := &peer{addr: conn.RemoteAddr().String(), name: p.names[0]}
+	id, err := ssh.NewPublicKey(p.peers[0])
+	if err != nil {
+		return nil, nil, welcome{}, err
+	}
+	server.identify(id)
+	return server, newPaperClientLink(conn, &key), welcome{name: keyName("", p.id)}, nil
 }
 
 // paperWarning is said once at start.

@@ -758,7 +758,7 @@ func dialRoom(addr string, me *party, listens bool) (l *session, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if l, err = newSession(conn, secrets, false, smallBuffers); err != nil {
+	if l, err = newSession(conn, secrets, false, chatTraffic); err != nil {
 		return nil, err
 	}
 	req := joinRequest{}
@@ -864,7 +864,7 @@ func (a *lists) crowd(row chatRow, addr string, n int) []*chatter {
 
 const (
 	windowLines = 256 // that the sender is ahead of the average receiver
-	batchLines  = 16  // that it writes at a time
+	writeLines  = 16  // that it writes at a time
 	lineBytes   = 100
 )
 
@@ -887,7 +887,7 @@ func (a *lists) flood(row chatRow, receivers, count int) (perSecond float64, cos
 	return float64(total) / took.Seconds(), used / time.Duration(total/1000), a.status(server, "VmHWM:") * 1024
 }
 
-// pour sends count lines, a multiple of batchLines, to receivers who count what is delivered, and returns how long that took
+// pour sends count lines, a multiple of writeLines, to receivers who count what is delivered, and returns how long that took
 // and the server's processor time.
 func (a *lists) pour(row chatRow, server *running, delivered *atomic.Int64, receivers, count int) (took, used time.Duration) {
 	sender, err := row.join(server.addr, false)
@@ -896,7 +896,7 @@ func (a *lists) pour(row chatRow, server *running, delivered *atomic.Int64, rece
 	}
 	defer sender.conn.Close()
 	go sender.hear(func([]byte) {})
-	batch := slices.Repeat([][]byte{bytes.Repeat([]byte("x"), lineBytes)}, batchLines)
+	batch := slices.Repeat([][]byte{bytes.Repeat([]byte("x"), lineBytes)}, writeLines)
 	used, began := a.cpu(server), time.Now()
 	wait := func(lines int) {
 		for total := int64(lines) * int64(receivers); delivered.Load() < total; <-time.After(50 * time.Microsecond) {
@@ -905,7 +905,7 @@ func (a *lists) pour(row chatRow, server *running, delivered *atomic.Int64, rece
 			}
 		}
 	}
-	for sent := 0; sent < count; sent += batchLines {
+	for sent := 0; sent < count; sent += writeLines {
 		wait(sent - windowLines)
 		if err := sender.send(batch); err != nil {
 			a.Fatal(err)
@@ -925,7 +925,7 @@ func BenchmarkPeersFanout(b *testing.B) {
 		var rate, cost figures
 		for range b.N {
 			for _, row := range a.rooms() {
-				r, c, _ := a.flood(row, n, 3200000/n/batchLines*batchLines)
+				r, c, _ := a.flood(row, n, 3200000/n/writeLines*writeLines)
 				rate.add(row.name, r)
 				cost.add(row.name, float64(c)/1e3)
 			}

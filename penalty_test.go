@@ -217,12 +217,18 @@ func TestServerPenalises(t *testing.T) {
 		}
 		told := newWatched()
 		c := newConsole(strings.NewReader(""), io.Discard, told, nil)
-		s := &server{me: me, id: me.signer.PublicKey(), name: "anna", places: maxClients, trust: openTrust(dir, k.signer.PublicKey(), "anna", nil), log: log, room: newRoom(log), console: c}
-		s.greet = s.welcome
+		tr := openTrust(dir, k.signer.PublicKey(), "anna", nil)
+		s, err := newServer(serverConfig{
+			protocol: &securechat2{me: me, trust: tr}, id: me.signer.PublicKey(), name: "anna", trust: tr, log: log, clients: maxClients, console: c,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.free.Stop()
 		l := &farListener{make(chan net.Conn), make(chan struct{})}
 		ctx, stop := context.WithCancel(context.Background())
 		served := make(chan error)
-		go func() { served <- s.serve(ctx, []net.Listener{l}) }()
+		go func() { served <- s.serve(ctx, []net.Listener{l}, s.join) }()
 
 		// try fails a handshake and says whether there was a hello.
 		try := func(ip string) bool {
@@ -245,7 +251,7 @@ func TestServerPenalises(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			sess, err := newSession(conn, secrets, false, largeBuffers)
+			sess, err := newSession(conn, secrets, false, pipeTraffic)
 			if err != nil {
 				return err
 			}

@@ -300,7 +300,7 @@ func TestHistory(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			sess, err := newSession(conn, secrets, false, largeBuffers)
+			sess, err := newSession(conn, secrets, false, pipeTraffic)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -474,7 +474,7 @@ func hostile(t *testing.T, addr, dir string) (net.Conn, *session) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sess, err := newSession(conn, secrets, false, largeBuffers)
+	sess, err := newSession(conn, secrets, false, pipeTraffic)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -609,7 +609,7 @@ func fakeServer(t *testing.T, dir string, serve func(*session) error) (addr stri
 			secrets, _, err := serverHandshake(conn, me, 0, func(ssh.PublicKey, []byte, []byte, []byte, bool) error { return nil })
 			var sess *session
 			if err == nil {
-				sess, err = newSession(conn, secrets, true, largeBuffers)
+				sess, err = newSession(conn, secrets, true, pipeTraffic)
 			}
 			if err == nil {
 				_, _, err = sess.read()
@@ -635,12 +635,10 @@ type stuckLink struct {
 func (l stuckLink) append(buf []byte, kind byte, _ []byte) ([]byte, error) {
 	return append(buf, kind), nil
 }
-func (l stuckLink) write([]byte) error              { return nil }
-func (l stuckLink) read() (byte, []byte, error)     { <-l.free; return 0, nil, errTruncated }
-func (l stuckLink) readHere() (byte, []byte, error) { return l.read() }
-func (l stuckLink) buffered() bool                  { return true }
-func (l stuckLink) expect(time.Duration)            {}
-func (l stuckLink) unconfirmed() int                { return 0 }
+func (l stuckLink) write([]byte) error                 { return nil }
+func (l stuckLink) read() (byte, []byte, error)        { <-l.free; return 0, nil, errTruncated }
+func (l stuckLink) ready() bool                        { return true }
+func (l stuckLink) setReadTimeout(time.Duration, bool) {}
 
 // TestTimeoutStuck: -timeout ends a client that has said goodbye and whose reader is stuck.
 func TestTimeoutStuck(t *testing.T) {

@@ -1,15 +1,72 @@
 package main
 
+// What the two protocols have in common: securechat/2 (handshake.go, securechat2.go) and the paper's own (paper.go,
+// paperlink.go). A process speaks one of them, so nothing can be downgraded.
+
 import (
 	"errors"
+	"net"
 	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
 )
 
-// What the two protocols have in common: securechat/2 in handshake.go, the paper's own in paper.go and paperlink.go.
+// handshakeTimeout bounds a whole handshake with its first messages. A crowded server allows less (gate.go).
+const handshakeTimeout = 20 * time.Second
+
+// protocol is a handshake, followed by the first message each way. The caller sets a deadline on conn and closes conn after
+// an error. Nothing of a protocol keeps state between connections, so its methods are for any goroutine.
+type protocol interface {
+	// dial is the client's side. It sends req, and returns the server and its answer. Its errors are *untrusted,
+	// errUnreachable, errServerLeft, errPermanent, or one that wraps errUnverified or errBadPacket.
+	dial(conn net.Conn, req joinRequest) (*peer, link, welcome, error)
+	// accept is the server's side. The peer is never nil: after an error it holds what was proven before the error.
+	accept(conn net.Conn) (*peer, link, joinRequest, error)
+	// keepAlive is the KeepAlive of the net.Dialer or net.ListenConfig that makes the connections.
+	keepAlive() time.Duration
+	// check returns an error if the protocol cannot carry the line.
+	check(line outLine) error
+	// acknowledges reports whether the server says which lines are in its log.
+	acknowledges() bool
+}
+
+// peer is the other side of a connection, as far as the handshake has proven it. Nothing in it changes afterwards.
+type peer struct {
+	addr        string        // IP address and port
+	name        string        // of its key, by authorized_keys, a certificate or an invite; "" if unknown
+	suffix      string        // tells two keys of one name apart: the XXXXXXXX of name~XXXXXXXX
+	fingerprint string        // of its key; "" if the peer has proven none
+	key         ssh.PublicKey // the key or certificate; nil if the peer has proven none
+	admittedBy  string        // the file and line, CA or invite that admitted it
+	digest      []byte        // SHA-512 of the session key, the paper's digest; nil before the handshake's end
+	stream      streamID      // of a client
+}
+
+// identify records that the peer has proven to hold key.
+func (p *peer) identify(key ssh.PublicKey) {
+	p.key, p.fingerprint, p.suffix = key, fingerprint(key), nameSuffix(key)
+}
 
 // errUnverified is wrapped by what failed verification, in either protocol, and by nothing else: a timeout or a closed
-// socket gets ordinary words, so that the warning keeps its force.
+// connection gets ordinary words, so that the warning keeps its force.
 var errUnverified = errors.New("it might be a man-in-the-middle attack")
+
+// errUnreachable is network trouble before the server has admitted or refused the client. Another try may succeed.
+type errUnreachable struct{ error }
+
+func (e errUnreachable) Unwrap() error { return e.error }
+
+// errServerLeft is the server's secure-close: it is stopping, full or without its log. Another try may succeed.
+var errServerLeft = errors.New("the server closed the session")
+
+// errPermanent is an error that another connection would not mend.
+type errPermanent struct{ error }
+
+func (e errPermanent) Unwrap() error { return e.error }
+
+// errTimeout is the end of a stay by -timeout.
+var errTimeout = errors.New("-timeout ran out")
 
 // hintOf returns what the user can do about err, as lines to print below the error, or "".
 func hintOf(err error) string {

@@ -1,14 +1,14 @@
 package main
 
-// Bytes both ways between one client and one server (-raw; DESIGN.md section 7): standard input goes to the other side's
-// standard output. The rules:
+// -raw: bytes both ways between one client and one server; each side's standard input goes to the other side's standard
+// output. The rules:
 //
-//   - A direction is bytes in kindRaw and ends with an empty one, which closes the receiver's stdout.
+//   - A direction is bytes in kindRaw. It ends with an empty kindRaw, upon which the receiver closes its stdout.
 //   - A receiver acknowledges with the count of bytes that its stdout took, and one more for the end of file. A side
-//     succeeds when all it sent, its end of file too, is acknowledged and all of the other's has arrived; then it says
-//     secure-close. One that comes earlier is the other side giving up.
-//   - A slow reader slows the writer, by TCP alone: nothing is queued beyond a few buffers, and no write has a deadline. The
-//     dead are found by their silence: a side whose stdout is stuck still pings.
+//     succeeds when everything it sent, its end of file too, is acknowledged and everything of the other side has arrived;
+//     then it sends secure-close. A secure-close that comes earlier means that the other side gives up.
+//   - A slow reader slows the writer down by TCP alone: only a few buffers are queued, and writes have no deadline. A dead
+//     peer is found by its silence: a side whose stdout is stuck still pings.
 
 import (
 	"context"
@@ -26,16 +26,16 @@ import (
 
 const (
 	rawChunk    = 128 * maxBatch         // bytes of stdin read at a time
-	rawPiece    = 32 * maxBatch          // and sealed and written at a time, whole packets: for so long a message has to wait
-	rawAckEvery = 1 << 20                // bytes, or a tick
+	rawPiece    = 32 * maxBatch          // bytes sealed and written at a time, whole packets; other messages wait for it
+	rawAckEvery = 1 << 20                // bytes between two acknowledgements, or a rawTick
 	rawTick     = 500 * time.Millisecond // between two looks at the progress
 )
 
-// errCut is the end of -raw before all had arrived.
+// errCut is the end of -raw before everything has arrived.
 type errCut struct {
-	missing int64 // bytes known to be for the other side that it has not acknowledged
-	open    bool  // the other side's end of file has not come
-	got     int64 // bytes that have
+	missing int64 // bytes to send that the other side has not acknowledged, as far as their number is known
+	open    bool  // the other side's end of file has not arrived
+	got     int64 // bytes that have arrived
 	why     error
 }
 
@@ -57,7 +57,7 @@ var (
 	errToScreen = errors.New("the other side sends bytes, and standard output is a terminal: send them to a file or a program")
 )
 
-// errStream is trouble with our own stdin or stdout.
+// errStream is an error of our own stdin or stdout.
 type errStream struct{ error }
 
 func (e errStream) Unwrap() error { return e.error }
@@ -65,16 +65,16 @@ func (e errStream) Unwrap() error { return e.error }
 // rawPipe is one side of -raw.
 type rawPipe struct {
 	stdin, stdout *os.File
-	progress      func(line string) // shows line in place of the one before; nil: nobody looks
+	progress      func(line string) // prints line in place of the one before; nil for no progress
 
-	sending sync.Mutex  // held for a message or a piece of stdin: the session's writing half is one goroutine's at a time
-	closed  atomic.Bool // secure-close is said, or is the next that is
+	sending sync.Mutex  // guards appending to and writing the session, for one message or piece of stdin
+	closed  atomic.Bool // secure-close has been sent, or is the next message sent
 
-	size                  int64 // of stdin where it is a regular file, else -1
+	size                  int64 // of stdin if it is a regular file, else -1
 	sent, acked, received atomic.Int64
-	ended                 atomic.Bool // our end of file is sent, so sent is final
-	confirmed             atomic.Bool // and all of ours is acknowledged
-	arrived               atomic.Bool // the other side's end of file has come, and stdout has taken all
+	ended                 atomic.Bool // our end of file has been sent, so sent is final
+	confirmed             atomic.Bool // our end of file and everything before it is acknowledged
+	arrived               atomic.Bool // the other side's end of file has arrived, and stdout took everything
 }
 
 // newRawPipe makes a pipe of the standard streams.
@@ -88,18 +88,18 @@ func newRawPipe(stdin, stdout *os.File, progress func(string)) *rawPipe {
 	return p
 }
 
-// carry moves bytes over s until both directions have ended, ctx ends, or something fails; it closes conn. Unless nil, its
-// error is an errStream, an errCut, or ctx's cause.
+// carry moves bytes over s until both directions have ended, ctx ends, or something fails. It closes conn. Its error is an
+// errStream, an errCut, or the cause of ctx.
 func (p *rawPipe) carry(ctx context.Context, conn net.Conn, s *session) error {
-	quit, wake := make(chan struct{}), make(chan struct{}, 1)
+	quit, due := make(chan struct{}), make(chan struct{}, 1)
 	read, written := make(chan error, 1), make(chan error, 1)
-	go func() { read <- p.read(s, wake) }()
-	go func() { written <- p.write(s, wake, quit) }()
+	go func() { read <- p.read(s, due) }()
+	go func() { written <- p.write(s, due, quit) }()
 	stopShow := p.show()
 	defer stopShow()
 
 	var err error
-	reading, writing := read, written // nil: not waited for
+	reading, writing := read, written // nil once not waited for
 	select {
 	case <-ctx.Done():
 		err, reading = context.Cause(ctx), nil
@@ -108,8 +108,8 @@ func (p *rawPipe) carry(ctx context.Context, conn net.Conn, s *session) error {
 	case err = <-written:
 		writing = nil
 	}
-	close(quit) // a writer that can still say secure-close does
-	// Whoever is left has this long: the writer to say goodbye, the reader to hear it or to know better why a write failed.
+	close(quit) // a writer that is not stuck sends secure-close
+	// The writer has this long to send its goodbye, and the reader to receive one or to find why a write failed.
 	patience := time.After(goodbyeTimeout)
 	for (reading != nil || writing != nil) && patience != nil {
 		select {
@@ -128,10 +128,10 @@ func (p *rawPipe) carry(ctx context.Context, conn net.Conn, s *session) error {
 	return p.result(err)
 }
 
-// result is carry's, err being what ended it.
+// result returns carry's error, from what ended it.
 func (p *rawPipe) result(err error) error {
 	if p.confirmed.Load() && p.arrived.Load() {
-		return nil // only the goodbye can be missing
+		return nil // only the goodbye may be missing
 	}
 	switch {
 	case errors.As(err, new(errStream)), errors.Is(err, errTimeout):
@@ -148,20 +148,20 @@ func (p *rawPipe) result(err error) error {
 	return &errCut{missing: max(p.sent.Load(), p.size) - p.acked.Load(), open: !p.arrived.Load(), got: p.received.Load(), why: err}
 }
 
-// write sends all that we send: it pumps stdin, and between its pieces acknowledges and pings, until there is nothing else to
-// do or quit is closed; then it says secure-close.
-func (p *rawPipe) write(s *session, wake, quit chan struct{}) error {
+// write sends everything this side sends: stdin, and between its pieces acknowledgements and pings, until both directions
+// have ended or quit is closed; then it sends secure-close.
+func (p *rawPipe) write(s *session, due, quit chan struct{}) error {
 	pumped := make(chan error, 1)
 	go func() { pumped <- p.pump(s) }()
 	ping := time.NewTicker(pingInterval)
 	defer ping.Stop()
 	for acked := int64(0); ; {
 		select {
-		case <-wake:
+		case <-due:
 		case <-quit:
 			return p.goodbye(s)
 		case <-ping.C:
-			if err := p.say(s, kindPing, nil); err != nil {
+			if err := p.send(s, kindPing, nil); err != nil {
 				return err
 			}
 		case err := <-pumped:
@@ -172,14 +172,14 @@ func (p *rawPipe) write(s *session, wake, quit chan struct{}) error {
 				return err
 			}
 		}
-		arrived := p.arrived.Load() // before received, which is final then
+		arrived := p.arrived.Load() // read before received, which is final once this is true
 		n := p.received.Load()
 		if arrived {
 			n++
 		}
 		if n > acked {
 			acked = n
-			if err := p.say(s, kindAck, binary.BigEndian.AppendUint64(nil, uint64(n))); err != nil {
+			if err := p.send(s, kindAck, binary.BigEndian.AppendUint64(nil, uint64(n))); err != nil {
 				return err
 			}
 		}
@@ -189,14 +189,14 @@ func (p *rawPipe) write(s *session, wake, quit chan struct{}) error {
 	}
 }
 
-// pump sends stdin and its end of file. One goroutine reads, seals and writes: to hand pieces from one to another costs more
-// than what they would do at the same time saves (docs/PERFORMANCE.md).
+// pump sends stdin and its end of file. One goroutine reads, seals and writes: handing pieces from one goroutine to another
+// costs more than their working at the same time saves (docs/PERFORMANCE.md).
 func (p *rawPipe) pump(s *session) error {
 	in := make([]byte, msgHeader+rawChunk, msgHeader+rawChunk+packetAlign)
 	buf := make([]byte, 0, rawChunk+rawChunk/32)
 	for {
 		n, err := 0, io.EOF
-		if !isTerminal(p.stdin) { // a terminal is empty: nobody types bytes
+		if !isTerminal(p.stdin) { // a terminal counts as empty
 			n, err = p.stdin.Read(in[msgHeader:])
 		}
 		for rest := in[:msgHeader+n]; ; {
@@ -216,8 +216,8 @@ func (p *rawPipe) pump(s *session) error {
 	}
 }
 
-// piece sends in[msgHeader:], by way of buf, and the end of file if these are stdin's last bytes. open says that more may follow:
-// it does not after the end of file, nor once secure-close is said, after which nothing is sent.
+// piece sends in[msgHeader:], sealed into buf, and the end of file if these are stdin's last bytes. open means that more may
+// follow: nothing does after the end of file, and nothing is sent after secure-close.
 func (p *rawPipe) piece(s *session, buf, in []byte, last bool) (open bool, err error) {
 	p.sending.Lock()
 	defer p.sending.Unlock()
@@ -237,8 +237,8 @@ func (p *rawPipe) piece(s *session, buf, in []byte, last bool) (open bool, err e
 	return !last, s.write(buf)
 }
 
-// say sends a message between two pieces of stdin.
-func (p *rawPipe) say(s *session, kind byte, payload []byte) error {
+// send sends a message between two pieces of stdin.
+func (p *rawPipe) send(s *session, kind byte, payload []byte) error {
 	p.sending.Lock()
 	defer p.sending.Unlock()
 	buf, err := s.append(nil, kind, payload)
@@ -248,92 +248,119 @@ func (p *rawPipe) say(s *session, kind byte, payload []byte) error {
 	return s.write(buf)
 }
 
-// goodbye says secure-close, and lets no piece of stdin go first that is not under way.
+// goodbye sends secure-close. No piece of stdin is sent before it unless that has begun.
 func (p *rawPipe) goodbye(s *session) error {
 	p.closed.Store(true)
-	return p.say(s, kindClose, []byte(closeText))
+	return p.send(s, kindClose, []byte(closeText))
 }
 
-// read writes what comes to stdout, in pieces as large as what is here already, until secure-close: nil if all is done.
-func (p *rawPipe) read(s *session, wake chan struct{}) error {
-	out := make([]byte, 0, rawBuffer)
-	var told int64 // of received, to the writer
-	var at time.Time
-	flush := func() error {
-		if len(out) == 0 {
-			return nil
+// rawOutput collects what arrives for stdout.
+type rawOutput struct {
+	p        *rawPipe
+	due      chan struct{} // wakes the writer: there is something to acknowledge
+	buf      []byte
+	reported int64 // of p.received, to the writer,
+	at       time.Time
+}
+
+// add collects bytes, and writes what was collected before if there is no space for them.
+func (o *rawOutput) add(b []byte) error {
+	if len(o.buf)+len(b) > cap(o.buf) {
+		if err := o.flush(); err != nil {
+			return err
 		}
-		if p.received.Load() == 0 && isTerminal(p.stdout) {
-			return errStream{errToScreen}
-		}
-		n, err := p.stdout.Write(out)
-		out = out[:0]
-		got := p.received.Add(int64(n))
-		if err != nil {
-			return errStream{fmt.Errorf("cannot write standard output: %w", err)}
-		}
-		if now := time.Now(); got-told >= rawAckEvery || now.Sub(at) > rawTick {
-			told, at = got, now
-			poke(wake)
-		}
+	}
+	o.buf = append(o.buf, b...)
+	return nil
+}
+
+// flush writes what was collected.
+func (o *rawOutput) flush() error {
+	if len(o.buf) == 0 {
 		return nil
 	}
-	s.expect(peerTimeout)
+	if o.p.received.Load() == 0 && isTerminal(o.p.stdout) {
+		return errStream{errToScreen}
+	}
+	n, err := o.p.stdout.Write(o.buf)
+	o.buf = o.buf[:0]
+	got := o.p.received.Add(int64(n))
+	if err != nil {
+		return errStream{fmt.Errorf("cannot write standard output: %w", err)}
+	}
+	if now := time.Now(); got-o.reported >= rawAckEvery || now.Sub(o.at) > rawTick {
+		o.reported, o.at = got, now
+		wake(o.due)
+	}
+	return nil
+}
+
+// end writes what was collected and closes stdout: the other side's end of file has arrived.
+func (o *rawOutput) end() error {
+	if err := o.flush(); err != nil {
+		return err
+	}
+	if err := o.p.stdout.Close(); err != nil { // some file systems report a full disk here
+		return errStream{fmt.Errorf("cannot write standard output: %w", err)}
+	}
+	o.p.arrived.Store(true)
+	wake(o.due)
+	return nil
+}
+
+// read writes what arrives to stdout, as much at a time as has been received, until secure-close. It returns nil if both
+// directions have ended.
+func (p *rawPipe) read(s *session, due chan struct{}) error {
+	out := &rawOutput{p: p, due: due, buf: make([]byte, 0, rawBuffer)}
+	s.setReadTimeout(peerTimeout, true)
 	for {
-		if !s.buffered() {
-			if err := flush(); err != nil {
+		if !s.ready() {
+			if err := out.flush(); err != nil {
 				return err
 			}
-			s.expect(peerTimeout)
 		}
 		kind, payload, err := s.read()
 		if err != nil {
-			return errors.Join(err, flush())
+			return errors.Join(err, out.flush())
 		}
 		switch {
 		case kind == kindRaw && !p.arrived.Load() && len(payload) > 0:
-			if len(out)+len(payload) > cap(out) {
-				if err := flush(); err != nil {
-					return err
-				}
-			}
-			out = append(out, payload...)
+			err = out.add(payload)
 		case kind == kindRaw && !p.arrived.Load():
-			err := flush()
-			if err == nil {
-				if err = p.stdout.Close(); err != nil { // some file systems tell of a full disk here
-					err = errStream{fmt.Errorf("cannot write standard output: %w", err)}
-				}
-			}
-			if err != nil {
-				return err
-			}
-			p.arrived.Store(true)
-			poke(wake)
+			err = out.end()
 		case kind == kindAck && len(payload) == 8:
-			n, ended := binary.BigEndian.Uint64(payload), p.ended.Load() // before sent, which is final then
-			sent := uint64(p.sent.Load())
-			if n < uint64(p.acked.Load()) || n > sent && !(ended && n == sent+1) {
-				return errMalformed
-			}
-			p.acked.Store(int64(min(n, sent)))
-			if n > sent {
-				p.confirmed.Store(true)
-				poke(wake)
-			}
+			err = p.acknowledged(binary.BigEndian.Uint64(payload), due)
 		case kind == kindPing:
 		case kind == kindClose && string(payload) == closeText:
 			if p.arrived.Load() && p.confirmed.Load() {
 				return nil
 			}
-			return errors.Join(errGaveUp, flush())
+			return errors.Join(errGaveUp, out.flush())
 		default:
 			return errMalformed
+		}
+		if err != nil {
+			return err
 		}
 	}
 }
 
-// show shows the progress now and then until the function it returns is called, which shows the last of it.
+// acknowledged takes the other side's count of what it wrote.
+func (p *rawPipe) acknowledged(n uint64, due chan struct{}) error {
+	ended := p.ended.Load() // read before sent, which is final once this is true
+	sent := uint64(p.sent.Load())
+	if n < uint64(p.acked.Load()) || n > sent && !(ended && n == sent+1) {
+		return errMalformed
+	}
+	p.acked.Store(int64(min(n, sent)))
+	if n > sent {
+		p.confirmed.Store(true)
+		wake(due)
+	}
+	return nil
+}
+
+// show prints the progress every rawTick until stop is called, which prints it a last time.
 func (p *rawPipe) show() (stop func()) {
 	if p.progress == nil {
 		return func() {}
@@ -357,7 +384,7 @@ func (p *rawPipe) show() (stop func()) {
 	return func() { close(quit); <-done }
 }
 
-// line tells of the progress after a while; running adds what is left to wait for.
+// line describes the progress after some time; running adds the time that is left.
 func (p *rawPipe) line(after time.Duration, running bool) string {
 	acked, received := p.acked.Load(), p.received.Load()
 	rate := float64(acked+received) / max(after.Seconds(), 0.001)
@@ -382,7 +409,7 @@ func (p *rawPipe) line(after time.Duration, running bool) string {
 	return strings.Join(parts, ", ")
 }
 
-// byteCount is n bytes in three digits or so.
+// byteCount formats n bytes with about three digits.
 func byteCount(n float64) string {
 	unit := 0
 	for ; n >= 1000 && unit < 4; unit++ {

@@ -187,8 +187,9 @@ func TestRawGoodbye(t *testing.T) {
 	client, server, _, _ := twoSessions(t, true)
 	here, there := net.Pipe()
 	client.conn, server.conn, client.patient = here, there, true
+	server.packets.conn = there
 	defer here.Close()
-	server.expect(patience)
+	server.setReadTimeout(patience, true)
 	stdin, err := os.Create(filepath.Join(t.TempDir(), "stdin"))
 	if err != nil {
 		t.Fatal(err)

@@ -5,7 +5,6 @@ package main
 import (
 	"io"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -28,20 +27,6 @@ func TestReadmeUsage(t *testing.T) {
 	for _, flag := range regexp.MustCompile(`(?m)^  (-[a-z-]+)`).FindAllStringSubmatch(usage, -1) {
 		if _, err := parseFlags([]string{flag[1] + "=x"}, io.Discard); err != nil && strings.Contains(err.Error(), "not defined") {
 			t.Errorf("-help tells of %s, which does not exist", flag[1])
-		}
-	}
-}
-
-// TestReadmeMap keeps the code map whole.
-func TestReadmeMap(t *testing.T) {
-	text := readme(t)
-	files, err := filepath.Glob("*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range files {
-		if !strings.HasSuffix(f, "_test.go") && !strings.Contains(text, "`"+f+"`") {
-			t.Errorf("README.md's code map has no %s", f)
 		}
 	}
 }

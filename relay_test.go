@@ -34,15 +34,19 @@ func relayMember(b *testing.B, s *server, wg *sync.WaitGroup, n int, listens boo
 	shared := secrets{toServer: [64]byte{1}, toClient: [64]byte{2}, aes: true}
 	in, err1 := newHalfConn(&shared.toClient, &shared.digest, true)
 	out, err2 := newHalfConn(&shared.toServer, &shared.digest, true)
-	sess, err3 := newSession(there, &shared, true, smallBuffers)
+	sess, err3 := newSession(there, &shared, true, chatTraffic)
 	if err1 != nil || err2 != nil || err3 != nil {
 		b.Fatal(err1, err2, err3)
 	}
-	m := &member{name: "anna", base: "anna", suffix: "XXXX", fingerprint: "SHA256:anna", addr: "127.0.0.1:1", conn: there, listens: listens}
-	binary.BigEndian.PutUint64(m.stream[:], uint64(n))
+	p := &peer{name: "anna", suffix: "XXXX", fingerprint: "SHA256:anna", addr: "127.0.0.1:1"}
+	binary.BigEndian.PutUint64(p.stream[:], uint64(n))
+	req := joinRequest{stream: p.stream}
+	if listens {
+		req.flags = joinListens
+	}
 	wg.Go(func() {
-		if s.enter(m, sess, joinRequest{stream: m.stream}) {
-			s.attend(m, sess)
+		if serve := s.join(there, p, sess, req); serve != nil {
+			serve()
 		}
 		there.Close()
 	})
@@ -109,7 +113,13 @@ func benchmarkRelay(b *testing.B, members int64) {
 		b.Fatal(err)
 	}
 	defer log.close()
-	s := &server{name: "server", places: maxClients, log: log, room: newRoom(log), console: &console{stderr: io.Discard, notes: make(chan string, maxNotes)}}
+	s, err := newServer(serverConfig{
+		name: "server", log: log, clients: maxClients, console: &console{stderr: io.Discard, notes: make(chan string, maxNotes)},
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.free.Stop()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	var delivered atomic.Int64
@@ -120,7 +130,7 @@ func benchmarkRelay(b *testing.B, members int64) {
 		conn, in, its := relayMember(b, s, &wg, int(n), n < members)
 		defer conn.Close()
 		sender, out = conn, its
-		wg.Go(func() { broken <- relayHear(conn, in, func(n int) { delivered.Add(int64(n)); poke(more) }) })
+		wg.Go(func() { broken <- relayHear(conn, in, func(n int) { delivered.Add(int64(n)); wake(more) }) })
 	}
 
 	late := time.After(patience) // from now on: to bring a thousand in takes seconds

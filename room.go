@@ -1,515 +1,373 @@
 package main
 
-// The room: what was said, in one order that the log and all receivers share (DESIGN sections 6 and 8).
+// The room: what its members say, in one order that the log and all receivers share. A line is in the log before it is in
+// the queue, and its sender is told so only then.
 //
-// There is one queue for everybody, not one a client: a bounded run of encoded items, in which each member has a place. A
-// member that has fallen off its tail is a slow consumer and is dropped; nobody waits for it, and it costs nobody memory.
+// One lock, room.mu, guards all of it. The log's own lock is taken under it, and the log is written under both, so that the
+// log's order is the room's.
 
 import (
-	"cmp"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
-	"net"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/crypto/ssh"
 )
 
 const (
-	roomBytes      = 8 << 20  // of encoded items that the room holds for members that lag
-	slabBytes      = 16 << 10 // that items are encoded in
-	takeBytes      = 64 << 10 // of items that a member's writer takes at a time
-	maxStreams     = 256      // of one identity that are remembered
-	maxNotices     = 16       // that wait for one member
-	maxStreamMarks = 4096     // streams that the log is reminded of
-	maxMet         = 64 << 10 // identities that may get history; who comes after them gets none
-	maxLeft        = 4 << 10  // people whose place is remembered after they left
+	takeBytes  = 64 << 10 // of items that one delivery holds, unless one item is longer
+	maxNotices = 16       // that wait for one member
+	maxMet     = 64 << 10 // keys whose first visit is remembered; later ones get no history
+	maxLeft    = 4 << 10  // people whose place is remembered after they left
 )
 
 // room is shared by all goroutines of a server.
 type room struct {
-	log   *connLog
-	epoch [8]byte
+	log     *connLog
+	epoch   [8]byte
+	history int           // items at most that a member gets of what it missed (-history)
+	flush   chan struct{} // of capacity 1, wakes flushLog; nil without -sync
 
 	mu      sync.Mutex
-	items   []roomItem // items[i] has the number first+i
-	space   []roomItem // all of the array that items are a part of
-	first   uint64
-	bytes   int    // of items
-	slab    []byte // free, for the next of them
+	queue   queue
 	members map[*member]struct{}
-	streams map[string][]*stream // by fingerprint, the latest used last
-	history int                  // items at most that a client gets of what it missed (-history)
-	met     map[string]uint64    // by fingerprint, the last item before it first came; maxMet at most
-	left    map[string]uint64    // by fingerprint of a person, the last item it was sent; maxLeft at most
-	used    uint64               // counts uses of streams
-	pending []*stream            // that have lines in the log, and not yet on disk (-sync)
-	flush   chan struct{}        // of capacity 1, wakes flushing; nil without -sync
+	streams streams
+	visits  visits
+	pending []*stream // with lines in the log that are not on disk yet (-sync)
 	closing bool
-
-	ready    []*member // whose writers start is to start
-	starting bool      // it runs
 }
 
-type roomItem struct {
-	enc      []byte
-	what     byte
-	from, to *stream // to: the one stream that gets it, or nil for all but from
+// visits is what the room remembers of keys that are not in it.
+type visits struct {
+	met  map[string]uint64 // by fingerprint, the last item before the key first came; maxMet at most
+	left map[string]uint64 // by fingerprint of a person, the last item delivered; maxLeft at most
 }
 
-// member is one presence in the room: a client's connection, or the operator's own console.
+// receiver is where a member's deliveries go: a client's connection, or the operator's console. One goroutine uses it.
+type receiver interface {
+	// deliver sends d. After an error or d.goodbye it is not called again.
+	deliver(d *delivery) error
+	// abort makes a deliver that is stuck return, and ends reading. Any goroutine may call it.
+	abort()
+}
+
+// member is one presence in the room: a client's connection, or the operator's console. A goroutine of its own, in
+// room.write, delivers what there is for it and waits while there is nothing.
 type member struct {
-	name, fingerprint, addr string
-	base, suffix            string        // the name without a suffix; what tells two keys with one name apart
-	by                      string        // what admitted it
-	key                     ssh.PublicKey // of somebody refused because nobody has listed it
-	stream                  streamID
-	listens                 bool
-	digest                  []byte // SHA-512 of the session key
-	log                     logPerson
-	conn                    net.Conn      // closed to end it; nil for the console
-	wake                    chan struct{} // the console's, of capacity 1: something is there to take
+	peer     *peer
+	out      receiver
+	operator bool // the console, which cannot be removed
+	log      logPerson
+	wake     chan struct{} // of capacity 1: something may be there to deliver
 
-	// A client's writer runs only while there is something to write; poke starts it.
-	write    func()         // it; nil for the console
-	writer   sync.WaitGroup // of the one that runs
-	writeErr error          // what ended it for good
-	silence  *time.Timer    // fires pingInterval after the last write
-
-	// Under room.mu.
-	writing bool   // the writer runs, or has ended for good
-	silent  bool   // silence has fired
-	acked   uint64 // the last of its lines that is acknowledged to it
-	readErr error  // what ended reading it; nil while that goes on
-
-	present  uint64   // the last item before it came
-	person   bool     // somebody at a terminal
-	spoke    bool     // it has said something on this connection
-	returned bool     // a person that was here before: of what it missed it gets what was said
-	next     uint64   // number of the next item to take
-	recorded *stream  // what the log has of its lines
+	// The room's lock guards the rest.
+	name     string  // as the others see it: with ~XXXXXXXX where two keys bear one name
+	stream   *stream // what the log has of its lines
+	listens  bool    // it receives what is said
+	presence presence
+	next     uint64   // number of the next item to deliver
+	acked    uint64   // the last of its lines that was acknowledged to it
 	notices  [][]byte // encoded items for it alone, maxNotices at most
-	ending   string   // why it is to leave; "" while it stays
-	until    uint64   // what it gets ends before this item, once it is to leave
+	waiting  bool     // its goroutine waits for wake
+	spoke    bool     // it has said something on this connection
+	readErr  error    // what ended reading from it; nil while reading goes on
+	ending   ending
 }
 
-func newRoom(log *connLog) *room {
-	r := &room{log: log, first: 1, members: map[*member]struct{}{}, streams: map[string][]*stream{}, met: map[string]uint64{}, left: map[string]uint64{}}
+// presence is how a member's presence began.
+type presence struct {
+	present  uint64 // the last item before it joined
+	person   bool   // somebody at a terminal
+	returned bool   // a person that was here before: it receives what was said meanwhile
+}
+
+// ending is why a member has to leave. The zero value means that it stays.
+type ending struct {
+	reason string
+	until  uint64 // it receives the items before this one
+}
+
+// errEnding is returned for lines of a member that has to leave.
+var errEnding = errors.New("the server has ended this session")
+
+// removed is the reason of a member that the operator removed.
+const removed = "removed by the operator"
+
+var slowConsumer = fmt.Sprintf("slow consumer: it left more than %d MiB unread", queueBytes>>20)
+
+// newRoom makes a room that goes on where the end of the log ends. With sync lines are acknowledged once they are on disk,
+// and flushLog must run.
+func newRoom(log *connLog, history int, sync bool) (*room, error) {
+	r := &room{
+		log: log, history: history, members: map[*member]struct{}{}, queue: queue{first: 1}, streams: newStreams(),
+		visits: visits{met: map[string]uint64{}, left: map[string]uint64{}},
+	}
 	rand.Read(r.epoch[:])
-	return r
+	if sync {
+		r.flush = make(chan struct{}, 1)
+	}
+	return r, log.replay(r.streams.replay)
 }
 
-// join makes m a member from the present on and says so to all. It returns the client's welcome, or an error where the log
-// cannot be written or the server is stopping. An older connection of the same stream is ended: its client is here now.
-func (r *room) join(m *member, req joinRequest) (welcome, error) {
+// newMember makes a member that is not in the room yet.
+func newMember(p *peer, out receiver) *member {
+	return &member{peer: p, out: out, name: p.name, wake: make(chan struct{}, 1)}
+}
+
+// join makes m a member and says so to all. It returns the client's welcome, or an error if the log cannot be written or
+// the server is stopping. An older connection of the same stream is ended, since its client uses this one.
+func (r *room) join(m *member, req joinRequest, listens bool) (welcome, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closing {
 		return welcome{}, errors.New("the server is stopping")
 	}
-	named := "" // what this key is called here already
+	m.name = r.nameLocked(m.peer)
 	for other := range r.members {
-		if other.fingerprint != m.fingerprint {
-			if foldName(other.base) == foldName(m.base) {
-				m.name = m.base + "~" + m.suffix
-			}
-			continue
-		}
-		if other.base == m.base {
-			named = other.name
-		}
-		if other.conn != nil && other.stream == m.stream {
+		if !other.operator && other.peer.fingerprint == m.peer.fingerprint && other.peer.stream == m.peer.stream {
 			r.endLocked(other, "replaced by a newer connection")
 		}
 	}
-	if named != "" {
-		m.name = named
-	}
-	m.log = newLogPerson(m.addr, m.name, m.fingerprint, m.stream.String(), m.digest)
+	m.log = newLogPerson(m.peer.addr, m.name, m.peer.fingerprint, m.peer.stream.String(), m.peer.digest)
 	now := time.Now()
-	if err := r.log.write(func(b []byte) []byte { return appendRecord(b, now, eventConnect, m.log, "by", m.by) }, r.marksLocked); err != nil {
+	record := func(b []byte) []byte { return appendRecord(b, now, eventConnect, m.log, "by", m.peer.admittedBy) }
+	if err := r.log.write(record, r.streams.appendMarks); err != nil {
 		return welcome{}, err
 	}
-	m.recorded = r.streamLocked(m.fingerprint, m.stream)
-	m.recorded.here++
-	r.addLocked(nil, item{time: now, what: itemJoin, name: m.name}, m.recorded, nil)
-	m.next = r.first + uint64(len(r.items))
-	m.present, m.person = m.next-1, req.flags&joinPerson != 0
-	gap := r.rewindLocked(m, req)
-	r.members[m] = struct{}{}
-	m.acked = m.recorded.durable
-	w := welcome{epoch: r.epoch, seq: m.next - 1, present: m.present, recorded: m.acked, name: m.name}
-	if gap {
+	r.enterLocked(m, listens)
+	r.queue.add(nil, item{time: now, what: itemJoin, name: m.name}, m.stream, nil)
+	m.next = r.queue.end()
+	m.presence = presence{present: m.next - 1, person: req.flags&joinPerson != 0}
+	w := welcome{epoch: r.epoch, present: m.presence.present, recorded: m.acked, name: m.name}
+	if r.rewindLocked(m, req) {
 		w.flags |= welcomeGap
 	}
+	w.seq = m.next - 1
 	r.wakeLocked()
 	return w, nil
 }
 
-// rewindLocked takes m's place back to what it missed, as far as the history reaches: since seen where it was cut off, since
-// it left where it is a person. gap says that some of it is gone.
-func (r *room) rewindLocked(m *member, req joinRequest) (gap bool) {
-	left, returned := r.left[m.fingerprint]
-	from := m.next
-	switch {
-	case !m.listens:
-		return false
-	case req.epoch == r.epoch && 0 < req.seen && req.seen < m.present:
-		from = req.seen + 1
-	case m.person && returned:
-		from, m.returned = min(left+1, from), true
+// enterOperator makes the operator's console a member, without a word to the others.
+func (r *room) enterOperator(m *member) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m.operator = true
+	m.log = newLogPerson(m.peer.addr, m.name, m.peer.fingerprint, m.peer.stream.String(), nil)
+	r.enterLocked(m, true)
+	m.next = r.queue.end()
+	if r.closing {
+		r.endLocked(m, "the server is stopping")
 	}
-	if m.person {
-		delete(r.left, m.fingerprint)
-	}
-	// What was said before this identity first came is not for it, whatever it claims to have seen.
-	met, known := r.met[m.fingerprint]
-	if !known {
-		if met = m.present; len(r.met) < maxMet {
-			r.met[m.fingerprint] = met
+}
+
+func (r *room) enterLocked(m *member, listens bool) {
+	m.stream = r.streams.join(m.peer.fingerprint, m.peer.stream)
+	m.stream.here++
+	m.listens, m.acked = listens, m.stream.durable
+	r.members[m] = struct{}{}
+}
+
+// nameLocked returns what a peer is called in the room. Two keys with names that look alike are told apart by ~XXXXXXXX; the
+// connections of one key have one name.
+func (r *room) nameLocked(p *peer) string {
+	name := p.name
+	for other := range r.members {
+		if other.peer.fingerprint == p.fingerprint && other.peer.name == p.name {
+			return other.name
+		}
+		if other.peer.fingerprint != p.fingerprint && foldName(other.peer.name) == foldName(p.name) {
+			name = p.name + "~" + p.suffix
 		}
 	}
-	from = max(from, met+1)
-	oldest := max(r.first, m.present-min(m.present, uint64(r.history)))
-	for gap = from < r.first; !gap && from < oldest; from++ {
-		gap = m.wants(&r.items[from-r.first], from) // what was not for it anyhow it did not miss
+	return name
+}
+
+// rewindLocked moves m's place back to what it missed, as far as the history reaches: to the item behind seen for a
+// connection that was cut off, to where it left for a person. gap means that some of it is gone.
+func (r *room) rewindLocked(m *member, req joinRequest) (gap bool) {
+	if !m.listens {
+		return false
+	}
+	key := m.peer.fingerprint
+	left, returned := r.visits.left[key]
+	from := m.next
+	switch {
+	case req.epoch == r.epoch && 0 < req.seen && req.seen < m.presence.present:
+		from = req.seen + 1
+	case m.presence.person && returned:
+		from, m.presence.returned = min(left+1, from), true
+	}
+	if m.presence.person {
+		delete(r.visits.left, key)
+	}
+	// What was said before this key first came is not for it, whatever it claims to have seen.
+	from = max(from, r.firstMetLocked(m)+1)
+	oldest := max(r.queue.first, m.presence.present-min(m.presence.present, uint64(r.history)))
+	gap = from < r.queue.first
+	for ; !gap && from < oldest; from++ {
+		gap = m.wants(r.queue.at(from), from) // it did not miss what was not for it
 	}
 	m.next = max(from, oldest)
 	missed := 0
-	for n := m.next; n <= m.present; n++ {
-		if m.wants(&r.items[n-r.first], n) {
+	for n := m.next; n <= m.presence.present; n++ {
+		if m.wants(r.queue.at(n), n) {
 			missed++
 		}
 	}
-	if missed > 0 && m.returned {
-		m.tell(itemNotice, fmt.Sprintf("%d said while you were away:", missed))
+	if missed > 0 && m.presence.returned {
+		m.notifyLocked(itemNotice, fmt.Sprintf("%d said while you were away:", missed))
 	}
 	return gap
 }
 
-// wants says whether m gets the item it, which has the number seq.
-func (m *member) wants(it *roomItem, seq uint64) bool {
-	missed := m.returned && seq <= m.present
+// firstMetLocked returns the last item before m's key first came, and remembers it.
+func (r *room) firstMetLocked(m *member) uint64 {
+	met, known := r.visits.met[m.peer.fingerprint]
+	if known {
+		return met
+	}
+	if len(r.visits.met) < maxMet {
+		r.visits.met[m.peer.fingerprint] = m.presence.present
+	}
+	return m.presence.present
+}
+
+// wants reports whether m receives item n, which is it.
+func (m *member) wants(it *queueItem, n uint64) bool {
+	missed := m.presence.returned && n <= m.presence.present
 	switch {
-	case it.from == m.recorded:
+	case it.from == m.stream:
 		return false
 	case missed && (it.what == itemJoin || it.what == itemLeave):
 		return false
-	case it.to != nil && it.to != m.recorded:
-		return missed && it.to.fingerprint == m.fingerprint // it was for the same person at a connection before this one
+	case it.to != nil && it.to != m.stream:
+		return missed && it.to.fingerprint == m.peer.fingerprint // sent to an earlier connection of the same person
 	}
 	return true
 }
 
-// stream is what the room remembers of a client process's lines. Its address stands for the identity and the id: others may
-// choose the same id.
-type stream struct {
-	fingerprint string
-	id          streamID
-	last        uint64 // number of the last line recorded,
-	durable     uint64 // and of the last to acknowledge
-	used        uint64 // when it was last joined with, by room.used
-	here        int    // connections of it
-}
-
-// streamLocked returns an identity's stream. Each identity has maxStreams of them, the latest used and those in the room;
-// nobody can make the room forget another's, or speak in it.
-func (r *room) streamLocked(fingerprint string, id streamID) *stream {
-	own := r.streams[fingerprint]
-	at := slices.IndexFunc(own, func(s *stream) bool { return s.id == id })
-	s := &stream{fingerprint: fingerprint, id: id}
-	if at >= 0 {
-		s = own[at]
-	} else if at = slices.IndexFunc(own, func(s *stream) bool { return s.here == 0 }); len(own) < maxStreams {
-		at = -1
-	}
-	if at >= 0 {
-		own = slices.Delete(own, at, at+1)
-	}
-	r.used++
-	s.used = r.used
-	r.streams[fingerprint] = append(own, s)
-	return s
-}
-
-// forgetLocked drops a stream whose client will not come back: it left when all it had said was acknowledged.
-func (r *room) forgetLocked(fingerprint string, id streamID) {
-	own := slices.DeleteFunc(r.streams[fingerprint], func(s *stream) bool { return s.id == id && s.here == 0 })
-	if r.streams[fingerprint] = own; len(own) == 0 {
-		delete(r.streams, fingerprint)
-	}
-}
-
-// rebuild fills the streams from the end of the log, before the room opens.
-func (r *room) rebuild() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.log.replay(func(fingerprint string, id streamID, last uint64, left bool) {
-		if left {
-			r.forgetLocked(fingerprint, id)
-			return
-		}
-		own := r.streams[fingerprint]
-		if n := len(own); n == 0 || own[n-1].id != id {
-			r.streamLocked(fingerprint, id)
-			own = r.streams[fingerprint]
-		}
-		s := own[len(own)-1]
-		s.last, s.durable = last, last
-	})
-}
-
-// marksLocked appends a record for each stream whose client may come back, so that the log's tail tells of it: those in the
-// room and the latest used, maxStreamMarks at most.
-func (r *room) marksLocked(b []byte) []byte {
-	var all []*stream
-	for _, own := range r.streams {
-		for _, s := range own {
-			if s.last > 0 {
-				all = append(all, s)
-			}
-		}
-	}
-	slices.SortFunc(all, func(a, b *stream) int {
-		return cmp.Or(cmp.Compare(min(b.here, 1), min(a.here, 1)), cmp.Compare(b.used, a.used))
-	})
-	all = all[:min(len(all), maxStreamMarks)]
-	slices.Reverse(all) // the latest used last, as they were
-	now := time.Now()
-	for _, s := range all {
-		b = appendMark(b, now, s.fingerprint, s.id, s.last)
-	}
-	return b
-}
-
-// reopen goes on in a new log after a rotation, under load without losing or doubling a record.
-func (r *room) reopen() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if moved, err := r.log.reopen(); err != nil || !moved {
-		return err
-	}
-	now := time.Now()
-	r.log.record(func(b []byte) []byte { return appendRecord(b, now, eventRotate, nil, "", "") }, r.marksLocked)
-	return nil
-}
-
-// flushing acknowledges what is said once it is on disk (-sync): all that waits, with one sync. It ends when flush is
-// closed.
-func (r *room) flushing() {
-	var waiting []*stream
-	var upTo []uint64
-	for range r.flush {
-		r.mu.Lock()
-		waiting, r.pending = r.pending, waiting[:0]
-		upTo = upTo[:0]
-		for _, s := range waiting {
-			upTo = append(upTo, s.last)
-		}
-		r.mu.Unlock()
-		if len(waiting) == 0 {
-			continue
-		}
-		err := r.log.sync()
-		r.mu.Lock()
-		for i, s := range waiting {
-			if err == nil {
-				s.durable = max(s.durable, upTo[i])
-			}
-		}
-		if err != nil {
-			r.log.rollback(err)
-			waiting = append(waiting, r.pending...)
-			r.pending = r.pending[:0]
-			for _, s := range waiting {
-				s.last = s.durable
-			}
-		}
-		for m := range r.members {
-			if err != nil && m.conn != nil && slices.Contains(waiting, m.recorded) {
-				r.endLocked(m, errLog.Error()) // its lines are gone: it says them again when it comes back
-			} else if err != nil && slices.Contains(waiting, m.recorded) {
-				m.tell(itemUndelivered, "the log has lost the last you said, though the room has heard it; say it again")
-			}
-			if m.recorded.durable > m.acked {
-				m.poke()
-			}
-		}
-		r.mu.Unlock()
-	}
-}
-
-// leave ends m's presence, for the reason given unless it was told to leave for another.
-func (r *room) leave(m *member, reason string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if _, here := r.members[m]; !here {
-		return
-	}
-	delete(r.members, m)
-	m.recorded.here--
-	if m.person && m.listens {
-		r.leftLocked(m)
-	}
-	if m.ending != "" {
-		reason = m.ending
-	}
-	said := reason
-	if reason == errLeft.Error() {
-		said = "" // that it left says as much
-	}
-	now := time.Now()
-	r.addLocked(nil, item{time: now, what: itemLeave, name: m.name, text: []byte(said)}, m.recorded, nil)
-	r.wakeLocked()
-	r.log.record(func(b []byte) []byte { return appendRecord(b, now, eventDisconnect, m.log, "reason", reason) }, r.marksLocked)
-	if reason == errLeft.Error() {
-		r.forgetLocked(m.fingerprint, m.stream)
-	}
-}
-
-// leftLocked remembers how far a person got, at the cost of whoever was away for longest where there is no room.
-func (r *room) leftLocked(m *member) {
-	if _, known := r.left[m.fingerprint]; !known && len(r.left) >= maxLeft {
-		longest := ""
-		for who, at := range r.left {
-			if longest == "" || at < r.left[longest] {
-				longest = who
-			}
-		}
-		delete(r.left, longest)
-	}
-	r.left[m.fingerprint] = m.next - 1
-}
-
-// endLocked has m's writer say goodbye. A writer that is stuck is freed by its write's deadline.
-func (r *room) endLocked(m *member, reason string) {
-	if m.ending == "" {
-		m.ending, m.until = reason, r.first+uint64(len(r.items))
-	}
-	m.poke()
-}
-
-// say records a client's lines and hands them to the others. Lines that the log has already are passed over: they are sent
-// again after a lost connection. On return with nil error every line of l is recorded, and acknowledged to m's writer, at
-// once or when it is on disk. After errLog none is, and they can be said again.
+// say records a member's lines and hands them to the others. Lines that the log has already, sent again after a lost
+// connection, are passed over. After a nil error every line of l is recorded and acknowledged, with -sync once it is on
+// disk. After errLog none is recorded, and they can be said again.
 func (r *room) say(m *member, l lines) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if m.ending != "" {
-		return errEnding // it was told to leave; what it says now nobody could acknowledge
+	if m.ending.reason != "" {
+		return errEnding
 	}
-	last := m.recorded.last
-	if m.conn == nil {
+	last := m.stream.last
+	if m.operator {
 		l.first = last + 1 // the console says each line once, and goes on after a sync that failed
 	}
 	if last == 0 || !m.spoke && l.first > last+1 {
-		// A stream from before the server's memory begins where it goes on, and so does one whose acknowledged lines a power
-		// cut took from the log: to refuse the lines that are left would lose them too. The numbers in the log show the gap.
+		// A stream that the server has forgotten goes on where it is, and so does one whose acknowledged lines a power cut
+		// took from the log: refusing the lines that are left would lose them too. The numbers in the log show the gap.
 		last = l.first - 1
 	}
 	m.spoke = true
 	if l.first > last+1 {
 		return fmt.Errorf("line %d came after line %d: %w", l.first, last, errMalformed)
 	}
-	if skip := last + 1 - l.first; skip < uint64(len(l.texts)) {
-		l.texts, l.first = l.texts[skip:], last+1
+	if known := last + 1 - l.first; known < uint64(len(l.texts)) {
+		l.texts, l.first = l.texts[known:], last+1
 		if err := r.publishLocked(m, l); err != nil {
 			return err
 		}
-		m.recorded.last = last + uint64(len(l.texts))
+		m.stream.last = last + uint64(len(l.texts))
 	}
-	if r.flush == nil {
-		m.recorded.durable = m.recorded.last
-		m.poke()
-	} else if m.recorded.durable < m.recorded.last {
-		if !slices.Contains(r.pending, m.recorded) {
-			r.pending = append(r.pending, m.recorded)
+	switch {
+	case r.flush == nil:
+		m.stream.durable = m.stream.last
+		m.wakeLocked()
+	case m.stream.durable < m.stream.last:
+		if !slices.Contains(r.pending, m.stream) {
+			r.pending = append(r.pending, m.stream)
 		}
-		poke(r.flush)
+		wake(r.flush)
 	}
 	return nil
 }
 
-// errEnding is a message from a member that was told to leave.
-var errEnding = errors.New("it was told to leave")
-
-// publishLocked writes l to the log and then into the room.
+// publishLocked writes l to the log and then into the queue.
 func (r *room) publishLocked(m *member, l lines) error {
 	now := time.Now()
 	name, who := m.name, m.log
 	if l.from != "" {
 		name, who = l.from, logPerson(appendField(slices.Clip([]byte(who)), "from", l.from))
 	}
-	err := r.log.write(func(b []byte) []byte { return appendMessages(b, now, who, l, r.log.digests) }, r.marksLocked)
-	if err != nil {
+	records := func(b []byte) []byte { return appendMessages(b, now, who, l, r.log.digests) }
+	if err := r.log.write(records, r.streams.appendMarks); err != nil {
 		return err
 	}
 	targets := []*stream{nil}
 	if l.what == itemDirect {
-		found, err := r.findLocked(l.to)
-		targets = targets[:0]
-		for _, to := range found {
-			if to.listens && to.recorded != m.recorded {
-				targets = append(targets, to.recorded)
-			}
-		}
-		if err == nil && len(targets) == 0 {
-			err = fmt.Errorf("%s does not listen", l.to)
-		}
-		if err != nil {
-			m.tell(itemUndelivered, err.Error()+"; what you sent is in the log only")
+		var err error
+		if targets, err = r.targetsLocked(m, l.to); err != nil {
+			m.notifyLocked(itemUndelivered, err.Error()+"; what you sent is in the log only")
 		}
 	}
 	size := 0
 	for _, text := range l.texts {
 		size += len(text) + len(name) + itemOverhead
 	}
-	enc := r.spaceLocked(size * len(targets)) // of all of them at once
+	enc := r.queue.space(size * len(targets))
 	for _, text := range l.texts {
 		for _, to := range targets {
-			enc = r.addLocked(enc, item{time: now, what: l.what, name: name, text: text}, m.recorded, to)
+			enc = r.queue.add(enc, item{time: now, what: l.what, name: name, text: text}, m.stream, to)
 		}
 	}
 	r.wakeLocked()
 	return nil
 }
 
-// findLocked returns the connections of the one person that name means. A name that two keys bear, or names that look
-// alike, mean neither: each is meant by its name~suffix. A name is never taken for another that only looks like it.
-func (r *room) findLocked(name string) (found []*member, err error) {
-	alike := map[string]string{} // a fingerprint's name~suffix
-	for m := range r.members {
-		full := m.base + "~" + m.suffix
-		if name == full || foldName(name) == foldName(m.base) {
-			alike[m.fingerprint] = full
+// targetsLocked returns the streams that receive a direct message from m to name.
+func (r *room) targetsLocked(m *member, name string) ([]*stream, error) {
+	found, err := r.findLocked(name)
+	if err != nil {
+		return nil, err
+	}
+	var targets []*stream
+	for _, to := range found {
+		if to.listens && to.stream != m.stream {
+			targets = append(targets, to.stream)
 		}
-		if name == full || strings.EqualFold(name, m.base) {
+	}
+	if len(targets) == 0 {
+		return nil, fmt.Errorf("%s does not listen", name)
+	}
+	return targets, nil
+}
+
+// findLocked returns the members that name means: the connections of one key. A name that two keys bear, or names that look
+// alike, mean neither key; each is meant by its name~suffix. A name never means another one that only looks like it.
+func (r *room) findLocked(name string) ([]*member, error) {
+	var found []*member
+	alike := map[string]string{} // by fingerprint, the name~suffix
+	for m := range r.members {
+		full := m.peer.name + "~" + m.peer.suffix
+		if name == full || foldName(name) == foldName(m.peer.name) {
+			alike[m.peer.fingerprint] = full
+		}
+		if name == full || strings.EqualFold(name, m.peer.name) {
 			found = append(found, m)
 		}
 	}
 	choice := slices.Sorted(maps.Values(alike))
-	if len(choice) > 1 {
+	switch {
+	case len(choice) > 1:
 		return nil, fmt.Errorf("%s is ambiguous: say which, %s", name, strings.Join(choice, " or "))
-	}
-	if len(found) == 0 && len(choice) == 1 {
+	case len(found) > 0:
+		return found, nil
+	case len(choice) == 1:
 		return nil, fmt.Errorf("nobody here is called %s; %s is here", name, choice[0])
 	}
-	if len(found) == 0 {
-		return nil, fmt.Errorf("nobody here is called %s", name)
-	}
-	return found, nil
+	return nil, fmt.Errorf("nobody here is called %s", name)
 }
 
-// removed is the reason of a kick.
-const removed = "removed by the operator"
-
-// kick lets a person go.
+// kick ends the connections of a person.
 func (r *room) kick(name string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -518,7 +376,7 @@ func (r *room) kick(name string) error {
 		return err
 	}
 	for _, m := range found {
-		if m.conn == nil {
+		if m.operator {
 			return errors.New("the operator stays; Ctrl-C closes the room")
 		}
 		r.endLocked(m, removed)
@@ -526,241 +384,207 @@ func (r *room) kick(name string) error {
 	return nil
 }
 
-// addLocked gives it the next number and puts it, encoded behind buf, at the end of the room's queue, whose front may go.
-func (r *room) addLocked(buf []byte, it item, from, to *stream) []byte {
-	it.seq = r.first + uint64(len(r.items))
-	at := len(buf)
-	buf = it.append(buf)
-	enc := buf[at:len(buf):len(buf)]
-	if n := len(r.items); n == cap(r.items) { // they go back to the front of the space, which is free by now, or of another
-		if len(r.space) <= n+n/2 || len(r.space) > 4*n+64 {
-			r.space = make([]roomItem, 2*n+64)
+// delivery is what a member's goroutine sends at a time, in this order. It is borrowed while there is something to send,
+// since most members receive nothing most of the time.
+type delivery struct {
+	missed  uint64   // items that were dropped before they could be delivered
+	acked   uint64   // every line of the member up to this number is recorded; 0 if that is known already
+	items   [][]byte // encoded
+	ping    bool     // nothing was sent for pingInterval
+	goodbye bool     // the last delivery
+	reason  string   // of goodbye, or empty
+
+	buf    []byte // memory for the receiver
+	number [8]byte
+}
+
+var deliveries = sync.Pool{New: func() any { return new(delivery) }}
+
+// free gives d back, without keeping what its slices point to.
+func (d *delivery) free() {
+	clear(d.items)
+	if cap(d.buf) <= 4*takeBytes {
+		*d = delivery{items: d.items[:0], buf: d.buf[:0]}
+		deliveries.Put(d)
+	}
+}
+
+// write delivers to m until it has left: it returns after a goodbye, after an error of deliver, or when reading from m has
+// ended. One goroutine calls it, once.
+func (r *room) write(m *member) error {
+	ping := time.NewTimer(pingInterval)
+	defer ping.Stop()
+	for due := false; ; {
+		wrote, end, err := r.writeNext(m, due)
+		if end || err != nil {
+			return err
 		}
-		clear(r.space[copy(r.space, r.items):])
-		r.items = r.space[:n]
+		due = false
+		if wrote {
+			ping.Reset(pingInterval)
+			continue
+		}
+		select {
+		case <-m.wake:
+		case <-ping.C:
+			due = true
+		}
 	}
-	r.items = append(r.items, roomItem{enc, it.what, from, to})
-	r.bytes += len(enc) + roomItemSize
-	for r.bytes > roomBytes {
-		r.bytes -= len(r.items[0].enc) + roomItemSize
-		r.items[0] = roomItem{}
-		r.items = r.items[1:]
-		r.first++
-	}
-	return buf
 }
 
-// spaceLocked returns an empty slice that n bytes can be appended to. Slabs cost the collector less than many small pieces; of
-// one at most a quarter goes unused, and it is gone with the last item in it.
-func (r *room) spaceLocked(n int) []byte {
-	if n > slabBytes/4 {
-		return make([]byte, 0, n)
+// writeNext makes one delivery, if there is one or a ping is due. end means that there is none any more.
+func (r *room) writeNext(m *member, pingDue bool) (wrote, end bool, err error) {
+	d := deliveries.Get().(*delivery)
+	defer d.free()
+	ok, over := r.next(m, d)
+	if over || !ok && !pingDue {
+		return false, over, nil
 	}
-	if n > len(r.slab) {
-		r.slab = make([]byte, slabBytes)
-	}
-	space := r.slab[:0:n]
-	r.slab = r.slab[n:]
-	return space
+	d.ping = !ok
+	err = m.out.deliver(d)
+	return true, d.goodbye, err
 }
 
-const roomItemSize = 96 // of a roomItem itself, and what is free beside it in the room's space
+// next fills d with what there is for m. ok is false if that is nothing: m waits for wake. over means that m's goroutine has
+// to end without a delivery.
+func (r *room) next(m *member, d *delivery) (ok, over bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	left := errors.Is(m.readErr, errLeft)
+	if m.readErr != nil && !left {
+		return false, true
+	}
+	if !left { // else only the last acknowledgement and the goodbye go out
+		d.items, d.missed = r.takeLocked(m, d.items)
+	}
+	if m.stream.durable > m.acked {
+		m.acked = m.stream.durable
+		d.acked = m.acked
+	}
+	if len(d.items) == 0 && (left || m.doneLocked(r)) {
+		d.goodbye, d.reason = true, m.ending.reason
+	}
+	ok = len(d.items) > 0 || d.acked > 0 || d.missed > 0 || d.goodbye
+	m.waiting = !ok
+	return ok, false
+}
 
-var slowConsumer = fmt.Sprintf("slow consumer: it left more than %d MiB unread", roomBytes>>20)
+// doneLocked reports whether a member that has to leave has been delivered and acknowledged everything.
+func (m *member) doneLocked(r *room) bool {
+	return m.ending.reason != "" && (!m.listens || m.next >= min(r.queue.end(), m.ending.until)) && m.stream.durable == m.stream.last
+}
 
-// wakeLocked wakes the writers of all who listen, and drops the slow consumers that the queue's tail has passed.
+// takeLocked appends m's notices and the items from m's place on to into, takeBytes at most, and moves the place. missed
+// counts items that were dropped before.
+func (r *room) takeLocked(m *member, into [][]byte) (items [][]byte, missed uint64) {
+	into = append(into, m.notices...)
+	m.notices = nil
+	end := r.queue.end()
+	if m.ending.reason != "" {
+		end = min(end, m.ending.until)
+	}
+	if !m.listens {
+		m.next = end
+		return into, 0
+	}
+	if m.next < r.queue.first {
+		missed = r.queue.first - m.next
+		m.next = r.queue.first
+	}
+	for n := 0; m.next < end && n < takeBytes; m.next++ {
+		it := r.queue.at(m.next)
+		if m.wants(it, m.next) {
+			into = append(into, it.enc)
+			n += len(it.enc)
+		}
+	}
+	return into, missed
+}
+
+// wakeLocked wakes m's goroutine if it waits.
+func (m *member) wakeLocked() {
+	if m.waiting {
+		m.waiting = false
+		wake(m.wake)
+	}
+}
+
+// wakeLocked wakes all who listen, and drops the slow consumers that the queue's front has passed.
 func (r *room) wakeLocked() {
 	for m := range r.members {
 		if !m.listens {
 			continue
 		}
-		if m.next < r.first && m.conn != nil && m.ending == "" {
-			m.ending = slowConsumer
-			m.conn.Close()
+		if m.next < r.queue.first && !m.operator && m.ending.reason == "" && m.readErr == nil {
+			m.ending.reason = slowConsumer
+			m.out.abort()
 		}
-		if m.write == nil {
-			m.poke()
-		} else if !m.writing {
-			m.writing = true
-			m.writer.Add(1)
-			r.ready = append(r.ready, m)
-		}
-	}
-	if len(r.ready) > 0 && !r.starting {
-		r.starting = true
-		go r.start()
+		m.wakeLocked()
 	}
 }
 
-// start starts the writers of all who are ready: some, and once these had their turn, more. By then most have ended, and leave
-// their goroutines and stacks to the next; as many as there are members, all at once, would cost memory that nobody gives back.
-// A writer that waits for its client holds up nobody.
-func (r *room) start() {
-	var some [32]*member
-	for {
-		r.mu.Lock()
-		n := copy(some[:], r.ready)
-		clear(r.ready[:n])
-		r.ready = r.ready[n:]
-		r.starting = n > 0
-		r.mu.Unlock()
-		if n == 0 {
-			return
-		}
-		for _, m := range some[:n] {
-			go m.write()
-		}
-		runtime.Gosched()
+// endLocked makes m leave: its goroutine delivers what there was by now and says goodbye.
+func (r *room) endLocked(m *member, reason string) {
+	if m.ending.reason == "" {
+		m.ending = ending{reason, r.queue.end()}
 	}
+	m.wakeLocked()
 }
 
-// poke sees to it that somebody takes what there is for m, under room.mu.
-func (m *member) poke() {
-	if m.write == nil {
-		poke(m.wake)
-	} else if !m.writing {
-		m.writing = true
-		m.writer.Add(1)
-		go m.write()
-	}
-}
-
-// delivery is what a writer is to send, in this order; goodbye is the last there is.
-type delivery struct {
-	acked   uint64   // the number up to which m's lines are recorded, where that is news; else 0
-	items   [][]byte // encoded
-	ping    bool     // where there is nothing else
-	goodbye bool
-	reason  string // of goodbye, where it has one
-	slow    bool   // m's place is gone: there is nothing more to send it
-}
-
-// next is take for m's writer. It returns false where there is nothing to do: the writer is to end at once, for by then the
-// next poke may have started another.
-func (r *room) next(m *member, into [][]byte) (d delivery, ok bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	items, acked, missed, ending := r.takeLocked(m, into)
-	left := errors.Is(m.readErr, errLeft)
-	if left {
-		items = items[:0] // it does not listen any more
-	}
-	d = delivery{items: items, goodbye: len(items) == 0 && (left || ending != ""), reason: ending, slow: missed > 0}
-	if acked > m.acked {
-		d.acked, m.acked = acked, acked
-	}
-	d.ping, m.silent = m.silent && len(items) == 0 && d.acked == 0 && !d.goodbye, false
-	ok = (m.readErr == nil || left) && (len(items) > 0 || d.acked > 0 || d.ping || d.goodbye || d.slow)
-	m.writing = ok || m.readErr != nil
-	return d, ok
-}
-
-// hush has m pinged: nothing was written to it for pingInterval.
-func (r *room) hush(m *member) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	m.silent = true
-	m.poke()
-}
-
-// readOver says that err ended reading m. Who left gets the last acknowledgement and goodbye, any other nothing more. No
-// writer is started after it returns.
+// readOver reports that err ended reading from m. After errLeft m's goroutine still sends the last acknowledgement and the
+// goodbye, after another error nothing more.
 func (r *room) readOver(m *member, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	m.readErr = err
-	if errors.Is(err, errLeft) {
-		m.poke()
-	}
-	m.writing = true
+	m.wakeLocked()
 }
 
-// take returns what there is for m: items from m's place on, at most takeBytes of them unless one is longer, and
-// the number up to which m's lines are recorded. missed counts items that were gone before m took them (the console's lot;
-// a client is dropped). ending is the reason to leave, once nothing is left to take.
-func (r *room) take(m *member, into [][]byte) (items [][]byte, acked, missed uint64, ending string) {
+// leave ends m's presence and says so to all. The reason of a member that had to leave is the room's own.
+func (r *room) leave(m *member, reason string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.takeLocked(m, into)
-}
-
-func (r *room) takeLocked(m *member, into [][]byte) (items [][]byte, acked, missed uint64, ending string) {
-	into = append(into, m.notices...)
-	m.notices = nil
-	end := r.first + uint64(len(r.items))
-	if m.ending != "" {
-		end = min(end, m.until)
-	}
-	if !m.listens {
-		m.next = end // it misses nothing
-	}
-	if m.next < r.first {
-		missed = r.first - m.next
-		m.next = r.first
-	}
-	for n := 0; m.next < end && n < takeBytes; m.next++ {
-		it := &r.items[m.next-r.first]
-		if !m.listens || !m.wants(it, m.next) {
-			continue
-		}
-		into = append(into, it.enc)
-		n += len(it.enc)
-	}
-	if (m.next >= end || !m.listens) && m.recorded.durable == m.recorded.last {
-		ending = m.ending
-	}
-	return into, m.recorded.durable, missed, ending
-}
-
-// names lists who is here.
-func (r *room) names() []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var names []string
-	for m := range r.members {
-		names = append(names, m.name)
-	}
-	slices.Sort(names)
-	return slices.Compact(names)
-}
-
-// record puts a record that is no message into the log.
-func (r *room) record(add func(b []byte) []byte) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.log.record(add, r.marksLocked)
-}
-
-// who tells m who is here.
-func (r *room) who(m *member) {
-	r.mu.Lock()
-	full := len(m.notices) >= maxNotices // who asks and does not read costs nobody a list
-	r.mu.Unlock()
-	if full {
+	if _, here := r.members[m]; !here {
 		return
 	}
-	names := r.names()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	m.tell(itemNotice, whoLine(names))
-}
-
-// notify tells m something.
-func (r *room) notify(m *member, text string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	m.tell(itemNotice, text)
-}
-
-// tell leaves a notice for m alone, under room.mu. Who does not read has maxNotices of them at most.
-func (m *member) tell(what byte, text string) {
-	if len(m.notices) < maxNotices {
-		m.notices = append(m.notices, item{time: time.Now(), what: what, text: []byte(text[:min(len(text), maxLine)])}.append(nil))
+	delete(r.members, m)
+	m.stream.here--
+	if m.presence.person && m.listens {
+		r.visits.leave(m)
 	}
-	m.poke()
+	if m.ending.reason != "" {
+		reason = m.ending.reason
+	}
+	shown := reason
+	if reason == errLeft.Error() {
+		shown = "" // the item's kind says as much
+	}
+	now := time.Now()
+	r.queue.add(nil, item{time: now, what: itemLeave, name: m.name, text: []byte(shown)}, m.stream, nil)
+	r.wakeLocked()
+	record := func(b []byte) []byte { return appendRecord(b, now, eventDisconnect, m.log, "reason", reason) }
+	r.log.record(record, r.streams.appendMarks)
+	if reason == errLeft.Error() {
+		r.streams.forget(m.peer.fingerprint, m.peer.stream)
+	}
 }
 
-// close lets nobody in any more and tells every member to leave.
+// leave remembers how far a person got. When there is no place, the person away longest is forgotten.
+func (v *visits) leave(m *member) {
+	key := m.peer.fingerprint
+	if _, known := v.left[key]; !known && len(v.left) >= maxLeft {
+		longest := ""
+		for who, at := range v.left {
+			if longest == "" || at < v.left[longest] {
+				longest = who
+			}
+		}
+		delete(v.left, longest)
+	}
+	v.left[key] = m.next - 1
+}
+
+// close admits no member any more and makes all leave.
 func (r *room) close(reason string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -770,13 +594,132 @@ func (r *room) close(reason string) {
 	}
 }
 
+// names lists the names of all members, each once.
+func (r *room) names() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.namesLocked()
+}
+
+func (r *room) namesLocked() []string {
+	var names []string
+	for m := range r.members {
+		names = append(names, m.name)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// who sends m the list of who is here, unless m leaves its notices unread.
+func (r *room) who(m *member) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(m.notices) < maxNotices {
+		m.notifyLocked(itemNotice, whoLine(r.namesLocked()))
+	}
+}
+
 func whoLine(names []string) string {
 	return fmt.Sprintf("%d here: %s", len(names), strings.Join(names, ", "))
 }
 
-// mute stops the room from keeping anything for m.
+// notify sends m a notice.
+func (r *room) notify(m *member, text string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m.notifyLocked(itemNotice, text)
+}
+
+// notifyLocked leaves an item for m alone. A member that does not read has maxNotices of them at most.
+func (m *member) notifyLocked(what byte, text string) {
+	if len(m.notices) < maxNotices {
+		m.notices = append(m.notices, item{time: time.Now(), what: what, text: []byte(text[:min(len(text), maxLine)])}.append(nil))
+	}
+	m.wakeLocked()
+}
+
+// mute makes the room keep nothing for m any more.
 func (r *room) mute(m *member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	m.listens = false
+}
+
+// record puts a record that is no message into the log.
+func (r *room) record(add func(b []byte) []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.log.record(add, r.streams.appendMarks)
+}
+
+// reopen goes on in a new log after a rotation. No record is lost or written twice.
+func (r *room) reopen() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if moved, err := r.log.reopen(); err != nil || !moved {
+		return err
+	}
+	now := time.Now()
+	r.log.record(func(b []byte) []byte { return appendRecord(b, now, eventRotate, nil, "", "") }, r.streams.appendMarks)
+	return nil
+}
+
+// flushLog acknowledges lines once they are on disk (-sync): all that wait, with one sync. It returns when r.flush is
+// closed.
+func (r *room) flushLog() {
+	var waiting []*stream
+	var last []uint64
+	for range r.flush {
+		r.mu.Lock()
+		waiting, r.pending = r.pending, waiting[:0]
+		last = last[:0]
+		for _, s := range waiting {
+			last = append(last, s.last)
+		}
+		r.mu.Unlock()
+		if len(waiting) == 0 {
+			continue
+		}
+		if err := r.log.sync(); err != nil {
+			r.lostLines(waiting, err)
+		} else {
+			r.durable(waiting, last)
+		}
+	}
+}
+
+// durable acknowledges the lines of some streams up to their numbers in last.
+func (r *room) durable(some []*stream, last []uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i, s := range some {
+		s.durable = max(s.durable, last[i])
+	}
+	for m := range r.members {
+		if m.stream.durable > m.acked {
+			m.wakeLocked()
+		}
+	}
+}
+
+// lostLines takes back what was recorded since the last sync, after a sync has failed. The clients concerned have to leave;
+// they send the lines again when they reconnect. The operator is asked to say its lines again.
+func (r *room) lostLines(some []*stream, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.log.rollback(err)
+	lost := append(some, r.pending...)
+	r.pending = r.pending[:0]
+	for _, s := range lost {
+		s.last = s.durable
+	}
+	for m := range r.members {
+		switch {
+		case !slices.Contains(lost, m.stream):
+		case m.operator:
+			m.notifyLocked(itemUndelivered, "the log has lost the last you said, though the room has heard it; say it again")
+		default:
+			r.endLocked(m, errLog.Error())
+		}
+	}
 }

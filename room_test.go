@@ -13,21 +13,20 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 	"unsafe"
 )
 
-// closeCounter is a connection that counts how often it is closed.
-type closeCounter struct {
-	net.Conn
-	closed int
-}
+// stubReceiver takes deliveries and counts aborts.
+type stubReceiver struct{ aborted int }
 
-func (c *closeCounter) Close() error { c.closed++; return nil }
+func (s *stubReceiver) deliver(*delivery) error { return nil }
+func (s *stubReceiver) abort()                  { s.aborted++ }
 
-// quietRoom is a room whose log is a file.
+// quietRoom returns a room whose log is a file, and the file's path.
 func quietRoom(t *testing.T) (*room, string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "connection.log")
@@ -36,18 +35,45 @@ func quietRoom(t *testing.T) (*room, string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { log.close() })
-	return newRoom(log), path
+	r, err := newRoom(log, 0, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r, path
 }
 
-// enter makes a member of the name, key and stream join.
+// stubMember makes a member that is not in a room.
+func stubMember(name, key string, stream byte) *member {
+	p := &peer{name: name, addr: "192.0.2.1:1", fingerprint: key, suffix: key[len(key)-1:] + "XXX", stream: streamID{stream}}
+	return newMember(p, &stubReceiver{})
+}
+
+// enter makes a member with this name, key and stream join.
 func enter(t *testing.T, r *room, name, key string, stream byte) (*member, welcome) {
 	t.Helper()
-	m := &member{name: name, base: name, addr: "192.0.2.1:1", fingerprint: key, suffix: key[len(key)-1:] + "XXX", stream: streamID{stream}, listens: true, conn: &closeCounter{}, wake: make(chan struct{}, 1)}
-	w, err := r.join(m, joinRequest{})
+	m := stubMember(name, key, stream)
+	w, err := r.join(m, joinRequest{}, true)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return m, w
+}
+
+// take takes what there is for m.
+func take(r *room, m *member) (items [][]byte, missed uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.takeLocked(m, nil)
+}
+
+// endOf returns why m has to leave, once everything is delivered to it.
+func endOf(r *room, m *member) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !m.doneLocked(r) {
+		return ""
+	}
+	return m.ending.reason
 }
 
 func says(first uint64, texts ...string) lines {
@@ -62,7 +88,7 @@ func says(first uint64, texts ...string) lines {
 func heard(t *testing.T, r *room, m *member) (all []string) {
 	t.Helper()
 	for {
-		items, _, missed, _ := r.take(m, nil)
+		items, missed := take(r, m)
 		if missed > 0 {
 			t.Errorf("%s missed %d items and was not told", m.name, missed)
 		}
@@ -87,8 +113,9 @@ func wantHeard(t *testing.T, r *room, m *member, want ...string) {
 }
 
 func ackedOf(r *room, m *member) uint64 {
-	_, acked, _, _ := r.take(m, nil)
-	return acked
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return m.stream.durable
 }
 
 // TestRoomOnce: lines that come again, in part or in full, on this connection or the next, are recorded and relayed once.
@@ -131,11 +158,11 @@ func TestRoomOnce(t *testing.T) {
 	}
 	wantHeard(t, r, anna, "join bob ", "say bob one", "say bob two", "say bob three", "join bob ", "say bob four", "join mallory ", "say mallory not bob")
 	wantHeard(t, r, again, "join mallory ", "say mallory not bob")
-	if _, _, _, ending := r.take(bob, nil); ending != "" && !strings.Contains(ending, "replaced") {
+	if ending := endOf(r, bob); ending != "" && !strings.Contains(ending, "replaced") {
 		t.Errorf("the old connection ends with %q", ending)
 	}
 	heard(t, r, bob)
-	if _, _, _, ending := r.take(bob, nil); !strings.Contains(ending, "replaced by a newer connection") {
+	if ending := endOf(r, bob); !strings.Contains(ending, "replaced by a newer connection") {
 		t.Errorf("the old connection ends with %q", ending)
 	}
 }
@@ -207,27 +234,27 @@ func TestSlowConsumer(t *testing.T) {
 		for range 1 << 17 {
 			r.who(loud)
 		}
-		if len(loud.notices) != maxNotices || slow.ending != "" {
-			t.Errorf("%d notices wait; slow: %q", len(loud.notices), slow.ending)
+		if len(loud.notices) != maxNotices || slow.ending.reason != "" {
+			t.Errorf("%d notices wait; slow: %q", len(loud.notices), slow.ending.reason)
 		}
 		heard(t, r, quick)
 		heard(t, r, loud)
 		n := 0
-		for ; slow.conn.(*closeCounter).closed == 0 && n < 2*roomBytes/maxLine; n++ {
+		for ; slow.out.(*stubReceiver).aborted == 0 && n < 2*queueBytes/maxLine; n++ {
 			if err := fill(r, loud, uint64(n+1)); err != nil {
 				t.Fatal(err)
 			}
 			heard(t, r, quick)
 			heard(t, r, loud)
 		}
-		if n < roomBytes/maxLine-2 || n > roomBytes/maxLine+2 || slow.conn.(*closeCounter).closed != 1 || quick.conn.(*closeCounter).closed+loud.conn.(*closeCounter).closed != 0 {
-			t.Errorf("%s: dropped after %d of them, closed %d times", what, n, slow.conn.(*closeCounter).closed)
+		if n < queueBytes/maxLine-2 || n > queueBytes/maxLine+2 || slow.out.(*stubReceiver).aborted != 1 || quick.out.(*stubReceiver).aborted+loud.out.(*stubReceiver).aborted != 0 {
+			t.Errorf("%s: dropped after %d of them, closed %d times", what, n, slow.out.(*stubReceiver).aborted)
 		}
-		if r.bytes > roomBytes {
-			t.Errorf("%s: the room holds %d bytes", what, r.bytes)
+		if r.queue.bytes > queueBytes {
+			t.Errorf("%s: the room holds %d bytes", what, r.queue.bytes)
 		}
 		r.leave(slow, "closed")
-		wantHeard(t, r, quick, "leave slow "+slow.ending)
+		wantHeard(t, r, quick, "leave slow "+slow.ending.reason)
 		if got := records(t, path); !strings.HasPrefix(fmt.Sprint(got[len(got)-1]["reason"]), "slow consumer") {
 			t.Errorf("%s: the log says %v", what, got[len(got)-1])
 		}
@@ -240,21 +267,21 @@ func TestDeaf(t *testing.T) {
 	deaf, _ := enter(t, r, "deaf", "key d", 1)
 	r.mute(deaf)
 	console, _ := enter(t, r, "anna", "key a", 2)
-	console.conn = nil
+	console.operator = true
 	loud, _ := enter(t, r, "loud", "key l", 3)
 	r.mute(loud)
-	for n := range uint64(2 * roomBytes / maxLine) {
+	for n := range uint64(2 * queueBytes / maxLine) {
 		if err := r.say(loud, says(n+1, strings.Repeat("x", maxLine))); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if deaf.ending != "" || console.ending != "" {
-		t.Errorf("dropped: %q, %q", deaf.ending, console.ending)
+	if deaf.ending.reason != "" || console.ending.reason != "" {
+		t.Errorf("dropped: %q, %q", deaf.ending.reason, console.ending.reason)
 	}
-	if items, _, _, _ := r.take(deaf, nil); len(items) != 0 {
+	if items, _ := take(r, deaf); len(items) != 0 {
 		t.Errorf("who does not listen got %d items", len(items))
 	}
-	if items, _, missed, _ := r.take(console, nil); missed == 0 || len(items) == 0 {
+	if items, missed := take(r, console); missed == 0 || len(items) == 0 {
 		t.Errorf("the console missed %d items and got %d", missed, len(items))
 	}
 }
@@ -287,7 +314,7 @@ func TestNotices(t *testing.T) {
 		heard(t, r, m)
 	}
 	for _, to := range everybody {
-		to.tell(itemNotice, "for "+to.name)
+		r.notify(to, "for "+to.name)
 		for _, m := range everybody {
 			var want []string
 			if m == to {
@@ -348,8 +375,8 @@ func TestNotBefore(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, seen := range []uint64{1, 1<<64 - 1} {
-		m := &member{name: "mallory", base: "mallory", addr: "192.0.2.1:1", fingerprint: "key m", suffix: "mXXX", stream: streamID{byte(seen)}, listens: true, conn: &closeCounter{}, wake: make(chan struct{}, 1)}
-		if _, err := r.join(m, joinRequest{epoch: r.epoch, seen: seen, flags: joinListens}); err != nil {
+		m := stubMember("mallory", "key m", byte(seen))
+		if _, err := r.join(m, joinRequest{epoch: r.epoch, seen: seen, flags: joinListens}, true); err != nil {
 			t.Fatal(err)
 		}
 		for _, got := range heard(t, r, m) {
@@ -392,17 +419,13 @@ func TestRoomCloses(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.close("the server is stopping")
-	if _, err := r.join(&member{name: "late", fingerprint: "key l", wake: make(chan struct{}, 1)}, joinRequest{}); err == nil {
+	if _, err := r.join(stubMember("late", "key l", 9), joinRequest{}, true); err == nil {
 		t.Error("somebody joined a room that was closing")
 	}
 	wantHeard(t, r, anna, "join bob ", "say bob last words")
 	for _, m := range []*member{anna, bob} {
-		select {
-		case <-m.wake:
-		default:
-			t.Errorf("%s was not woken", m.name)
-		}
-		if _, _, _, ending := r.take(m, nil); ending != "the server is stopping" {
+		take(r, m)
+		if ending := endOf(r, m); ending != "the server is stopping" {
 			t.Errorf("%s ends with %q", m.name, ending)
 		}
 		for range 2 { // once is enough, twice does no harm
@@ -422,18 +445,20 @@ func TestRoomCloses(t *testing.T) {
 
 // TestStreamsBounded: an identity has so many streams, and cannot make the room forget another's.
 func TestStreamsBounded(t *testing.T) {
-	r := newRoom(&connLog{})
+	r, err := newRoom(&connLog{}, 0, false)
+	if err != nil {
+		t.Fatal(err)
+	}
 	bob, _ := enter(t, r, "bob", "key b", 2)
 	if err := r.say(bob, says(1, "one")); err != nil {
 		t.Fatal(err)
 	}
 	for i := range 3 * maxStreams {
 		m, _ := enter(t, r, "cleo", "key c", byte(i))
-		m.stream = streamID{byte(i >> 8), byte(i), 1}
-		r.streamLocked(m.fingerprint, m.stream)
+		r.streams.join(m.peer.fingerprint, streamID{byte(i >> 8), byte(i), 1})
 		r.leave(m, "")
 	}
-	if own := r.streams["key c"]; len(own) != maxStreams {
+	if own := r.streams.byKey["key c"]; len(own) != maxStreams {
 		t.Errorf("%d streams of one identity", len(own))
 	}
 	if _, w := enter(t, r, "bob", "key b", 2); w.recorded != 1 {
@@ -457,7 +482,7 @@ func TestNoLogNoAcknowledgement(t *testing.T) {
 	if err := r.say(bob, says(1, "one")); err == nil || !strings.Contains(err.Error(), "cannot write the log") {
 		t.Error(err)
 	}
-	if _, err := r.join(&member{name: "late", fingerprint: "key l", wake: make(chan struct{}, 1)}, joinRequest{}); err == nil {
+	if _, err := r.join(stubMember("late", "key l", 9), joinRequest{}, true); err == nil {
 		t.Error("somebody joined whose coming could not be recorded")
 	}
 	if got := ackedOf(r, bob); got != 0 {
@@ -483,11 +508,24 @@ func quietServer(t *testing.T) (*server, *client, *bytes.Buffer) {
 	tr := openTrust(t.TempDir(), me.signer.PublicKey(), "anna", nil)
 	put(t, tr.path("authorized_keys"), []byte(publicLine(tr.own, "anna"))) // a pipe has no address of this machine
 	put(t, tr.path("known_hosts"), []byte("[127.0.0.1]:9000 "+publicLine(tr.own, "")))
-	s := &server{me: me, name: "anna", places: maxClients, trust: tr, log: r.log, room: r, console: &console{stderr: &notes, notes: make(chan string, maxNotes)}}
-	s.greet = s.welcome
-	c := &client{addr: "127.0.0.1:9000", me: me, trust: tr, console: &console{stderr: io.Discard}, box: newOutbox()}
-	c.greet = c.join
+	s, err := newServer(serverConfig{
+		protocol: &securechat2{me: me, trust: tr}, id: me.signer.PublicKey(), name: "anna", trust: tr, log: r.log, clients: maxClients,
+		console: &console{stderr: &notes, notes: make(chan string, maxNotes)},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.free.Stop() })
+	proto := &securechat2{me: me, trust: tr, client: securechat2Client{addr: "127.0.0.1:9000"}}
+	c := &client{addr: "127.0.0.1:9000", protocol: proto, trust: tr, console: &console{stderr: io.Discard}, box: newOutbox()}
 	return s, c, &notes
+}
+
+// serveConn serves one connection to its end.
+func serveConn(s *server, conn net.Conn) {
+	var wg sync.WaitGroup
+	s.handle(conn, &wg, s.join)
+	wg.Wait()
 }
 
 // TestServerDeadline: a client that stalls at any point up to its first packet is gone after the deadline, and told
@@ -517,11 +555,10 @@ func TestServerDeadline(t *testing.T) {
 				}
 			}()
 			go c.meet(t.Context(), here)
-			settled := 0
-			s.handle(there, func() bool { settled++; return true }, func() {})
-			there.Close()
-			if d := time.Since(begin); d != handshakeTimeout || settled != 1 {
-				t.Errorf("%d frames: it ended after %v, settled %d times", frames, d, settled)
+			s.gate.inProgress = 1
+			serveConn(s, there)
+			if d := time.Since(begin); d != handshakeTimeout || s.gate.inProgress != 0 {
+				t.Errorf("%d frames: it ended after %v with %d handshakes in progress", frames, d, s.gate.inProgress)
 			}
 			for len(s.console.notes) > 0 {
 				s.console.print(<-s.console.notes)
@@ -548,7 +585,7 @@ func TestClientDeadline(t *testing.T) {
 			go func() {
 				defer there.Close()
 				there.SetDeadline(begin.Add(handshakeTimeout))
-				if _, _, err := serverHandshake(there, c.me, 0, admitAll); err != nil {
+				if _, _, err := serverHandshake(there, c.protocol.(*securechat2).me, 0, admitAll); err != nil {
 					t.Error(err)
 				}
 				there.SetDeadline(time.Time{})
@@ -602,10 +639,7 @@ func TestServerRefusals(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			here, there := net.Pipe()
-			go func() {
-				s.handle(there, func() bool { return true }, func() {})
-				there.Close()
-			}()
+			go serveConn(s, there)
 			c.box = newOutbox()
 			rand.Read(c.stream[:])
 			sess, _, err := c.meet(t.Context(), here)
@@ -646,16 +680,13 @@ func TestFirstPacketRefusals(t *testing.T) {
 		kind := map[bool]byte{true: kindText, false: kindJoin}[what == "a text"]
 		synctest.Test(t, func(t *testing.T) {
 			here, there := net.Pipe()
-			go func() {
-				s.handle(there, func() bool { return true }, func() {})
-				there.Close()
-			}()
+			go serveConn(s, there)
 			here.SetDeadline(time.Now().Add(handshakeTimeout))
-			keys, err := clientHandshake(here, c.me, trustAll, nil)
+			keys, err := clientHandshake(here, c.protocol.(*securechat2).me, trustAll, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
-			sess, err := newSession(here, keys, false, smallBuffers)
+			sess, err := newSession(here, keys, false, chatTraffic)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -697,11 +728,12 @@ type scriptMessage struct {
 	err     error
 }
 
-func (l *scriptLink) idle() bool           { return len(l.messages) == 0 }
-func (l *scriptLink) buffered() bool       { return len(l.messages) > 0 && l.messages[0] != nil }
-func (l *scriptLink) expect(time.Duration) {}
+func (l *scriptLink) ready() bool { return len(l.messages) > 0 && l.messages[0] != nil }
 
 func (l *scriptLink) read() (byte, []byte, error) {
+	if len(l.messages) == 0 {
+		return 0, nil, errTruncated
+	}
 	time.Sleep(time.Second)
 	if l.messages[0] == nil {
 		l.messages = l.messages[1:]
@@ -711,13 +743,6 @@ func (l *scriptLink) read() (byte, []byte, error) {
 	clear(l.payload)
 	l.payload = append(l.payload[:0], m.payload...)
 	return m.kind, l.payload, m.err
-}
-
-func (l *scriptLink) readHere() (byte, []byte, error) {
-	if !l.buffered() {
-		return 0, nil, errNotHere
-	}
-	return l.read()
 }
 
 // TestGathered: what came together is recorded together, in its order, once, and whatever comes after it.
@@ -732,11 +757,11 @@ func TestGathered(t *testing.T) {
 	say := func(first uint64, texts ...string) *scriptMessage { return text(first, itemSay, "", texts...) }
 	var many []*scriptMessage
 	var manyHeard []string
-	for i := range gatherLines + 2 {
+	for i := range batchLines + 2 {
 		many = append(many, say(uint64(i+1), fmt.Sprint(i)))
-		manyHeard = append(manyHeard, fmt.Sprintf("%vs say bob %d", gatherLines+1+i/gatherLines, i))
+		manyHeard = append(manyHeard, fmt.Sprintf("%vs say bob %d", batchLines+1+i/batchLines, i))
 	}
-	long := strings.Repeat("x", gatherBytes)
+	long := strings.Repeat("x", batchBytes)
 	bye := &scriptMessage{kind: kindClose, payload: []byte(closeText)}
 	broken := &scriptMessage{err: errBadPacket}
 	for _, c := range []struct {
@@ -769,11 +794,15 @@ func TestGathered(t *testing.T) {
 				heard(t, s.room, anna)
 				began := time.Now()
 				l := &scriptLink{messages: c.messages}
-				if err := s.readSome(bob, l); !errors.Is(err, c.err) {
-					t.Errorf("it ended with %v, not %v", err, c.err)
+				want := c.err
+				if want == nil {
+					want = errTruncated // the messages are over
+				}
+				if err := s.read(bob, l); !errors.Is(err, want) {
+					t.Errorf("it ended with %v, not %v", err, want)
 				}
 				var got []string
-				items, _, _, _ := s.room.take(anna, nil)
+				items, _ := take(s.room, anna)
 				for _, enc := range items {
 					it, _, err := cutItem(enc)
 					if err != nil {
@@ -803,8 +832,8 @@ func TestGatheredWaits(t *testing.T) {
 			heard(t, s.room, anna)
 			client, server, _, _ := twoSessions(t, true)
 			here, there := net.Pipe()
-			server.conn = there
-			server.expect(peerTimeout)
+			server.conn, server.packets.conn = there, there
+			server.setReadTimeout(peerTimeout, true)
 			long := strings.Repeat("x", maxBatch)
 			if rekey {
 				client.out.packets, server.in.packets, long = rekeyPackets-2, rekeyPackets-2, "y"
@@ -844,28 +873,28 @@ func TestRoomQueue(t *testing.T) {
 	defer r.mu.Unlock()
 	var texts []string
 	for size := 1; size < maxLine; size *= 16 {
-		for range 3 * roomBytes / (size + itemOverhead + roomItemSize) {
+		for range 3 * queueBytes / (size + itemOverhead + queueItemSize) {
 			texts = append(texts, fmt.Sprint(len(texts)))
-			r.addLocked(nil, item{what: itemSay, name: "n", text: append(make([]byte, size), texts[len(texts)-1]...)}, nil, nil)
+			r.queue.add(nil, item{what: itemSay, name: "n", text: append(make([]byte, size), texts[len(texts)-1]...)}, nil, nil)
 		}
 		total, kept := 0, 0
-		for i := range r.items {
-			it, _, err := cutItem(r.items[i].enc)
-			n := int(r.first) + i
+		for i := range r.queue.items {
+			it, _, err := cutItem(r.queue.items[i].enc)
+			n := int(r.queue.first) + i
 			if err != nil || int(it.seq) != n || strings.TrimLeft(string(it.text), "\x00") != texts[n-1] {
 				t.Fatalf("item %d is %d %q: %v", n, it.seq, it.text, err)
 			}
-			total += len(r.items[i].enc) + roomItemSize
+			total += len(r.queue.items[i].enc) + queueItemSize
 		}
-		for i := range r.space {
-			if r.space[i].enc != nil {
+		for i := range r.queue.array {
+			if r.queue.array[i].enc != nil {
 				kept++
 			}
 		}
-		if total != r.bytes || total > roomBytes || total < roomBytes-2*(size+64+roomItemSize) || kept != len(r.items) || int(r.first)+len(r.items) != len(texts)+1 {
-			t.Errorf("lines of %d bytes: %d items of %d bytes, counted as %d; %d are kept", size, len(r.items), total, r.bytes, kept)
+		if total != r.queue.bytes || total > queueBytes || total < queueBytes-2*(size+64+queueItemSize) || kept != len(r.queue.items) || int(r.queue.first)+len(r.queue.items) != len(texts)+1 {
+			t.Errorf("lines of %d bytes: %d items of %d bytes, counted as %d; %d are kept", size, len(r.queue.items), total, r.queue.bytes, kept)
 		}
-		if room := len(r.space) * int(unsafe.Sizeof(roomItem{})); room > roomBytes {
+		if room := len(r.queue.array) * int(unsafe.Sizeof(queueItem{})); room > queueBytes {
 			t.Errorf("lines of %d bytes: the space takes %d bytes", size, room)
 		}
 	}

@@ -352,11 +352,11 @@ func BenchmarkPeersScaling(b *testing.B) {
 			server, _ := a.serve(roomCommand)
 			a.each(server, 20, come(server.addr)) // what the first ones cost is nobody's
 			alone := a.each(server, 100, come(server.addr))
-			<-time.After(3 * tidyPause)
+			<-time.After(3 * freePause)
 			before := a.resident(server)
 			var delivered atomic.Int64
 			leave := a.populate(server, me, n, &delivered)
-			<-time.After(3 * tidyPause)
+			<-time.After(3 * freePause)
 			memory := (a.resident(server) - before) / float64(n) / 1024
 			handshake := a.each(server, 100, shake(server.addr))
 			visits := max(10, min(100, 30000/n))

@@ -14,61 +14,97 @@ import (
 )
 
 const (
-	pingInterval   = 30 * time.Second // of saying nothing, then a ping
-	peerTimeout    = 75 * time.Second // of hearing nothing, then the other side is dead
-	writeTimeout   = 30 * time.Second // for one write: the other side reads nothing
-	goodbyeTimeout = 2 * time.Second  // for the other side to answer secure-close
+	pingInterval   = 30 * time.Second // a ping is sent after this much time without a write
+	peerTimeout    = 75 * time.Second // the peer is taken for dead after this much time without a packet
+	writeTimeout   = 30 * time.Second // bounds one write, while the peer reads nothing
+	goodbyeTimeout = 2 * time.Second  // bounds the wait for the peer's answer to secure-close
 )
 
-var (
-	errTruncated = errors.New("the connection ended without secure-close")
-	errNotHere   = errors.New("no further message is here yet")
-)
+// errTruncated is the end of a connection without secure-close: bytes may have been cut off.
+var errTruncated = errors.New("the connection ended without secure-close")
 
-// link carries messages over one authenticated connection, whichever the protocol. One goroutine at a time may read, and one
-// append and write.
+// errLeft is the end of a session by the client's secure-close.
+var errLeft = errors.New("left")
+
+// link carries messages over one authenticated connection, whichever the protocol. One goroutine may read while another
+// appends and writes; setReadTimeout is for any goroutine.
 type link interface {
-	// append makes a message of at most maxMessage bytes of payload ready behind buf, for write.
+	// append encodes a message of at most maxMessage bytes of payload behind buf, for write.
 	append(buf []byte, kind byte, payload []byte) ([]byte, error)
-	// appendItems makes the room's encoded items ready, as many in a message as fit a packet.
+	// appendItems encodes items of the room behind buf, as many in one message as fit one packet.
 	appendItems(buf []byte, items [][]byte) ([]byte, error)
-	// write sends what append made ready, within writeTimeout unless for -raw.
+	// write sends what append encoded. It takes writeTimeout at most, except on a connection of -raw.
 	write(buf []byte) error
-	// read returns the next message; its payload is good until the next call.
+	// read returns the next message. Its payload is valid until the next call of read or ready.
 	read() (kind byte, payload []byte, err error)
-	// readHere is read, but for errNotHere where it would have to wait.
-	readHere() (kind byte, payload []byte, err error)
-	// wait returns once something of the next message is here. It needs far less stack than read, for who waits long.
-	wait() error
-	// idle says that nothing of a further message is here yet.
-	idle() bool
-	// buffered says whether a further message is here already, or a whole packet of one in parts.
-	buffered() bool
-	// expect bounds the wait of the reads to come.
-	expect(within time.Duration)
-	// unconfirmed counts lines that the protocol holds for sent and that may be lost with the connection.
-	unconfirmed() int
-	// wipe forgets the keys; nobody reads or writes any more.
+	// ready reports whether read would return without waiting for the connection.
+	ready() bool
+	// setReadTimeout bounds reading. With renew the timeout starts anew whenever read begins to wait for a packet. Without
+	// renew all reading ends after the timeout, and later calls change nothing.
+	setReadTimeout(timeout time.Duration, renew bool)
+	// wipe overwrites the keys. It may be called once nothing reads or writes any more.
 	wipe()
 }
 
-// session is securechat/2's link, over one authenticated connection.
+// secrets is what a handshake ends with.
+type secrets struct {
+	digest             [sha512.Size]byte // SHA-512 of the session key, the paper's digest
+	toServer, toClient [64]byte          // the secrets of the two directions, C → S and S → C
+	id                 [16]byte          // names the session in a trace
+	aes                bool              // AES-256-GCM seals packets, else ChaCha20-Poly1305
+}
+
+func (s *secrets) cipher() string {
+	if s.aes {
+		return "AES-256-GCM"
+	}
+	return "ChaCha20-Poly1305"
+}
+
+func (s *secrets) wipe() {
+	clear(s.toServer[:])
+	clear(s.toClient[:])
+}
+
+// traffic is what a session is made for.
+type traffic struct {
+	buffers *sync.Pool // of *[]byte, for the reader
+	patient bool       // a write may take as long as the peer's reader needs
+}
+
+// A server's clients are many and send little each; a client and a -raw connection read in large pieces.
+var (
+	chatTraffic = &traffic{buffers: bufferPool(4 * maxPacket)}
+	pipeTraffic = &traffic{buffers: bufferPool(16 * maxPacket)}
+	rawTraffic  = &traffic{buffers: bufferPool(rawBuffer), patient: true}
+)
+
+const rawBuffer = 256 << 10 // bytes that a -raw connection reads at a time, and that it collects for stdout
+
+func bufferPool(size int) *sync.Pool {
+	return &sync.Pool{New: func() any { b := make([]byte, size); return &b }}
+}
+
+// session is securechat/2's link.
 type session struct {
 	conn    net.Conn
 	in, out *halfConn
-	patient bool              // a write may take as long as the other side's reader likes (-raw)
-	head    [frameHeader]byte // all that is held to read into while nothing comes,
-	begun   int               // and how much of it is read, before it goes into buf
-	buf     []byte            // of buffers, while something does
-	buffers *sync.Pool
-	r, w    int    // buf[r:w] is read from conn and not used up
-	used    int    // bytes at its front that the message last returned stands in
-	partial []byte // the parts so far of a message in parts
-	lasting bool   // peerTimeout was expected: it begins anew with each packet, and not with each message alone
+	patient bool // write sets no deadline
+	packets packetReader
+	partial []byte // payload of a message in parts, as far as it was received
+	ahead   message
 }
 
-// newSession starts a session from a handshake's secrets, which it wipes. buffers lend what is read into.
-func newSession(conn net.Conn, s *secrets, server bool, buffers *sync.Pool) (*session, error) {
+// message is what ready read ahead of read.
+type message struct {
+	present bool
+	kind    byte
+	payload []byte
+	err     error
+}
+
+// newSession starts a session from a handshake's secrets, which it wipes.
+func newSession(conn net.Conn, s *secrets, server bool, use *traffic) (*session, error) {
 	defer s.wipe()
 	in, err := newHalfConn(&s.toClient, &s.digest, s.aes)
 	if err != nil {
@@ -81,85 +117,18 @@ func newSession(conn net.Conn, s *secrets, server bool, buffers *sync.Pool) (*se
 	if server {
 		in, out = out, in
 	}
-	return &session{conn: conn, in: in, out: out, buffers: buffers}, nil
+	return &session{conn: conn, in: in, out: out, patient: use.patient, packets: packetReader{conn: conn, buffers: use.buffers}}, nil
 }
-
-// Buffers of readers: a server's clients are many and say little each; who moves bulk reads in large pieces. A connection
-// holds one only while a packet is under way.
-var (
-	smallBuffers = &sync.Pool{New: func() any { b := make([]byte, 4*maxPacket); return &b }}
-	largeBuffers = &sync.Pool{New: func() any { b := make([]byte, 16*maxPacket); return &b }}
-)
-
-// need waits until n bytes, a packet at most, stand in buf[r:w].
-func (s *session) need(n int) error {
-	for s.w-s.r < n {
-		if s.r == s.w {
-			if err := s.wait(); err != nil {
-				return err
-			}
-			s.buf = *s.buffers.Get().(*[]byte)
-			s.r, s.w, s.begun = 0, copy(s.buf, s.head[:s.begun]), 0
-			continue
-		}
-		if len(s.buf)-s.r < n {
-			s.w = copy(s.buf, s.buf[s.r:s.w])
-			s.r = 0
-		}
-		k, err := s.conn.Read(s.buf[s.w:])
-		s.w += k
-		if err != nil && s.w-s.r < n {
-			return noEOF(err)
-		}
-	}
-	return nil
-}
-
-func (s *session) wait() error {
-	if !s.idle() {
-		return nil
-	}
-	if s.buf != nil {
-		b := s.buf
-		s.buf = nil
-		s.buffers.Put(&b)
-	}
-	s.r, s.w, s.used = 0, 0, 0
-	for s.begun == 0 { // a pipe passes on empty writes
-		k, err := s.conn.Read(s.head[:])
-		if k == 0 && err != nil {
-			return truncated(err)
-		}
-		s.begun = k
-	}
-	return nil
-}
-
-func (s *session) idle() bool { return s.r+s.used == s.w && s.begun == 0 }
 
 func (s *session) wipe() {
 	s.in.wipe()
 	s.out.wipe()
 }
 
-// expect may be called with less than peerTimeout while another goroutine reads.
-func (s *session) expect(within time.Duration) {
-	if within >= peerTimeout {
-		s.lasting = true
-	}
-	s.conn.SetReadDeadline(time.Now().Add(within))
+func (s *session) setReadTimeout(timeout time.Duration, renew bool) {
+	s.packets.timeout.set(s.conn, timeout, renew)
 }
 
-// renew is for a packet that is no message yet: there is to be more, and who waits for it may have been held up since it expected it.
-func (s *session) renew() {
-	if s.lasting {
-		s.expect(peerTimeout)
-	}
-}
-
-func (s *session) unconfirmed() int { return 0 }
-
-// append seals a message into packets behind buf.
 func (s *session) append(buf []byte, kind byte, payload []byte) (_ []byte, err error) {
 	for len(payload) > maxBatch {
 		if buf, err = s.packet(buf, kindPart, payload[:maxBatch]); err != nil {
@@ -170,7 +139,7 @@ func (s *session) append(buf []byte, kind byte, payload []byte) (_ []byte, err e
 	return s.packet(buf, kind, payload)
 }
 
-// packet seals one packet of the parts behind buf, after a rekey if one is due.
+// packet seals one packet behind buf, and before it a rekey if one is due. The parts make its payload.
 func (s *session) packet(buf []byte, kind byte, parts ...[]byte) ([]byte, error) {
 	buf, err := s.rekey(buf)
 	if err != nil {
@@ -179,7 +148,7 @@ func (s *session) packet(buf []byte, kind byte, parts ...[]byte) ([]byte, error)
 	return s.out.seal(buf, kind, parts...), nil
 }
 
-// rekey makes a rekey ready behind buf if one is due.
+// rekey seals a rekey behind buf if one is due.
 func (s *session) rekey(buf []byte) ([]byte, error) {
 	if !s.out.full() {
 		return buf, nil
@@ -187,8 +156,8 @@ func (s *session) rekey(buf []byte) ([]byte, error) {
 	return s.out.seal(buf, kindRekey), s.out.ratchet()
 }
 
-// appendRaw makes b[msgHeader:] ready behind buf, in as few packets of kindRaw as can be. It writes over b: what stands before a
-// payload goes where the end of the one before was, which is sealed by then.
+// appendRaw seals b[msgHeader:] behind buf in as few packets of kindRaw as possible. It overwrites b: the header of each
+// packet takes the place of the end of the packet before it, which is sealed by then.
 func (s *session) appendRaw(buf, b []byte) (_ []byte, err error) {
 	for len(b) > msgHeader {
 		if buf, err = s.rekey(buf); err != nil {
@@ -229,63 +198,180 @@ func (s *session) write(buf []byte) error {
 	return err
 }
 
-// read returns the next message, whose payload is good until the next call. A connection that ends between packets gives
-// errTruncated: only secure-close is an end. errBadPacket says that somebody else wrote into the connection.
-func (s *session) read() (kind byte, payload []byte, err error) { return s.next(true) }
-
-func (s *session) readHere() (kind byte, payload []byte, err error) { return s.next(false) }
-
-func (s *session) next(wait bool) (kind byte, payload []byte, err error) {
+// read returns the next message. A connection that ends without secure-close gives errTruncated. errBadPacket means that
+// somebody else wrote into the connection.
+func (s *session) read() (kind byte, payload []byte, err error) {
+	if m := s.ahead; m.present {
+		s.ahead = message{}
+		return m.kind, m.payload, m.err
+	}
 	for {
-		if !wait && !s.buffered() {
-			return 0, nil, errNotHere
+		kind, payload, whole, err := s.next()
+		if whole || err != nil {
+			return kind, payload, err
 		}
-		s.r += s.used
-		s.used = 0
-		if err := s.need(frameHeader); err != nil {
-			return 0, nil, truncated(err)
-		}
-		n := int(binary.BigEndian.Uint16(s.buf[s.r:]))
-		if n < packetAlign+aeadOverhead || n > maxPacket-frameHeader {
-			return 0, nil, errBadPacket
-		}
-		if err := s.need(frameHeader + n); err != nil {
-			return 0, nil, truncated(err)
-		}
-		kind, payload, err = s.in.open(s.buf[s.r+frameHeader : s.r+frameHeader+n])
-		if err != nil {
-			return 0, nil, err
-		}
-		s.used = frameHeader + n
-		if s.in.packets > rekeyPackets || s.in.bytes > rekeyBytes {
-			return 0, nil, errBadPacket // it should have changed its key
-		}
-		switch {
-		case kind == kindRekey:
-			if len(payload) != 0 {
-				return 0, nil, errMalformed
-			}
-			if err := s.in.ratchet(); err != nil {
-				return 0, nil, err
-			}
-			s.renew()
-			continue
-		case kind == kindPart || len(s.partial) > 0:
-			if len(payload) == 0 || len(s.partial)+len(payload) > maxMessage {
-				return 0, nil, errMalformed
-			}
-			s.partial = append(s.partial, payload...)
-			if kind == kindPart {
-				s.renew()
-				continue
-			}
-			payload, s.partial = s.partial, nil
-		}
-		return kind, payload, nil
 	}
 }
 
-// truncated is what an end of the stream is here: only secure-close is an end.
+// ready opens the packets that were received until they make a message.
+func (s *session) ready() bool {
+	for !s.ahead.present && s.packets.buffered() {
+		kind, payload, whole, err := s.next()
+		s.ahead = message{present: whole || err != nil, kind: kind, payload: payload, err: err}
+	}
+	return s.ahead.present
+}
+
+// next opens one packet. The message is whole unless the packet was a rekey or a part of a longer message.
+func (s *session) next() (kind byte, payload []byte, whole bool, err error) {
+	body, err := s.packets.next()
+	if err != nil {
+		return 0, nil, false, err
+	}
+	kind, payload, err = s.in.open(body)
+	if err != nil {
+		return 0, nil, false, err
+	}
+	if s.in.packets > rekeyPackets || s.in.bytes > rekeyBytes {
+		return 0, nil, false, errBadPacket // the peer should have changed its key
+	}
+	switch {
+	case kind == kindRekey && len(payload) == 0:
+		return 0, nil, false, s.in.ratchet()
+	case kind == kindRekey || kind < kindFirst || kind > kindLast:
+		return 0, nil, false, errMalformed
+	case kind != kindPart && len(s.partial) == 0:
+		return kind, payload, true, nil
+	case len(payload) == 0 || len(s.partial)+len(payload) > maxMessage:
+		return 0, nil, false, errMalformed
+	}
+	s.partial = append(s.partial, payload...)
+	if kind == kindPart {
+		return 0, nil, false, nil
+	}
+	payload, s.partial = s.partial, nil
+	return kind, payload, true, nil
+}
+
+// packetReader cuts a connection into packets. Most clients are silent, so it holds a buffer only while part of a packet
+// has been received.
+type packetReader struct {
+	conn    net.Conn
+	buffers *sync.Pool // of *[]byte
+	timeout readTimeout
+	header  [frameHeader]byte // start of the next packet, while no buffer is held
+	begun   int               // bytes in header
+	buf     []byte
+	r, w    int // buf[r:w] was received and not returned yet
+	used    int // bytes at buf[r:] that the packet last returned takes
+}
+
+// buffered reports whether next would return without waiting for the connection.
+func (p *packetReader) buffered() bool {
+	b := p.buf[p.r+p.used : p.w]
+	if len(b) < frameHeader {
+		return false
+	}
+	n := int(binary.BigEndian.Uint16(b))
+	return n > maxPacket-frameHeader || len(b) >= frameHeader+n
+}
+
+// next returns the body of the next packet, valid until the next call.
+func (p *packetReader) next() ([]byte, error) {
+	if !p.buffered() {
+		if err := p.timeout.renew(p.conn); err != nil {
+			return nil, err
+		}
+	}
+	p.r += p.used
+	p.used = 0
+	if err := p.need(frameHeader); err != nil {
+		return nil, truncated(err)
+	}
+	n := int(binary.BigEndian.Uint16(p.buf[p.r:]))
+	if n < packetAlign+aeadOverhead || n > maxPacket-frameHeader {
+		return nil, errBadPacket
+	}
+	if err := p.need(frameHeader + n); err != nil {
+		return nil, truncated(err)
+	}
+	p.used = frameHeader + n
+	return p.buf[p.r+frameHeader : p.r+p.used], nil
+}
+
+// need waits until n bytes, one packet at most, stand in buf[r:w].
+func (p *packetReader) need(n int) error {
+	for p.w-p.r < n {
+		if p.r == p.w {
+			if err := p.await(); err != nil {
+				return err
+			}
+		}
+		if len(p.buf)-p.r < n {
+			p.w = copy(p.buf, p.buf[p.r:p.w])
+			p.r = 0
+		}
+		k, err := p.conn.Read(p.buf[p.w:])
+		p.w += k
+		if err != nil && p.w-p.r < n {
+			return noEOF(err)
+		}
+	}
+	return nil
+}
+
+// await gives the buffer back, waits for the first bytes of a packet and borrows a buffer for the rest.
+func (p *packetReader) await() error {
+	if p.buf != nil {
+		b := p.buf
+		p.buf = nil
+		p.buffers.Put(&b)
+	}
+	for p.begun == 0 { // a Read may return 0 bytes without an error
+		k, err := p.conn.Read(p.header[:])
+		if k == 0 && err != nil {
+			return err
+		}
+		p.begun = k
+	}
+	p.buf = *p.buffers.Get().(*[]byte)
+	p.r, p.w, p.begun = 0, copy(p.buf, p.header[:p.begun]), 0
+	return nil
+}
+
+// readTimeout sets the read deadlines of a connection. The zero value leaves the deadline alone.
+type readTimeout struct {
+	mu      sync.Mutex
+	renewed time.Duration // 0: renew does nothing
+	final   bool
+}
+
+// set begins a timeout now; see link.setReadTimeout.
+func (t *readTimeout) set(conn net.Conn, timeout time.Duration, renew bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.final {
+		return
+	}
+	t.final, t.renewed = !renew, 0
+	if renew {
+		t.renewed = timeout
+	}
+	// A connection that takes no deadline is closed, and the next read returns that error.
+	_ = conn.SetReadDeadline(time.Now().Add(timeout))
+}
+
+// renew starts the timeout anew.
+func (t *readTimeout) renew(conn net.Conn) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.renewed == 0 {
+		return nil
+	}
+	return conn.SetReadDeadline(time.Now().Add(t.renewed))
+}
+
+// truncated turns the end of the stream into errTruncated: only secure-close ends a session.
 func truncated(err error) error {
 	if err == io.EOF || err == io.ErrUnexpectedEOF {
 		return errTruncated
@@ -293,32 +379,15 @@ func truncated(err error) error {
 	return err
 }
 
-func (s *session) buffered() bool {
-	b := s.buf[s.r+s.used : s.w]
-	return len(b) >= frameHeader && len(b) >= frameHeader+int(binary.BigEndian.Uint16(b))
-}
-
-// secrets is what a handshake ends with.
-type secrets struct {
-	digest             [sha512.Size]byte // SHA-512 of the session key, the paper's digest
-	toServer, toClient [64]byte          // the secrets of the two directions, C → S and S → C
-	id                 [16]byte          // names the session in a trace
-	aes                bool
-}
-
-func (s *secrets) cipher() string {
-	if s.aes {
-		return "AES-256-GCM"
+// wake wakes whatever receives from c, which has a capacity of 1, unless a wake-up waits there already.
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
 	}
-	return "ChaCha20-Poly1305"
 }
 
-func (s *secrets) wipe() {
-	clear(s.toServer[:])
-	clear(s.toClient[:])
-}
-
-// netReason drops from a network error the addresses that stand beside it anyway.
+// netReason drops the addresses from a network error, which is reported beside them.
 func netReason(err error) string {
 	var op *net.OpError
 	if errors.As(err, &op) {
@@ -326,27 +395,3 @@ func netReason(err error) string {
 	}
 	return err.Error()
 }
-
-// tcpKeepAlive is for net.ListenConfig and net.Dialer: off where both sides ping, every 30 s to TCP's every 15 on an idle line;
-// the paper's session has no pings, and Go's default, which a socket from systemd keeps in either case.
-func tcpKeepAlive(paper bool) time.Duration {
-	if paper {
-		return 0
-	}
-	return -1
-}
-
-// errLeft says that the client sent secure-close.
-var errLeft = errors.New("left")
-
-func poke(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
-}
-
-const rawBuffer = 256 << 10 // bytes of the reader of a -raw connection, and before its stdout
-
-// rawBuffers lend what a connection is read into.
-var rawBuffers = &sync.Pool{New: func() any { b := make([]byte, rawBuffer); return &b }}

@@ -34,11 +34,11 @@ func twoSessions(t testing.TB, aes bool) (client, server *session, toClient, toS
 	toClient, toServer = new(bufferConn), new(bufferConn)
 	keys := secrets{digest: [64]byte{1}, toServer: [64]byte{2}, toClient: [64]byte{3}, aes: aes}
 	forClient, forServer := keys, keys
-	client, err := newSession(toClient, &forClient, false, smallBuffers)
+	client, err := newSession(toClient, &forClient, false, chatTraffic)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if server, err = newSession(toServer, &forServer, true, smallBuffers); err != nil {
+	if server, err = newSession(toServer, &forServer, true, chatTraffic); err != nil {
 		t.Fatal(err)
 	}
 	if forClient.toServer != [64]byte{} || forClient.toClient != [64]byte{} {
@@ -260,9 +260,9 @@ func TestReadRefusals(t *testing.T) {
 	wantReadError(t, "reflected", client, errBadPacket)
 }
 
-func TestBuffered(t *testing.T) {
+func TestReady(t *testing.T) {
 	client, server, _, toServer := twoSessions(t, false)
-	if server.buffered() {
+	if server.ready() {
 		t.Error("nothing has come")
 	}
 	putMessage(t, client, toServer, kindPing, nil)
@@ -273,11 +273,11 @@ func TestBuffered(t *testing.T) {
 	}
 	toServer.Write(buf[:len(buf)-1])
 	mustRead(t, server, kindPing, nil)
-	if !server.buffered() {
+	if !server.ready() {
 		t.Error("the second packet is there")
 	}
 	mustRead(t, server, kindPing, nil)
-	if server.buffered() {
+	if server.ready() {
 		t.Error("the third is not whole")
 	}
 	toServer.Write(buf[len(buf)-1:])
@@ -289,7 +289,7 @@ func TestWriteDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		conn, other := net.Pipe()
 		defer other.Close()
-		sess, err := newSession(conn, &secrets{}, true, smallBuffers)
+		sess, err := newSession(conn, &secrets{}, true, chatTraffic)
 		if err != nil {
 			t.Fatal(err)
 		}

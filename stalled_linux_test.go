@@ -26,7 +26,7 @@ func attend(b *testing.B, addr string, me *party, flags byte) *session {
 	if err != nil {
 		b.Fatal(err)
 	}
-	sess, err := newSession(conn, secrets, false, largeBuffers)
+	sess, err := newSession(conn, secrets, false, pipeTraffic)
 	if err != nil {
 		b.Fatal(err)
 	}

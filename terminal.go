@@ -113,7 +113,7 @@ func newTerminal(in, out *os.File) (*terminal, error) {
 		restoreOutput()
 		return nil, fmt.Errorf("preparing the terminal: %w", err)
 	}
-	unwatch := t.watch()
+	unwatch := watchTerminal(t.redraw, func() { t.resume(false) }, t.close)
 	t.undo = func() { unwatch(); restoreOutput() }
 	t.write(pasteOn)
 	return t, nil
@@ -161,6 +161,22 @@ func (t *terminal) resume(editing bool) {
 	}
 	t.write(pasteOn)
 	t.shown = t.shown || editing
+	t.draw()
+}
+
+// suspend gives the terminal to the shell, as Ctrl-Z does, until the process continues.
+func (t *terminal) suspend() {
+	t.mu.Lock()
+	t.release()
+	t.mu.Unlock()
+	suspendProcess()
+	t.resume(true)
+}
+
+// redraw draws the prompt's row for a new window size.
+func (t *terminal) redraw() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.draw()
 }
 
@@ -418,7 +434,7 @@ func (t *terminal) edit() (line string, pasted bool, err error) {
 			return "", false, io.EOF
 		case r == '\t':
 			t.completeWord()
-		case r == 0x1a && !t.dumb:
+		case r == 0x1a && canSuspend && !t.dumb:
 			t.suspend()
 		default:
 			t.control(r)

@@ -9,11 +9,15 @@ import (
 	"time"
 )
 
-// enableOutput has nothing to do here: a Unix terminal understands sequences.
+// canSuspend reports whether a shell can stop the process and continue it.
+const canSuspend = true
+
+// enableOutput has nothing to do: a terminal of Unix understands escape sequences.
 func enableOutput(*os.File) (restore func(), err error) { return func() {}, nil }
 
-// watch redraws when the window changes, takes the terminal back after a stop and gives it back before SIGQUIT's dump.
-func (t *terminal) watch() (stop func()) {
+// watchTerminal calls redraw when the window's size changes, resume when the process continues after a stop, and release
+// before SIGQUIT ends the process. It ends when stop is called.
+func watchTerminal(redraw, resume, release func()) (stop func()) {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGWINCH, syscall.SIGCONT, syscall.SIGQUIT)
 	done := make(chan struct{})
@@ -25,13 +29,11 @@ func (t *terminal) watch() (stop func()) {
 			case s := <-signals:
 				switch s {
 				case syscall.SIGWINCH:
-					t.mu.Lock()
-					t.draw()
-					t.mu.Unlock()
+					redraw()
 				case syscall.SIGCONT:
-					t.resume(false)
+					resume()
 				case syscall.SIGQUIT:
-					t.close()
+					release()
 					signal.Reset(syscall.SIGQUIT)
 					_ = syscall.Kill(os.Getpid(), syscall.SIGQUIT)
 				}
@@ -41,13 +43,9 @@ func (t *terminal) watch() (stop func()) {
 	return func() { signal.Stop(signals); close(done) }
 }
 
-// suspend stops the process and its pipeline, as Ctrl-Z does outside raw mode.
-func (t *terminal) suspend() {
-	t.mu.Lock()
-	t.release()
-	t.mu.Unlock()
+// suspendProcess stops the process and its pipeline, as Ctrl-Z does outside raw mode, and returns after it continues.
+func suspendProcess() {
 	_ = syscall.Kill(0, syscall.SIGTSTP)
-	// The stop comes a moment later, or not at all where no shell could end it; then typing goes on after this pause.
+	// The stop follows a moment later, or never if no shell could continue the process; then this pause ends and typing goes on.
 	time.Sleep(100 * time.Millisecond)
-	t.resume(true)
 }

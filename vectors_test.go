@@ -253,13 +253,13 @@ func runVector(t *testing.T, v *vector) (out [][2]string, err error) {
 		return out, err
 	case "packets":
 		keys := secrets{digest: [64]byte(v.hex(t, "digest")), toServer: [64]byte(v.hex(t, "secret")), aes: v.get("cipher") == "AES-256-GCM"}
-		s, err := newSession(cannedConn(v.hex(t, "stream")), &keys, true, smallBuffers)
+		s, err := newSession(cannedConn(v.hex(t, "stream")), &keys, true, chatTraffic)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for {
 			kind, payload, err := s.read()
-			if err == errTruncated && s.r == s.w && len(s.partial) == 0 {
+			if err == errTruncated && s.packets.r == s.packets.w && len(s.partial) == 0 {
 				return out, nil
 			}
 			if err != nil {

@@ -236,8 +236,8 @@ func TestRebuild(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := newRoom(l)
-		if err := r.rebuild(); err != nil {
+		r, err := newRoom(l, 0, false)
+		if err != nil {
 			t.Fatal(err)
 		}
 		return r
@@ -245,7 +245,7 @@ func TestRebuild(t *testing.T) {
 	check := func(r *room) {
 		t.Helper()
 		var got []string
-		for key, own := range r.streams {
+		for key, own := range r.streams.byKey {
 			for _, s := range own {
 				got = append(got, fmt.Sprintf("%s %d %d/%d", key, s.id[0], s.last, s.durable))
 			}
@@ -302,9 +302,9 @@ func TestRebuildBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := newRoom(l)
-	if err := r.rebuild(); err != nil || len(r.streams) != 0 {
-		t.Errorf("%d streams, %v", len(r.streams), err)
+	r, err := newRoom(l, 0, false)
+	if err != nil || len(r.streams.byKey) != 0 {
+		t.Fatalf("%d streams, %v", len(r.streams.byKey), err)
 	}
 	bob, _ := enter(t, r, "bob", "key b", 2)
 	if err := r.say(bob, says(1, "one", "two")); err != nil {
@@ -324,8 +324,7 @@ func TestRebuildBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.close()
-	r = newRoom(l)
-	if err := r.rebuild(); err != nil {
+	if r, err = newRoom(l, 0, false); err != nil {
 		t.Fatal(err)
 	}
 	if _, w := enter(t, r, "bob", "key b", 2); w.recorded != 2 {
@@ -418,7 +417,10 @@ func TestRemovedLog(t *testing.T) {
 	defer l.close()
 	var told []string
 	l.tell = func(text string) { told = append(told, text) }
-	r := newRoom(l)
+	r, err := newRoom(l, 0, false)
+	if err != nil {
+		t.Fatal(err)
+	}
 	bob, _ := enter(t, r, "bob", "key b", 2)
 	if err := r.say(bob, says(1, "one")); err != nil {
 		t.Fatal(err)
@@ -472,7 +474,7 @@ func TestSync(t *testing.T) {
 	l.syncing = func(*os.File) error { begun <- struct{}{}; return <-end }
 	r.flush = make(chan struct{}, 1)
 	over := make(chan struct{})
-	go func() { r.flushing(); close(over) }()
+	go func() { r.flushLog(); close(over) }()
 	anna, _ := enter(t, r, "anna", "key a", 1)
 	bob, _ := enter(t, r, "bob", "key b", 2)
 	say := func(m *member, first uint64, text string) {
@@ -501,18 +503,16 @@ func TestSync(t *testing.T) {
 	end <- nil
 	<-begun
 	want(4, 3)
-	if _, _, _, ending := r.take(bob, nil); ending != "" {
+	if ending := endOf(r, bob); ending != "" {
 		t.Error(ending)
 	}
 	before := contents(t, path)
 	say(anna, 5, "a5")
 	end <- syscall.EIO
-	for r.pendingEnd(anna) == "" {
-		<-anna.wake
-	}
+	waitFor(r, anna, func() bool { return r.pendingEnd(anna) != "" })
 	want(4, 3)
-	if bob.ending != errLog.Error() || r.pendingEnd(anna) != errLog.Error() {
-		t.Errorf("they stay: %q, %q", anna.ending, bob.ending)
+	if bob.ending.reason != errLog.Error() || r.pendingEnd(anna) != errLog.Error() {
+		t.Errorf("they stay: %q, %q", anna.ending.reason, bob.ending.reason)
 	}
 	if got := contents(t, path); len(got) >= len(before) {
 		t.Error("what was not synced is still in the log")
@@ -524,9 +524,7 @@ func TestSync(t *testing.T) {
 	say(again, 4, "b4")
 	<-begun
 	end <- nil
-	for ackedOf(r, again) != 4 {
-		<-again.wake
-	}
+	waitFor(r, again, func() bool { return ackedOf(r, again) == 4 })
 	close(r.flush)
 	<-over
 	l.syncing = func(*os.File) error { return nil }
@@ -543,32 +541,28 @@ func TestSyncConsole(t *testing.T) {
 	r.log.syncing = func(*os.File) error { return <-end }
 	r.flush = make(chan struct{}, 1)
 	over := make(chan struct{})
-	go func() { r.flushing(); close(over) }()
+	go func() { r.flushLog(); close(over) }()
 	console, _ := enter(t, r, "anna", "key a", 1)
-	console.conn = nil
+	console.operator = true
 	if err := r.say(console, says(1, "first")); err != nil {
 		t.Fatal(err)
 	}
 	end <- nil
-	for ackedOf(r, console) != 1 {
-		<-console.wake
-	}
+	waitFor(r, console, func() bool { return ackedOf(r, console) == 1 })
 	if err := r.say(console, says(2, "lost")); err != nil {
 		t.Fatal(err)
 	}
 	end <- syscall.EIO
 	told := ""
-	for !strings.Contains(told, "say it again") {
-		<-console.wake
+	waitFor(r, console, func() bool {
 		told += strings.Join(heard(t, r, console), "\n")
-	}
+		return strings.Contains(told, "say it again")
+	})
 	if err := r.say(console, says(3, "kept")); err != nil {
 		t.Fatal(err)
 	}
 	end <- nil
-	for ackedOf(r, console) != 2 {
-		<-console.wake
-	}
+	waitFor(r, console, func() bool { return ackedOf(r, console) == 2 })
 	close(r.flush)
 	<-over
 	r.log.syncing = func(*os.File) error { return nil }
@@ -577,11 +571,24 @@ func TestSyncConsole(t *testing.T) {
 	}
 }
 
-// pendingEnd is why m is to leave.
+// waitFor waits, as m's goroutine does, until done is true.
+func waitFor(r *room, m *member, done func() bool) {
+	for {
+		r.mu.Lock()
+		m.waiting = true
+		r.mu.Unlock()
+		if done() {
+			return
+		}
+		<-m.wake
+	}
+}
+
+// pendingEnd returns why m has to leave, or "".
 func (r *room) pendingEnd(m *member) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return m.ending
+	return m.ending.reason
 }
 
 func BenchmarkLogWrite(b *testing.B) {

@@ -1,0 +1,247 @@
+package main
+
+// securechat/2 as a protocol: its handshake, what decides about the other side's key, and the first message each way.
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"syscall"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// securechat2 is the default protocol.
+type securechat2 struct {
+	me    *party
+	trust *trust
+	raw   bool                          // the connections carry bytes (-raw)
+	note  func(format string, a ...any) // reports a new pin
+	trace tracer                        // -trace; nil if off
+
+	client securechat2Client
+	server securechat2Server
+}
+
+// securechat2Client is what dial alone uses.
+type securechat2Client struct {
+	addr      string      // of the server, as the user typed it
+	invite    *inviteCode // -join; nil without
+	acceptNew bool        // pin an unknown server without asking (-accept-new)
+}
+
+// securechat2Server is what accept alone uses.
+type securechat2Server struct {
+	delay time.Duration // before each answer (-delay)
+}
+
+// keepAlive turns TCP's keep-alive off: both sides ping, every 30 seconds on an idle connection.
+func (s *securechat2) keepAlive() time.Duration { return -1 }
+
+func (s *securechat2) check(outLine) error { return nil }
+
+func (s *securechat2) acknowledges() bool { return true }
+
+func (s *securechat2) traffic(otherwise *traffic) *traffic {
+	if s.raw {
+		return rawTraffic
+	}
+	return otherwise
+}
+
+func (s *securechat2) dial(conn net.Conn, req joinRequest) (*peer, link, welcome, error) {
+	addr := s.client.addr
+	p := &peer{addr: conn.RemoteAddr().String()}
+	pin := false
+	var proof func(h0, hpkePublic, identity []byte) []byte
+	if s.client.invite != nil {
+		proof = s.client.invite.proof
+	}
+	me := *s.me
+	me.trace = s.trace
+	secrets, err := clientHandshake(conn, &me, func(id ssh.PublicKey) error {
+		var err error
+		if pin, err = s.checkServer(conn.RemoteAddr(), id); err == nil {
+			p.identify(id)
+		}
+		return err
+	}, proof)
+	if err != nil {
+		switch {
+		case closedByPeer(err) && p.key != nil:
+			return nil, nil, welcome{}, s.notAdmitted()
+		case closedByPeer(err):
+			err = errors.New("it closed the connection at once: it may be busy, or keep this address out for a while after failed tries; try again in a minute")
+		}
+		return nil, nil, welcome{}, s.handshakeError(err)
+	}
+	p.digest = secrets.digest[:]
+	sess, err := newSession(conn, secrets, false, s.traffic(pipeTraffic))
+	if err != nil {
+		return nil, nil, welcome{}, err
+	}
+	w, err := s.join(conn, sess, req)
+	if err != nil {
+		return nil, nil, welcome{}, err
+	}
+	p.name = w.server
+	if pin {
+		if err := s.trust.remember(addr, p.key); err != nil {
+			return nil, nil, welcome{}, fmt.Errorf("pinning the server's key: %w", err)
+		}
+		s.note("the key of %s is now pinned: %s", addr, p.fingerprint)
+	}
+	switch raw := w.flags&welcomeRaw != 0; {
+	case s.raw && !raw:
+		err = fmt.Errorf("%s is a room: connect without -raw, or start that server with it", addr)
+	case !s.raw && raw:
+		err = fmt.Errorf("%s carries bytes: connect with -raw, or start that server without it", addr)
+	case w.flags&welcomeBusy != 0:
+		err = fmt.Errorf("%s serves another client already: -raw is for one", addr)
+	}
+	if err != nil {
+		return nil, nil, welcome{}, errPermanent{err}
+	}
+	return p, sess, w, nil
+}
+
+// join sends the client's first message and reads the server's, within the handshake's deadline.
+func (s *securechat2) join(conn net.Conn, sess *session, req joinRequest) (welcome, error) {
+	buf, err := sess.append(nil, kindJoin, req.encode())
+	if err != nil {
+		return welcome{}, err
+	}
+	if _, err := conn.Write(buf); err != nil {
+		return welcome{}, s.handshakeError(err)
+	}
+	kind, payload, err := sess.read()
+	if errors.Is(err, errTruncated) {
+		return welcome{}, s.notAdmitted()
+	}
+	// A server that is full, stopping or without its log says so in a notice and closes.
+	away := errServerLeft
+	if err == nil && kind == kindText {
+		var it item
+		if it, _, err = cutItem(payload); err == nil {
+			away = fmt.Errorf("%w: %s", away, it.text)
+			kind, payload, err = sess.read()
+		}
+		if err == nil && kind != kindClose {
+			err = errMalformed
+		}
+	}
+	if err == nil && kind == kindClose && string(payload) == closeText {
+		return welcome{}, away
+	}
+	if err == nil && kind != kindJoin {
+		err = errMalformed
+	}
+	if err != nil {
+		return welcome{}, s.handshakeError(err)
+	}
+	w, err := parseWelcome(payload)
+	if err != nil {
+		return welcome{}, s.handshakeError(err)
+	}
+	return w, nil
+}
+
+// closedByPeer reports whether err is the end of the connection by the other side.
+func closedByPeer(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, errTruncated) || errors.Is(err, syscall.ECONNRESET)
+}
+
+// handshakeError separates a failed check, which stays as it is, from trouble of the network.
+func (s *securechat2) handshakeError(err error) error {
+	if errors.As(err, new(*untrusted)) {
+		return err // it names the server
+	}
+	err = fmt.Errorf("handshake with %s: %w", s.client.addr, err)
+	if errors.Is(err, errUnverified) || errors.Is(err, errBadPacket) {
+		return err
+	}
+	return errUnreachable{err}
+}
+
+// checkServer decides about the server's identity before the server learns ours. pin means that the server is unknown and
+// that the invite or -accept-new trusts it: its key is pinned once the session stands.
+func (s *securechat2) checkServer(remote net.Addr, id ssh.PublicKey) (pin bool, err error) {
+	addr := s.client.addr
+	_, err = s.trust.checkServer(addr, remote, id, time.Now())
+	if s.client.invite != nil && !s.client.invite.invitesTo(id) {
+		return false, &untrusted{
+			reason: fmt.Sprintf("%s shows key %s, and the invite is from another server", addr, fingerprint(id)),
+			hint:   "check the address, and that the code was copied from that server; else someone may be in the middle",
+		}
+	}
+	var u *untrusted
+	if !errors.As(err, &u) || u.kind != unknownKey {
+		return false, err
+	}
+	if s.client.invite != nil || s.client.acceptNew {
+		return true, nil
+	}
+	u.key = id
+	u.hint += "\nor connect from a terminal, which asks; or with -accept-new, which trusts an unknown server; or with an invite (-join)"
+	return false, u
+}
+
+// notAdmitted words a close during the handshake. The server gives no reason on purpose: it is in its log.
+func (s *securechat2) notAdmitted() error {
+	u := &untrusted{reason: s.client.addr + " closed the connection without letting us in; its log says why", kind: closedSilently}
+	if s.client.invite != nil {
+		u.hint = "the invite may be used or expired: ask for a new code"
+		return u
+	}
+	line := ssh.MarshalAuthorizedKey(plainKey(s.me.signer.PublicKey()))
+	u.hint = "if it does not know this key yet, have this line added to its authorized_keys: " + string(line[:len(line)-1])
+	return u
+}
+
+func (s *securechat2) accept(conn net.Conn) (*peer, link, joinRequest, error) {
+	remote := conn.RemoteAddr()
+	p := &peer{addr: remote.String()}
+	admit := func(id ssh.PublicKey, proof, h0, hpkePublic []byte, confirmed bool) error {
+		g, err := s.trust.admit(id, remote, time.Now())
+		if err != nil && len(proof) > 0 {
+			g, err = s.trust.redeem(proof, h0, hpkePublic, id, time.Now(), confirmed)
+		}
+		p.name, p.admittedBy = g.name, g.by
+		return err
+	}
+	me := *s.me
+	if s.trace != nil {
+		me.trace = func(line string) { s.trace(p.addr + "  " + line) }
+	}
+	secrets, id, err := serverHandshake(conn, &me, s.server.delay, admit)
+	if id != nil {
+		p.identify(id)
+	}
+	if err != nil {
+		if id == nil && closedByPeer(err) {
+			err = fmt.Errorf("it left before saying who it is, perhaps because it does not trust this server's key yet: %w", err)
+		}
+		return p, nil, joinRequest{}, err
+	}
+	digest := secrets.digest
+	p.digest = digest[:]
+	sess, err := newSession(conn, secrets, true, s.traffic(chatTraffic))
+	if err != nil {
+		return p, nil, joinRequest{}, err
+	}
+	kind, payload, err := sess.read()
+	if err == nil && kind != kindJoin {
+		err = errMalformed
+	}
+	if err != nil {
+		return p, nil, joinRequest{}, fmt.Errorf("first packet: %w", err)
+	}
+	req, err := parseJoin(payload)
+	if err != nil {
+		return p, nil, joinRequest{}, fmt.Errorf("first packet: %w", err)
+	}
+	p.stream = req.stream
+	return p, sess, req, nil
+}
