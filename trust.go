@@ -75,7 +75,8 @@ func isUnknown(err error) bool {
 // grant is a decision for a client.
 type grant struct {
 	name, fingerprint string
-	by                string // file and line, or CA, or "own identity"
+	by                string    // file and line, or CA, or "own identity"
+	until             time.Time // when the line or the certificate expires; zero if neither does
 }
 
 // review reads the files that decide about clients, so that what is wrong with them is reported at once.
@@ -94,17 +95,40 @@ func (t *trust) revokedFault(err error) string {
 
 // admit decides about a client that has proven that it holds id.
 func (t *trust) admit(id ssh.PublicKey, remote net.Addr, now time.Time) (grant, error) {
+	return t.clientRules().admit(id, remote, now)
+}
+
+// clientRules are the rules for clients as the files had them at one moment. They decide about many clients with one
+// reading of the files: also about connected ones, which have to leave once admit returns an error.
+type clientRules struct {
+	trust      *trust
+	lines      []authorizedLine
+	linesErr   error // authorized_keys cannot be read
+	revoked    *revocations
+	revokedErr error // revoked_keys cannot be read
+}
+
+// clientRules reads the files that decide about clients.
+func (t *trust) clientRules() *clientRules {
+	r := &clientRules{trust: t}
+	r.lines, r.linesErr = readAuthorized(t.stateFiles)
+	r.revoked, r.revokedErr = readRevoked(t.stateFiles)
+	return r
+}
+
+// admit decides about a client that has proven that it holds id.
+func (r *clientRules) admit(id ssh.PublicKey, remote net.Addr, now time.Time) (grant, error) {
+	t := r.trust
 	g := grant{fingerprint: fingerprint(id)}
-	if err := t.checkKey(id); err != nil {
+	if err := t.checkRevoked(id, r.revoked, r.revokedErr); err != nil {
 		return g, err
 	}
-	lines, err := readAuthorized(t.stateFiles)
-	if err != nil {
-		return g, refuse("no client is admitted: %v", err)
+	if r.linesErr != nil {
+		return g, refuse("no client is admitted: %v", r.linesErr)
 	}
 	from := remoteIP(remote)
 	var excluded error
-	for _, l := range lines {
+	for _, l := range r.lines {
 		if l.ca || !sameKey(l.key, id) {
 			continue
 		}
@@ -112,7 +136,7 @@ func (t *trust) admit(id ssh.PublicKey, remote net.Addr, now time.Time) (grant, 
 			excluded = refuse("key %s: authorized_keys:%d %v", g.fingerprint, l.line, err)
 			continue
 		}
-		g.name, g.by = keyName(l.comment, id), fmt.Sprintf("authorized_keys:%d", l.line)
+		g.name, g.by, g.until = keyName(l.comment, id), fmt.Sprintf("authorized_keys:%d", l.line), l.expiry
 		return g, nil
 	}
 	if excluded != nil {
@@ -123,9 +147,14 @@ func (t *trust) admit(id ssh.PublicKey, remote net.Addr, now time.Time) (grant, 
 		return g, nil
 	}
 	if cert, ok := id.(*ssh.Certificate); ok {
-		return t.admitCertificate(g, cert, lines, from, now)
+		return t.admitCertificate(g, cert, r.lines, from, now)
 	}
 	return g, t.unlisted(id)
+}
+
+// fileWatch returns a watch for the files that decide about peers.
+func (t *trust) fileWatch() *fileWatch {
+	return newFileWatch(t.path("authorized_keys"), t.path("known_hosts"), t.path("revoked_keys"))
 }
 
 // isOwnAt reports whether id is the machine's own identity and ip is an address of this machine.
@@ -173,6 +202,7 @@ func (t *trust) admitCertificate(g grant, cert *ssh.Certificate, lines []authori
 		}
 		g.name = t.certificateName(cert, principal, &l, lines)
 		g.by = fmt.Sprintf("%s by CA authorized_keys:%d", certName(cert), l.line)
+		g.until = earlier(l.expiry, certificateEnd(cert))
 		return g, nil
 	}
 	if excluded != nil {
@@ -214,10 +244,15 @@ func keyText(id ssh.PublicKey) string { return strings.TrimSuffix(publicLine(id,
 
 // checkKey refuses a key that no line can make acceptable: a weak one or a revoked one.
 func (t *trust) checkKey(id ssh.PublicKey) error {
+	r, err := readRevoked(t.stateFiles)
+	return t.checkRevoked(id, r, err)
+}
+
+// checkRevoked does so with the contents of revoked_keys, or with the error of reading it.
+func (t *trust) checkRevoked(id ssh.PublicKey, r *revocations, err error) error {
 	if err := checkIdentityKey(id); err != nil {
 		return refuse("%v", err)
 	}
-	r, err := readRevoked(t.stateFiles)
 	if err != nil {
 		return &untrusted{reason: t.revokedFault(err), hint: "repair it, or create it again with ssh-keygen -k"}
 	}
@@ -270,9 +305,29 @@ func checkCertificate(c *ssh.Certificate, want uint32, from netip.Addr, now time
 	return c.ValidPrincipals[i], nil
 }
 
+// certificateEnd returns when id expires, or the zero time if id is not a certificate or does not expire.
+func certificateEnd(id ssh.PublicKey) time.Time {
+	cert, ok := id.(*ssh.Certificate)
+	if !ok || cert.ValidBefore > latestTime {
+		return time.Time{}
+	}
+	return time.Unix(int64(cert.ValidBefore), 0)
+}
+
+// earlier returns the earlier one of two times, of which zero means never.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// latestTime is the last second that certTime prints.
+const latestTime = 1 << 37
+
 // certTime formats a certificate's time, which may be too large for time.Time.
 func certTime(s uint64) string {
-	if s > 1<<37 {
+	if s > latestTime {
 		return "the end of time"
 	}
 	return time.Unix(int64(s), 0).UTC().Format(time.RFC3339)
@@ -513,7 +568,8 @@ func (t *trust) enrol(options []string, key ssh.PublicKey, name string) (string,
 	return fmt.Sprintf("authorized_keys:%d", n), err
 }
 
-// newInvite creates a code that enrols one key under name, in place of an earlier unused invite for that name. The code cannot be shown again, because it is not stored.
+// newInvite creates a code that enrols one key under name, in place of an earlier unused invite for that name. The
+// code cannot be shown again, because it is not stored.
 func (t *trust) newInvite(name string, now time.Time) (code string, err error) {
 	if !validName(name) {
 		return "", nameError(name)

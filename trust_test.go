@@ -907,3 +907,100 @@ func FuzzRevoked(f *testing.F) {
 		}
 	})
 }
+
+// TestFileWatch notices every change that decides about a peer, also one that leaves size and time as they were.
+func TestFileWatch(t *testing.T) {
+	tr, _ := newTrust(t)
+	old := time.Now().Add(-time.Hour)
+	write := func(name, text string, at time.Time) {
+		t.Helper()
+		put(t, tr.path(name), []byte(text))
+		if err := os.Chtimes(tr.path(name), at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("authorized_keys", "one", old)
+	w := tr.fileWatch()
+	quiet := func(after string) {
+		t.Helper()
+		if w.changed(time.Now()) {
+			t.Errorf("%s: a change without one", after)
+		}
+	}
+	noticed := func(what string) {
+		t.Helper()
+		if !w.changed(time.Now()) {
+			t.Errorf("%s is not noticed", what)
+		}
+		quiet(what)
+	}
+	quiet("the start")
+	write("authorized_keys", "three", old)
+	noticed("another size")
+	write("authorized_keys", "seven", old.Add(time.Minute))
+	noticed("another time")
+	write("revoked_keys", "x", old)
+	noticed("a new file")
+	write("other", "eight", old.Add(time.Minute))
+	if err := os.Rename(tr.path("other"), tr.path("authorized_keys")); err != nil {
+		t.Fatal(err)
+	}
+	noticed("another file of the same size and time")
+	if err := os.Remove(tr.path("revoked_keys")); err != nil {
+		t.Fatal(err)
+	}
+	noticed("a removed file")
+	now := time.Now()
+	write("known_hosts", "x", now)
+	for range 2 {
+		if !w.changed(now) {
+			t.Error("a young file is not looked at again")
+		}
+	}
+	if !w.changed(now.Add(time.Minute)) || w.changed(now.Add(time.Minute)) {
+		t.Error("a file that is no longer young is looked at once more, and not twice")
+	}
+}
+
+// TestGrantEnds checks what a server needs to end the session of a client that is no longer admitted: when a grant ends by
+// itself, and the decision about it afterwards.
+func TestGrantEnds(t *testing.T) {
+	ca, caPub := testCA(t)
+	tr, _ := newTrust(t)
+	_, key := newEd25519(t)
+	cert := certify(t, ca, key, "-I", "ann", "-n", "ann", "-V", "20200101000000Z:20300701000000Z")
+	forever := certify(t, ca, key, "-I", "ann", "-n", "ann", "-V", "always:forever")
+	july, august := time.Date(2030, 7, 1, 0, 0, 0, 0, time.UTC), time.Date(2030, 8, 1, 0, 0, 0, 0, time.UTC)
+	for _, c := range []struct {
+		line  string
+		id    ssh.PublicKey
+		until time.Time
+	}{
+		{keyLine(key), key, time.Time{}},
+		{keyLine(key), cert, time.Time{}}, // its key is listed
+		{`expiry-time="20300801Z" ` + keyLine(key), key, august},
+		{"cert-authority " + keyLine(caPub), cert, july},
+		{"cert-authority " + keyLine(caPub), forever, time.Time{}},
+		{`cert-authority,expiry-time="20300801Z" ` + keyLine(caPub), cert, july},
+		{`cert-authority,expiry-time="20300801Z" ` + keyLine(caPub), forever, august},
+	} {
+		put(t, tr.path("authorized_keys"), []byte(c.line))
+		g, err := tr.admit(c.id, testAddr, testNow)
+		if err != nil || !g.until.Equal(c.until) {
+			t.Errorf("%.40s: until %v, want %v, %v", c.line, g.until, c.until, err)
+		}
+		if !c.until.IsZero() {
+			if _, err := tr.clientRules().admit(c.id, testAddr, c.until); err == nil {
+				t.Errorf("%.40s: admitted after its end", c.line)
+			}
+		}
+	}
+	put(t, tr.path("authorized_keys"), []byte(keyLine(key)))
+	before := tr.clientRules()
+	put(t, tr.path("revoked_keys"), []byte(keyLine(key)))
+	if _, err := before.admit(key, testAddr, testNow); err != nil {
+		t.Errorf("rules change after they are read: %v", err)
+	}
+	_, err := tr.clientRules().admit(key, testAddr, testNow)
+	wantError(t, err, "revoked by")
+}
