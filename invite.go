@@ -82,7 +82,7 @@ func formatInviteCode(server, secret []byte) (code string) {
 	return code + text
 }
 
-// parseInviteCode parses a code in any case and grouping. It ignores everything but letters and digits, because programs
+// parseInviteCode parses a code in any case and grouping. It ignores all but letters and digits, because programs
 // replace dashes and blanks in pasted text, and reads the digits that base32 does not use as the letters that they
 // resemble. The checksum detects what is wrong after that.
 func parseInviteCode(s string) (c inviteCode, err error) {

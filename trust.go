@@ -455,7 +455,8 @@ func clockFault(info *debug.BuildInfo, now time.Time) string {
 		if s.Key == "vcs.time" && err == nil && now.Before(built) {
 			return fmt.Sprintf(
 				"the clock is wrong: it shows %s, but this program was built after %s. "+
-					"Expiry times and invites depend on the clock", now.UTC().Format(time.RFC3339), built.UTC().Format(time.RFC3339))
+					"Expiry times and invites depend on the clock", now.UTC().Format(time.RFC3339),
+				built.UTC().Format(time.RFC3339))
 		}
 	}
 	return ""

@@ -849,7 +849,7 @@ func TestRevocationShapes(t *testing.T) {
 	stderr, code := tell(t, cleo, addr)
 	wantRun(t, "the first key of joined lines", stderr, code, exitDone, `^$`)
 	wantAdmitted(t, "the first key of joined lines", server, "cleo", `^authorized_keys:1$`)
-	server.err.match(t, `authorized_keys:1 admits one key and leaves out a second one, AAAA`)
+	server.err.match(t, `authorized_keys:1 admits one key and leaves out SHA256:\S+ \(bob\): put it on a line of its own`)
 }
 
 // TestAddressSpellings checks that every spelling of an address is the same address, in -connect and in known_hosts.

@@ -83,7 +83,7 @@ func TestAdmit(t *testing.T) {
 		warns      string // what is reported; "" = nothing
 	}{
 		{"plain", k + " pi@router\n", "", "pi-router", "authorized_keys:1", ""},
-		{"joined lines", k + " annssh-ed25519 " + strings.Fields(keyLine(other))[1] + " bob", "", "ann", ":1", ":1 admits one key and leaves out a second one, AAAA"},
+		{"joined lines", k + " annssh-ed25519 " + strings.Fields(keyLine(other))[1] + " bob", "", "ann", ":1", ":1 admits one key and leaves out " + ssh.FingerprintSHA256(other) + " (bob): put it on a line of its own"},
 		{"byte order mark", "\ufeff" + k + " Ann\n", "", "Ann", "authorized_keys:1", ""},
 		{"UTF-16", string(utf16Text(k + " ann")), "", "", "is UTF-16 text", "authorized_keys is UTF-16 text: save it as UTF-8"},
 		{"no newline, CRLF, comments", "# x\r\n\r\n" + k + " Ann\r", "", "Ann", "authorized_keys:3", ""},
