@@ -222,11 +222,11 @@ func (s *stateFiles) path(name string) string { return filepath.Join(s.dir, name
 // lock runs fn while it holds the folder's lock.
 func (s *stateFiles) lock(fn func() error) error { return withLock(s.dir, fn) }
 
-// read returns the contents of a file, or nil if it does not exist.
+// read returns the contents of a file, or nil if there is no file.
 func (s *stateFiles) read(name string) ([]byte, error) {
 	data, _, err := readFile(s.path(name), maxStateFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+	if errors.Is(err, fs.ErrNotExist) && !exists(s.path(name)) {
+		return nil, nil // a symbolic link to a missing file is an error: its revocations would be lost
 	}
 	if err == nil && isUTF16(data) {
 		return nil, fmt.Errorf("%s is UTF-16 text: save it as UTF-8", s.path(name))

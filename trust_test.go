@@ -448,6 +448,7 @@ func TestRememberAndSSHKeygen(t *testing.T) {
 	}
 
 	fresh, _ := newTrust(t)
+	put(t, fresh.path("known_hosts"), []byte("@cert-authority * "+keyLine(other)+"\n"))
 	if err := fresh.remember("h:1", key); err != nil {
 		t.Fatal(err)
 	}
@@ -600,6 +601,11 @@ func TestRevoked(t *testing.T) {
 	_, err = tr.allow([]byte(keyLine(tr.own)), "me", false)
 	wantError(t, err, "revoked by")
 	if err := errors.Join(os.Remove(tr.path("revoked_keys")), os.Mkdir(tr.path("revoked_keys"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	_, err = tr.admit(tr.own, testAddr, testNow)
+	wantError(t, err, "no key is trusted")
+	if err := errors.Join(os.Remove(tr.path("revoked_keys")), os.Symlink("nowhere", tr.path("revoked_keys"))); err != nil {
 		t.Fatal(err)
 	}
 	_, err = tr.admit(tr.own, testAddr, testNow)
