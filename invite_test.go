@@ -45,6 +45,7 @@ func TestInvite(t *testing.T) {
 		t.Error("the code does not name its server")
 	}
 	for _, s := range []string{strings.ToLower(text), " " + strings.ReplaceAll(text, "-", " ") + "\r\n", strings.ReplaceAll(text, "-", ""),
+		"“" + strings.ReplaceAll(text, "-", "–") + "”.", strings.ReplaceAll(text, "-", "\u00a0—\u200b"), "‘" + strings.ReplaceAll(text, "-", "\u2011") + "’, ",
 		strings.NewReplacer("O", "0", "I", "1", "B", "8").Replace(text)} {
 		if c, err := parseInviteCode(s); err != nil || c != code {
 			t.Errorf("%q: %v", s, err)

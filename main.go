@@ -129,8 +129,12 @@ func run(args []string, stdin, stdout, stderr *os.File) error {
 
 // loadKeys reads the keys, made if there are none, and what decides about others. made reports whether a key was made.
 func (p *process) loadKeys() (k *keys, t *trust, made bool, err error) {
+	var checkComment func(string) error
+	if p.keygen {
+		checkComment = openTrust(p.dir, nil, "", p.console.note).checkNewName
+	}
 	k, err = loadKeys(keyOptions{
-		dir: p.dir, typ: p.typ, bits: p.bits, comment: p.comment, identity: p.identity, passphraseFile: p.passphraseFile,
+		checkComment: checkComment, dir: p.dir, typ: p.typ, bits: p.bits, comment: p.comment, identity: p.identity, passphraseFile: p.passphraseFile,
 		notify: func(format string, a ...any) { made = true; p.console.note(format, a...) }, prompt: p.console.secretPrompt(),
 	})
 	if err != nil {
@@ -180,7 +184,7 @@ func (p *process) allowKey(t *trust) error {
 	if err != nil {
 		return fmt.Errorf("reading the public key: %w", err)
 	}
-	g, err := t.allow(line, "")
+	g, err := t.allow(line, "", false)
 	if errors.Is(err, errListed) {
 		p.console.note("nothing to do: %v", err)
 		return nil

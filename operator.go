@@ -178,7 +178,7 @@ func (o *operator) allowStranger(arg string) error {
 	if name == "" {
 		name = "guest-" + nameSuffix(key)
 	}
-	g, err := o.trust.allow([]byte(publicLine(key, "")), name)
+	g, err := o.trust.allow([]byte(publicLine(key, "")), name, false)
 	if errors.Is(err, errListed) {
 		o.strangers.drop(key)
 	}

@@ -500,7 +500,9 @@ func TestAuthorizedKeysOptions(t *testing.T) {
 		{`expiry-time="20990101",from="127.0.0.1" `, "", ""},
 		{`cert-authority `, "", `is not in \S+authorized_keys`},
 		{`command="ls" `, `authorized_keys:1 admits no key: option "command": unknown`, `is not in \S+authorized_keys`},
-		{`no-pty `, `authorized_keys:1 admits no key: option "no-pty": unknown`, `is not in \S+authorized_keys`},
+		{`restrict,no-pty,no-port-forwarding,no-agent-forwarding,no-X11-forwarding,no-user-rc,no-touch-required `, "", ""},
+		{`restrict="x" `, `authorized_keys:1 admits no key: option "restrict": unknown`, `is not in \S+authorized_keys`},
+		{`pty `, `authorized_keys:1 admits no key: option "pty": unknown`, `is not in \S+authorized_keys`},
 		{`from="host.example" `, `authorized_keys:1 admits no key: option "from": "host\.example" is not an address`, `is not in \S+authorized_keys`},
 		{`expiry-time="tomorrow" `, `authorized_keys:1 admits no key: option "expiry-time": "tomorrow" is not a time`, `is not in \S+authorized_keys`},
 		{`principals="bob" `, `authorized_keys:1 admits no key: option "principals": it has no meaning without cert-authority`, `is not in \S+authorized_keys`},
@@ -568,7 +570,7 @@ func TestIdentities(t *testing.T) {
 	stderr, code := tell(t, bob, addr, "-identity", path)
 	wantRun(t, "a passphrase and nobody to ask", stderr, code, exitTrouble, `has a passphrase and there is no terminal to ask for it: use -passphrase-file`)
 	stderr, code = tell(t, bob, addr, "-identity", path, "-passphrase-file", wrong)
-	wantRun(t, "a wrong passphrase", stderr, code, exitTrouble, `the passphrase in \S+wrong does not open \S+ed25519-256`)
+	wantRun(t, "a wrong passphrase", stderr, code, exitTrouble, `wrong passphrase: the one in \S+wrong does not open \S+ed25519-256`)
 	if err := os.Chmod(pass, 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -847,7 +849,7 @@ func TestRevocationShapes(t *testing.T) {
 	stderr, code := tell(t, cleo, addr)
 	wantRun(t, "the first key of joined lines", stderr, code, exitDone, `^$`)
 	wantAdmitted(t, "the first key of joined lines", server, "cleo", `^authorized_keys:1$`)
-	server.err.match(t, `authorized_keys:1 admits one key and leaves out a second one, AAAA`)
+	server.err.match(t, `authorized_keys:1 admits one key and leaves out SHA256:\S+ \(bob\): put it on a line of its own`)
 }
 
 // TestAddressSpellings checks that every spelling of an address is the same address, in -connect and in known_hosts.
@@ -876,4 +878,75 @@ func TestAddressSpellings(t *testing.T) {
 			t.Errorf("%s does not remove the line: %s", command[0], text)
 		}
 	}
+}
+
+// TestTakenNames checks through the binary that no command gives a name to a second key without saying so.
+func TestTakenNames(t *testing.T) {
+	anna, bob, twin := state(t, "anna"), state(t, "bob"), state(t, "twin")
+	admit(t, anna, bob)
+	line := publicKeyOf(t, twin)
+	for _, name := range []string{"bob", "B0b"} {
+		_, stderr, code := runToEnd(t, t.TempDir(), line+" "+name+"\n", "-allow", "-", "-dir", anna)
+		wantRun(t, "-allow", stderr, code, exitTrouble, `the name `+name+` already belongs to another key \(authorized_keys:1\): choose another name`)
+		_, stderr, code = runToEnd(t, t.TempDir(), "", "-invite", name, "-dir", anna)
+		wantRun(t, "-invite", stderr, code, exitTrouble, `the name `+name+` already belongs to another key \(authorized_keys:1\)`)
+	}
+	_, stderr, code := runToEnd(t, t.TempDir(), "", "-invite", "anna", "-dir", anna)
+	wantRun(t, "the server's name", stderr, code, exitTrouble, `the name anna already belongs to another key \(the server's own key\)`)
+	_, stderr, code = runToEnd(t, t.TempDir(), line+" twin\n", "-allow", "-", "-dir", anna)
+	wantRun(t, "a free name", stderr, code, exitDone, `twin may join now`)
+
+	fresh := filepath.Join(t.TempDir(), "fresh")
+	if err := makeFolder(fresh); err != nil {
+		t.Fatal(err)
+	}
+	put(t, filepath.Join(fresh, "authorized_keys"), []byte(publicKeyOf(t, bob)+" bob\n"))
+	_, stderr, code = runToEnd(t, t.TempDir(), "", "-keygen", "-comment", "bob", "-dir", fresh)
+	wantRun(t, "-keygen", stderr, code, exitTrouble, `the name bob already belongs to another key \(authorized_keys:1\)`)
+	if exists(filepath.Join(fresh, "identity")) {
+		t.Error("an identity was generated")
+	}
+	_, stderr, code = runToEnd(t, t.TempDir(), "", "-keygen", "-comment", "fresh", "-dir", fresh)
+	wantRun(t, "-keygen with a free name", stderr, code, exitDone, `made an identity`)
+}
+
+// TestPaperKeyElsewhere checks that -paper refuses a key that has served the default protocol by -identity, or that
+// known_hosts lists.
+func TestPaperKeyElsewhere(t *testing.T) {
+	anna, bob := state(t, "anna"), state(t, "bob")
+	_, addr := serve(t, anna)
+	pin(t, bob, addr, anna)
+	keys := t.TempDir()
+	for _, name := range []string{"used", "locked", "pinned", "free"} {
+		runTool(t, "ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-N", "", "-f", filepath.Join(keys, name))
+	}
+	used, locked, pinned, free := filepath.Join(keys, "used"), filepath.Join(keys, "locked"), filepath.Join(keys, "pinned"), filepath.Join(keys, "free")
+	for range 2 {
+		tell(t, bob, addr, "-identity", used)
+	}
+	if text := readText(t, filepath.Join(bob, usedIdentities)); strings.Count(text, "\n") != 1 {
+		t.Errorf("the key is recorded more than once: %q", text)
+	}
+	appendFile(t, filepath.Join(bob, "known_hosts"), "[192.0.2.1]:9000 "+readText(t, pinned+".pub"))
+	locking := state(t, "cleo")
+	put(t, filepath.Join(locking, "identity"), []byte(readText(t, locked)))
+	runTool(t, "ssh-keygen", "-q", "-p", "-P", "", "-N", "secret", "-f", filepath.Join(locking, "identity"))
+	if err := os.Remove(filepath.Join(locking, "identity.pub")); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		dir, identity, peer string
+		words               string
+	}{
+		{bob, used, free, `used: this key serves the default protocol too \(\S+used_identities\)`},
+		{bob, free, used, `used\.pub: this key serves the default protocol too \(\S+used_identities\)`},
+		{bob, pinned, free, `pinned: this key serves the default protocol too \(\S+known_hosts:2\)`},
+		{bob, free, pinned, `pinned\.pub: this key serves the default protocol too \(\S+known_hosts:2\)`},
+		{locking, locked, free, `locked: this key serves the default protocol too \(\S+identity\)`},
+	} {
+		_, stderr, code := runToEnd(t, t.TempDir(), "", "-paper", "-connect", "127.0.0.1:1", "-dir", c.dir, "-identity", c.identity, "-peer", c.peer+".pub")
+		wantRun(t, c.identity, stderr, code, exitTrouble, c.words)
+	}
+	_, stderr, code := runToEnd(t, t.TempDir(), "", "-paper", "-connect", "127.0.0.1:1", "-dir", anna, "-identity", used, "-peer", free+".pub")
+	wantRun(t, "with another state folder", stderr, code, exitTrouble, `connection refused`)
 }
