@@ -55,10 +55,11 @@ type untrusted struct {
 type refusalKind int
 
 const (
-	refusedKey     refusalKind = iota // a line, a date, a revocation or an unreadable file excludes the key
+	refusedKey     refusalKind = iota // a line, a date or a revocation excludes the key
 	unknownKey                        // no line names the key, and a person may decide about it
 	changedKey                        // known_hosts pins another key for the server
 	invalidInvite                     // no unused invite matches the client's proof
+	undecided                         // a file cannot be read, so no key is trusted at present
 	closedSilently                    // the server closed the connection; network trouble would look the same
 )
 
@@ -100,7 +101,7 @@ func (t *trust) admit(id ssh.PublicKey, remote net.Addr, now time.Time) (grant, 
 	}
 	lines, err := readAuthorized(t.stateFiles)
 	if err != nil {
-		return g, refuse("no client is admitted: %v", err)
+		return g, &untrusted{kind: undecided, reason: fmt.Sprintf("no client is admitted: %v", err)}
 	}
 	from := remoteIP(remote)
 	var excluded error
@@ -219,7 +220,8 @@ func (t *trust) checkKey(id ssh.PublicKey) error {
 	}
 	r, err := readRevoked(t.stateFiles)
 	if err != nil {
-		return &untrusted{reason: t.revokedFault(err), hint: "repair it, or create it again with ssh-keygen -k"}
+		hint := "repair it, or create it again with ssh-keygen -k"
+		return &untrusted{kind: undecided, reason: t.revokedFault(err), hint: hint}
 	}
 	if why := r.revokes(id); why != "" {
 		return refuse("key %s: %s by revoked_keys", fingerprint(id), why)
