@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -54,14 +55,27 @@ func wantAdmitted(t *testing.T, what string, server *proc, name, by string) {
 	}
 }
 
-// wantRefused checks that the last decision kept somebody out, and why.
+// wantRefused waits until the last decision in the log kept a client out for the reason. The client learns of a refusal
+// before the server records it.
 func wantRefused(t *testing.T, what string, server *proc, reason string) {
 	t.Helper()
-	r := decision(t, server)
-	got, _ := r["reason"].(string)
-	if r["event"] != eventRefused || !regexp.MustCompile(reason).MatchString(got) ||
-		!strings.HasPrefix(r["client"].(string), "127.0.0.1:") || !strings.HasPrefix(fmt.Sprint(r["fingerprint"]), "SHA256:") {
-		t.Errorf("%s: the log has %v, want %q", what, r, reason)
+	timeout := time.After(patience)
+	for {
+		server.err.mu.Lock()
+		more := server.err.more // closed by what the server reports next, which it has recorded before
+		server.err.mu.Unlock()
+		r := decision(t, server)
+		got, _ := r["reason"].(string)
+		if r["event"] == eventRefused && regexp.MustCompile(reason).MatchString(got) &&
+			strings.HasPrefix(r["client"].(string), "127.0.0.1:") && strings.HasPrefix(fmt.Sprint(r["fingerprint"]), "SHA256:") {
+			return
+		}
+		select {
+		case <-more:
+		case <-timeout:
+			t.Errorf("%s: the log has %v, want %q", what, r, reason)
+			return
+		}
 	}
 }
 
