@@ -181,6 +181,8 @@ func TestOperator(t *testing.T) {
 		if _, exit := tell(t, dir, addr); exit != exitUntrusted {
 			t.Errorf("a stranger: exit %d", exit)
 		}
+		key := strings.Fields(runTool(t, "ssh-keygen", "-lf", filepath.Join(dir, "identity.pub")))[1]
+		op.sees(`refused \S+, ` + regexp.QuoteMeta(key)) // the client may receive the refusal before the operator does
 	}
 	op.send("/allow dora\r")
 	op.sees(`several unknown keys have been refused: say which, as /allow NAME SHA256:…\r\n.*  SHA256:\S+\r\n.*  SHA256:\S+`)
