@@ -614,7 +614,7 @@ func TestAttackPaperBlocks(t *testing.T) {
 		if len(wire) < paperSealed { // the stage has one length
 			wire = append(wire, make([]byte, paperSealed-len(wire))...)
 		}
-		attackServer(t, server, addr, name, "stage 1: what came does not open, or none of the clients (-peer) signed it", func(conn net.Conn) error {
+		attackServer(t, server, addr, name, "stage 1: the message does not open, or no client (-peer) signed it", func(conn net.Conn) error {
 			_, err := conn.Write(wire[:paperSealed])
 			return err
 		})

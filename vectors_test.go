@@ -1271,7 +1271,7 @@ func (m *vectorMaker) paperHandshakes() {
 	}{
 		{"seq_id 2", "seq_id is 2", "seq_id other than 1", seal(client, server, "00000010", ra)},
 		{"seq_id not binary", "seq_id is 0000000x", "seq_id other than 1", seal(client, server, "0000000x", ra)},
-		{"serial not binary", "serial_a has a 2", "no binary number", seal(client, server, "00000001", "2"+ra[1:])},
+		{"serial not binary", "serial_a has a 2", "not a binary number", seal(client, server, "00000001", "2"+ra[1:])},
 		{"serial of 31", "serial_a has 31 digits", no, seal(client, server, "00000001", ra[1:])},
 		{"serial of 33", "serial_a has 33 digits", no, seal(client, server, "00000001", ra, "0")},
 		{"signed by server", "signed by the server's own key", no, seal(server, server, "00000001", ra)},
@@ -1298,7 +1298,7 @@ func (m *vectorMaker) paperHandshakes() {
 		name, defect, check string
 		wire                []byte
 	}{
-		{"other serial", "serial_b is not the server's", "another serial_b", seal(client, server, "00000011", ra)},
+		{"other serial", "serial_b is not the server's", "a different serial_b", seal(client, server, "00000011", ra)},
 		{"seq_id 1", "seq_id is 1", "seq_id other than 3", seal(client, server, "00000001", rb)},
 		{"third", "signed by another listed client", no, seal(third, server, "00000011", rb)},
 		{"is stage 1", "stage 1 again", "seq_id other than 3", stage1},
@@ -1312,9 +1312,9 @@ func (m *vectorMaker) paperHandshakes() {
 		name, defect, check string
 		wire                []byte
 	}{
-		{"other serial", "serial_a is not the client's", "another serial_a", seal(server, client, "00000010", rb, rb)},
+		{"other serial", "serial_a is not the client's", "a different serial_a", seal(server, client, "00000010", rb, rb)},
 		{"seq_id 3", "seq_id is 3", "seq_id other than 2", seal(server, client, "00000011", ra, rb)},
-		{"serial not binary", "serial_b has a 2", "no binary number", seal(server, client, "00000010", ra, "2"+rb[1:])},
+		{"serial not binary", "serial_b has a 2", "not a binary number", seal(server, client, "00000010", ra, "2"+rb[1:])},
 		{"third", "signed by a third party", no, seal(third, client, "00000010", ra, rb)},
 		{"signed by client", "signed by the client's own key", no, seal(client, client, "00000010", ra, rb)},
 		{"is stage 1", "reflection: stage 1 comes back", no, stage1},
