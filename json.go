@@ -17,8 +17,6 @@ import (
 	"unicode/utf8"
 )
 
-const hexDigits = "0123456789abcdef"
-
 // appendQuoted appends text as a JSON string. What is not safe on a terminal becomes a \u escape, which any JSON reader
 // turns back into the text that was sent. Bytes that are not UTF-8, which JSON cannot hold, become U+FFFD.
 func appendQuoted(b, text []byte) []byte {

@@ -66,7 +66,7 @@ func paperClientHandshake(conn net.Conn, me *rsa.PrivateKey, server *rsa.PublicK
 	stage, direction, start := 1, toServer, time.Now()
 	defer func() {
 		if err != nil {
-			tr.refused(stage, direction, err, start)
+			tr.failed(stage, direction, err, start)
 			err = fmt.Errorf("stage %d: %w", stage, err)
 		}
 	}()
@@ -156,7 +156,7 @@ func paperServerHandshake(conn net.Conn, me *rsa.PrivateKey, clients []*rsa.Publ
 	stage, direction, start := 1, toServer, time.Now()
 	defer func() {
 		if err != nil {
-			tr.refused(stage, direction, err, start)
+			tr.failed(stage, direction, err, start)
 			err = fmt.Errorf("stage %d: %w", stage, err)
 			clear(key[:])
 			client = -1
