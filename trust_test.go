@@ -472,6 +472,8 @@ func TestHostCertificates(t *testing.T) {
 		{"good", "@cert-authority *.example ", ca, with("-n", "chat.example"), `certificate "srv" serial 0 by CA known_hosts:1`, true},
 		{"good, with port", "@cert-authority [*.example]:9000 ", ca, with("-n", "x,*.example"), "CA known_hosts:1", true},
 		{"beats an old pin", "[chat.example]:9000 " + keyLine(publicOf(t, newRSA(t, 2048))) + "\n@cert-authority * ", ca, with("-n", "chat.example"), "CA known_hosts:2", true},
+		{"loose", "@cert-authority chat.example ", ca, with("-n", "chat.example"), "CA known_hosts:1", true},
+		{"loose beside an exact pin", "[chat.example]:9000 " + keyLine(publicOf(t, newRSA(t, 2048))) + "\n@cert-authority chat.example ", ca, with("-n", "chat.example"), "has changed", false},
 		{"other host", "@cert-authority * ", ca, with("-n", "mail.example"), "none of its principals", false},
 		{"no host", "@cert-authority * ", ca, with(), "names no principal", false},
 		{"expired", "@cert-authority * ", ca, []string{"-h", "-I", "srv", "-n", "chat.example", "-V", "20200101:20210101"}, "it expired at", false},
