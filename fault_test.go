@@ -3,8 +3,8 @@
 package main
 
 // Faults: a proxy that breaks connections in every way, and kill -9, between clients that connect again and the server. What
-// was sent, acknowledged, logged and heard is compared: nothing lost, doubled or out of order. The figures are told with -v;
-// -faults 200 -kills 50 is the whole of it, -seed repeats a run.
+// was sent, acknowledged, logged and received is compared: nothing lost, doubled or out of order. -v prints the figures;
+// -faults 200 -kills 50 runs the whole test, -seed repeats a run.
 
 import (
 	"bufio"

@@ -1,5 +1,7 @@
 package main
 
+// Invitations: a code admits one key once, and only if every part of it is right.
+
 import (
 	"bytes"
 	"encoding/hex"

@@ -1,7 +1,6 @@
 package main
 
-// JSON: any reader gets back the text that was sent, nothing printed could harm a terminal, and objects of the input are
-// read as docs/JSON.md describes them.
+// JSON strings: every reader gets back what was sent, and a terminal gets nothing that could harm it.
 
 import (
 	"bytes"

@@ -1,5 +1,7 @@
 package main
 
+// Keys: files of every format, passphrases, the agent, and the refusal of weak or damaged keys.
+
 import (
 	"bufio"
 	"bytes"
@@ -25,34 +27,6 @@ import (
 
 	"golang.org/x/crypto/ssh"
 )
-
-// runTool runs another program, such as ssh-keygen, and returns its output.
-func runTool(t testing.TB, name string, args ...string) string {
-	t.Helper()
-	out, err := exec.Command(name, args...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s %q: %v\n%s", name, args, err, out)
-	}
-	return string(out)
-}
-
-func put(t testing.TB, path string, data []byte) string {
-	t.Helper()
-	if err := os.WriteFile(path, data, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
-// closedDir returns a new state folder, which only this user can access.
-func closedDir(t testing.TB) string {
-	t.Helper()
-	dir := filepath.Join(t.TempDir(), "state")
-	if err := makeFolder(dir); err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
 
 func newEd25519(t testing.TB) (ed25519.PrivateKey, ssh.PublicKey) {
 	t.Helper()
@@ -98,14 +72,6 @@ func pkcs8PEM(t testing.TB, key any) []byte {
 		t.Fatal(err)
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-}
-
-// wantError checks that err contains words.
-func wantError(t *testing.T, err error, words string) {
-	t.Helper()
-	if err == nil || !strings.Contains(err.Error(), words) {
-		t.Fatalf("got %v, want an error with %q", err, words)
-	}
 }
 
 func TestFirstRun(t *testing.T) {
@@ -609,14 +575,6 @@ func TestLockHeldTooLong(t *testing.T) {
 	}
 }
 
-func TestShellQuote(t *testing.T) {
-	for in, want := range map[string]string{"/a/b-c_1": "/a/b-c_1", "": "''", "a b": "'a b'", "a'b": `'a'\''b'`, "[h]:1": "'[h]:1'"} {
-		if got := shellQuote(in); got != want {
-			t.Errorf("shellQuote(%q) = %s, want %s", in, got, want)
-		}
-	}
-}
-
 func TestStateFolder(t *testing.T) {
 	t.Setenv("SECURECHAT_DIR", "/from/environment")
 	if dir, err := stateFolder("/from/flag"); err != nil || dir != "/from/flag" {
@@ -628,33 +586,6 @@ func TestStateFolder(t *testing.T) {
 	t.Setenv("SECURECHAT_DIR", "")
 	if dir, err := stateFolder(""); err != nil || filepath.Base(dir) != "securechat" {
 		t.Error(dir, err)
-	}
-}
-
-func TestNames(t *testing.T) {
-	_, key := newEd25519(t)
-	for in, want := range map[string]string{
-		"pi@router": "pi-router", "Ann.B_c-1": "Ann.B_c-1", "": "", "@@@": "", "日本": "", "jörg": "j-rg", "a b": "a-b",
-		"\x1b[31mred": "--31mred", strings.Repeat("x", 40): strings.Repeat("x", 32), "a\xffb": "a-b",
-	} {
-		got := cleanName(in)
-		if got != want {
-			t.Errorf("cleanName(%q) = %q, want %q", in, got, want)
-		}
-		if validName(in) != (in != "" && in == want) {
-			t.Errorf("validName(%q) = %v", in, validName(in))
-		}
-	}
-	if name := keyName("", key); !validName(name) || len(name) != len("key-")+8 || !strings.HasPrefix(name, "key-"+nameSuffix(key)) {
-		t.Errorf("a nameless key is %q, its suffix %q", name, nameSuffix(key))
-	}
-	for _, pair := range [][2]string{{"Bob", "bob"}, {"b0b", "bOb"}, {"l1I", "iLl"}, {"a.b", "a_b"}, {"a-b", "a.b"}} {
-		if foldName(pair[0]) != foldName(pair[1]) {
-			t.Errorf("%q and %q are not taken for the same name", pair[0], pair[1])
-		}
-	}
-	if foldName("ann") == foldName("bob") {
-		t.Error("ann and bob are taken for the same name")
 	}
 }
 

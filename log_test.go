@@ -1,6 +1,6 @@
 package main
 
-// The log: records that any JSON reader takes, whole or not there.
+// The log: every record is one line that any JSON reader takes, and is there whole or not at all.
 
 import (
 	"bytes"

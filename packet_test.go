@@ -1,6 +1,6 @@
 package main
 
-// Packets: what one direction seals the other opens, once, in order, and nothing else opens.
+// Packets: what one direction seals the other opens, once and in order, and nothing else opens.
 
 import (
 	"bytes"

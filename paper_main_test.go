@@ -5,6 +5,9 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"crypto/rsa"
+	"crypto/sha512"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -20,10 +23,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"crypto/rsa"
-	"crypto/sha512"
-	"crypto/x509"
 )
 
 // paperFiles is a folder with the keys of the vectors, of a third, and of one that is too long, named as the paper's programs

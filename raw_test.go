@@ -1,5 +1,7 @@
 package main
 
+// -raw: bytes in, the same bytes out, and an exit code that says whether all of them arrived.
+
 import (
 	"bytes"
 	"crypto/rand"

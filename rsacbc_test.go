@@ -1,6 +1,6 @@
 package main
 
-// RSA-CBC as a unit: what it seals it opens, at every length; what was not sealed so, it refuses, with one error.
+// RSA-CBC as a unit: what it seals it opens, at every length; everything else it refuses, with one and the same error.
 
 import (
 	"bytes"

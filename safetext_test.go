@@ -1,5 +1,7 @@
 package main
 
+// Text that is safe to print, and names: what reaches a terminal or a file from a peer is escaped.
+
 import (
 	"strings"
 	"testing"
@@ -161,5 +163,40 @@ func BenchmarkSafe(b *testing.B) {
 				dst = appendSafe(dst[:0], text)
 			}
 		})
+	}
+}
+
+func TestNames(t *testing.T) {
+	_, key := newEd25519(t)
+	for in, want := range map[string]string{
+		"pi@router": "pi-router", "Ann.B_c-1": "Ann.B_c-1", "": "", "@@@": "", "日本": "", "jörg": "j-rg", "a b": "a-b",
+		"\x1b[31mred": "--31mred", strings.Repeat("x", 40): strings.Repeat("x", 32), "a\xffb": "a-b",
+	} {
+		got := cleanName(in)
+		if got != want {
+			t.Errorf("cleanName(%q) = %q, want %q", in, got, want)
+		}
+		if validName(in) != (in != "" && in == want) {
+			t.Errorf("validName(%q) = %v", in, validName(in))
+		}
+	}
+	if name := keyName("", key); !validName(name) || len(name) != len("key-")+8 || !strings.HasPrefix(name, "key-"+nameSuffix(key)) {
+		t.Errorf("a nameless key is %q, its suffix %q", name, nameSuffix(key))
+	}
+	for _, pair := range [][2]string{{"Bob", "bob"}, {"b0b", "bOb"}, {"l1I", "iLl"}, {"a.b", "a_b"}, {"a-b", "a.b"}} {
+		if foldName(pair[0]) != foldName(pair[1]) {
+			t.Errorf("%q and %q are not taken for the same name", pair[0], pair[1])
+		}
+	}
+	if foldName("ann") == foldName("bob") {
+		t.Error("ann and bob are taken for the same name")
+	}
+}
+
+func TestShellQuote(t *testing.T) {
+	for in, want := range map[string]string{"/a/b-c_1": "/a/b-c_1", "": "''", "a b": "'a b'", "a'b": `'a'\''b'`, "[h]:1": "'[h]:1'"} {
+		if got := shellQuote(in); got != want {
+			t.Errorf("shellQuote(%q) = %s, want %s", in, got, want)
+		}
 	}
 }

@@ -1,6 +1,6 @@
 package main
 
-// Messages over packets, the change of keys, and the forms of what is said.
+// A session: messages in packets, the change of keys, and the layouts of messages.
 
 import (
 	"bytes"
@@ -24,8 +24,10 @@ type bufferConn struct {
 	bytes.Buffer
 }
 
-func (b *bufferConn) Read(p []byte) (int, error)       { return b.Buffer.Read(p) }
-func (b *bufferConn) Write(p []byte) (int, error)      { return b.Buffer.Write(p) }
+func (b *bufferConn) Read(p []byte) (int, error) { return b.Buffer.Read(p) }
+
+func (b *bufferConn) Write(p []byte) (int, error) { return b.Buffer.Write(p) }
+
 func (b *bufferConn) SetWriteDeadline(time.Time) error { return nil }
 
 // twoSessions are a session's sides, with what each reads from.

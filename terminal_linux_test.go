@@ -1,5 +1,7 @@
 package main
 
+// The line editor, on a pseudo-terminal whose screen is compared with what should be on it.
+
 import (
 	"bufio"
 	"bytes"

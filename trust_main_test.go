@@ -1,6 +1,6 @@
 package main
 
-// Black-box tests of keys and trust: they run securechat, ssh-keygen and ssh-agent on the same files.
+// Black-box tests of keys and trust: the program, ssh-keygen and ssh-agent work on the same files.
 
 import (
 	"fmt"
@@ -15,21 +15,6 @@ import (
 
 	"golang.org/x/crypto/ssh"
 )
-
-// tell runs a client that joins the room at addr, sends one line and leaves.
-func tell(t *testing.T, dir, addr string, args ...string) (stderr string, code int) {
-	t.Helper()
-	_, stderr, code = runToEnd(t, t.TempDir(), "hello\n", append([]string{"-connect", addr, "-dir", dir}, args...)...)
-	return stderr, code
-}
-
-// wantRun checks the exit code of securechat and what it printed.
-func wantRun(t *testing.T, what, stderr string, code, wantCode int, words string) {
-	t.Helper()
-	if code != wantCode || !regexp.MustCompile(words).MatchString(stderr) {
-		t.Errorf("%s: exit %d, want %d; stderr %q, want %q", what, code, wantCode, stderr, words)
-	}
-}
 
 // decision returns the last record of a connect or a refusal in a server's log.
 func decision(t *testing.T, server *proc) map[string]any {
@@ -78,23 +63,6 @@ func wantRefused(t *testing.T, what string, server *proc, reason string) {
 		}
 	}
 }
-
-func readText(t *testing.T, path string) string {
-	t.Helper()
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(data)
-}
-
-func publicKeyOf(t *testing.T, dir string) string {
-	t.Helper()
-	f := strings.Fields(readText(t, filepath.Join(dir, "identity.pub")))
-	return f[0] + " " + f[1]
-}
-
-func portOf(addr string) string { return addr[strings.LastIndex(addr, ":")+1:] }
 
 // TestFirstContactPiped checks that a client without a terminal refuses an unknown server, that -accept-new pins it, and that
 // a changed key is refused even then.

@@ -1,5 +1,7 @@
 package main
 
+// Trust as a unit: authorized_keys, known_hosts, certificates, revoked keys, and the writing of these files.
+
 import (
 	"bytes"
 	"encoding/binary"

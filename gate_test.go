@@ -1,5 +1,7 @@
 package main
 
+// The gate: connections that are dropped before the handshake, for failures of their address or because of a crowd.
+
 import (
 	"context"
 	"errors"
@@ -186,7 +188,8 @@ func (l *farListener) Accept() (net.Conn, error) {
 	}
 }
 
-func (l *farListener) Close() error   { close(l.shut); return nil }
+func (l *farListener) Close() error { close(l.shut); return nil }
+
 func (l *farListener) Addr() net.Addr { return &net.TCPAddr{} }
 
 // dial connects from ip.

@@ -1,6 +1,6 @@
 package main
 
-// Scripts at the program's ends (DESIGN.md section 7), a hostile peer at the other, and what comes after an absence.
+// The client: scripts at its ends, JSON objects, what it catches up with after an absence, and hostile peers.
 
 import (
 	"cmp"
@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -22,28 +21,6 @@ import (
 
 	"golang.org/x/crypto/ssh"
 )
-
-// guest makes the state folder of name, admitted by the server in dir at addr and knowing it.
-func guest(t *testing.T, dir, addr, name string) string {
-	t.Helper()
-	who := state(t, name)
-	admit(t, dir, who)
-	pin(t, who, addr, dir)
-	return who
-}
-
-// objects parses what -json printed.
-func objects(t *testing.T, out string) (all []map[string]any) {
-	t.Helper()
-	for line := range strings.Lines(out) {
-		var o map[string]any
-		if err := json.Unmarshal([]byte(line), &o); err != nil {
-			t.Fatalf("%v: %q", err, line)
-		}
-		all = append(all, o)
-	}
-	return all
-}
 
 // TestObjects has a client and the server say and hear everything in objects.
 func TestObjects(t *testing.T) {
@@ -366,10 +343,6 @@ func TestHistory(t *testing.T) {
 	}
 }
 
-func matches(pattern, text string) bool {
-	return regexp.MustCompile(pattern).MatchString(text)
-}
-
 // hostileText is what must not reach a terminal, and letters is what must.
 const (
 	hostileText = "a\x00\x07\x08\r\x1b[2J\x1b]8;;http://x\x07y\x1b]52;c;eA==\x1b\\\x7f\u0085\u009b2J\x9b2J\xff\u200b\u200e\u202e\u2066\u2028\u2029\ufeff\u00adz"
@@ -635,9 +608,13 @@ type stuckLink struct {
 func (l stuckLink) append(buf []byte, kind byte, _ []byte) ([]byte, error) {
 	return append(buf, kind), nil
 }
-func (l stuckLink) write([]byte) error                 { return nil }
-func (l stuckLink) read() (byte, []byte, error)        { <-l.free; return 0, nil, errTruncated }
-func (l stuckLink) ready() bool                        { return true }
+
+func (l stuckLink) write([]byte) error { return nil }
+
+func (l stuckLink) read() (byte, []byte, error) { <-l.free; return 0, nil, errTruncated }
+
+func (l stuckLink) ready() bool { return true }
+
 func (l stuckLink) setReadTimeout(time.Duration, bool) {}
 
 // TestTimeoutStuck: -timeout ends a client that has said goodbye and whose reader is stuck.
@@ -666,5 +643,53 @@ func TestTimeoutSilent(t *testing.T) {
 	_, stderr, code := runToEnd(t, t.TempDir(), "", "-connect", silent.Addr().String(), "-timeout", "100ms", "-dir", state(t, "anna"))
 	if code != exitTimeout {
 		t.Errorf("exit %d: %s", code, stderr)
+	}
+}
+
+// TestClientDeadline: a server that reads and says nothing more holds a client up for the handshake's deadline, its first
+// packet included.
+func TestClientDeadline(t *testing.T) {
+	_, c, _ := quietServer(t)
+	for _, reads := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			here, there := net.Pipe()
+			begin, over := time.Now(), make(chan struct{})
+			go func() {
+				defer there.Close()
+				there.SetDeadline(begin.Add(handshakeTimeout))
+				if _, _, err := serverHandshake(there, c.protocol.(*securechat2).me, 0, admitAll); err != nil {
+					t.Error(err)
+				}
+				there.SetDeadline(time.Time{})
+				if reads {
+					readFrame(there, maxHandshakeFrame)
+				}
+				<-over
+			}()
+			if _, _, err := c.meet(t.Context(), here); !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("it reads: %v: %v", reads, err)
+			}
+			if d := time.Since(begin); d != handshakeTimeout {
+				t.Errorf("it reads: %v: the client ended after %v", reads, d)
+			}
+			close(over)
+			here.Close()
+		})
+	}
+}
+
+// TestAckOverReconnect: -sync: lines said on the last connection become durable after this one's welcome.
+func TestAckOverReconnect(t *testing.T) {
+	b := newOutbox()
+	for range 10 {
+		b.add(outLine{text: []byte("x"), what: itemSay}, true)
+	}
+	b.resume(0)
+	b.take(nil) // sent, the connection is lost, the server has written and not yet synced them
+	if err := b.resume(0); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.acknowledge(10); err != nil { // the sync that was under way ends before our writer begins
+		t.Errorf("the acknowledgement: %v", err)
 	}
 }

@@ -2,7 +2,7 @@
 
 package main
 
-// The server in trouble: a log that cannot be written, clients that are stuck, newcomers behind silent crowds.
+// The server in trouble: a log that cannot be written, clients that are stuck, newcomers behind a silent crowd.
 
 import (
 	"errors"
@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -228,15 +227,4 @@ func TestNewcomerBehindCrowd(t *testing.T) {
 	if code != exitDone {
 		t.Errorf("exit %d: %s%s", code, out, stderr)
 	}
-}
-
-// memoryOf is what the system says of a process's memory, where it says it.
-func memoryOf(pid int) string {
-	b, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))
-	for line := range strings.SplitSeq(string(b), "\n") {
-		if strings.HasPrefix(line, "VmRSS:") {
-			return strings.Join(strings.Fields(line), " ")
-		}
-	}
-	return "memory unknown"
 }
