@@ -220,7 +220,8 @@ func TestShellEnds(t *testing.T) {
 	}
 }
 
-// TestHeadEnds has a reader go away: what is piped in goes on being sent to its end, and that is success.
+// TestHeadEnds: the reader of standard output ends, as head does. The client still sends its input to the end, and that is
+// success. More input follows than a client keeps without an acknowledgement: it has received "more" before it sends all.
 func TestHeadEnds(t *testing.T) {
 	anna := state(t, "anna")
 	server, addr := serve(t, anna)
@@ -236,15 +237,23 @@ func TestHeadEnds(t *testing.T) {
 	server.out.match(t, `bob: 30000\n`)
 	server.send("go\n")
 	stderr.match(t, "gone")
+	witness := start(t, t.TempDir(), "-connect", addr, "-dir", anna)
+	server.err.match(t, `(?m)anna~?\S* joined`)
 	server.send("more\nmore\n")
-	if err := os.WriteFile(filepath.Join(cmd.Dir, "more"), []byte("last\n"), 0); err != nil {
+	witness.out.match(t, `anna: more\n.*more\n`)
+	witness.stdin.Close()
+	witness.wait()
+	const large = 2 * outboxBytes / maxLine
+	input := strings.Repeat(strings.Repeat("x", maxLine)+"\n", large) + "last\n"
+	if err := os.WriteFile(filepath.Join(cmd.Dir, "more"), []byte(input), 0); err != nil {
 		t.Fatal(err)
 	}
 	if err := cmd.Wait(); err != nil || stdout.String() != "anna: go\n" || strings.Contains(stderr.String(), "securechat: ") {
 		t.Errorf("%v, stdout %q, stderr %q", err, stdout, stderr)
 	}
-	if got := messages(t, filepath.Join(server.cmd.Dir, "connection.log")); got[len(got)-1] != "last" && !slices.Contains(got, "last") {
-		t.Errorf("the log has %d messages, and not the last", len(got))
+	got := messages(t, filepath.Join(server.cmd.Dir, "connection.log"))
+	if len(got) != 30000+3+large+1 || got[len(got)-1] != "last" {
+		t.Errorf("the log has %d messages, of %d", len(got), 30000+3+large+1)
 	}
 }
 

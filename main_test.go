@@ -3,6 +3,7 @@ package main
 // The program as a newcomer meets it: the first run, a chat, a pipe, the refusal of an unknown key, the end, and exit codes.
 
 import (
+	"encoding/binary"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -80,7 +81,9 @@ func TestStranger(t *testing.T) {
 	server.out.match(t, `(?m)^bob: thank you$`)
 	refused := false
 	for _, r := range records(t, filepath.Join(server.cmd.Dir, "connection.log")) {
-		refused = refused || r["event"] == eventRefused && r["fingerprint"] != "" && r["reason"] != ""
+		refused = refused || r["event"] == eventRefused &&
+			recordField(r, "fingerprint") == strings.Fields(runTool(t, "ssh-keygen", "-l", "-f", filepath.Join(bob, "identity.pub")))[1] &&
+			recordField(r, "reason") != ""
 	}
 	if !refused {
 		t.Error("the log does not tell of the refusal")
@@ -151,17 +154,50 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
-// TestKilledServer leaves its client with an exit code of its own and a count.
+// TestKilledServer: the client of a server that is killed ends with an exit code of its own, and its message counts the
+// lines that were not acknowledged. The killed server has acknowledged all; the one of the test reads three lines and
+// acknowledges the first.
 func TestKilledServer(t *testing.T) {
 	dir := state(t, "anna")
 	server, addr := serve(t, dir)
-	client := start(t, t.TempDir(), "-connect", addr, "-dir", dir)
-	server.err.match(t, `joined`)
+	client := start(t, t.TempDir(), "-connect", addr, "-dir", dir, "-json")
+	client.send("{\"text\":\"one\"}\n")
+	client.out.match(t, `"type":"ack","id":1}`)
 	server.cmd.Process.Kill()
 	if code := client.wait(); code != exitLost {
 		t.Errorf("exit %d", code)
 	}
-	client.err.match(t, `connection lost`)
+	client.err.match(t, `connection lost: .*; every line sent was acknowledged\n$`)
+
+	addr = fakeServer(t, dir, func(sess *session) error {
+		w := welcome{name: "anna", server: "anna"}
+		packet, err := sess.append(nil, kindJoin, w.encode())
+		if err == nil {
+			err = sess.write(packet)
+		}
+		for received := uint64(0); err == nil && received < 3; {
+			var kind byte
+			var payload []byte
+			if kind, payload, err = sess.read(); err != nil || kind != kindText {
+				continue
+			}
+			l, malformed := parseLines(payload, nil)
+			received, err = l.first+uint64(len(l.texts))-1, malformed
+		}
+		if err == nil {
+			packet, err = sess.append(nil, kindAck, binary.BigEndian.AppendUint64(nil, 1))
+		}
+		if err == nil {
+			err = sess.write(packet)
+		}
+		return err
+	})
+	client = start(t, t.TempDir(), "-connect", addr, "-dir", dir)
+	client.send("one\ntwo\nthree\n")
+	if code := client.wait(); code != exitLost {
+		t.Errorf("exit %d", code)
+	}
+	client.err.match(t, `connection lost: .*; 2 lines not acknowledged`)
 }
 
 // TestWrongUse gives each mistake one sentence that names the thing and the remedy, and its exit code.

@@ -194,7 +194,7 @@ func TestShutdownStuck(t *testing.T) {
 	for _, r := range records(t, filepath.Join(server.cmd.Dir, "connection.log")) {
 		if r["event"] == eventDisconnect || r["event"] == eventRefused {
 			ends++
-			if r["reason"] == "" {
+			if recordField(r, "reason") == "" {
 				t.Error("an end without a reason")
 			}
 		}
