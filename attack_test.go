@@ -320,6 +320,7 @@ func reseal(conn net.Conn, to *party, clearPart, msg, cred []byte) error {
 // TestAttackForwarding: what bob signed for mallory's server does not pass for him at anna's (Lowe), and what anna signed for
 // mallory, who has her encryption key besides and so knows bob's Ra, does not pass for anna at bob's (Davis).
 func TestAttackForwarding(t *testing.T) {
+	t.Parallel()
 	a := newArena(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -476,6 +477,7 @@ func TestAttackReflection(t *testing.T) {
 
 // TestAttackReplay: a recording serves nobody: not whole, not by stages, not after a restart, not to the client.
 func TestAttackReplay(t *testing.T) {
+	t.Parallel()
 	a := newArena(t)
 	run := a.recordRun()
 	a.attack("a whole run", noBlock, answer(run[true]...))
@@ -504,6 +506,7 @@ func TestAttackReplay(t *testing.T) {
 
 // TestAttackSplicing puts each frame of one run in its place in another.
 func TestAttackSplicing(t *testing.T) {
+	t.Parallel()
 	a := newArena(t)
 	old := a.recordRun()
 	for toServer, frames := range old {
@@ -555,6 +558,7 @@ func blockAttacks(sealed []byte, k int, n *big.Int) map[string][]byte {
 // TestAttackBlocks: RSA blocks that were cut, moved, given another IV, or made anew fail in OAEP by their label, before any
 // padding or signature: one error for all.
 func TestAttackBlocks(t *testing.T) {
+	t.Parallel()
 	a := newArena(t)
 	signer := keySigner(t, onceKeys["3072"]()) // its signature makes a message of several blocks
 	appendFile(t, filepath.Join(a.annaDir, "authorized_keys"), string(bytes.TrimSpace(ssh.MarshalAuthorizedKey(signer.PublicKey())))+" rsa\n")
@@ -606,6 +610,7 @@ func paperArena(t *testing.T) (server *proc, addr string, args []string) {
 
 // TestAttackPaperBlocks: the paper's blocks have no label; whatever is done to them there is one error and no other sign.
 func TestAttackPaperBlocks(t *testing.T) {
+	t.Parallel()
 	server, addr, client := paperArena(t)
 	ours, theirs := vectorRSA(t, "paper-client"), vectorRSA(t, "paper-server")
 	stage1, err := paperSeal(ours, &theirs.PublicKey, paperSeqID(1), paperNumber())
@@ -636,6 +641,7 @@ func TestAttackPaperBlocks(t *testing.T) {
 // TestAttackPaperKnown shows what -paper says it does not protect: a stage 4 of another session is taken, and so a third
 // party plants the session key.
 func TestAttackPaperKnown(t *testing.T) {
+	t.Parallel()
 	_, _, client := paperArena(t)
 	theirs, ours := vectorRSA(t, "paper-server"), vectorRSA(t, "paper-client")
 	planted := bytes.Repeat([]byte{7}, paperKey)
@@ -687,6 +693,7 @@ func TestAttackPaperKnown(t *testing.T) {
 
 // TestAttackFirstPackets drops, repeats, inserts, swaps and cuts right after the handshake, in both directions.
 func TestAttackFirstPackets(t *testing.T) {
+	t.Parallel()
 	a := newArena(t)
 	const join = 2 // frames 0 and 1 are stages 1 and 3
 	many := strings.Repeat("a line of some length, so that there are several packets\n", 2000)
@@ -740,6 +747,7 @@ func TestAttackFirstPackets(t *testing.T) {
 
 // TestAttackDowngrade changes the version and both AES bytes on the way.
 func TestAttackDowngrade(t *testing.T) {
+	t.Parallel()
 	a := newArena(t)
 	change := func(toServer bool, i int) string {
 		return between(t, a.addr, at(toServer, 0, func(f []byte) ([][]byte, [][]byte, bool) { return [][]byte{flip(f, i)}, nil, false }))
@@ -759,6 +767,7 @@ func TestAttackDowngrade(t *testing.T) {
 
 // TestAttackBorrowedKeys: keys and certificates that are shown and not proven, a peer's own among them.
 func TestAttackBorrowedKeys(t *testing.T) {
+	t.Parallel()
 	a := newArena(t)
 	mallory := a.mallory
 	ca := fixedSigner(t, "ca")
@@ -812,6 +821,7 @@ func TestAttackLeakedServerKeys(t *testing.T) {
 
 // TestAttackShares: HPKE shares of low order or the wrong form, to either side.
 func TestAttackShares(t *testing.T) {
+	t.Parallel()
 	a := newArena(t)
 	for name, c := range map[string]struct {
 		alter func(*deed)
@@ -846,6 +856,7 @@ func TestAttackShares(t *testing.T) {
 // A modulus shared by two parties is not looked for: who made it so can open only what is sealed to itself, and stage 2
 // sealed to the server's own key comes back as no stage 3.
 func TestAttackRSAKeys(t *testing.T) {
+	t.Parallel()
 	a := newArena(t)
 	n, f4 := a.mallory.encryption.N, big.NewInt(65537)
 	bits := func(n int) *big.Int { return new(big.Int).SetBit(big.NewInt(1), n-1, 1) }
@@ -1101,6 +1112,7 @@ func (f *thief) guess(kem hpke.PrivateKey, aes bool) (*secrets, error) {
 // TestNothingSecretIsTold runs what tells most, -trace on both sides, refusals, wrong commands, and looks for private keys,
 // serials, Sm and session secrets in all that came out, raw, in hex and in base64.
 func TestNothingSecretIsTold(t *testing.T) {
+	t.Parallel()
 	a := newArena(t, "-trace")
 	hidden := secretsIn(t, a.annaDir)
 	for name, b := range secretsIn(t, a.bobDir) {
@@ -1245,6 +1257,7 @@ func TestForwardSecrecy(t *testing.T) {
 
 // TestPaperHasNoForwardSecrecy: there the client's key opens the recording, as README.md says.
 func TestPaperHasNoForwardSecrecy(t *testing.T) {
+	t.Parallel()
 	_, addr, client := paperArena(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -92,6 +92,7 @@ func TestObjects(t *testing.T) {
 
 // TestBridge hands a server the objects of others: they keep their speaker, and its own do not come back.
 func TestBridge(t *testing.T) {
+	t.Parallel()
 	anna := state(t, "anna")
 	server, addr := serve(t, anna, "-json")
 	bob := guest(t, anna, addr, "bob")
@@ -169,6 +170,7 @@ func TestObjectSizes(t *testing.T) {
 
 // TestShellEnds runs what a shell can do to the streams.
 func TestShellEnds(t *testing.T) {
+	t.Parallel()
 	dir := state(t, "anna")
 	server, addr := serve(t, dir)
 	client := "$SECURECHAT -connect " + addr + " -dir " + dir
@@ -223,6 +225,7 @@ func TestShellEnds(t *testing.T) {
 // TestHeadEnds: the reader of standard output ends, as head does. The client still sends its input to the end, and that is
 // success. More input follows than a client keeps without an acknowledgement: it has received "more" before it sends all.
 func TestHeadEnds(t *testing.T) {
+	t.Parallel()
 	anna := state(t, "anna")
 	server, addr := serve(t, anna)
 	bob := guest(t, anna, addr, "bob")
@@ -259,6 +262,7 @@ func TestHeadEnds(t *testing.T) {
 
 // TestHistory gives a person what was said while it was away, and a bot nothing; a gap is told.
 func TestHistory(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		history string
 		want    []string
@@ -475,6 +479,7 @@ func hostile(t *testing.T, addr, dir string) (net.Conn, *session) {
 
 // TestHostileServer sends everything that could harm to a client, in texts, notices and names.
 func TestHostileServer(t *testing.T) {
+	t.Parallel()
 	dir := state(t, "anna")
 	for _, c := range []struct {
 		name string // of the last item's speaker

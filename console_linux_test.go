@@ -65,6 +65,7 @@ func (s *screen) leaves(cmd *exec.Cmd, code int) {
 
 // TestConversation has three at terminals: what each types and hears, commands, a paste, a kick, and every way to leave.
 func TestConversation(t *testing.T) {
+	t.Parallel()
 	anna := state(t, "anna")
 	operator, server := sit(t, "", "-listen", "127.0.0.1:0", "-dir", anna, "-json=false")
 	var addr string
@@ -168,6 +169,7 @@ func TestOperatorLeaves(t *testing.T) {
 
 // TestFirstConnectDown: with -reconnect a person waits for a server that is not there yet, and is told who they are when it is.
 func TestFirstConnectDown(t *testing.T) {
+	t.Parallel()
 	anna := state(t, "anna")
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -231,6 +233,7 @@ func ends(t *testing.T, p *proc, s *screen, want int) {
 
 // TestFirstContact answers the question about an unknown server with yes, no and fingerprints.
 func TestFirstContact(t *testing.T) {
+	t.Parallel()
 	anna, bob := state(t, "anna"), state(t, "bob")
 	admit(t, anna, bob)
 	server, addr := serve(t, anna)
@@ -294,6 +297,7 @@ func TestFirstContact(t *testing.T) {
 
 // TestOperator uses /invite and /allow at the server's prompt. The guest types the code, which is not shown.
 func TestOperator(t *testing.T) {
+	t.Parallel()
 	anna, bob, cleo, dora, emil := state(t, "anna"), state(t, "bob"), state(t, "cleo"), state(t, "dora"), state(t, "emil")
 	server, op := atTerminal(t, "-listen", "127.0.0.1:0", "-dir", anna)
 	addr := op.sees(`room open on (127\.0\.0\.1:\d+)`)[1]
@@ -380,6 +384,7 @@ func TestOperator(t *testing.T) {
 
 // TestPassphraseAtTerminal checks that a passphrase is asked for three times at most and never shown.
 func TestPassphraseAtTerminal(t *testing.T) {
+	t.Parallel()
 	anna := state(t, "anna")
 	path := filepath.Join(anna, "identity")
 	runTool(t, "ssh-keygen", "-q", "-p", "-P", "", "-N", "open sesame", "-f", path)
@@ -419,6 +424,7 @@ func TestAllowAtTerminal(t *testing.T) {
 
 // TestAmbiguousName checks that /msg with an ambiguous name is refused with the choices.
 func TestAmbiguousName(t *testing.T) {
+	t.Parallel()
 	anna, bob, alike := state(t, "anna"), state(t, "bob"), state(t, "alike")
 	put(t, filepath.Join(anna, "authorized_keys"), []byte(publicKeyOf(t, bob)+" bob\n"+publicKeyOf(t, alike)+" B0b\n"))
 	server, addr := serve(t, anna)

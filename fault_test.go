@@ -458,6 +458,7 @@ func TestFaultsAndKills(t *testing.T) {
 // TestFaultAtEachByte resets a short session at each of its bytes, in both directions, from the handshake to goodbye. The
 // client comes back, and its lines are there once.
 func TestFaultAtEachByte(t *testing.T) {
+	t.Parallel()
 	s, c, _ := quietServer(t)
 	s.console.out, s.console.lines = bufio.NewWriter(io.Discard), newLineReader(strings.NewReader(""), maxLine)
 	l, err := net.Listen("tcp", "127.0.0.1:0")

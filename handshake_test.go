@@ -278,6 +278,7 @@ func checkRefused(t *testing.T, what string, c, s outcome, want string) {
 
 // TestHandshake runs it with every kind of key: both sides end with the same secrets, and no two runs with any of them.
 func TestHandshake(t *testing.T) {
+	t.Parallel()
 	ec := func(c elliptic.Curve) ssh.Signer {
 		key, err := ecdsa.GenerateKey(c, rand.Reader)
 		if err != nil {
@@ -745,6 +746,7 @@ func onStage(stage byte, fn func(*deed)) func(*deed) {
 // TestLyingClient breaks each of the client's stages in turn. The server's question whether somebody is admitted is put
 // for good signatures only, and as confirmed after stage 3 only.
 func TestLyingClient(t *testing.T) {
+	t.Parallel()
 	client, server := twoParties(t)
 	mallory := fixedSigner(t, "mallory")
 	ek := marshalEncryptionKey(&client.encryption.PublicKey)

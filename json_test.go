@@ -33,6 +33,7 @@ func checkQuoted(t *testing.T, text []byte) {
 }
 
 func TestQuotedEveryRune(t *testing.T) {
+	t.Parallel()
 	for r := rune(0); r <= unicode.MaxRune; r++ {
 		checkQuoted(t, utf8.AppendRune([]byte{'a'}, r))
 	}

@@ -200,6 +200,7 @@ func TestTornRecord(t *testing.T) {
 
 // TestRepairSaid: the server tells of a repair, on stderr and in the log.
 func TestRepairSaid(t *testing.T) {
+	t.Parallel()
 	dir := state(t, "anna")
 	path := filepath.Join(t.TempDir(), "x.log")
 	fill(t, path, 1, 3)

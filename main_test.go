@@ -15,6 +15,7 @@ import (
 
 // TestNewcomer is the newcomer's: an empty folder, a server, a client by the same user, nothing asked.
 func TestNewcomer(t *testing.T) {
+	t.Parallel()
 	home := t.TempDir()
 	server := start(t, home, "-listen", "127.0.0.1:0")
 	addr := server.err.match(t, `room open on (127\.0\.0\.1:\d+) as \S+, key SHA256:\S+`)[1]
@@ -49,6 +50,7 @@ func TestNewcomer(t *testing.T) {
 
 // TestPipe sends a hundred thousand lines: all are in the log, once and in order, when the client says so.
 func TestPipe(t *testing.T) {
+	t.Parallel()
 	dir := state(t, "anna")
 	server, addr := serve(t, dir)
 	var in strings.Builder
@@ -202,6 +204,7 @@ func TestKilledServer(t *testing.T) {
 
 // TestWrongUse gives each mistake one sentence that names the thing and the remedy, and its exit code.
 func TestWrongUse(t *testing.T) {
+	t.Parallel()
 	dir := state(t, "anna")
 	_, addr := serve(t, dir)
 	readable := state(t, "anna")

@@ -803,6 +803,7 @@ func TestPaperPrefixes(t *testing.T) {
 
 // TestPaperStage2Flips: no byte of stage 2 can be changed.
 func TestPaperStage2Flips(t *testing.T) {
+	t.Parallel()
 	v := paperVector(t)
 	good := refSeal(t, v.server, v.client, "00000010"+testRa+testRb)
 	if m, sign := paperOpen(v.client, good, paperStage2); !paperVerify(&v.server.PublicKey, sign, m) {

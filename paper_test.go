@@ -227,6 +227,7 @@ func refPacket(key [32]byte, text string) []byte {
 
 // TestPaperStreamCuts joins packets, padded and not, and splits the stream at every point: the texts stay whole.
 func TestPaperStreamCuts(t *testing.T) {
+	t.Parallel()
 	key := [32]byte{1, 2, 3}
 	ours := newPaperConn(nil, &key)
 	pad := strings.Repeat("\x10", 16)
@@ -741,6 +742,7 @@ func againstServer(t *testing.T, v paperSession, clients []*rsa.PublicKey, scrip
 }
 
 func TestPaperClientRefusals(t *testing.T) {
+	t.Parallel()
 	v := paperVector(t)
 	third := testKey(t, "paper-third.pem")
 	str := func(b []byte) string { return string(b) }
@@ -843,6 +845,7 @@ func nextBase64(c byte) byte {
 }
 
 func TestPaperServerRefusals(t *testing.T) {
+	t.Parallel()
 	v := paperVector(t)
 	third := testKey(t, "paper-third.pem")
 	both := []*rsa.PublicKey{&v.client.PublicKey, &third.PublicKey}
@@ -1091,6 +1094,7 @@ func TestPaperPythonClient(t *testing.T) {
 
 // TestPaperKeyFiles reads each format, and refuses what is no RSA-2048 key of the right half with a sentence that helps.
 func TestPaperKeyFiles(t *testing.T) {
+	t.Parallel()
 	v := paperVector(t)
 	key, big := v.client, testKey(t, "paper-rsa3072.pem")
 	must := func(b []byte, err error) []byte {

@@ -6,12 +6,14 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,6 +28,12 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asSecurechat) != "" {
 		os.Unsetenv(asSecurechat)
 		main()
+	}
+	// The tests that run in parallel spend most of their time waiting for timeouts of the program. A test that opens a locked
+	// file in this process, such as a log, a second time must not be parallel: a child that another test is starting holds
+	// the lock between fork and exec.
+	if err := flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0))); err != nil {
+		panic(err)
 	}
 	code := m.Run()
 	os.RemoveAll(testKeys.dir)

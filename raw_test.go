@@ -33,6 +33,7 @@ func randomBytes(n int) string {
 // TestRaw carries bytes of every size about a packet's and a chunk's, both ways at once, and the ends of file; the log tells
 // how many they were.
 func TestRaw(t *testing.T) {
+	t.Parallel()
 	dir := state(t, "anna")
 	sizes := []int{0, 1, maxBatch - 1, maxBatch, maxBatch + 1, rawChunk - 1, rawChunk, rawChunk + 1, 5<<20 + 3}
 	for i, n := range sizes {
@@ -78,6 +79,7 @@ func TestRawEnds(t *testing.T) {
 
 // TestRawCut has neither side say that all arrived when one dies, stops or cannot write.
 func TestRawCut(t *testing.T) {
+	t.Parallel()
 	dir := state(t, "anna")
 	for _, c := range []struct {
 		name           string
@@ -121,6 +123,7 @@ func TestRawNobody(t *testing.T) {
 
 // TestRawOne serves the first admitted client: strangers are refused before it, others turned away after it.
 func TestRawOne(t *testing.T) {
+	t.Parallel()
 	anna, bob := state(t, "anna"), state(t, "bob")
 	server, addr := carryServer(t, anna)
 	pin(t, bob, addr, anna)

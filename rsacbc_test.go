@@ -67,6 +67,7 @@ func TestRSACBCLengths(t *testing.T) {
 
 // TestRSACBCRefusals gives open what the other side did not seal. All errors are the same value.
 func TestRSACBCRefusals(t *testing.T) {
+	t.Parallel()
 	for _, tc := range rsaCBCCases(t) {
 		t.Run(tc.name, func(t *testing.T) {
 			pub, k, b := &tc.key.PublicKey, tc.key.Size(), tc.block

@@ -112,6 +112,7 @@ func checkSafe(t *testing.T, in, out string) {
 
 // TestSafeEveryRune: alone, between letters and between emoji.
 func TestSafeEveryRune(t *testing.T) {
+	t.Parallel()
 	for r := range rune(unicode.MaxRune + 1) {
 		if 0xd800 <= r && r < 0xe000 || r >= 0x34000 && r&0xfff < 0xff0 && r>>12 != 0xe0 {
 			continue // surrogates; of the planes of which nothing is assigned, the edges do

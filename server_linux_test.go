@@ -37,8 +37,10 @@ func mount(t *testing.T, source, dir, kind string, flags uintptr, data string) b
 // TestFullDisk fills the disk twice, by a limit on the size of files and, where we may mount one, on a small file system:
 // nothing is acknowledged or in the log meanwhile, who left meanwhile is in it later, and all goes on when there is space.
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{"limit", "disk", "disk, -sync"} {
 		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
 			anna := state(t, "anna")
 			dir := t.TempDir()
 			if kind != "limit" && !mount(t, "tmpfs", dir, "tmpfs", 0, "size=128k,mode=0700") {
@@ -133,6 +135,7 @@ func TestFullDisk(t *testing.T) {
 // TestReadOnlyLog: a log that cannot be written is said at start, and one that becomes so is waited for; a rotation that
 // cannot be is said, and the old file goes on.
 func TestReadOnlyLog(t *testing.T) {
+	t.Parallel()
 	anna := state(t, "anna")
 	dir := filepath.Join(t.TempDir(), "logs")
 	if err := os.Mkdir(dir, 0o700); err != nil {

@@ -647,6 +647,7 @@ func TestSilentClient(t *testing.T) {
 // TestDeafKept: who does not listen (-norelay, -paper) is no slow consumer, however much the room is told between two pings, and
 // its lines are acknowledged.
 func TestDeafKept(t *testing.T) {
+	t.Parallel()
 	for _, speaks := range []bool{false, true} {
 		t.Run(map[bool]string{false: "silent", true: "says a line"}[speaks], func(t *testing.T) {
 			s, c, _ := quietServer(t)
@@ -712,6 +713,7 @@ func TestAfterKick(t *testing.T) {
 
 // TestBusyTold: a client that keeps sending hears why it has to go: kicked, or the server stops.
 func TestBusyTold(t *testing.T) {
+	t.Parallel()
 	for _, how := range []string{"kick", "stop"} {
 		t.Run(how, func(t *testing.T) {
 			const rounds = 20

@@ -20,6 +20,7 @@ import (
 // TestLogTrouble: lines wait while there is no folder for the log, and are acknowledged when there is one; somebody who
 // comes meanwhile is sent away and gets in later. The operator is told once.
 func TestLogTrouble(t *testing.T) {
+	t.Parallel()
 	anna := state(t, "anna")
 	dir := filepath.Join(t.TempDir(), "logs")
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -58,6 +59,7 @@ func TestLogTrouble(t *testing.T) {
 
 // TestFullRoom: who finds no place is told, and with -reconnect has one as soon as somebody leaves.
 func TestFullRoom(t *testing.T) {
+	t.Parallel()
 	anna := state(t, "anna")
 	server, addr := serve(t, anna, "-max-clients", "1")
 	first := start(t, t.TempDir(), "-connect", addr, "-dir", anna)
@@ -101,11 +103,13 @@ func stuckPipe(t *testing.T) *os.File {
 // TestShutdownStreamsStuck: whichever of its streams is stuck, and with a client that reads nothing, lines are taken in as
 // ever, the first signal ends the server in good order within five seconds, and a second one at once.
 func TestShutdownStreamsStuck(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name             string
 		out, err, second bool
 	}{{"stdout", true, false, false}, {"stderr", false, true, false}, {"both", true, true, false}, {"both, second signal", true, true, true}} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			anna := state(t, "anna")
 			l, err := net.Listen("tcp", "127.0.0.1:0")
 			if err != nil {
@@ -173,6 +177,7 @@ func TestShutdownStreamsStuck(t *testing.T) {
 
 // TestShutdownStuck ends within five seconds with a stopped client and one in its handshake.
 func TestShutdownStuck(t *testing.T) {
+	t.Parallel()
 	anna := state(t, "anna")
 	server, addr := serve(t, anna)
 	stuck := start(t, t.TempDir(), "-connect", addr, "-dir", anna)
@@ -206,6 +211,7 @@ func TestShutdownStuck(t *testing.T) {
 
 // TestNewcomerBehindCrowd is let in while very many connections say nothing.
 func TestNewcomerBehindCrowd(t *testing.T) {
+	t.Parallel()
 	anna := state(t, "anna")
 	server, addr := serve(t, anna)
 	var crowd []net.Conn

@@ -181,6 +181,7 @@ func TestAppendRaw(t *testing.T) {
 
 // TestRekeyIsDue: a peer that goes on with its old key is refused; one that changes at the last moment is not.
 func TestRekeyIsDue(t *testing.T) {
+	t.Parallel()
 	for what, set := range map[string]func(h *halfConn){
 		"packets": func(h *halfConn) { h.packets = rekeyPackets - 1 },
 		"bytes":   func(h *halfConn) { h.bytes = rekeyBytes - packetAlign },

@@ -129,6 +129,7 @@ func TestReadOnlyFolder(t *testing.T) {
 
 // TestServiceManager hands a socket over, and hears READY=1, WATCHDOG=1 and STOPPING=1.
 func TestServiceManager(t *testing.T) {
+	t.Parallel()
 	anna := state(t, "anna")
 	name := filepath.Join(t.TempDir(), "notify")
 	told, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})

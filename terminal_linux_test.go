@@ -524,6 +524,7 @@ func TestTerminalNeedsTerminals(t *testing.T) {
 // TestTerminalProcess: what only a process of its own can show, under a shell with job control: Ctrl-Z and fg, a stop
 // from outside, a changed window, a panic. After each the terminal is as it was.
 func TestTerminalProcess(t *testing.T) {
+	t.Parallel()
 	const child = "SECURECHAT_TEST_TERMINAL"
 	if os.Getenv(child) != "" {
 		tm, err := newTerminal(os.Stdin, os.Stdout)

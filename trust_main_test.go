@@ -67,6 +67,7 @@ func wantRefused(t *testing.T, what string, server *proc, reason string) {
 // TestFirstContactPiped checks that a client without a terminal refuses an unknown server, that -accept-new pins it, and that
 // a changed key is refused even then.
 func TestFirstContactPiped(t *testing.T) {
+	t.Parallel()
 	anna, bob := state(t, "anna"), state(t, "bob")
 	admit(t, anna, bob)
 	server, addr := serve(t, anna)
@@ -122,6 +123,7 @@ func TestFirstContactPiped(t *testing.T) {
 
 // TestKnownHosts reads known_hosts lines in every form that ssh writes.
 func TestKnownHosts(t *testing.T) {
+	t.Parallel()
 	anna, bob := state(t, "anna"), state(t, "bob")
 	admit(t, anna, bob)
 	ca, caPub := testCA(t)
@@ -297,6 +299,7 @@ func wrongCode(t *testing.T, code string) string {
 
 // TestAllowFlag checks that -allow adds one valid public key line, and nothing else.
 func TestAllowFlag(t *testing.T) {
+	t.Parallel()
 	anna, bob := state(t, "anna"), state(t, "bob")
 	server, addr := serve(t, anna)
 	pin(t, bob, addr, anna)
@@ -347,6 +350,7 @@ func TestAllowFlag(t *testing.T) {
 
 // TestUserCertificatesEndToEnd joins with certificates that ssh-keygen has made.
 func TestUserCertificatesEndToEnd(t *testing.T) {
+	t.Parallel()
 	anna, bob := state(t, "anna"), state(t, "bob")
 	ca, caPub := testCA(t)
 	otherCA, _ := testCA(t)
@@ -421,6 +425,7 @@ func TestUserCertificatesEndToEnd(t *testing.T) {
 
 // TestHostCertificatesEndToEnd connects to a server with certificates that ssh-keygen has made.
 func TestHostCertificatesEndToEnd(t *testing.T) {
+	t.Parallel()
 	anna, bob := state(t, "anna"), state(t, "bob")
 	admit(t, anna, bob)
 	ca, caPub := testCA(t)
@@ -466,6 +471,7 @@ func TestHostCertificatesEndToEnd(t *testing.T) {
 // TestAuthorizedKeysOptions checks the options of authorized_keys. A line with an unknown option admits no key and is reported
 // once, and the other lines stay valid.
 func TestAuthorizedKeysOptions(t *testing.T) {
+	t.Parallel()
 	anna, bob, cleo := state(t, "anna"), state(t, "bob"), state(t, "cleo")
 	admit(t, anna, cleo)
 	server, addr := serve(t, anna)
@@ -588,6 +594,7 @@ func TestIdentities(t *testing.T) {
 
 // TestKeygenFlag checks that -keygen makes keys that ssh-keygen reads, and never replaces them.
 func TestKeygenFlag(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		args []string
 		want string // of ssh-keygen -lf
@@ -663,6 +670,7 @@ func TestKeygenFlag(t *testing.T) {
 
 // TestNamesInTheRoom checks that two keys with the same name, or with names that look alike, are shown under different names.
 func TestNamesInTheRoom(t *testing.T) {
+	t.Parallel()
 	anna, bob, twin, alike, fake := state(t, "anna"), state(t, "bob"), state(t, "twin"), state(t, "alike"), state(t, "fake")
 	put(t, filepath.Join(anna, "authorized_keys"), []byte(publicKeyOf(t, bob)+" bob\n"+publicKeyOf(t, twin)+" bob\n"+
 		publicKeyOf(t, alike)+" B0b\n"+publicKeyOf(t, fake)+" anna\n"))
@@ -724,6 +732,7 @@ func TestRefusalTable(t *testing.T) {
 
 // TestOwnIdentityAndPins checks that lines decide before the machine's own identity does, on both sides.
 func TestOwnIdentityAndPins(t *testing.T) {
+	t.Parallel()
 	anna, bob := state(t, "anna"), state(t, "bob")
 	_, addr := serve(t, bob)
 	known, listed := filepath.Join(bob, "known_hosts"), filepath.Join(bob, "authorized_keys")
@@ -790,6 +799,7 @@ func TestCAAndNoCertificate(t *testing.T) {
 // TestRevocationShapes checks through the binary that a revocation is either obeyed or makes its file unusable, whatever the
 // shape of the file.
 func TestRevocationShapes(t *testing.T) {
+	t.Parallel()
 	anna, bob := state(t, "anna"), state(t, "bob")
 	admit(t, anna, bob)
 	server, addr := serve(t, anna)
@@ -846,6 +856,7 @@ func TestRevocationShapes(t *testing.T) {
 
 // TestAddressSpellings checks that every spelling of an address is the same address, in -connect and in known_hosts.
 func TestAddressSpellings(t *testing.T) {
+	t.Parallel()
 	anna, bob := state(t, "anna"), state(t, "bob")
 	admit(t, anna, bob)
 	_, addr := serve(t, anna)

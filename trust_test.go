@@ -213,6 +213,7 @@ func TestAdmitWithoutLines(t *testing.T) {
 }
 
 func TestUserCertificates(t *testing.T) {
+	t.Parallel()
 	ca, caPub := testCA(t)
 	_, otherCA := testCA(t)
 	weakCA := filepath.Join(t.TempDir(), "weak")
