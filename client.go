@@ -1,7 +1,13 @@
 package main
 
-// The client: a prompt at a terminal, a pipe elsewhere (DESIGN sections 6, 7 and 8). What is to be sent waits in an outbox
-// until the server has acknowledged it, which it does once the line is in its log.
+// The client: a person at a terminal, or a pipe. What is to be sent waits in the outbox until the server has acknowledged
+// it, which the server does once the line is in its log.
+//
+// A stay in the room lasts over any number of connections. A context, client.ending, is done when the stay has to end soon,
+// and its cause says why: a signal, -timeout, or errDone for everything that is no error: the person left, -count is
+// reached, standard output is closed. Then the outbox takes no more lines, what it holds has leaveTimeout to be
+// acknowledged, and after that a second context, client.over, is done. The end of piped input only closes the outbox:
+// what it holds may take any time.
 
 import (
 	"context"
@@ -26,40 +32,58 @@ import (
 
 const (
 	dialTimeout  = 10 * time.Second
-	firstBackoff = 200 * time.Millisecond // before the first try to connect again; each further one doubles it,
-	maxBackoff   = 15 * time.Second       // to this
-	maxSilence   = 5                      // closes during handshakes, after having been in the room: that is a refusal then
-	leaveTimeout = 5 * time.Second        // for a person's last lines to be acknowledged
+	firstBackoff = 200 * time.Millisecond // before the first attempt to reconnect; each further one doubles it,
+	maxBackoff   = 15 * time.Second       // up to this
+	leaveTimeout = 5 * time.Second        // for the last lines to be acknowledged
 )
 
-type client struct {
-	addr      string
-	trust     *trust
+// clientConfig is what a client is made of. Nothing of it changes during the stay.
+type clientConfig struct {
+	endpoint
+	addr      string // of the server, as the user typed it
 	console   *console
-	to        string        // everything is for this one alone (-to)
-	stay      bool          // the end of the input does not end the session
-	count     int           // messages after which it ends; 0: none
-	timeout   time.Duration // after which it ends; 0: none
-	reconnect bool
-	insist    bool     // -reconnect was asked for: trouble of the first connection is no end either
-	pipe      *rawPipe // -raw; nil for lines
-
-	protocol protocol
-
-	box     *outbox
-	asks    atomic.Bool // /who is to be sent
-	people  people
-	stream  streamID
-	epoch   [8]byte       // of the room, and
-	seen    uint64        // the last item of it that was shown; both the reader's while there is one
-	enough  chan struct{} // of capacity 1: count is reached
-	alone   chan struct{} // of capacity 1: nobody reads the output any more
-	removed bool          // the operator has let us go; the reader's, as seen
-	handed  atomic.Uint64 // lines sent that only the server's close confirms (kindSent)
-	failed  atomic.Bool   // something was asked for that could not be done, and said
-
-	inputErr error // once input has ended
+	to        string        // the receiver of every line; "" for all (-to)
+	stay      bool          // the end of the input does not end the stay (-stay)
+	count     int           // messages after which the stay ends; 0 for no limit (-count)
+	timeout   time.Duration // after which the stay ends; 0 for no limit (-timeout)
+	pipe      *rawPipe      // -raw; nil for lines
+	reconnect bool          // network trouble does not end the stay
+	persist   bool          // nor does it before the first connection (-reconnect was given)
 }
+
+type client struct {
+	clientConfig
+	stream streamID
+	box    *outbox
+	people people
+	asks   atomic.Bool // /who is to be sent
+	place  place
+	input  input
+	failed atomic.Bool // something that the user asked for could not be done, which was reported
+
+	ending context.Context // see the head of this file
+	end    context.CancelCauseFunc
+	over   context.Context
+}
+
+// place is how far the client has come in the room. The reader owns it during a connection, the dialer between two.
+type place struct {
+	epoch [8]byte
+	seen  uint64 // the last item shown
+	count int    // messages that -count still waits for
+}
+
+// input is how reading standard input ended. Its lock guards what the reader of the input and that of the room decide
+// together: when both the input and the output are closed, the stay ends.
+type input struct {
+	mu       sync.Mutex
+	ended    bool
+	err      error // why it ended; nil for its regular end
+	noOutput bool  // standard output is closed
+}
+
+// errDone is the cause of an end that is no error.
+var errDone = errors.New("left")
 
 // errLost is a session that ended before everything was acknowledged.
 type errLost struct {
@@ -76,332 +100,173 @@ func (e *errLost) Error() string {
 
 func (e *errLost) Unwrap() error { return e.why }
 
-// errFailed is the end of a session in which not everything asked for was done; what, has been said.
-var errFailed = errors.New("not everything was done: see above")
+// errFailed is the end of a stay in which something could not be done that was reported then.
+var errFailed = errors.New("some lines were not delivered; see the messages above")
 
-// run joins the room and stays until the input ends, the person leaves, ctx ends or the connection does.
-func (c *client) run(ctx context.Context) error {
-	rand.Read(c.stream[:])
-	c.box, c.enough, c.alone = newOutbox(), make(chan struct{}, 1), make(chan struct{}, 1)
-	leave := &leaving{signal: ctx.Done(), backoff: firstBackoff}
-	first := ctx
+// errRemoved is the end of a session by the operator. It is an answer, so the client does not reconnect.
+var errRemoved = fmt.Errorf("%w: the operator removed this client", errServerLeft)
+
+func newClient(c clientConfig) *client {
+	cl := &client{clientConfig: c, box: newOutbox(), place: place{count: c.count}}
+	rand.Read(cl.stream[:])
+	return cl
+}
+
+// start makes the contexts of the stay.
+func (c *client) start(ctx context.Context) (stop func()) {
 	if c.timeout > 0 {
-		leave.timeout = time.After(c.timeout)
-		var cancel context.CancelFunc
-		first, cancel = context.WithTimeoutCause(ctx, c.timeout, errTimeout)
-		defer cancel()
+		ctx, stop = context.WithTimeoutCause(ctx, c.timeout, errTimeout)
+	} else {
+		stop = func() {}
 	}
-	conn, l, w, err := c.connect(first)
-	var u *untrusted
-	if errors.As(err, &u) && u.kind == unknownKey && u.key != nil && c.console.term != nil {
-		// The server's patience with a handshake is short: the person is asked between two.
-		if err := c.ask(u.key); err != nil {
-			return err
-		}
-		conn, l, w, err = c.connect(first)
+	c.ending, c.end = context.WithCancelCause(ctx)
+	over, isOver := context.WithCancel(context.Background())
+	c.over = over
+	context.AfterFunc(c.ending, func() {
+		c.box.close()
+		time.AfterFunc(leaveTimeout, isOver)
+	})
+	return func() {
+		c.end(errDone)
+		isOver()
+		stop()
 	}
-	if cause := context.Cause(first); err != nil && errors.Is(cause, errTimeout) {
-		return cause
-	}
-	down := c.insist && isTrouble(err)
-	if err != nil && !down {
+}
+
+// clientConn is one connection of a stay.
+type clientConn struct {
+	net.Conn
+	link    link
+	welcome welcome
+}
+
+// run joins the room and stays until everything is done or something fails for good.
+func (c *client) run(ctx context.Context) error {
+	defer c.start(ctx)()
+	conn, err := c.connectFirst()
+	if err != nil && !(c.persist && isTrouble(err)) {
 		return err
 	}
 	if c.console.term != nil {
 		c.console.term.complete = func(line string, pos int) []string { return completions(line, pos, clientHelp, c.people.names()) }
+		if conn != nil {
+			c.console.print(safe(fmt.Sprintf("securechat: joined %s as %s; an empty line leaves, /help lists the commands",
+				c.addr, conn.welcome.name)))
+		}
 	}
-	inputEnd := make(chan struct{})
-	go func() {
+	go func() { // ends with the input; with a terminal's, when the process does
 		defer c.console.guard()
-		c.inputErr = c.input()
-		close(inputEnd)
+		c.inputEnded(c.readInput())
 	}()
-	leave.input = inputEnd
-	again := ""
+	backoff := backoff{next: firstBackoff}
+	reconnected := "connected"
 	for {
-		if !down {
-			if again == "" && c.console.term != nil { // at once, before the first message
-				c.console.print(safe(fmt.Sprintf("securechat: joined %s as %s; an empty line leaves, /help tells the commands", c.addr, w.name)))
-			}
-			again = " again"
-			began, had := time.Now(), c.box.acknowledged()
-			err = c.session(conn, l, w, leave)
-			if time.Since(began) > maxBackoff || c.box.acknowledged() > had {
-				leave.backoff = firstBackoff
-			}
-			if !c.reconnect || !leave.stays || !isTrouble(err) {
+		if conn != nil {
+			reconnected = "connected again"
+			began, acked := time.Now(), c.box.acknowledged()
+			if err = c.session(conn); !c.goesOn(err) {
 				return err
 			}
+			if time.Since(began) > maxBackoff || c.box.acknowledged() > acked {
+				backoff.next = firstBackoff
+			}
 		}
-		down = false
 		c.console.note("%v; connecting again", err)
-		conn, l, w, err = c.again(leave)
-		if err != nil {
+		if conn, err = c.reconnectTo(&backoff); err != nil {
 			if n := c.box.unacknowledged(); n > 0 {
 				return &errLost{n, err}
 			}
 			return err
 		}
-		c.console.note("connected%s", again)
+		c.console.note("%s", reconnected)
 	}
 }
 
-// leaving is what can end a client's stay, over all its connections.
-type leaving struct {
-	input    <-chan struct{} // the input has ended
-	signal   <-chan struct{}
-	timeout  <-chan time.Time
-	patience <-chan time.Time // for what is unacknowledged, once it is leaving
-	done     bool             // it is leaving
-	err      error            // errTimeout
-	stays    bool             // the end of a session leaves more to do
-	backoff  time.Duration    // before the next try to connect
+// goesOn reports whether the stay goes on after a session that ended with err.
+func (c *client) goesOn(err error) bool {
+	return c.reconnect && isTrouble(err) && !errors.Is(err, errRemoved) && c.over.Err() == nil
 }
 
-// session runs one connection to its end. nil says that everything is acknowledged and goodbye was said.
-func (c *client) session(conn net.Conn, l link, w welcome, leave *leaving) (err error) {
-	if err := c.shown(c.console.welcome(w.name, w.flags&welcomeGap != 0)); err != nil {
-		conn.Close()
-		return err
-	}
-	if c.console.term != nil {
-		c.console.term.setPrompt(c.console.prompt(w.name))
-	}
-	var working sync.WaitGroup
-	ended, written := make(chan error, 1), make(chan error, 1)
-	stop := make(chan struct{})
-	working.Go(func() {
-		defer c.console.guard()
-		ended <- c.read(l)
-	})
-	working.Go(func() { written <- c.write(l, stop) })
-	defer func() {
-		close(stop)
-		conn.Close()
-		idle := make(chan struct{})
-		go func() { working.Wait(); close(idle) }()
-		select {
-		case <-idle:
-			l.wipe()
-		case <-time.After(time.Second): // standard output is stuck; the process ends
-		}
-	}()
-	goodbye := func(patience time.Duration) {
-		leave.done = true
-		c.box.close()
-		if patience > 0 {
-			leave.patience = time.After(patience)
-		}
-	}
-	// readEnd waits for the reader to end, as long as nobody wants to leave: standard output may be stuck, and the server
-	// may say anything but goodbye.
-	readEnd := func() error {
-		l.setReadTimeout(goodbyeTimeout, false)
-		defer time.AfterFunc(peerTimeout, func() { conn.Close() }).Stop()
-		select {
-		case err := <-ended:
-			return err
-		case <-leave.signal:
-		case <-leave.patience:
-		case <-leave.timeout:
-			leave.err = errTimeout
-		}
-		leave.stays = false
-		return errors.New("the server's goodbye, or a reader of standard output, did not come in time")
-	}
-	leave.stays = true
-	for {
-		select {
-		case <-leave.input:
-			leave.input = nil
-			switch {
-			case c.console.term != nil:
-				goodbye(leaveTimeout)
-			case !c.stay || c.inputErr != nil:
-				goodbye(0)
-			}
-		case <-leave.signal:
-			leave.signal = nil
-			goodbye(leaveTimeout)
-		case <-c.enough:
-			goodbye(leaveTimeout)
-		case <-c.alone:
-			if c.stay = false; leave.input == nil || c.console.term != nil {
-				goodbye(leaveTimeout)
-			}
-		case <-leave.timeout:
-			leave.timeout, leave.err = nil, errTimeout
-			goodbye(leaveTimeout)
-		case <-leave.patience:
-			leave.stays = false
-			return c.lost(l, errors.New("the server did not acknowledge in time"))
-		case err := <-written:
-			if err == nil { // it said goodbye
-				leave.stays = false
-				readErr := readEnd()
-				if c.handed.Load() > 0 {
-					return c.lost(l, readErr)
-				}
-				return c.end(leave)
-			}
-			written = nil
-			readErr := readEnd() // the reader may know better why, and have acknowledgements to take
-			if errors.Is(readErr, os.ErrDeadlineExceeded) {
-				readErr = err
-			}
-			return c.lost(l, readErr)
-		case err := <-ended:
-			if errors.Is(err, errServerLeft) && c.box.finished() && c.handed.Load() == 0 {
-				leave.stays = false
-				return c.end(leave)
-			}
-			return c.lost(l, err)
-		}
-	}
-}
-
-// end is the result of a session that ended as it should.
-func (c *client) end(leave *leaving) error {
-	switch {
-	case leave.input == nil && c.inputErr != nil:
-		return c.inputErr
-	case leave.err != nil:
-		return leave.err
-	case c.failed.Load():
-		return errFailed
-	}
-	return nil
-}
-
-// lost is the result of a session that did not.
-func (c *client) lost(l link, err error) error {
-	var wrong errPermanent
-	switch {
-	case errors.As(err, &wrong):
-		return err
-	case errors.Is(err, errBadPacket):
-		return fmt.Errorf("%w: possible man-in-the-middle attack; the session was ended", err)
-	}
-	if errors.Is(err, errRemoved) {
-		c.reconnect = false
-	}
-	if n := c.box.unacknowledged() + int(c.handed.Load()); n > 0 || !errors.Is(err, errServerLeft) {
-		return &errLost{n, netError(err)}
-	}
-	return err
-}
-
-// isTrouble says that err is of the network or of a server that stops, which another connection may mend; a refusal or a
-// failed check is not.
+// isTrouble reports whether err is trouble of the network or a server that stops, which another connection may mend.
 func isTrouble(err error) bool {
-	var lost *errLost
-	return errors.As(err, &lost) || errors.Is(err, errServerLeft) || errors.As(err, new(errUnreachable))
+	return errors.As(err, new(*errLost)) || errors.Is(err, errServerLeft) || errors.As(err, new(errUnreachable))
 }
 
-// again connects anew, waiting longer after each failure, until it succeeds, is refused, or the client is to leave.
-func (c *client) again(leave *leaving) (conn net.Conn, l link, w welcome, err error) {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	silence := 0
-	for ; ; leave.backoff = min(2*leave.backoff, maxBackoff) {
-		wait := leave.backoff
-		pause := time.NewTimer(wait/2 + mrand.N(wait))
-		for waiting := true; waiting; {
-			select {
-			case <-pause.C:
-				waiting = false
-			case <-leave.input:
-				leave.input = nil
-				if c.console.term != nil {
-					return nil, nil, w, errors.New("left while the connection was down")
-				}
-				if !c.stay || c.inputErr != nil {
-					leave.done = true
-					c.box.close()
-				}
-			case <-leave.signal:
-				return nil, nil, w, errors.New("left while the connection was down")
-			case <-leave.timeout:
-				return nil, nil, w, errTimeout
-			case <-leave.patience:
-				return nil, nil, w, errors.New("left while the connection was down")
-			case <-c.enough:
-				leave.done = true
-				c.box.close()
-			case <-c.alone:
-				c.stay = false
+// connectFirst makes the first connection. At a terminal it asks about an unknown server and connects again, since a
+// server does not wait for a person during a handshake.
+func (c *client) connectFirst() (*clientConn, error) {
+	conn, err := c.connect(c.ending)
+	var u *untrusted
+	if errors.As(err, &u) && u.kind == unknownKey && u.key != nil && c.console.term != nil {
+		if err := c.ask(u.key); err != nil {
+			return nil, err
+		}
+		conn, err = c.connect(c.ending)
+	}
+	if err != nil && errors.Is(context.Cause(c.ending), errTimeout) {
+		return nil, errTimeout
+	}
+	return conn, err
+}
+
+// backoff is the pause before the next attempt to connect.
+type backoff struct{ next time.Duration }
+
+// pause waits, half to one and a half times as long as the time before doubled, or until ctx is done.
+func (b *backoff) pause(ctx context.Context) {
+	timer := time.NewTimer(b.next/2 + mrand.N(b.next))
+	defer timer.Stop()
+	b.next = min(2*b.next, maxBackoff)
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// reconnectTo connects again, after pauses that grow, until an attempt succeeds or fails for good. A stay that has to end
+// while it is disconnected ends at once; one that had to end before still has its time.
+func (c *client) reconnectTo(b *backoff) (*clientConn, error) {
+	until := c.ending
+	if until.Err() != nil && c.over.Err() == nil {
+		until = c.over
+	}
+	for {
+		b.pause(until)
+		if until.Err() != nil {
+			if errors.Is(context.Cause(c.ending), errTimeout) {
+				return nil, errTimeout
 			}
+			return nil, errors.New("left while the connection was down")
 		}
-		tried := make(chan struct{})
-		go func() {
-			defer close(tried)
-			conn, l, w, err = c.connect(ctx)
-		}()
-		var gone error // why the person does not wait for the try to end
-		for waiting := true; waiting; {
-			select {
-			case <-tried:
-				waiting = false
-			case <-leave.signal:
-				leave.signal, gone = nil, errors.New("left while the connection was down")
-				cancel()
-			case <-leave.timeout:
-				leave.timeout, gone = nil, errTimeout
-				cancel()
-			case <-leave.patience:
-				leave.patience, gone = nil, errors.New("left while the connection was down")
-				cancel()
-			}
-		}
-		if gone != nil {
-			if err == nil {
-				conn.Close()
-				l.wipe()
-			}
-			return nil, nil, w, gone
-		}
-		var refused *untrusted
-		silently := errors.As(err, &refused) && refused.kind == closedSilently
-		if silently {
-			silence++
-		}
-		if !silently && !isTrouble(err) || silence == maxSilence { // nil too
-			leave.backoff = min(2*leave.backoff, maxBackoff) // until a session gets somewhere
-			return conn, l, w, err
+		conn, err := c.connect(until)
+		if err == nil || !isTrouble(err) && until.Err() == nil {
+			return conn, err
 		}
 	}
 }
 
-// errRemoved says that the operator did, which is an answer: nobody comes back by himself.
-var errRemoved = fmt.Errorf("%w: the operator let us go", errServerLeft)
-
-// netError puts a timeout into words; other errors say enough.
-func netError(err error) error {
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return errors.New("nothing heard from the server for too long")
-	}
-	return errors.New(netReason(err))
-}
-
-// connect dials, runs the handshake and exchanges the first packets.
-func (c *client) connect(ctx context.Context) (net.Conn, link, welcome, error) {
-	conn, err := (&net.Dialer{Timeout: dialTimeout, KeepAlive: c.protocol.keepAlive()}).DialContext(ctx, "tcp", c.addr)
+// connect dials, runs the handshake and exchanges the first messages.
+func (c *client) connect(ctx context.Context) (*clientConn, error) {
+	dialer := net.Dialer{Timeout: dialTimeout, KeepAlive: c.protocol.keepAlive()}
+	conn, err := dialer.DialContext(ctx, "tcp", c.addr)
 	if err != nil {
-		return nil, nil, welcome{}, errUnreachable{fmt.Errorf("cannot reach %s: %s; is securechat -listen running there?", c.addr, netReason(err))}
+		return nil, errUnreachable{fmt.Errorf("cannot reach %s: %s; is securechat -listen running there?", c.addr, netReason(err))}
 	}
-	l, w, err := c.meet(ctx, conn)
+	joined, err := c.join(ctx, conn)
 	if err != nil {
 		conn.Close()
-		return nil, nil, w, err
+		return nil, err
 	}
-	return conn, l, w, nil
+	return joined, nil
 }
 
-// meet makes a link of conn within the handshake's deadline.
-func (c *client) meet(ctx context.Context, conn net.Conn) (link, welcome, error) {
+// join joins the room over conn, within the handshake's deadline.
+func (c *client) join(ctx context.Context, conn net.Conn) (*clientConn, error) {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(handshakeTimeout))
-	req := joinRequest{stream: c.stream, flags: joinListens, epoch: c.epoch, seen: c.seen}
+	if err := conn.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
+		return nil, errUnreachable{err}
+	}
+	req := joinRequest{stream: c.stream, flags: joinListens, epoch: c.place.epoch, seen: c.place.seen}
 	switch {
 	case c.pipe != nil:
 		req.flags = joinRaw
@@ -409,39 +274,162 @@ func (c *client) meet(ctx context.Context, conn net.Conn) (link, welcome, error)
 		req.flags |= joinPerson
 	}
 	server, l, w, err := c.protocol.dial(conn, req)
-	if !stop() && err == nil { // ctx ended just then, and conn with it
+	if !stop() && err == nil { // ctx was done just then, and conn is closed
 		l.wipe()
-		return nil, w, context.Cause(ctx)
+		return nil, context.Cause(ctx)
 	}
 	if err != nil {
-		return nil, w, err
+		return nil, err
 	}
-	conn.SetDeadline(time.Time{})
-	return l, w, c.arrive(server, w)
+	if err := conn.SetDeadline(time.Time{}); err != nil {
+		return nil, errUnreachable{err}
+	}
+	return &clientConn{conn, l, w}, c.joined(server, w)
 }
 
-// arrive takes over what the server's welcome says.
-func (c *client) arrive(server *peer, w welcome) error {
+// joined takes over what the server's welcome says.
+func (c *client) joined(server *peer, w welcome) error {
 	if !c.protocol.acknowledges() {
 		return nil
 	}
 	c.console.server, c.console.origin, c.console.since = w.server, server.fingerprint, w.present
-	if w.epoch != c.epoch || w.flags&welcomeGap != 0 {
-		if c.seen > 0 || w.flags&welcomeGap != 0 {
+	gap := w.flags&welcomeGap != 0
+	if w.epoch != c.place.epoch || gap {
+		if c.place.seen > 0 || gap {
 			c.console.note("some of what was said meanwhile is gone: the server no longer holds it")
 		}
-		c.epoch, c.seen = w.epoch, w.seq
+		c.place.epoch, c.place.seen = w.epoch, w.seq
 	}
 	if err := c.box.resume(w.recorded); err != nil || w.recorded == 0 {
 		return err
 	}
-	return c.shown(c.console.acked(w.recorded)) // perhaps of lines whose acknowledgement was lost with the connection
+	return c.shown(c.console.acked(w.recorded)) // their acknowledgement may have been lost with the connection
 }
 
-// ask lets the person decide about a server never met, and pins it: yes, no, or the fingerprint it should have.
+// session serves one connection to its end. A nil error means that everything was acknowledged and the goodbye was sent.
+func (c *client) session(conn *clientConn) error {
+	defer conn.Close()
+	if err := c.shown(c.console.welcome(conn.welcome.name, conn.welcome.flags&welcomeGap != 0)); err != nil {
+		return err
+	}
+	if c.console.term != nil {
+		c.console.term.setPrompt(c.console.prompt(conn.welcome.name))
+	}
+	s := &clientSession{client: c, link: conn.link, stop: make(chan struct{})}
+	var working sync.WaitGroup
+	read, written := make(chan error, 1), make(chan error, 1)
+	working.Go(func() { // ends when reading fails, which closing the connection makes it do
+		defer c.console.guard()
+		read <- s.read()
+	})
+	working.Go(func() { written <- s.write() }) // ends after the goodbye, a failed write, or stop
+	defer func() {
+		close(s.stop)
+		conn.Close()
+		if waitAtMost(&working, time.Second) { // longer only if standard output is stuck; then the process ends
+			conn.link.wipe()
+		}
+	}()
+	select {
+	case err := <-written:
+		// The reader may know better why a write failed, and may have acknowledgements to take.
+		conn.link.setReadTimeout(goodbyeTimeout, false)
+		defer time.AfterFunc(peerTimeout, func() { conn.Close() }).Stop()
+		var readErr error
+		select {
+		case readErr = <-read:
+		case <-c.over.Done():
+			readErr = errors.New("the server's goodbye, or a reader of standard output, did not come in time")
+		}
+		if err == nil && s.handed.Load() == 0 {
+			return c.result()
+		}
+		if err != nil && errors.Is(readErr, os.ErrDeadlineExceeded) {
+			readErr = err
+		}
+		return s.lost(readErr)
+	case err := <-read:
+		if errors.Is(err, errServerLeft) && c.box.finished() && s.handed.Load() == 0 {
+			return c.result()
+		}
+		return s.lost(err)
+	case <-c.over.Done():
+		return s.lost(errors.New("the server did not acknowledge in time"))
+	}
+}
+
+// waitAtMost waits for wg, and reports whether that took less than d.
+func waitAtMost(wg *sync.WaitGroup, d time.Duration) bool {
+	done := make(chan struct{})
+	go func() { wg.Wait(); close(done) }()
+	select {
+	case <-done:
+		return true
+	case <-time.After(d):
+		return false
+	}
+}
+
+// result is the end of a stay in which everything was acknowledged.
+func (c *client) result() error {
+	c.input.mu.Lock()
+	err := c.input.err
+	c.input.mu.Unlock()
+	switch {
+	case err != nil:
+		return err
+	case errors.Is(context.Cause(c.ending), errTimeout):
+		return errTimeout
+	case c.failed.Load():
+		return errFailed
+	}
+	return nil
+}
+
+// inputEnded reports that standard input has ended, with an error or not.
+func (c *client) inputEnded(err error) {
+	c.input.mu.Lock()
+	c.input.ended, c.input.err = true, err
+	noOutput := c.input.noOutput
+	c.input.mu.Unlock()
+	switch {
+	case c.console.term != nil || noOutput:
+		c.end(errDone)
+	case !c.stay || err != nil:
+		c.box.close()
+	}
+}
+
+// outputClosed reports that nothing reads standard output any more, as after head. What is piped in is still sent.
+func (c *client) outputClosed() {
+	c.console.mute()
+	c.input.mu.Lock()
+	c.input.noOutput = true
+	ended := c.input.ended
+	c.input.mu.Unlock()
+	if ended || c.console.term != nil {
+		c.end(errDone)
+	}
+}
+
+// shown decides what an error of standard output means: if its reader is gone, nothing more is shown; any other error ends
+// the stay.
+func (c *client) shown(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, syscall.EPIPE):
+		c.outputClosed()
+		return nil
+	}
+	return errPermanent{fmt.Errorf("cannot write standard output: %w", err)}
+}
+
+// ask lets the person decide about an unknown server, and pins its key: yes, no, or the fingerprint it should have.
 func (c *client) ask(id ssh.PublicKey) error {
 	print := fingerprint(id)
-	c.console.tell("The server %s is unknown here. Its key is\n  %s %s\nCompare it with the one that the server showed at its start.", c.addr, id.Type(), print)
+	c.console.tell("The server %s is unknown here. Its key is\n  %s %s\nCompare it with the one that the server showed at its start.",
+		c.addr, id.Type(), print)
 	c.console.term.setPrompt("Trust it? (yes / no / paste the fingerprint) ")
 	defer c.console.term.setPrompt("")
 	for {
@@ -465,15 +453,14 @@ func (c *client) ask(id ssh.PublicKey) error {
 	}
 }
 
-// input fills the outbox from the console until it ends.
-func (c *client) input() error {
+// readInput fills the outbox from the console until the input ends. It returns an error if some of it could not be sent.
+func (c *client) readInput() error {
 	var failed error
 	afterPaste := false
 	for {
 		line, pasted, err := c.console.read()
-		var long errLongLine
 		switch {
-		case errors.As(err, &long):
+		case errors.As(err, new(errLongLine)):
 			c.console.fault(err)
 			failed = err
 			continue
@@ -484,40 +471,20 @@ func (c *client) input() error {
 		}
 		if c.console.term != nil && len(line) == 0 && !pasted {
 			if !afterPaste {
-				return failed // the paper's rule: an empty line leaves
+				return failed // an empty line leaves, as in the paper
 			}
-			afterPaste = false // it was to send what the paste's last newline has sent already
+			afterPaste = false // Enter was to send the paste, which its last newline has sent already
 			continue
 		}
 		afterPaste = pasted
-		out := outLine{text: line, what: itemSay}
-		if c.to != "" {
-			out.what, out.to = itemDirect, c.to
-		}
-		if c.console.json {
-			if out, _, err = parseObject(line, out, ""); err != nil {
-				c.console.fault(err)
-				failed = errFailed
-				continue
-			}
-			if out.text == nil {
-				continue // an object that says nothing
-			}
-		}
-		if c.console.term != nil && !pasted {
-			var send, quit bool
-			if out, send, quit = c.command(line); quit {
-				return failed
-			} else if !send {
-				continue
-			}
-		}
-		if err := c.protocol.check(out); err != nil {
-			if c.console.lines != nil {
-				err = fmt.Errorf("line %d: %w", c.console.lines.number, err)
-				failed = errFailed
-			}
-			c.console.note("%v", err)
+		out, send, leave, err := c.parse(line, pasted)
+		switch {
+		case err != nil:
+			failed = errFailed
+			continue
+		case leave:
+			return failed
+		case !send:
 			continue
 		}
 		if !c.box.add(out, c.console.lines == nil || !c.console.lines.ready()) {
@@ -526,179 +493,40 @@ func (c *client) input() error {
 	}
 }
 
-// write sends what is in the outbox, and secure-close when it is closed and everything is acknowledged.
-func (c *client) write(l link, stop chan struct{}) error {
-	ping := time.NewTimer(pingInterval)
-	defer ping.Stop()
-	var buf, payload []byte
-	var taken []outLine
-	for {
-		first, batch, done := c.box.take(taken[:0])
-		taken = batch
-		buf = buf[:0]
-		var err error
-		if done {
-			if buf, err = l.append(buf, kindClose, []byte(closeText)); err != nil {
-				return err
-			}
-			return l.write(buf)
-		}
-		if c.asks.Swap(false) {
-			if buf, err = l.append(buf, kindWho, nil); err != nil {
-				return err
-			}
-		}
-		for len(batch) > 0 {
-			what, to := batch[0].what, batch[0].to
-			payload = appendLinesHeader(payload[:0], first, what, to)
-			n := 0
-			for n < len(batch) && batch[n].what == what && batch[n].to == to &&
-				(n == 0 || len(payload)+binary.MaxVarintLen32+len(batch[n].text) <= maxBatch) {
-				payload = appendLine(payload, batch[n].text)
-				n++
-			}
-			if buf, err = l.append(buf, kindText, payload); err != nil {
-				return err
-			}
-			batch, first = batch[n:], first+uint64(n)
-		}
-		if len(buf) == 0 {
-			select {
-			case <-c.box.wake:
-				continue
-			case <-stop:
-				return nil
-			case <-ping.C:
-				if buf, err = l.append(buf, kindPing, nil); err != nil {
-					return err
-				}
-			}
-		}
-		if err := l.write(buf); err != nil {
-			return err
-		}
-		ping.Reset(pingInterval)
+// parse returns what a line of the input says. It runs commands of a person, and reports what cannot be sent; an error
+// means that a program's line could not be.
+func (c *client) parse(line []byte, pasted bool) (out outLine, send, leave bool, err error) {
+	out = outLine{text: line, what: itemSay}
+	if c.to != "" {
+		out.what, out.to = itemDirect, c.to
 	}
-}
-
-// read shows what the room says and takes acknowledgements until the session ends.
-func (c *client) read(l link) error {
-	l.setReadTimeout(peerTimeout, true)
-	for {
-		if !l.ready() {
-			if err := c.shown(c.console.flush()); err != nil {
-				return err
-			}
-		}
-		kind, payload, err := l.read()
-		if err != nil {
-			return err
-		}
-		switch kind {
-		case kindText:
-			for len(payload) > 0 {
-				var it item
-				if it, payload, err = cutItem(payload); err != nil {
-					return err
-				}
-				c.people.saw(it)
-				c.removed = c.removed || it.what == itemRemoved
-				if it.seq > c.seen {
-					c.seen = it.seq
-				}
-				if it.what == itemUndelivered {
-					c.failed.Store(c.console.term == nil)
-				}
-				if err := c.shown(c.console.show(it)); err != nil {
-					return err
-				}
-				if it.what <= itemDirect && c.count > 0 {
-					if c.count--; c.count == 0 {
-						if err := c.shown(c.console.flush()); err != nil {
-							return err
-						}
-						c.console.mute()
-						wake(c.enough)
-					}
-				}
-			}
-		case kindAck, kindSent:
-			if len(payload) != 8 {
-				return errMalformed
-			}
-			n := binary.BigEndian.Uint64(payload)
-			if err := c.box.acknowledge(n); err != nil {
-				return err
-			}
-			if kind == kindSent {
-				c.handed.Store(n)
-				continue
-			}
-			if err := c.shown(c.console.acked(n)); err != nil {
-				return err
-			}
-		case kindPing:
-		case kindClose:
-			if string(payload) != closeText {
-				return errMalformed
-			}
-			if err := c.shown(c.console.flush()); err != nil {
-				return err
-			}
-			c.handed.Store(0)
-			if c.removed {
-				return errRemoved
-			}
-			return errServerLeft
-		default:
-			return errMalformed
-		}
-	}
-}
-
-// people is who a client has seen in the room, for completion.
-type people struct {
-	mu   sync.Mutex
-	here map[string]struct{}
-}
-
-const maxPeople = 1 << 10
-
-func (p *people) saw(it item) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if it.what == itemLeave {
-		delete(p.here, it.name)
-	} else if it.name != "" && len(p.here) < maxPeople {
-		if p.here == nil {
-			p.here = map[string]struct{}{}
-		}
-		p.here[it.name] = struct{}{}
-	}
-}
-
-func (p *people) names() []string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return slices.Sorted(maps.Keys(p.here))
-}
-
-// shown sorts out what became of output: who reads no further, as head does, wants no more, and what is piped in still
-// goes out to its end; any other trouble ends the session.
-func (c *client) shown(err error) error {
 	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, syscall.EPIPE):
-		c.console.mute()
-		wake(c.alone)
-		return nil
+	case c.console.json:
+		if out, _, err = parseObject(line, out, ""); err != nil {
+			c.console.fault(err)
+			return out, false, false, err
+		}
+		if out.text == nil {
+			return out, false, false, nil // an object that says nothing
+		}
+	case c.console.term != nil && !pasted:
+		if out, send, leave = c.command(line); !send {
+			return out, false, leave, nil
+		}
 	}
-	return errPermanent{fmt.Errorf("cannot write standard output: %w", err)}
+	if err := c.protocol.check(out); err != nil {
+		if c.console.lines == nil {
+			c.console.note("%v", err)
+			return out, false, false, nil
+		}
+		c.console.note("line %d: %v", c.console.lines.number, err)
+		return out, false, false, err
+	}
+	return out, true, false, nil
 }
 
-// command does what a client's person typed: out is to be sent if send is set.
-func (c *client) command(line []byte) (out outLine, send, quit bool) {
+// command runs what a person typed, or returns it with send if it is to be sent.
+func (c *client) command(line []byte) (out outLine, send, leave bool) {
 	name, text := parseCommand(line)
 	out, problem, ok := saying(name, text)
 	switch {
@@ -719,21 +547,216 @@ func (c *client) command(line []byte) (out outLine, send, quit bool) {
 	return out, false, false
 }
 
-// carry is the client's run with -raw.
+// clientSession is what the reader and the writer of one connection share.
+type clientSession struct {
+	*client
+	link    link
+	stop    chan struct{} // closed when the writer has to end
+	handed  atomic.Uint64 // lines sent that only the server's close confirms (kindSent)
+	removed bool          // by the operator; the reader's
+}
+
+// lost is the end of a session in which not everything was acknowledged, or the server closed it.
+func (s *clientSession) lost(err error) error {
+	switch {
+	case errors.As(err, new(errPermanent)):
+		return err
+	case errors.Is(err, errBadPacket):
+		return fmt.Errorf("%w: possible man-in-the-middle attack; the session was ended", err)
+	}
+	n := s.box.unacknowledged() + int(s.handed.Load())
+	if n == 0 && errors.Is(err, errServerLeft) {
+		return err
+	}
+	why := err
+	switch {
+	case errors.Is(err, errServerLeft):
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		why = errors.New("nothing heard from the server for too long")
+	default:
+		why = errors.New(netReason(err))
+	}
+	return &errLost{n, why}
+}
+
+// write sends what is in the outbox, and secure-close when the outbox is closed and everything is acknowledged.
+func (s *clientSession) write() error {
+	ping := time.NewTimer(pingInterval)
+	defer ping.Stop()
+	var buf, payload []byte
+	var taken []outLine
+	for {
+		first, batch, done := s.box.take(taken[:0])
+		taken = batch
+		buf = buf[:0]
+		var err error
+		if done {
+			return writeMessage(s.link, kindClose, []byte(closeText))
+		}
+		if s.asks.Swap(false) {
+			if buf, err = s.link.append(buf, kindWho, nil); err != nil {
+				return err
+			}
+		}
+		for len(batch) > 0 {
+			n := 0
+			n, payload = packLines(payload[:0], first, batch)
+			if buf, err = s.link.append(buf, kindText, payload); err != nil {
+				return err
+			}
+			batch, first = batch[n:], first+uint64(n)
+		}
+		if len(buf) == 0 {
+			select {
+			case <-s.box.wake:
+				continue
+			case <-s.stop:
+				return nil
+			case <-ping.C:
+				if buf, err = s.link.append(buf, kindPing, nil); err != nil {
+					return err
+				}
+			}
+		}
+		if err := s.link.write(buf); err != nil {
+			return err
+		}
+		ping.Reset(pingInterval)
+	}
+}
+
+// packLines appends a message of the first lines of batch to payload, as many as have one kind and receiver and fit a
+// packet, and returns their number.
+func packLines(payload []byte, first uint64, batch []outLine) (int, []byte) {
+	what, to := batch[0].what, batch[0].to
+	payload = appendLinesHeader(payload, first, what, to)
+	n := 0
+	for n < len(batch) && batch[n].what == what && batch[n].to == to &&
+		(n == 0 || len(payload)+binary.MaxVarintLen32+len(batch[n].text) <= maxBatch) {
+		payload = appendLine(payload, batch[n].text)
+		n++
+	}
+	return n, payload
+}
+
+// read shows what the room says and takes acknowledgements until the session ends.
+func (s *clientSession) read() error {
+	s.link.setReadTimeout(peerTimeout, true)
+	for {
+		if !s.link.ready() {
+			if err := s.shown(s.console.flush()); err != nil {
+				return err
+			}
+		}
+		kind, payload, err := s.link.read()
+		if err != nil {
+			return err
+		}
+		switch {
+		case kind == kindText:
+			err = s.show(payload)
+		case kind == kindAck && len(payload) == 8:
+			n := binary.BigEndian.Uint64(payload)
+			if err = s.box.acknowledge(n); err == nil {
+				err = s.shown(s.console.acked(n))
+			}
+		case kind == kindSent:
+			n := binary.BigEndian.Uint64(payload)
+			s.handed.Store(n)
+			err = s.box.acknowledge(n)
+		case kind == kindPing:
+		case kind == kindClose && string(payload) == closeText:
+			return s.closed()
+		default:
+			return errMalformed
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// closed is the server's secure-close.
+func (s *clientSession) closed() error {
+	s.handed.Store(0) // a server that closes has read everything
+	if err := s.shown(s.console.flush()); err != nil {
+		return err
+	}
+	if s.removed {
+		return errRemoved
+	}
+	return errServerLeft
+}
+
+// show shows the items of a message.
+func (s *clientSession) show(payload []byte) error {
+	for len(payload) > 0 {
+		it, rest, err := cutItem(payload)
+		if err != nil {
+			return err
+		}
+		payload = rest
+		s.people.saw(it)
+		s.removed = s.removed || it.what == itemRemoved
+		s.place.seen = max(s.place.seen, it.seq)
+		if it.what == itemUndelivered && s.console.term == nil {
+			s.failed.Store(true)
+		}
+		if err := s.shown(s.console.show(it)); err != nil {
+			return err
+		}
+		if it.what > itemDirect || s.place.count == 0 {
+			continue
+		}
+		if s.place.count--; s.place.count == 0 {
+			if err := s.shown(s.console.flush()); err != nil {
+				return err
+			}
+			s.console.mute()
+			s.end(errDone)
+		}
+	}
+	return nil
+}
+
+// carry carries bytes (-raw).
 func (c *client) carry(ctx context.Context) error {
-	rand.Read(c.stream[:])
-	c.box = newOutbox()
-	if c.timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, c.timeout, errTimeout)
-		defer cancel()
-	}
-	conn, l, _, err := c.connect(ctx)
-	if cause := context.Cause(ctx); err != nil && errors.Is(cause, errTimeout) {
-		return cause
-	}
+	defer c.start(ctx)()
+	conn, err := c.connectFirst()
 	if err != nil {
 		return err
 	}
-	return c.pipe.carry(ctx, conn, l.(*session)) // -paper has no -raw
+	return c.pipe.carry(c.ending, conn, conn.link.(*session)) // only securechat/2 has -raw
+}
+
+// people are the names that a client has seen in the room, for completion.
+type people struct {
+	mu   sync.Mutex
+	here map[string]struct{} // maxPeople at most
+}
+
+const maxPeople = 1 << 10
+
+// saw takes over who came or left by an item.
+func (p *people) saw(it item) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if it.what == itemLeave {
+		delete(p.here, it.name)
+		return
+	}
+	if it.name == "" || len(p.here) >= maxPeople {
+		return
+	}
+	if p.here == nil {
+		p.here = map[string]struct{}{}
+	}
+	p.here[it.name] = struct{}{}
+}
+
+// names lists the names in order.
+func (p *people) names() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Sorted(maps.Keys(p.here))
 }

@@ -264,16 +264,15 @@ func (p *process) readInvite() (*inviteCode, error) {
 
 // connect joins a room, or carries bytes with -raw.
 func (p *process) connect(ctx context.Context, e *endpoint) error {
-	c := &client{
-		addr: p.options.connect, protocol: e.protocol, trust: e.trust, console: p.console,
-		to: p.to, stay: p.stay, count: p.count, timeout: p.timeout,
-		reconnect: p.reconnect || p.console.term != nil && !p.given["reconnect"] && e.protocol.acknowledges(), insist: p.reconnect,
+	config := clientConfig{
+		endpoint: *e, addr: p.options.connect, console: p.console, to: p.to, stay: p.stay, count: p.count, timeout: p.timeout,
+		reconnect: p.reconnect || p.console.term != nil && !p.given["reconnect"] && e.protocol.acknowledges(), persist: p.reconnect,
 	}
 	if p.raw {
-		c.pipe = newRawPipe(p.stdin, p.stdout, p.console.progress())
-		return c.carry(ctx)
+		config.pipe = newRawPipe(p.stdin, p.stdout, p.console.progress())
+		return newClient(config).carry(ctx)
 	}
-	return c.run(ctx)
+	return newClient(config).run(ctx)
 }
 
 // serve opens a room, or with -raw waits for one client, and serves until ctx ends.

@@ -490,15 +490,6 @@ func appendGoodbye(buf []byte, l link, reason string) (_ []byte, err error) {
 	return l.append(buf, kindClose, []byte(closeText))
 }
 
-// writeMessage sends one message.
-func writeMessage(l link, kind byte, payload []byte) error {
-	buf, err := l.append(nil, kind, payload)
-	if err != nil {
-		return err
-	}
-	return l.write(buf)
-}
-
 // roomFull is the reason for a client that finds no place.
 const roomFull = "the room is full"
 

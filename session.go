@@ -46,6 +46,15 @@ type link interface {
 	wipe()
 }
 
+// writeMessage sends one message.
+func writeMessage(l link, kind byte, payload []byte) error {
+	buf, err := l.append(nil, kind, payload)
+	if err != nil {
+		return err
+	}
+	return l.write(buf)
+}
+
 // secrets is what a handshake ends with.
 type secrets struct {
 	digest             [sha512.Size]byte // SHA-512 of the session key, the paper's digest
