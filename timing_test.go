@@ -1,7 +1,7 @@
 package main
 
-// How long the server takes to close the connection after each kind of failure, as an attacker measures it over loopback.
-// It is a benchmark, so go test does not run it:
+// How long the server takes to close the connection after each kind of failure, as an attacker measures it over
+// loopback. It is a benchmark, so go test does not run it:
 //
 //	bench/timing.sh [TRIES]
 //
@@ -24,8 +24,9 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// BenchmarkTiming tries each failure b.N times, in random order, and compares pairs of failures with Welch's t: over all
-// times, and over the fastest half and tenth, where a machine's noise is least. Two failures differ if t is beyond 4.5.
+// BenchmarkTiming tries each failure b.N times, in random order, and compares pairs of failures with Welch's t: over
+// all times, and over the fastest half and tenth, where a machine's noise is least. Two failures differ if t is beyond
+// 4.5.
 func BenchmarkTiming(b *testing.B) {
 	tr := openTrust(b.TempDir(), nil, "", nil)
 	client, server := twoParties(b)
