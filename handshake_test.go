@@ -34,7 +34,7 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// onceRSA makes a key when it is first asked for.
+// onceRSA returns a function that makes a key at its first call and returns that key at each call.
 func onceRSA(bits int) func() *rsa.PrivateKey {
 	return sync.OnceValue(func() *rsa.PrivateKey {
 		key, err := rsa.GenerateKey(rand.Reader, bits)
@@ -45,12 +45,12 @@ func onceRSA(bits int) func() *rsa.PrivateKey {
 	})
 }
 
-// onceKeys are RSA keys for all tests here: making them is slow. "server" and "client" have 2048 bits.
+// onceKeys are RSA keys that the tests share, because making them is slow. "server" and "client" have 2048 bits.
 var onceKeys = map[string]func() *rsa.PrivateKey{
 	"server": onceRSA(2048), "client": onceRSA(2048), "3072": onceRSA(3072), "4096": onceRSA(4096),
 }
 
-// fixedSigner is an Ed25519 identity, always the same for the same name.
+// fixedSigner returns an Ed25519 identity, always the same one for the same name.
 func fixedSigner(t testing.TB, name string) ssh.Signer {
 	t.Helper()
 	seed := make([]byte, ed25519.SeedSize)
@@ -67,7 +67,7 @@ func keySigner(t testing.TB, key any) ssh.Signer {
 	return s
 }
 
-// certSigner puts a certificate of the given type in front of a signer.
+// certSigner returns signer with a certificate of the given type.
 func certSigner(t testing.TB, signer ssh.Signer, certType uint32) ssh.Signer {
 	t.Helper()
 	cert := &ssh.Certificate{Key: signer.PublicKey(), CertType: certType, ValidPrincipals: []string{"anna"}, ValidBefore: ssh.CertTimeInfinity}
@@ -90,45 +90,45 @@ func partyOf(t testing.TB, signer ssh.Signer, encryption *rsa.PrivateKey) *party
 	return p
 }
 
-// twoParties are a client and a server with the keys that are made by default.
+// twoParties returns a client and a server with keys of the default types.
 func twoParties(t testing.TB) (client, server *party) {
 	t.Helper()
 	return partyOf(t, fixedSigner(t, "client"), onceKeys["client"]()), partyOf(t, fixedSigner(t, "server"), onceKeys["server"]())
 }
 
-// admitAll lets everybody in.
+// admitAll admits every client.
 func admitAll(ssh.PublicKey, []byte, []byte, []byte, bool) error { return nil }
 
-// trustAll trusts every server: whatever is noticed behind it, the handshake itself has noticed.
+// trustAll trusts every server, so that the handshake itself has to detect what is wrong.
 func trustAll(ssh.PublicKey) error { return nil }
 
-// meddler stands in the middle and says what becomes of frame n, header and all, of one direction: what goes on to its
-// receiver, what goes back to its sender, and whether the connection is then closed.
+// meddler is a man in the middle. For frame n of one direction, with its header, it returns what its receiver gets,
+// what its sender gets, and whether the connection is then closed.
 type meddler func(toServer bool, n int, frame []byte) (forward, back [][]byte, end bool)
 
 func faithful(_ bool, _ int, frame []byte) (forward, back [][]byte, end bool) {
 	return [][]byte{frame}, nil, false
 }
 
-// outcome is what one side had of a meeting.
+// outcome is the result of a meeting for one side.
 type outcome struct {
-	secrets *secrets // a copy; nil: the handshake failed
-	heard   []string // of the session, in order
+	secrets *secrets // a copy; nil if the handshake failed
+	heard   []string // the payloads received in the session, in order
 	err     error
-	frames  int  // that it sent
+	frames  int  // the number of frames that it sent
 	scraps  bool // it sent part of a frame too
 }
 
-// The frames of a meeting in which all goes well, by number.
+// The number of frames in a meeting without an attack.
 const (
 	framesToServer = 6 // stage 1, stage 3, join, two texts, close
 	framesToClient = 7 // hello, stage 2, stage 4, join, two texts, close
 )
 
-// sentBefore is how many frames a receiver has sent when it takes frame n of a direction.
+// sentBefore is the number of frames that a receiver has sent when it receives frame n of a direction.
 var sentBefore = map[bool][]int{true: {1, 2, 3, 4, 4, 6}, false: {0, 1, 2, 3, 5, 5, 6}}
 
-// meet runs a handshake and a short session through a meddler. It belongs into a synctest bubble.
+// meet runs a handshake and a short session through a meddler. It is called in a synctest bubble.
 func meet(client, server *party, m meddler) (c, s outcome) {
 	clientConn, left := net.Pipe()
 	right, serverConn := net.Pipe()
@@ -234,19 +234,19 @@ func converse(conn net.Conn, keys *secrets, server bool, heard *[]string) error 
 	return nil
 }
 
-// noticed says that a side itself saw something wrong, rather than only the connection's end.
+// noticed reports whether a side's own check failed. A side that only saw the connection end has not noticed anything.
 func noticed(err error) bool {
 	return errors.Is(err, errUnverified) || errors.Is(err, errBadPacket) || err != nil && strings.Contains(err.Error(), "does not speak")
 }
 
-// onlyEnded says that a side saw the connection close or nothing come, and no more.
+// onlyEnded reports whether a side saw the connection close or received nothing, and no check of its own failed.
 func onlyEnded(err error) bool {
 	return err == nil || !noticed(err) && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, errTruncated) ||
 		errors.Is(err, io.ErrClosedPipe) || errors.Is(err, os.ErrDeadlineExceeded))
 }
 
-// checkAgreement fails where a side took the other for present, having opened a packet of it, without both having the
-// same secrets, or heard anything but what was said.
+// checkAgreement fails if a side opened a packet of the other although the two have different secrets, or if a side
+// received a payload that was not sent.
 func checkAgreement(t *testing.T, what string, c, s outcome) {
 	t.Helper()
 	said := []string{"join", "one", "two", closeText}
@@ -260,7 +260,8 @@ func checkAgreement(t *testing.T, what string, c, s outcome) {
 	}
 }
 
-// checkRefused fails unless the side wanted, or either where that is "", noticed, and the other saw no more than the end.
+// checkRefused fails unless the side wanted noticed the attack, or either side if wanted is "", and the other side saw
+// only the connection's end.
 func checkRefused(t *testing.T, what string, c, s outcome, want string) {
 	t.Helper()
 	checkAgreement(t, what, c, s)
@@ -276,7 +277,8 @@ func checkRefused(t *testing.T, what string, c, s outcome, want string) {
 	}
 }
 
-// TestHandshake runs it with every kind of key: both sides end with the same secrets, and no two runs with any of them.
+// TestHandshake runs the handshake with each type of key. Both sides get the same secrets, and no two runs have a
+// secret in common.
 func TestHandshake(t *testing.T) {
 	t.Parallel()
 	ec := func(c elliptic.Curve) ssh.Signer {
@@ -327,7 +329,7 @@ func TestHandshake(t *testing.T) {
 	}
 }
 
-// TestHandshakeCipher: AES needs both sides; whatever they have, they talk.
+// TestHandshakeCipher: the session uses AES if both sides have it in hardware, and works in each case.
 func TestHandshakeCipher(t *testing.T) {
 	for _, clientAES := range []bool{false, true} {
 		for _, serverAES := range []bool{false, true} {
@@ -346,7 +348,7 @@ func TestHandshakeCipher(t *testing.T) {
 	}
 }
 
-// eachFrame runs a parallel subtest for every frame of a meeting.
+// eachFrame runs a parallel subtest for each frame of a meeting.
 func eachFrame(t *testing.T, fn func(t *testing.T, toServer bool, n int)) {
 	twoParties(t)
 	for toServer, count := range map[bool]int{true: framesToServer, false: framesToClient} {
@@ -359,7 +361,7 @@ func eachFrame(t *testing.T, fn func(t *testing.T, toServer bool, n int)) {
 	}
 }
 
-// record returns the frames of one good meeting.
+// record returns the frames of a meeting without an attack.
 func record(t *testing.T) map[bool][][]byte {
 	t.Helper()
 	client, server := twoParties(t)
@@ -379,7 +381,7 @@ func record(t *testing.T) map[bool][][]byte {
 	return frames
 }
 
-// at makes a meddler that touches one frame only.
+// at returns a meddler that changes one frame only.
 func at(toServer bool, n int, do func(frame []byte) (forward, back [][]byte, end bool)) meddler {
 	return func(direction bool, i int, frame []byte) ([][]byte, [][]byte, bool) {
 		if direction == toServer && i == n {
@@ -389,8 +391,8 @@ func at(toServer bool, n int, do func(frame []byte) (forward, back [][]byte, end
 	}
 }
 
-// TestFlippedBytes flips a bit of every byte of every frame. Who notices is known for each: the receiver, at once; but for
-// a hello's AES byte and Rs, which no signature covers and the transcript does, so that the server notices at stage 1.
+// TestFlippedBytes flips a bit in each byte of each frame. The frame's receiver notices at once, with one exception: no
+// signature covers a hello's AES byte and Rs, but the transcript does, so the server notices at stage 1.
 func TestFlippedBytes(t *testing.T) {
 	eachFrame(t, func(t *testing.T, toServer bool, n int) {
 		client, server := twoParties(t)
@@ -415,7 +417,7 @@ func TestFlippedBytes(t *testing.T) {
 				victim := map[bool]outcome{true: s, false: c}[toServer]
 				const fixed = frameHeader + len(protocolName)
 				switch {
-				case is > was && !noticed(victim.err): // it waits for the rest, or refuses such a length
+				case is > was && !noticed(victim.err): // it waits for the rest, or the length is over the limit
 					checkAgreement(t, what, c, s)
 					if victim.err == nil || !onlyEnded(victim.err) && !strings.Contains(victim.err.Error(), "over the limit of 16384") {
 						t.Errorf("%s: %v", what, victim.err)
@@ -437,8 +439,8 @@ func TestFlippedBytes(t *testing.T) {
 	})
 }
 
-// TestTruncatedFrames cuts every frame at every length, with the connection closed behind it and, with its header put
-// right, without.
+// TestTruncatedFrames cuts each frame at each length: once with the connection closed after it, and once with the
+// header corrected.
 func TestTruncatedFrames(t *testing.T) {
 	eachFrame(t, func(t *testing.T, toServer bool, n int) {
 		client, server := twoParties(t)
@@ -446,7 +448,7 @@ func TestTruncatedFrames(t *testing.T) {
 		size := 1
 		for i := 0; i < size; i++ {
 			if (testing.Short() || size > 600) && i%13 != 0 && i < size-20 && i > 20 {
-				continue // one AEAD or vector covers what is between
+				continue // one AEAD or vector covers the bytes between
 			}
 			synctest.Test(t, func(t *testing.T) {
 				c, s := meet(client, server, at(toServer, n, func(frame []byte) ([][]byte, [][]byte, bool) {
@@ -462,7 +464,7 @@ func TestTruncatedFrames(t *testing.T) {
 				}
 			})
 			if i%29 != 3 && i > frameHeader {
-				continue // the end of the stream is seen below the frame's content
+				continue // readFrame detects the end of the stream, whatever the frame contains
 			}
 			synctest.Test(t, func(t *testing.T) {
 				c, s := meet(client, server, at(toServer, n, func(frame []byte) ([][]byte, [][]byte, bool) {
@@ -483,8 +485,8 @@ func TestTruncatedFrames(t *testing.T) {
 	})
 }
 
-// TestMovedFrames duplicates, reflects, replaces, prolongs and drops frames, and puts in frames of another run between the
-// same two: none passes.
+// TestMovedFrames duplicates, reflects, replaces, prolongs and drops frames, and inserts frames of another run between
+// the same two parties.
 func TestMovedFrames(t *testing.T) {
 	other := record(t)
 	eachFrame(t, func(t *testing.T, toServer bool, n int) {
@@ -496,11 +498,11 @@ func TestMovedFrames(t *testing.T) {
 				checkRefused(t, what, c, s, "")
 			})
 		}
-		if n != last { // nothing is read behind the close
+		if n != last { // nothing is read after the close
 			try("twice", func(frame []byte) ([][]byte, [][]byte, bool) { return [][]byte{frame, frame}, nil, false })
 			try("an empty frame behind it", func(frame []byte) ([][]byte, [][]byte, bool) { return [][]byte{frame, {0, 0}}, nil, false })
 		}
-		if toServer || n != last { // the server reads nothing behind its own close
+		if toServer || n != last { // the server reads nothing after its own close
 			try("reflected", func(frame []byte) ([][]byte, [][]byte, bool) { return nil, [][]byte{frame}, false })
 		}
 		try("an empty frame before it", func(frame []byte) ([][]byte, [][]byte, bool) { return [][]byte{{0, 0}, frame}, nil, false })
@@ -510,7 +512,7 @@ func TestMovedFrames(t *testing.T) {
 		for _, direction := range []bool{true, false} {
 			for i, old := range other[direction] {
 				if !toServer && n == 0 && !direction && i == 0 {
-					continue // a hello of before is noticed by the server: below
+					continue // the server notices an old hello: see below
 				}
 				try(fmt.Sprintf("replaced by frame %d of another run, to server: %v", i, direction), func([]byte) ([][]byte, [][]byte, bool) {
 					return [][]byte{old}, nil, false
@@ -549,7 +551,8 @@ func TestMovedFrames(t *testing.T) {
 	}
 }
 
-// TestOversizedFrame: a length over the limit is refused by its header alone, and the error names the limit.
+// TestOversizedFrame: readFrame rejects a length over the limit before it reads or allocates more, and the error names
+// the limit.
 func TestOversizedFrame(t *testing.T) {
 	for _, size := range []int{maxHandshakeFrame + 1, 0xffff} {
 		r := bytes.NewReader(binary.BigEndian.AppendUint16(nil, uint16(size)))
@@ -559,7 +562,7 @@ func TestOversizedFrame(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		if allocated > 40 { // the error and its words; the race detector adds its own
+		if allocated > 40 { // for the error; the race detector adds its own
 			t.Errorf("%v allocations", allocated)
 		}
 	}
@@ -571,7 +574,7 @@ func TestOversizedFrame(t *testing.T) {
 	}
 }
 
-// TestReplayedClient plays a recorded client's frames to a new run of its server, which refuses at stage 1: Rs is new.
+// TestReplayedClient sends a recorded client's frames to its server again. Rs is new, so stage 1 fails.
 func TestReplayedClient(t *testing.T) {
 	old := record(t)[true]
 	_, server := twoParties(t)
@@ -595,7 +598,7 @@ func TestReplayedClient(t *testing.T) {
 	})
 }
 
-// TestStall: whichever side stops at whichever stage, the other ends at the deadline, and -delay costs nothing else.
+// TestStall: if a side stops at any stage, the other ends at the deadline. -delay adds its pauses and nothing else.
 func TestStall(t *testing.T) {
 	client, server := twoParties(t)
 	for toServer, count := range map[bool]int{true: 3, false: 4} {
@@ -637,7 +640,7 @@ func TestStall(t *testing.T) {
 	})
 }
 
-// deed is what a scripted peer does in one stage; a test alters it.
+// deed is what a scripted peer does in one stage. Tests alter it.
 type deed struct {
 	stage     byte
 	signer    ssh.Signer
@@ -707,7 +710,7 @@ func (d *deed) send(x *exchange, stage byte) error {
 	}
 	clearPart := append(d.clear, d.extra...)
 	body, err := x.seal(d.stage, d.signer, d.ek, clearPart, d.nonces)
-	if d.inside != nil || d.unsealed { // in the place of what seal made, whose transcript has the same midway value
+	if d.inside != nil || d.unsealed { // replaces what seal returned; midway, which labels and signature cover, stays
 		fields := append([]byte{d.stage}, d.nonces...)
 		var sig []byte
 		if sig, err = signData(d.signer, x.statement(d.stage, fields)); err != nil {
@@ -743,8 +746,8 @@ func onStage(stage byte, fn func(*deed)) func(*deed) {
 	}
 }
 
-// TestLyingClient breaks each of the client's stages in turn. The server's question whether somebody is admitted is put
-// for good signatures only, and as confirmed after stage 3 only.
+// TestLyingClient breaks each of the client's stages in turn. The server calls admit only after a valid signature, and
+// with confirmed set only after stage 3.
 func TestLyingClient(t *testing.T) {
 	t.Parallel()
 	client, server := twoParties(t)
@@ -757,7 +760,7 @@ func TestLyingClient(t *testing.T) {
 		}
 		return b
 	}
-	n := new(big.Int).SetBit(big.NewInt(1), 1023, 1) // odd and of 1024 bits, as a weak modulus is
+	n := new(big.Int).SetBit(big.NewInt(1), 1023, 1) // odd and of 1024 bits, like a weak modulus
 	weak, err := ssh.NewPublicKey(&rsa.PublicKey{N: n, E: 65537})
 	if err != nil {
 		t.Fatal(err)
@@ -766,15 +769,15 @@ func TestLyingClient(t *testing.T) {
 	body := func(fn func([]byte) []byte) func(*deed) { return onStage(3, func(d *deed) { d.body = fn }) }
 	inside := func(fn func([]byte) []byte) func(*deed) { return onStage(3, func(d *deed) { d.inside = fn }) }
 	unsealed := func(d *deed) { d.unsealed = true }
-	ofSize := func(n int) func([]byte) []byte { // a message of n bytes that ends as it should
+	ofSize := func(n int) func([]byte) []byte { // a message of n bytes with the right seq and serial at its end
 		return func(msg []byte) []byte { return append(make([]byte, n-1-nonceSize), msg[len(msg)-1-nonceSize:]...) }
 	}
-	const longest = 5*128 - 1 // what as many blocks hold as an RSA-4096 signature and the longest fields need
+	const longest = 5*128 - 1 // the capacity of the blocks that an RSA-4096 signature and the longest fields need
 	for _, c := range []struct {
 		name              string
 		alter             func(*deed)
 		want              string // of the server's error; "" for success
-		asked, askedAgain int    // how often admit was, unconfirmed and confirmed
+		asked, askedAgain int    // how often admit was called, unconfirmed and confirmed
 	}{
 		{"nothing wrong", good, "", 1, 1},
 		{"another's identity", onStage(1, func(d *deed) { d.signer = mallory }), "stage 1: bad signature", 0, 0},
@@ -853,13 +856,13 @@ func TestLyingClient(t *testing.T) {
 				t.Errorf("%s: asked %v times", c.name, asked)
 			}
 			if c.want != "" && !errors.Is(peer, io.EOF) && !errors.Is(peer, errUnverified) {
-				t.Errorf("%s: the client learnt %v", c.name, peer)
+				t.Errorf("%s: the client: %v", c.name, peer)
 			}
 		})
 	}
 }
 
-// wordy makes signatures that are too long.
+// wordy makes signatures that are too long for a stage.
 type wordy struct{ ssh.Signer }
 
 func (w wordy) Sign(r io.Reader, data []byte) (*ssh.Signature, error) {
@@ -874,17 +877,17 @@ func (w wordy) SignWithAlgorithm(r io.Reader, data []byte, _ string) (*ssh.Signa
 	return w.Sign(r, data)
 }
 
-// mute signs nothing.
+// mute cannot sign.
 type mute struct{ ssh.Signer }
 
-var errMute = errors.New("no signature today")
+var errMute = errors.New("the signer is broken")
 
 func (mute) Sign(io.Reader, []byte) (*ssh.Signature, error) { return nil, errMute }
 
 func (mute) SignWithAlgorithm(io.Reader, []byte, string) (*ssh.Signature, error) { return nil, errMute }
 
-// refusedRun runs a handshake whose server refuses the client: at stage 3 if confirmed is set, else at stage 1. It calls
-// meddle with each frame of the server, which returns the frame to deliver, and returns both sides' errors.
+// refusedRun runs a handshake whose server refuses the client: at stage 3 if confirmed is set, else at stage 1. It
+// calls meddle with each frame of the server, which returns the frame to deliver, and returns both sides' errors.
 func refusedRun(t *testing.T, client, server *party, confirmed bool, why error, meddle func(n int, frame []byte) []byte) (c, s error) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -931,11 +934,11 @@ func refusedRun(t *testing.T, client, server *party, confirmed bool, why error, 
 	return c, s
 }
 
-// refusalFrame is the number of the server's frame that is the refusal.
+// refusalFrame is the number of the refusal among the server's frames, by the value of confirmed.
 var refusalFrame = map[bool]int{false: 1, true: 2}
 
-// TestRefusedByAdmit: a client that the server decides against receives a refusal, at either question. If the server could
-// not decide, the client sees the connection close. Either way the server returns the reason.
+// TestRefusedByAdmit: a client that the server decides against receives a refusal, at either question. If the server
+// could not decide, the client sees the connection close. Either way the server returns the reason.
 func TestRefusedByAdmit(t *testing.T) {
 	client, server := twoParties(t)
 	forwarded := func(_ int, frame []byte) []byte { return frame }
@@ -945,7 +948,7 @@ func TestRefusedByAdmit(t *testing.T) {
 		if !errors.Is(c, errRefused) || errors.Is(c, errUnverified) || !errors.Is(s, decision) {
 			t.Errorf("confirmed %v: client: %v; server: %v", confirmed, c, s)
 		}
-		for _, trouble := range []error{errors.New("the disk is on fire"), &untrusted{kind: undecided, reason: "a file cannot be read"}} {
+		for _, trouble := range []error{errors.New("reading the disk failed"), &untrusted{kind: undecided, reason: "a file cannot be read"}} {
 			c, s = refusedRun(t, client, server, confirmed, trouble, func(n int, frame []byte) []byte {
 				if n == refusalFrame[confirmed] {
 					t.Errorf("confirmed %v: the server sent %x", confirmed, frame)
@@ -958,7 +961,7 @@ func TestRefusedByAdmit(t *testing.T) {
 		}
 		broken := *server
 		broken.signer = mute{server.signer}
-		if !confirmed { // at stage 3 such a server does not come so far
+		if !confirmed { // such a server does not get as far as stage 3
 			c, s = refusedRun(t, client, &broken, confirmed, decision, forwarded)
 			if !errors.Is(c, io.EOF) || !errors.Is(s, decision) || !errors.Is(s, errMute) {
 				t.Errorf("without a signature: client: %v; server: %v", c, s)
@@ -967,8 +970,8 @@ func TestRefusedByAdmit(t *testing.T) {
 	}
 }
 
-// TestRefusalOnTheWire flips a bit of every byte of a refusal, cuts it at every length and prolongs it: the client takes
-// none of these for a refusal.
+// TestRefusalOnTheWire flips a bit in each byte of a refusal, cuts it at each length and prolongs it. The client
+// accepts none of the results as a refusal.
 func TestRefusalOnTheWire(t *testing.T) {
 	for _, confirmed := range []bool{false, true} {
 		t.Run(fmt.Sprintf("confirmed %v", confirmed), func(t *testing.T) {
@@ -1012,17 +1015,18 @@ func TestRefusalOnTheWire(t *testing.T) {
 	}
 }
 
-// refusalSize is a refusal's size on the wire, with the keys of twoParties.
+// refusalSize is the size of a refusal's frame with an Ed25519 identity.
 const refusalSize = frameHeader + ed25519.SignatureSize + aeadOverhead
 
-// forgedRefusal is a frame in the place of stage 2 or 4 that the client must not take for a refusal.
+// forgedRefusal is a frame in the place of stage 2 or 4 that the client must not accept as a refusal.
 type forgedRefusal struct {
 	name, defect string
-	body         func(x *exchange) []byte // of the frame, when the server would send the stage
-	check        string                   // what the client's error says
+	body         func(x *exchange) []byte // the frame's body, made when the server would send the stage
+	check        string                   // part of the client's error
 }
 
-// forgedRefusals returns them for a server and one of its clients. recorded is the body of a refusal in another run.
+// forgedRefusals returns forged refusals for a server and one of its clients. recorded is the body of a refusal in
+// another run.
 func forgedRefusals(t testing.TB, client, server *party, recorded []byte) []forgedRefusal {
 	sign := func(s ssh.Signer, context string, h []byte) []byte {
 		t.Helper()
@@ -1080,13 +1084,13 @@ func forgedRefusals(t testing.TB, client, server *party, recorded []byte) []forg
 	}
 }
 
-// inPlaceOf sends a frame in the place of a stage.
+// inPlaceOf makes a scripted peer send a frame with the given body in the place of a stage.
 func inPlaceOf(stage byte, body func(x *exchange) []byte) func(*deed) {
 	return onStage(stage, func(d *deed) { d.raw = body(d.x) })
 }
 
-// TestForgedRefusal: a refusal is valid in the run, the place and the wrapping that the server made it for, by its
-// signature in its context, and nowhere else.
+// TestForgedRefusal: a refusal is valid only in the run, the place and the wrapping that the server made it for, and
+// only with the server's signature in the refusal's context.
 func TestForgedRefusal(t *testing.T) {
 	client, server := twoParties(t)
 	hello := append(append([]byte(protocolName), make([]byte, 1+helloNonceSize)...), server.hello...)
@@ -1162,7 +1166,7 @@ func TestForgedRefusal(t *testing.T) {
 	}
 }
 
-// TestProofReachesAdmit: an invite's proof comes to the server's question with what it was made over.
+// TestProofReachesAdmit: the server passes to admit an invite's proof and the values that the proof was made over.
 func TestProofReachesAdmit(t *testing.T) {
 	client, server := twoParties(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -1181,7 +1185,7 @@ func TestProofReachesAdmit(t *testing.T) {
 		there.SetDeadline(time.Now().Add(handshakeTimeout))
 		_, _, err := serverHandshake(there, server, 0, func(id ssh.PublicKey, proof, h0, hpkePublic []byte, _ bool) error {
 			if !bytes.Equal(proof, want) || !slices.EqualFunc(madeOver, [][]byte{h0, hpkePublic, id.Marshal()}, bytes.Equal) {
-				t.Error("the proof, or what it is over, came otherwise")
+				t.Error("admit got another proof, or other values than the proof was made over")
 			}
 			return nil
 		})
@@ -1234,7 +1238,7 @@ func scriptedServer(conn net.Conn, me *party, hello []byte, alter func(*deed)) e
 	return d.send(x, 4)
 }
 
-// helloOf makes a hello of its parts.
+// helloOf returns a hello with these parts.
 func helloOf(aes byte, identity, ek, sig []byte) []byte {
 	hello := append([]byte(protocolName), aes)
 	hello = append(hello, make([]byte, helloNonceSize)...)
@@ -1261,7 +1265,7 @@ func TestLyingServer(t *testing.T) {
 		hello   []byte
 		alter   func(*deed)
 		want    string
-		checked bool // the client asked whether it trusts the server
+		checked bool // the client called trusts
 	}{
 		{"nothing wrong", hello, good, "", true},
 		{"another program", []byte("SSH-2.0-OpenSSH_9.9"), good, "does not speak securechat/2", false},
@@ -1312,8 +1316,8 @@ func TestLyingServer(t *testing.T) {
 	}
 }
 
-// TestBlockPlaces: by its label alone, before any signature is looked at, an RSA-CBC block opens in the run, stage and
-// place that it was sealed for, and nowhere else.
+// TestBlockPlaces: because of its label, an RSA-CBC block opens only in the run, stage and place that it was sealed
+// for. No signature is needed for that.
 func TestBlockPlaces(t *testing.T) {
 	_, server := twoParties(t)
 	key := server.encryption
@@ -1347,7 +1351,7 @@ func TestBlockPlaces(t *testing.T) {
 	}
 }
 
-// TestWrapperKeys: each direction has its own, of this run, and each stage its nonce.
+// TestWrapperKeys: each direction has a key of its own in each run, and each stage and the refusal a nonce of its own.
 func TestWrapperKeys(t *testing.T) {
 	wrapperOf := func(ra, h1 byte) *wrapper {
 		w, err := newWrapper(bytes.Repeat([]byte{ra}, nonceSize), []byte{h1})
@@ -1383,7 +1387,7 @@ func TestWrapperKeys(t *testing.T) {
 	}
 }
 
-// TestDistrustedServer: a client tells nothing to a server that it does not trust.
+// TestDistrustedServer: a client sends nothing to a server that it does not trust.
 func TestDistrustedServer(t *testing.T) {
 	client, server := twoParties(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -1404,7 +1408,8 @@ func TestDistrustedServer(t *testing.T) {
 	})
 }
 
-// TestNewPartyRefuses an identity whose certificate would not fit, and one whose signature does not come.
+// TestNewPartyRefuses: newParty returns an error for a certificate that is too long and for an identity that cannot
+// sign.
 func TestNewPartyRefuses(t *testing.T) {
 	signer := fixedSigner(t, "someone")
 	cert := &ssh.Certificate{Key: signer.PublicKey(), CertType: ssh.UserCert, ValidPrincipals: []string{strings.Repeat("x", maxIdentity)}}
@@ -1436,7 +1441,7 @@ func FuzzFrame(f *testing.F) {
 			t.Fatalf("readFrame: %v, cutVector: %v", err, ok)
 		}
 		if ok && !bytes.Equal(append(appendVector(nil, v), rest...), b) || err == nil && !bytes.Equal(body, v) {
-			t.Error("taken apart and put together it is something else")
+			t.Error("parsing and encoding does not restore the input")
 		}
 	})
 }
@@ -1457,7 +1462,7 @@ func FuzzHello(f *testing.F) {
 			return
 		}
 		if checkIdentityKey(id) != nil || checkEncryptionKey(ek) != nil {
-			t.Error("a key that is not taken was taken")
+			t.Error("an invalid key was accepted")
 		}
 	})
 }
@@ -1476,17 +1481,17 @@ func FuzzCredential(f *testing.F) {
 			return
 		}
 		if checkIdentityKey(id) != nil || checkEncryptionKey(ek) != nil || len(proof) != 0 && len(proof) != proofSize {
-			t.Error("something was taken that should not be")
+			t.Error("an invalid credential was accepted")
 		}
 	})
 }
 
-// The frames that FuzzStage makes of its input.
+// The kinds of frames that FuzzStage makes of its input.
 const (
 	fuzzStage1  = iota // stage 1, which is not wrapped
-	fuzzStage3         // stage 3 in the right wrapping: from a client that has sent a good stage 1
+	fuzzStage3         // stage 3 in the right wrapping, from a client that has sent a valid stage 1
 	fuzzAnswer         // a frame in the place of stage 2
-	fuzzStage2         // stage 2 in the right wrapping: from a server that has opened stage 1
+	fuzzStage2         // stage 2 in the right wrapping, from a server that has opened stage 1
 	fuzzRefusal        // a refusal in the right wrapping
 	fuzzKinds
 )
@@ -1568,7 +1573,7 @@ func FuzzStage(f *testing.F) {
 	})
 }
 
-// BenchmarkHandshake is both sides of it, on as many processors as there are.
+// BenchmarkHandshake runs both sides of a handshake, on as many processors as the machine has.
 func BenchmarkHandshake(b *testing.B) {
 	client, server := twoParties(b)
 	for b.Loop() {
@@ -1587,7 +1592,8 @@ func BenchmarkHandshake(b *testing.B) {
 	}
 }
 
-// busyConn adds up the time that its owner waits for the other end of a net.Pipe, which takes part in each Read and Write.
+// busyConn adds up the time that its owner waits for the other end of a net.Pipe, which takes part in each Read and
+// Write.
 type busyConn struct {
 	net.Conn
 	waited time.Duration
@@ -1607,8 +1613,8 @@ func (c *busyConn) waiting(since time.Time) { c.waited += time.Since(since) }
 
 // BenchmarkHandshakeFloor compares what a handshake costs the server with what it cannot do without: its two RSA-2048
 // private-key operations and one HPKE encapsulation, and then its two signatures and two verifications too. All are
-// measured in turn, and the fastest tenth counts, so a slow or busy machine changes the ratios little. The goal is a ratio of
-// at most 1.25 to RSA and HPKE.
+// measured in turn, and the fastest tenth counts, so a slow or busy machine changes the ratios little. The goal is a
+// ratio of at most 1.25 to RSA and HPKE.
 func BenchmarkHandshakeFloor(b *testing.B) {
 	client, server := twoParties(b)
 	block, err := rsa.EncryptOAEP(sha256.New(), rand.Reader, &server.encryption.PublicKey, make([]byte, 128), nil)

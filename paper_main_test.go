@@ -1,6 +1,6 @@
 package main
 
-// -paper through the real program: against the Python peer, against itself, and against peers on TCP that break its rules.
+// -paper through the program itself: against the Python peer, against itself, and against TCP peers that break the rules.
 
 import (
 	"bufio"
@@ -25,8 +25,8 @@ import (
 	"time"
 )
 
-// paperFiles is a folder with the keys of the vectors, of a third, and of one that is too long, named as the paper's programs
-// name them.
+// paperFiles is a folder with the keys of the vectors, of a third, and of one that is too long, named as the paper's
+// programs name them.
 func paperFiles(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -66,7 +66,7 @@ func checkWarning(t *testing.T, who, stderr string) {
 	}
 }
 
-// TestPaperProgramPythonClient is the paper's client at our server: same screen, same log.
+// TestPaperProgramPythonClient connects the paper's client to securechat's server.
 func TestPaperProgramPythonClient(t *testing.T) {
 	t.Parallel()
 	server, addr := paperServe(t, paperFiles(t), []string{"third", "client"})
@@ -128,8 +128,8 @@ func pythonServer(t *testing.T) (cmd *exec.Cmd, out *watched, words *bufio.Reade
 	return cmd, out, words, fmt.Sprint("127.0.0.1:", port)
 }
 
-// TestPaperProgramPythonServer is our client at the paper's server, which reads every line, an empty one too, and one of
-// 64 KiB in pieces.
+// TestPaperProgramPythonServer connects securechat's client to the paper's server, which reads each line: also an empty
+// one, and one of 64 KiB in pieces.
 func TestPaperProgramPythonServer(t *testing.T) {
 	t.Parallel()
 	cmd, out, words, addr := pythonServer(t)
@@ -151,7 +151,8 @@ func TestPaperProgramPythonServer(t *testing.T) {
 	}
 }
 
-// TestPaperProgramBothEnds has two clients of ours at our server, told apart by their keys.
+// TestPaperProgramBothEnds connects two securechat clients to a securechat server, which distinguishes them by their
+// keys.
 func TestPaperProgramBothEnds(t *testing.T) {
 	t.Parallel()
 	keys := paperFiles(t)
@@ -167,12 +168,12 @@ func TestPaperProgramBothEnds(t *testing.T) {
 		t.Errorf("the log has %q", got)
 	}
 
-	// What the paper's session cannot carry is named by its line; the rest goes out.
+	// The client reports each line that the paper's session cannot carry, and sends the others.
 	stdout, stderr, code := runToEnd(t, t.TempDir(), "fine\n\xff\nsecure-close\nfine too\n", paperArgs(keys, "client", []string{"server"}, "-connect", addr)...)
 	if code != exitTrouble || stdout != "" || !regexp.MustCompile(`line 2: .*not UTF-8`).MatchString(stderr) || !strings.Contains(stderr, "line 3: secure-close was not sent") {
 		t.Errorf("exit %d: %s%s", code, stdout, stderr)
 	}
-	// -json takes objects, and claims no acknowledgement.
+	// -json accepts objects and reports no acknowledgement.
 	stdout, stderr, code = runToEnd(t, t.TempDir(), `{"text":"an object"}`+"\n"+`{"text":"x","to":"third"}`+"\n", paperArgs(keys, "client", []string{"server"}, "-connect", addr, "-json")...)
 	if code != exitTrouble || strings.Contains(stdout, "ack") || !strings.Contains(stderr, "line 2: the paper's session carries plain text alone") {
 		t.Errorf("-json: exit %d: %s%s", code, stdout, stderr)
@@ -187,7 +188,8 @@ func TestPaperProgramBothEnds(t *testing.T) {
 	}
 }
 
-// TestPaperProgramLoss: a server that ends, in whichever way, leaves the client with exit 4 and the count of all it sent.
+// TestPaperProgramLoss: if the server ends in any way, the client exits with status 4 and the number of all lines that
+// it sent.
 func TestPaperProgramLoss(t *testing.T) {
 	t.Parallel()
 	keys := paperFiles(t)
@@ -206,7 +208,7 @@ func TestPaperProgramLoss(t *testing.T) {
 		client.err.match(t, `connection lost: .*; 50 lines not acknowledged`)
 		server.wait()
 	}
-	// Nothing sent, nothing lost; it still was no clean end.
+	// Without a line sent no line is lost, but the end is not a clean one.
 	server, addr := paperServe(t, keys, []string{"client"})
 	client := start(t, t.TempDir(), paperArgs(keys, "client", []string{"server"}, "-connect", addr)...)
 	server.err.match(t, `client joined`)
@@ -216,7 +218,7 @@ func TestPaperProgramLoss(t *testing.T) {
 	}
 }
 
-// TestPaperProgramReset: a server that takes everything and then resets the connection has not confirmed anything.
+// TestPaperProgramReset: a server that reads everything and then resets the connection has not confirmed anything.
 func TestPaperProgramReset(t *testing.T) {
 	t.Parallel()
 	v := paperVector(t)
@@ -251,7 +253,7 @@ func TestPaperProgramReset(t *testing.T) {
 	}
 }
 
-// TestPaperProgramUnlisted: the server says which check failed, the client that it was turned away, both exit 3's words.
+// TestPaperProgramUnlisted: the server logs which check failed, and the client exits with status 3 and a hint.
 func TestPaperProgramUnlisted(t *testing.T) {
 	t.Parallel()
 	keys := paperFiles(t)
@@ -277,7 +279,8 @@ func TestPaperProgramUnlisted(t *testing.T) {
 	}
 }
 
-// TestPaperProgramFalseServer: whatever a false server sends in a stage, the client drops it with exit 3, and tells it nothing.
+// TestPaperProgramFalseServer: after a false message of a server, in any stage, the client sends nothing and exits with
+// status 3.
 func TestPaperProgramFalseServer(t *testing.T) {
 	t.Parallel()
 	v, third := paperVector(t), testKey(t, "paper-third.pem")
@@ -287,7 +290,7 @@ func TestPaperProgramFalseServer(t *testing.T) {
 	for _, c := range []struct {
 		what   string
 		stage2 func(ra string) []byte
-		stage4 func(ra string) []byte // after a good stage 2
+		stage4 func(ra string) []byte // after a valid stage 2
 		want   string
 	}{
 		{"bad signature", func(ra string) []byte { return flip(stage2("00000010", ra), 40) }, nil, `stage 2: the message does not open, or the server did not sign it`},
@@ -346,7 +349,7 @@ func TestPaperProgramFalseServer(t *testing.T) {
 	}
 }
 
-// TestPaperProgramFalseClient: the server drops and logs, tells nothing, and serves on.
+// TestPaperProgramFalseClient: after a false message of a client, the server logs it, sends nothing and keeps serving.
 func TestPaperProgramFalseClient(t *testing.T) {
 	t.Parallel()
 	v, third := paperVector(t), testKey(t, "paper-third.pem")
@@ -370,7 +373,7 @@ func TestPaperProgramFalseClient(t *testing.T) {
 	for _, c := range []struct {
 		what   string
 		stage1 []byte
-		stage3 func(rb string) []byte // after a good stage 1
+		stage3 func(rb string) []byte // after a valid stage 1
 		want   string
 	}{
 		{"bad signature", flip(good1(), 500), nil, `stage 1: the message does not open, or no client \(-peer\) signed it`},
@@ -421,7 +424,7 @@ func TestPaperProgramFalseClient(t *testing.T) {
 		server.err.match(t, `\* client left: a packet .*`+want+`.*might be a man-in-the-middle attack`)
 	}
 
-	// What a client says is one line, whatever it holds.
+	// A client's message is one line on the screen, whatever it contains.
 	conn := dial()
 	key, err := refClient(t, conn, v, 0)
 	if err != nil {
@@ -488,7 +491,7 @@ func TestPaperProgramKeys(t *testing.T) {
 		server.out.match(t, `^`+public+`: with `+private+`\n`)
 	}
 
-	// A folder whose keys serve the default protocol.
+	// A state folder whose keys are used for the default protocol.
 	state := state(t, "anna")
 	for from, to := range map[string]string{"pkcs8_pri.pem": "identity", "line_pub.pem": "identity.pub"} {
 		data, err := os.ReadFile(file(from))
@@ -536,7 +539,7 @@ func TestPaperProgramKeys(t *testing.T) {
 	} {
 		stdout, stderr, code := runToEnd(t, t.TempDir(), "", c.args...)
 		said := strings.Replace(stderr, "securechat: "+paperWarning+"\n", "", 1)
-		if i := strings.Index(stderr, "nothing is acknowledged"); i >= 0 { // said before the network is tried
+		if i := strings.Index(stderr, "nothing is acknowledged"); i >= 0 { // printed before the client connects
 			said = stderr[i+strings.Index(stderr[i:], "\n")+1:]
 		}
 		if code != c.code || stdout != "" || !regexp.MustCompile(c.want).MatchString(said) || strings.Count(said, "\n") != 1 {
@@ -545,7 +548,7 @@ func TestPaperProgramKeys(t *testing.T) {
 	}
 }
 
-// TestTraceProgram has every stage of both protocols on stderr with its sizes, and not one secret byte.
+// TestTraceProgram: -trace prints each stage of both protocols with its sizes, and no secret byte.
 func TestTraceProgram(t *testing.T) {
 	t.Parallel()
 	v, keys := paperVector(t), paperFiles(t)
@@ -564,7 +567,7 @@ func TestTraceProgram(t *testing.T) {
 		}
 		return all
 	}
-	// A word of a trace is a name, a size or a verdict; these would be bytes.
+	// The words of a trace are names, sizes and results of checks. This matches bytes.
 	bytes := regexp.MustCompile(`[0-9A-Fa-f]{9,}|[01]{8}|[A-Za-z0-9+/]{20,}`)
 	check := func(who, stderr, prefix string, want []string) {
 		t.Helper()
@@ -588,7 +591,7 @@ func TestTraceProgram(t *testing.T) {
 	server.err.match(t, `client left`)
 	check("the paper's server", server.err.String(), `127\.0\.0\.1:\d+  `, lines("signature ok, seq_id ok", "sent", "signature ok, seq_id ok, serial_b ok", "sent"))
 
-	// The same with a server whose serials, key and signatures are known: none of them is there, in any form.
+	// The same with a server whose serials, key and signatures are known: the trace contains none of them, in any form.
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -614,11 +617,11 @@ func TestTraceProgram(t *testing.T) {
 		}
 	}
 
-	// A stage that fails says so.
+	// The trace shows a stage that fails.
 	_, stderr, _ = runToEnd(t, t.TempDir(), "", paperArgs(keys, "third", []string{"server"}, "-connect", addr, "-trace")...)
 	check("a refused client", stderr, "", append(lines("sent"), `stage 2  S → C  failed: the server closed the connection .*   \d\.\d\d\ds`))
 
-	// The default protocol: its frames have the sizes that docs/PROTOCOL.md gives.
+	// The default protocol.
 	dir := state(t, "anna")
 	server, addr = serve(t, dir, "-trace")
 	if _, stderr, code = runToEnd(t, t.TempDir(), "hello\n", "-connect", addr, "-dir", dir, "-trace"); code != exitDone {
@@ -636,7 +639,7 @@ func TestTraceProgram(t *testing.T) {
 	}
 }
 
-// TestPaperDelayFlag: the paper's second is the default, for both sides.
+// TestPaperDelayFlag: with -paper, both sides wait for one second by default.
 func TestPaperDelayFlag(t *testing.T) {
 	for _, c := range []struct {
 		args string
@@ -655,7 +658,7 @@ func TestPaperDelayFlag(t *testing.T) {
 	}
 }
 
-// TestPaperDelays: after each stage its sender waits; our two ends wait at the same time, so that a run takes two delays.
+// TestPaperDelays: after each stage its sender waits. The two sides wait at the same time, so a run takes two delays.
 func TestPaperDelays(t *testing.T) {
 	v := paperVector(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -709,10 +712,10 @@ func goodbye(l *paperClientLink) error {
 	return l.write(buf)
 }
 
-// TestPaperLinkEnds: only a close that follows our secure-close confirms what was sent.
+// TestPaperLinkEnds: only a close after the client's secure-close confirms what was sent.
 func TestPaperLinkEnds(t *testing.T) {
 	for what, c := range map[string]struct {
-		peer func(s net.Conn, sent chan struct{}) // sent is closed when the line was sent and counted
+		peer func(s net.Conn, sent chan struct{}) // sent is closed when the line has been sent and counted
 		want error
 	}{
 		"closes after secure-close": {func(s net.Conn, sent chan struct{}) {
@@ -760,7 +763,8 @@ func TestPaperLinkEnds(t *testing.T) {
 	}
 }
 
-// TestPaperLinkStuck: a server that reads nothing costs one write's time, and an idle one nothing.
+// TestPaperLinkStuck: the client gives up after one write's time if the server does not read, and never if it is only
+// idle.
 func TestPaperLinkStuck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, s := linkPair()
@@ -786,7 +790,7 @@ func TestPaperLinkStuck(t *testing.T) {
 	})
 }
 
-// TestPaperPrefixes: no prefix of a stage is taken for it, at any length, and nothing is answered to one.
+// TestPaperPrefixes: no prefix of a stage is accepted, and none is answered.
 func TestPaperPrefixes(t *testing.T) {
 	v := paperVector(t)
 	for _, wire := range [][]byte{v.stages[1].wire, v.stages[3].wire} {

@@ -1,7 +1,7 @@
 package main
 
-// The paper's protocol against the recorded session of its programs, against a peer written from the paper (once here,
-// once in Python), and against peers that break each rule in turn.
+// The paper's protocol against the recorded session of its programs, against a reference peer written from the paper
+// (once here, once in Python), and against peers that break each rule in turn.
 
 import (
 	"bufio"
@@ -100,7 +100,7 @@ func paperVector(t testing.TB) (v paperSession) {
 	return v
 }
 
-// testKey reads a key that the tests keep, for making one takes long.
+// testKey reads a key from testdata, because making one takes long.
 func testKey(t testing.TB, name string) *rsa.PrivateKey {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join("testdata", name))
@@ -115,7 +115,7 @@ func testKey(t testing.TB, name string) *rsa.PrivateKey {
 	return key
 }
 
-// TestPaperGoldenStages verifies what the programs signed, as each receiver does.
+// TestPaperGoldenStages verifies the recorded signatures of the programs, as each receiver does.
 func TestPaperGoldenStages(t *testing.T) {
 	v := paperVector(t)
 	for i, size := range []int{paperStage1, paperStage2, paperStage1, paperStage4} {
@@ -152,7 +152,7 @@ func TestPaperGoldenPackets(t *testing.T) {
 			t.Errorf("packet %d: %q, %v", i, got, err)
 		}
 		built := in.seal(p.msg)
-		if len(p.opened)%16 != 0 || len(p.opened) == paperHead+len(p.msg) { // the reference left the padding out
+		if len(p.opened)%16 != 0 || len(p.opened) == paperHead+len(p.msg) { // the reference adds no padding here
 			block := encryptECB(v.key, bytes.Repeat([]byte{16}, 16))
 			if !bytes.Equal(built[len(built)-16:], block) {
 				t.Errorf("packet %d: its padding is no full block", i)
@@ -168,7 +168,8 @@ func TestPaperGoldenPackets(t *testing.T) {
 	}
 }
 
-// chunks is a connection whose reads give one chunk each, then the end, or errNoMore where a receiver must not read on.
+// chunks is a connection whose reads return one chunk each, then the end, or errNoMore if the receiver must not read
+// on.
 type chunks struct {
 	net.Conn
 	data [][]byte
@@ -216,7 +217,7 @@ func decryptECB(key [32]byte, sealed []byte) []byte {
 	return out
 }
 
-// refPacket builds a packet as the reference does: padded only where it is not a multiple of 16 already.
+// refPacket builds a packet as the reference does: it pads only if the length is not a multiple of 16.
 func refPacket(key [32]byte, text string) []byte {
 	p := fmt.Sprintf("%x%032b%s", sha512.Sum512(key[:]), len(text), text)
 	if n := 16 - len(p)%16; n < 16 {
@@ -225,7 +226,7 @@ func refPacket(key [32]byte, text string) []byte {
 	return encryptECB(key, []byte(p))
 }
 
-// TestPaperStreamCuts joins packets, padded and not, and splits the stream at every point: the texts stay whole.
+// TestPaperStreamCuts joins padded and unpadded packets and splits the stream at each point. The texts stay whole.
 func TestPaperStreamCuts(t *testing.T) {
 	t.Parallel()
 	key := [32]byte{1, 2, 3}
@@ -266,8 +267,8 @@ func TestPaperStreamCuts(t *testing.T) {
 			check(fmt.Sprint("in ", n, "s"), slices.Collect(slices.Chunk(wire, n)))
 		}
 
-		// A text is there with the last byte of its message's block, before the block that may be its padding; and a
-		// stream that ends anywhere but between packets was truncated.
+		// A text is complete with the last byte of its message's block, before the block that may be its padding. A
+		// stream that does not end between two packets was truncated.
 		for i, p := range packets {
 			full := paperHead + (len(want[i])+15)/16*16
 			in := newPaperConn(&chunks{data: [][]byte{p[:full]}, end: errNoMore}, &key)
@@ -284,7 +285,8 @@ func TestPaperStreamCuts(t *testing.T) {
 	}
 }
 
-// TestPaperPacketFlips changes each byte of a packet. In digest, msg_len and the block with the padding it is noticed.
+// TestPaperPacketFlips changes each byte of a packet. The receiver notices it in digest, msg_len and the block with the
+// padding.
 func TestPaperPacketFlips(t *testing.T) {
 	key := [32]byte{7}
 	for _, text := range []string{strings.Repeat("0123456789", 4), strings.Repeat("x", 32)} {
@@ -293,7 +295,7 @@ func TestPaperPacketFlips(t *testing.T) {
 			in := newPaperConn(&chunks{data: [][]byte{flip(wire, i), refPacket(key, "next")}}, &key)
 			_, err := in.readText()
 			if err == nil {
-				_, err = in.readText() // a block of padding is judged when what follows is read
+				_, err = in.readText() // a block of padding is checked when the next block is read
 			}
 			if blockOfText := i >= paperHead && i < paperHead+32; blockOfText {
 				if err != nil {
@@ -306,8 +308,8 @@ func TestPaperPacketFlips(t *testing.T) {
 	}
 }
 
-// TestPaperECBCannotNotice shows what the wire format leaves open to anyone on the path, without any key: the text of a
-// packet can be garbled or its blocks swapped, and packets can be dropped, repeated and swapped.
+// TestPaperECBCannotNotice shows what an attacker on the path can do without any key: garble the text of a packet, swap
+// its blocks, and drop, repeat and swap packets.
 func TestPaperECBCannotNotice(t *testing.T) {
 	key := [32]byte{9}
 	a := refPacket(key, "pay 100 to alice"+"pay 999 to mal  ")
@@ -336,7 +338,7 @@ func TestPaperECBCannotNotice(t *testing.T) {
 	}
 }
 
-// TestPaperPacketRefusals are packets of the right key that break the format.
+// TestPaperPacketRefusals sends packets that are encrypted with the right key and break the format.
 func TestPaperPacketRefusals(t *testing.T) {
 	key := [32]byte{5}
 	digest := fmt.Sprintf("%x", sha512.Sum512(key[:]))
@@ -379,7 +381,7 @@ func TestPaperPacketRefusals(t *testing.T) {
 	}
 }
 
-// TestPaperSendCuts sends texts of every awkward length and reads each write as one recv(4096) would.
+// TestPaperSendCuts sends texts of lengths around each limit and reads each write as one recv(4096) would.
 func TestPaperSendCuts(t *testing.T) {
 	key := [32]byte{3}
 	for _, text := range []string{
@@ -431,7 +433,8 @@ func (w *writes) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// The reference peer, from the paper. It takes one Read of 4096 bytes for one message, does no framing, unpads always.
+// The reference peer, written from the paper. It treats one Read of 4096 bytes as one message, has no framing, and
+// always removes padding.
 
 func refRecv(conn net.Conn) ([]byte, error) {
 	b := make([]byte, 4096)
@@ -439,7 +442,7 @@ func refRecv(conn net.Conn) ([]byte, error) {
 	return b[:n], err
 }
 
-// refRead is what the reference makes of one recv.
+// refRead returns the text that the reference reads from one recv.
 func refRead(key [32]byte, data []byte) (string, error) {
 	p := decryptECB(key, data)
 	if len(p) < 160 || len(data)%16 != 0 || int(p[len(p)-1]) > len(p)-160 {
@@ -637,7 +640,7 @@ func TestPaperServerToReference(t *testing.T) {
 	})
 }
 
-// TestPaperBothEnds runs ours against ours, both ways, and reads the trace.
+// TestPaperBothEnds runs securechat's client against its server and checks both traces.
 func TestPaperBothEnds(t *testing.T) {
 	t.Parallel()
 	v := paperVector(t)
@@ -746,7 +749,7 @@ func TestPaperClientRefusals(t *testing.T) {
 	v := paperVector(t)
 	third := testKey(t, "paper-third.pem")
 	str := func(b []byte) string { return string(b) }
-	// Each makes stage 2, or stage 4 where stage 2 is good (text is not encoded yet).
+	// Each case makes stage 2, or stage 4 after a valid stage 2. The text is not encoded yet.
 	stage2 := map[string]func(ra string) string{
 		"signed by another":    func(ra string) string { return str(refSeal(t, third, v.client, "00000010"+ra+testRb)) },
 		"signed by the client": func(ra string) string { return str(refSeal(t, v.client, v.client, "00000010"+ra+testRb)) },
@@ -832,13 +835,13 @@ func TestPaperClientRefusals(t *testing.T) {
 		}
 	}
 
-	// What the paper cannot refuse: stage 4 names no run, so one that was recorded plants its session key again.
+	// What the format cannot detect: stage 4 names no run, so a recorded one plants its session key again.
 	if got, err := run4(func(string) string { return str(v.stages[3].wire) }); err != nil || got != v.key {
 		t.Errorf("a replayed stage 4 was noticed (%v), which the paper cannot", err)
 	}
 }
 
-// nextBase64 is another character whose low bit alone differs.
+// nextBase64 returns the character that differs from c in the lowest bit only.
 func nextBase64(c byte) byte {
 	const digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 	return digits[strings.IndexByte(digits, c)^1]
@@ -899,7 +902,7 @@ func TestPaperServerRefusals(t *testing.T) {
 			stage3 := stage3(m[40:])
 			c.Write(stage3)
 			if len(stage3) == paperSealed {
-				refRecv(c) // nothing, if it is refused
+				refRecv(c) // it gets nothing if the stage is rejected
 			}
 		})
 		return err
@@ -945,7 +948,7 @@ func TestPaperServerRefusals(t *testing.T) {
 	}
 }
 
-// TestPaperTimeout gets ordinary words: nobody attacked.
+// TestPaperTimeout: a timeout is not reported as a possible attack.
 func TestPaperTimeout(t *testing.T) {
 	v := paperVector(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -959,7 +962,8 @@ func TestPaperTimeout(t *testing.T) {
 	})
 }
 
-// paperPython finds an interpreter that has python3-cryptography, and runs testdata/paper_peer.py with the vectors' keys.
+// paperPython finds a Python interpreter with python3-cryptography and runs testdata/paper_peer.py with the vectors'
+// keys.
 func paperPython(t *testing.T, role, addr string) *exec.Cmd {
 	t.Helper()
 	python := ""
@@ -999,7 +1003,7 @@ func writePEM(t *testing.T, path, kind string, der []byte) {
 	}
 }
 
-// TestPaperPythonServer talks to the Python server, whose every recv is one message to it.
+// TestPaperPythonServer connects to the Python server, which treats each recv as one message.
 func TestPaperPythonServer(t *testing.T) {
 	t.Parallel()
 	v := paperVector(t)
@@ -1044,7 +1048,7 @@ func TestPaperPythonServer(t *testing.T) {
 	}
 }
 
-// TestPaperPythonClient serves the Python client, which sends its lines without a pause, so that TCP joins them.
+// TestPaperPythonClient serves the Python client. It sends its lines without a pause, so TCP joins them.
 func TestPaperPythonClient(t *testing.T) {
 	t.Parallel()
 	v := paperVector(t)
@@ -1092,7 +1096,8 @@ func TestPaperPythonClient(t *testing.T) {
 	}
 }
 
-// TestPaperKeyFiles reads each format, and refuses what is no RSA-2048 key of the right half with a sentence that helps.
+// TestPaperKeyFiles reads a key file in each format. For a file without the right half of an RSA-2048 key, the error
+// says what to do.
 func TestPaperKeyFiles(t *testing.T) {
 	t.Parallel()
 	v := paperVector(t)
@@ -1125,7 +1130,7 @@ func TestPaperKeyFiles(t *testing.T) {
 	damaged[len(damaged)-1] ^= 1
 
 	for _, tc := range []struct {
-		what, private, public string // what each loader says; "" means that it takes it
+		what, private, public string // part of each loader's error; "" if it accepts the file
 		data                  []byte
 	}{
 		{"PKCS#1", "", "never a private one", pkcs1},
@@ -1173,7 +1178,8 @@ func TestPaperKeyFiles(t *testing.T) {
 	}
 }
 
-// FuzzPaperStream gives the receiver a stream: as it stands, and as the plaintext of one, which reaches further.
+// FuzzPaperStream passes its input to the receiver: as the stream, and as the plaintext of a stream, which reaches more
+// code.
 func FuzzPaperStream(f *testing.F) {
 	v := paperVector(f)
 	for _, p := range v.packets {
@@ -1207,7 +1213,7 @@ func FuzzPaperStream(f *testing.F) {
 }
 
 // FuzzPaperStages changes what one stage signs and seals, by XOR with mask and a new length, and checks that the
-// receiver takes just what PAPER's table allows.
+// receiver accepts only what the table in docs/PAPER.md allows.
 func FuzzPaperStages(f *testing.F) {
 	v := paperVector(f)
 	for stage := uint8(1); stage <= 4; stage++ {
@@ -1217,7 +1223,7 @@ func FuzzPaperStages(f *testing.F) {
 		f.Add(stage, []byte{}, int8(8))
 	}
 	f.Fuzz(func(t *testing.T, stage uint8, mask []byte, longer int8) {
-		var sent string // what the stage under test held
+		var sent string // the content of the tested stage
 		change := func(n uint8, m string) string {
 			if n != stage {
 				return m
@@ -1275,7 +1281,7 @@ func FuzzPaperStages(f *testing.F) {
 	})
 }
 
-// TestPaperSalt: the paper's salt is as long as the key allows; another length is another scheme.
+// TestPaperSalt: the salt is as long as the key allows. A signature with a salt of another length is invalid.
 func TestPaperSalt(t *testing.T) {
 	v := paperVector(t)
 	digest := sha256.Sum256([]byte("m"))

@@ -1,7 +1,7 @@
 package main
 
-// The vectors of both protocols. TestVectors runs each file of testdata/vectors with the program's own code; the format is
-// in testdata/vectors/README.md. The generator is in vectors_make_test.go.
+// The vectors of both protocols. TestVectors runs each file of testdata/vectors with the program's own code; the format
+// is in testdata/vectors/README.md. The generator is in vectors_make_test.go.
 
 import (
 	"bytes"
@@ -358,8 +358,8 @@ func readAll(r io.Reader) []byte {
 	return b
 }
 
-// vectorHandshake runs one side on what the other side sends. Randomness follows from the seed. A server admits the client
-// unless admit says otherwise.
+// vectorHandshake runs one side on what the other side sends. Randomness follows from the seed. A server admits the
+// client unless admit says otherwise.
 func vectorHandshake(t *testing.T, side string, conn net.Conn, me *party, seed uint64, admit string) (*secrets, error) {
 	cryptotest.SetGlobalRandom(t, seed)
 	if side == "client" {
