@@ -146,7 +146,7 @@ func TestKeyFilesToConvert(t *testing.T) {
 	}
 }
 
-// TestAllowFormats lists public keys in SSH2's format and in PEM, and says what is wrong with others.
+// TestAllowFormats checks that -allow reads public keys in SSH2's format and in PEM, and that other formats are errors.
 func TestAllowFormats(t *testing.T) {
 	anna, dir := state(t, "anna"), t.TempDir()
 	listed := filepath.Join(anna, "authorized_keys")

@@ -110,7 +110,7 @@ func (o *operator) parse(line []byte) (l lines, ok bool) {
 	l = lines{first: 1, what: itemSay, texts: [][]byte{line}} // the room counts the operator's lines
 	switch {
 	case o.console.json:
-		said, from, err := parseSaid(line, outLine{what: itemSay}, o.console.origin)
+		said, from, err := parseObject(line, outLine{what: itemSay}, o.console.origin)
 		if err != nil {
 			o.console.fault(err)
 			return l, false

@@ -25,7 +25,7 @@ var (
 	testAddr = &net.TCPAddr{IP: net.ParseIP("192.0.2.7"), Port: 4711}
 )
 
-// newTrust is trust in an empty folder; what it warns of lands in the list.
+// newTrust returns a trust for an empty state folder, and the list that its warnings are appended to.
 func newTrust(t testing.TB) (*trust, *[]string) {
 	_, own := newEd25519(t)
 	warned := new([]string)
@@ -47,14 +47,14 @@ func keyLine(pub ssh.PublicKey) string {
 	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(pub)))
 }
 
-// testCA makes a CA's private file for ssh-keygen -s.
+// testCA generates a CA key, and returns its file for ssh-keygen -s and its public key.
 func testCA(t testing.TB) (path string, pub ssh.PublicKey) {
 	t.Helper()
 	key, pub := newEd25519(t)
 	return put(t, filepath.Join(t.TempDir(), "ca"), opensshPEM(t, key)), pub
 }
 
-// certify has ssh-keygen make a certificate.
+// certify runs ssh-keygen to make a certificate for pub.
 func certify(t testing.TB, ca string, pub ssh.PublicKey, args ...string) *ssh.Certificate {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "key")
@@ -161,7 +161,7 @@ func TestAdmit(t *testing.T) {
 	}
 }
 
-func TestAdmitNobody(t *testing.T) {
+func TestAdmitWithoutLines(t *testing.T) {
 	_, key := newEd25519(t)
 	tr, warned := newTrust(t)
 	_, err := tr.admit(key, testAddr, testNow)
@@ -612,7 +612,7 @@ func TestRevoked(t *testing.T) {
 	wantError(t, err, "no key is trusted")
 }
 
-// TestKRLSections builds what ssh-keygen makes seldom or never: each section by its number, whole and broken.
+// TestKRLSections parses sections that ssh-keygen writes seldom or never, each of them valid and damaged.
 func TestKRLSections(t *testing.T) {
 	ca, caPub := testCA(t)
 	_, key := newEd25519(t)
@@ -729,7 +729,7 @@ func TestAllow(t *testing.T) {
 	}
 }
 
-// TestNamesAreTaken checks that a name which belongs to another key is refused, unless a person insists.
+// TestNamesAreTaken checks that a name which belongs to another key is an error, unless allow is called with shareName.
 func TestNamesAreTaken(t *testing.T) {
 	tr, warned := newTrust(t)
 	_, ann := newEd25519(t)
@@ -751,7 +751,7 @@ func TestNamesAreTaken(t *testing.T) {
 		t.Errorf("%+v, %v", g, err)
 	}
 
-	// The name of an unused invite can be given away; then the invite is void, and stays in the file.
+	// If -allow gives the name of an unused invite to a key, the invite becomes invalid.
 	_, guest := newEd25519(t)
 	first, second := invited(t, tr, "bob"), invited(t, tr, "Bob")
 	if len(*warned) != 1 || !strings.Contains((*warned)[0], "the earlier invite for Bob is no longer valid") {
@@ -770,7 +770,7 @@ func TestNamesAreTaken(t *testing.T) {
 	wantError(t, redeem(second, true), "a name that now belongs to another key (authorized_keys:3)")
 }
 
-func TestAllowManyAtOnce(t *testing.T) {
+func TestConcurrentAllow(t *testing.T) {
 	tr, _ := newTrust(t)
 	var wg sync.WaitGroup
 	for range 8 {
@@ -802,7 +802,7 @@ func TestWriteFollowsLinks(t *testing.T) {
 	}
 }
 
-// TestReplaceMountPoint checks that a file which cannot be replaced by a rename is overwritten in place.
+// TestReplaceMountPoint checks that a file that cannot be replaced by a rename is overwritten in place.
 func TestReplaceMountPoint(t *testing.T) {
 	dir := t.TempDir()
 	path := put(t, filepath.Join(dir, "authorized_keys"), []byte("a longer text than the new one\n"))
@@ -829,7 +829,7 @@ func TestReplaceMountPoint(t *testing.T) {
 	}
 }
 
-// TestClockFault warns only of a clock that is behind the build.
+// TestClockFault checks that only a clock behind the time of the build is reported.
 func TestClockFault(t *testing.T) {
 	info := &debug.BuildInfo{Settings: []debug.BuildSetting{{Key: "vcs.time", Value: "2030-06-01T12:00:00Z"}}}
 	if text := clockFault(info, testNow.Add(-time.Second)); !strings.Contains(text, "the clock is wrong: it shows 2030-06-01T11:59:59Z") {
@@ -871,7 +871,7 @@ func FuzzAuthorizedLine(f *testing.F) {
 			t.Fatalf("took %q", text)
 		}
 		l.allows(remoteIP(testAddr), testNow)
-		// What allow would write back must read the same.
+		// The line that allow would write must parse to the same values.
 		back := strings.TrimSpace(strings.Join(l.options, ",") + " " + keyLine(l.key) + " n")
 		again, err := parseAuthorizedLine([]byte(back))
 		if err != nil || again.ca != l.ca || !again.expiry.Equal(l.expiry) || !slices.Equal(again.principals, l.principals) || (again.from == nil) != (l.from == nil) {
@@ -914,7 +914,7 @@ func FuzzRevoked(f *testing.F) {
 	})
 }
 
-// TestFileWatch notices every change that decides about a peer, also one that leaves size and time as they were.
+// TestFileWatch checks that every change of a file is noticed, also one that keeps its size and time.
 func TestFileWatch(t *testing.T) {
 	tr, _ := newTrust(t)
 	old := time.Now().Add(-time.Hour)
@@ -930,7 +930,7 @@ func TestFileWatch(t *testing.T) {
 	quiet := func(after string) {
 		t.Helper()
 		if w.changed(time.Now()) {
-			t.Errorf("%s: a change without one", after)
+			t.Errorf("%s: reported a change, but there was none", after)
 		}
 	}
 	noticed := func(what string) {
@@ -960,11 +960,11 @@ func TestFileWatch(t *testing.T) {
 	write("known_hosts", "x", now)
 	for range 2 {
 		if !w.changed(now) {
-			t.Error("a young file is not looked at again")
+			t.Error("a young file is not reported again")
 		}
 	}
 	if !w.changed(now.Add(time.Minute)) || w.changed(now.Add(time.Minute)) {
-		t.Error("a file that is no longer young is looked at once more, and not twice")
+		t.Error("a file that is no longer young must be reported once more, and not twice")
 	}
 }
 
