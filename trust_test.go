@@ -472,6 +472,8 @@ func TestHostCertificates(t *testing.T) {
 		{"good", "@cert-authority *.example ", ca, with("-n", "chat.example"), `certificate "srv" serial 0 by CA known_hosts:1`, true},
 		{"good, with port", "@cert-authority [*.example]:9000 ", ca, with("-n", "x,*.example"), "CA known_hosts:1", true},
 		{"beats an old pin", "[chat.example]:9000 " + keyLine(publicOf(t, newRSA(t, 2048))) + "\n@cert-authority * ", ca, with("-n", "chat.example"), "CA known_hosts:2", true},
+		{"loose", "@cert-authority chat.example ", ca, with("-n", "chat.example"), "CA known_hosts:1", true},
+		{"loose beside an exact pin", "[chat.example]:9000 " + keyLine(publicOf(t, newRSA(t, 2048))) + "\n@cert-authority chat.example ", ca, with("-n", "chat.example"), "has changed", false},
 		{"other host", "@cert-authority * ", ca, with("-n", "mail.example"), "none of its principals", false},
 		{"no host", "@cert-authority * ", ca, with(), "names no principal", false},
 		{"expired", "@cert-authority * ", ca, []string{"-h", "-I", "srv", "-n", "chat.example", "-V", "20200101:20210101"}, "it expired at", false},
@@ -813,7 +815,7 @@ func TestReplaceMountPoint(t *testing.T) {
 	busy := func(from, to string) error {
 		return &os.LinkError{Op: "rename", Old: from, New: to, Err: syscall.EBUSY}
 	}
-	if err := replaceFile(path, []byte("new\n"), busy); err != nil {
+	if err := replaceFile(path, []byte("new\n"), busy, syncFolder); err != nil {
 		t.Fatal(err)
 	}
 	after, err := os.Stat(path)
@@ -821,11 +823,29 @@ func TestReplaceMountPoint(t *testing.T) {
 		t.Errorf("%q, %v, %v", data, readErr, err)
 	}
 	denied := func(string, string) error { return syscall.EACCES }
-	if err := replaceFile(path, []byte("newer\n"), denied); !errors.Is(err, syscall.EACCES) {
+	if err := replaceFile(path, []byte("newer\n"), denied, syncFolder); !errors.Is(err, syscall.EACCES) {
 		t.Error(err)
 	}
 	if names, err := os.ReadDir(dir); err != nil || len(names) != 1 {
 		t.Errorf("files left over: %v, %v", names, err)
+	}
+}
+
+// TestReplaceFlushesFolder checks that a new file is flushed to disk under its name, after the rename.
+func TestReplaceFlushesFolder(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "authorized_keys")
+	flushed := ""
+	sync := func(folder string) error {
+		data, err := os.ReadFile(path)
+		flushed = folder + " " + string(data)
+		return err
+	}
+	if err := replaceFile(path, []byte("new"), os.Rename, sync); err != nil || flushed != filepath.Dir(path)+" new" {
+		t.Errorf("flushed %q, %v", flushed, err)
+	}
+	failed := func(string) error { return syscall.EIO }
+	if err := replaceFile(path, []byte("newer"), os.Rename, failed); !errors.Is(err, syscall.EIO) {
+		t.Error(err)
 	}
 }
 
