@@ -20,7 +20,7 @@ import (
 // the log goes on when there is room again. The limit is the whole process's, so this test is not to be run in parallel.
 func TestLogTornWrite(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "connection.log")
-	l, err := openLog(path)
+	l, err := openLog(logOptions{path: path})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +81,7 @@ func TestLogBehindFIFO(t *testing.T) {
 	if err := unix.Mkfifo(path+".1", 0o600); err != nil {
 		t.Fatal(err)
 	}
-	l, err := openLog(path)
+	l, err := openLog(logOptions{path: path})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -268,7 +268,9 @@ func listen(ctx context.Context, o *options, c serverConfig) (err error) {
 		return err
 	}
 	defer closeAll(listeners)
-	log, err := openLog(o.log)
+	log, err := openLog(logOptions{
+		path: o.log, digests: !o.logText, durable: o.sync, notify: func(text string) { c.console.note("%s", text) },
+	})
 	if err != nil {
 		return err
 	}
@@ -277,8 +279,7 @@ func listen(ctx context.Context, o *options, c serverConfig) (err error) {
 			err = fmt.Errorf("closing the log: %w", cerr)
 		}
 	}()
-	log.digests, log.durable = !o.logText, o.sync
-	log.tell = func(text string) { c.console.note("%s", text) }
+
 	c.log, c.sync, c.history, c.clients, c.norelay, c.invite = log, o.sync, o.history, o.maxClients, o.norelay, o.invite
 	s, err := newServer(c)
 	if err != nil {

@@ -187,7 +187,7 @@ func (o *operator) allowStranger(arg string) error {
 	}
 	o.strangers.drop(key)
 	o.console.note("%s may join now (%s, %s)", g.name, g.fingerprint, g.by)
-	who := newLogPerson("", g.name, g.fingerprint, "", nil)
+	who := newPeerFields("", g.name, g.fingerprint, "", nil)
 	now := time.Now()
 	o.room.record(func(b []byte) []byte { return appendRecord(b, now, eventAllow, who, "by", g.by) })
 	return nil

@@ -211,7 +211,7 @@ func TestServerPenalises(t *testing.T) {
 	put(t, filepath.Join(dir, "authorized_keys"), []byte(publicLine(k.signer.PublicKey(), "anna")))
 	put(t, filepath.Join(dir, "known_hosts"), []byte("* "+publicLine(k.signer.PublicKey(), "")))
 	synctest.Test(t, func(t *testing.T) {
-		log, err := openLog(path)
+		log, err := openLog(logOptions{path: path})
 		if err != nil {
 			t.Fatal(err)
 		}

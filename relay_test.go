@@ -108,7 +108,7 @@ func BenchmarkRelay(b *testing.B) {
 
 func benchmarkRelay(b *testing.B, members int64) {
 	const batch, ahead = 16, 256 // lines in a write; that the sender is ahead of the average member
-	log, err := openLog(filepath.Join(b.TempDir(), "connection.log"))
+	log, err := openLog(logOptions{path: filepath.Join(b.TempDir(), "connection.log")})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -30,7 +30,7 @@ func (s *stubReceiver) abort()                  { s.aborted++ }
 func quietRoom(t *testing.T) (*room, string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "connection.log")
-	log, err := openLog(path)
+	log, err := openLog(logOptions{path: path})
 	if err != nil {
 		t.Fatal(err)
 	}
