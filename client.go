@@ -425,7 +425,7 @@ func (c *client) arrive(server *peer, w welcome) error {
 	if !c.protocol.acknowledges() {
 		return nil
 	}
-	c.console.server, c.console.origin, c.console.since = w.server, server.fingerprint, w.present
+	c.console.setRoom(w.server, server.fingerprint, w.present)
 	if w.epoch != c.epoch || w.flags&welcomeGap != 0 {
 		if c.seen > 0 || w.flags&welcomeGap != 0 {
 			c.console.note("some of what was said meanwhile is gone: the server no longer holds it")
@@ -441,7 +441,7 @@ func (c *client) arrive(server *peer, w welcome) error {
 // ask lets the person decide about a server never met, and pins it: yes, no, or the fingerprint it should have.
 func (c *client) ask(id ssh.PublicKey) error {
 	print := fingerprint(id)
-	c.console.tell("The server %s is unknown here. Its key is\n  %s %s\nCompare it with the one that the server showed at its start.", c.addr, id.Type(), print)
+	c.console.notePlain("The server %s is unknown here. Its key is\n  %s %s\nCompare it with the one that the server showed at its start.", c.addr, id.Type(), print)
 	c.console.term.setPrompt("Trust it? (yes / no / paste the fingerprint) ")
 	defer c.console.term.setPrompt("")
 	for {
@@ -474,7 +474,7 @@ func (c *client) input() error {
 		var long errLongLine
 		switch {
 		case errors.As(err, &long):
-			c.console.fault(err)
+			c.console.rejectLine(err)
 			failed = err
 			continue
 		case err == io.EOF || err == errInterrupt:
@@ -496,7 +496,7 @@ func (c *client) input() error {
 		}
 		if c.console.json {
 			if out, _, err = parseObject(line, out, ""); err != nil {
-				c.console.fault(err)
+				c.console.rejectLine(err)
 				failed = errFailed
 				continue
 			}
@@ -699,12 +699,11 @@ func (c *client) shown(err error) error {
 
 // command does what a client's person typed: out is to be sent if send is set.
 func (c *client) command(line []byte) (out outLine, send, quit bool) {
-	name, text := parseCommand(line)
-	out, problem, ok := saying(name, text)
+	out, name, _, err := parseTyped(line)
 	switch {
-	case problem != "":
-		c.console.tell("%s", problem)
-	case ok:
+	case err != nil:
+		c.console.notePlain("%v", err)
+	case name == "":
 		return out, true, false
 	case name == "/who":
 		c.asks.Store(true)
@@ -712,9 +711,9 @@ func (c *client) command(line []byte) (out outLine, send, quit bool) {
 	case name == "/quit":
 		return out, false, true
 	case name == "/help":
-		c.console.tell("%s", clientHelp)
+		c.console.notePlain("%s", clientHelp)
 	default:
-		c.console.tell("there is no %s here; /help lists the commands, and //… sends a line that begins with a slash", name)
+		c.console.notePlain(unknownCommand, name)
 	}
 	return out, false, false
 }

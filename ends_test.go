@@ -3,7 +3,6 @@ package main
 // How connections end: for every way there is one record, with one reason; and who is dead is found out.
 
 import (
-	"bufio"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -154,7 +153,7 @@ func TestKeepalive(t *testing.T) {
 	const limit = 90 * time.Second
 	for _, takes := range []bool{true, false} {
 		s, c, _ := quietServer(t)
-		c.console.out = bufio.NewWriter(io.Discard)
+		c.console.out = newOutput(io.Discard)
 		synctest.Test(t, func(t *testing.T) {
 			j := joinOver(t, s, c, true)
 			begin := time.Now()
@@ -188,7 +187,7 @@ func TestKeepalive(t *testing.T) {
 		})
 	}
 	s, c, _ := quietServer(t)
-	c.console.out = bufio.NewWriter(io.Discard)
+	c.console.out = newOutput(io.Discard)
 	synctest.Test(t, func(t *testing.T) {
 		j := joinOver(t, s, c, true)
 		ctx, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
@@ -217,7 +216,7 @@ func TestLongLinesKeepalive(t *testing.T) {
 	s, c, _ := quietServer(t)
 	talk := func(out io.Writer, welcome bool, server func(there net.Conn, sess *session)) (lasted time.Duration, err error) {
 		synctest.Test(t, func(t *testing.T) {
-			c.console.out = bufio.NewWriter(out)
+			c.console.out = newOutput(out)
 			j := joinOver(t, s, c, true)
 			here, there := net.Pipe()
 			go io.Copy(io.Discard, there)

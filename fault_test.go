@@ -7,7 +7,6 @@ package main
 // -faults 200 -kills 50 is the whole of it, -seed repeats a run.
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -459,7 +458,6 @@ func TestFaultsAndKills(t *testing.T) {
 // client comes back, and its lines are there once.
 func TestFaultAtEachByte(t *testing.T) {
 	s, c, _ := quietServer(t)
-	s.console.out, s.console.lines = bufio.NewWriter(io.Discard), newLineReader(strings.NewReader(""), maxLine)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -504,7 +502,7 @@ func TestFaultAtEachByte(t *testing.T) {
 				proto := *c.protocol.(*securechat2)
 				proto.client.addr = addr
 				one := &client{addr: addr, protocol: &proto, trust: c.trust, reconnect: true, insist: true,
-					console: &console{stderr: io.Discard, out: bufio.NewWriter(io.Discard), lines: newLineReader(strings.NewReader(b.String()), maxLine)}}
+					console: unstartedConsole(strings.NewReader(b.String()), io.Discard)}
 				err := one.run(context.Background())
 				n := proxy.count()
 				var u *untrusted

@@ -335,7 +335,8 @@ func (l *connLog) put(b []byte) error {
 		n, err = l.f.Write(b)
 	}
 	if err != nil {
-		if l.torn = n > 0; l.torn {
+		l.torn = n > 0
+		if l.torn {
 			err = errors.Join(err, l.cut())
 		}
 		return err

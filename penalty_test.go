@@ -216,7 +216,7 @@ func TestServerPenalises(t *testing.T) {
 			t.Fatal(err)
 		}
 		told := newWatched()
-		c := newConsole(strings.NewReader(""), io.Discard, told, nil)
+		c := newConsole(strings.NewReader(""), io.Discard, told, nil, consoleOptions{})
 		tr := openTrust(dir, k.signer.PublicKey(), "anna", nil)
 		s, err := newServer(serverConfig{
 			endpoint: endpoint{&securechat2{me: me, trust: tr}, me.signer.PublicKey(), "anna", tr}, log: log, clients: maxClients, console: c,

@@ -643,7 +643,7 @@ func (l stuckLink) setReadTimeout(time.Duration, bool) {}
 // TestTimeoutStuck: -timeout ends a client that has said goodbye and whose reader is stuck.
 func TestTimeoutStuck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := &client{box: newOutbox(), stay: true, console: newConsole(strings.NewReader(""), io.Discard, io.Discard, nil)}
+		c := &client{box: newOutbox(), stay: true, console: newConsole(strings.NewReader(""), io.Discard, io.Discard, nil, consoleOptions{})}
 		defer c.console.close()
 		conn, other := net.Pipe()
 		defer other.Close()

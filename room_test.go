@@ -510,14 +510,14 @@ func quietServer(t *testing.T) (*server, *client, *bytes.Buffer) {
 	put(t, tr.path("known_hosts"), []byte("[127.0.0.1]:9000 "+publicLine(tr.own, "")))
 	s, err := newServer(serverConfig{
 		endpoint: endpoint{&securechat2{me: me, trust: tr}, me.signer.PublicKey(), "anna", tr}, log: r.log, clients: maxClients,
-		console: &console{stderr: &notes, notes: make(chan string, maxNotes)},
+		console: unstartedConsole(strings.NewReader(""), &notes),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.free.Stop() })
 	proto := &securechat2{me: me, trust: tr, client: securechat2Client{addr: "127.0.0.1:9000"}}
-	c := &client{addr: "127.0.0.1:9000", protocol: proto, trust: tr, console: &console{stderr: io.Discard}, box: newOutbox()}
+	c := &client{addr: "127.0.0.1:9000", protocol: proto, trust: tr, console: unstartedConsole(strings.NewReader(""), io.Discard), box: newOutbox()}
 	return s, c, &notes
 }
 
@@ -560,9 +560,7 @@ func TestServerDeadline(t *testing.T) {
 			if d := time.Since(begin); d != handshakeTimeout || s.gate.inProgress != 0 {
 				t.Errorf("%d frames: it ended after %v with %d handshakes in progress", frames, d, s.gate.inProgress)
 			}
-			for len(s.console.notes) > 0 {
-				s.console.print(<-s.console.notes)
-			}
+			printNotes(s.console)
 			if !strings.Contains(notes.String(), "i/o timeout") {
 				t.Errorf("%d frames: the operator was told %q", frames, notes)
 			}
@@ -699,9 +697,7 @@ func TestFirstPacketRefusals(t *testing.T) {
 			here.Close()
 			synctest.Wait()
 		})
-		for len(s.console.notes) > 0 {
-			s.console.print(<-s.console.notes)
-		}
+		printNotes(s.console)
 		if !strings.Contains(notes.String(), "first packet: "+errMalformed.Error()) {
 			t.Errorf("%s: the operator was told %q", what, notes)
 		}

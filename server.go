@@ -114,7 +114,7 @@ func (s *server) run(ctx context.Context, listeners []net.Listener) error {
 
 // announce tells the operator where the server listens and how to join it.
 func (s *server) announce(addr, port string) {
-	s.console.server, s.console.origin = s.name, fingerprint(s.id)
+	s.console.setRoom(s.name, fingerprint(s.id), 0)
 	opened, flag := "room open", ""
 	if s.pipe != nil {
 		opened, flag = "waiting for one client", " -raw"
