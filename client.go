@@ -112,24 +112,23 @@ func newClient(c clientConfig) *client {
 	return cl
 }
 
-// start makes the contexts of the stay.
+// start makes the contexts of the stay. stop ends them.
 func (c *client) start(ctx context.Context) (stop func()) {
+	endTimeout := func() {}
 	if c.timeout > 0 {
-		ctx, stop = context.WithTimeoutCause(ctx, c.timeout, errTimeout)
-	} else {
-		stop = func() {}
+		ctx, endTimeout = context.WithTimeoutCause(ctx, c.timeout, errTimeout)
 	}
 	c.ending, c.end = context.WithCancelCause(ctx)
-	over, isOver := context.WithCancel(context.Background())
-	c.over = over
+	var isOver context.CancelFunc
+	c.over, isOver = context.WithCancel(context.Background())
 	context.AfterFunc(c.ending, func() {
 		c.box.close()
 		time.AfterFunc(leaveTimeout, isOver)
 	})
 	return func() {
+		endTimeout()
 		c.end(errDone)
 		isOver()
-		stop()
 	}
 }
 
@@ -149,20 +148,20 @@ func (c *client) run(ctx context.Context) error {
 	}
 	if c.console.term != nil {
 		c.console.term.complete = func(line string, pos int) []string { return completions(line, pos, clientHelp, c.people.names()) }
-		if conn != nil {
-			c.console.print(safe(fmt.Sprintf("securechat: joined %s as %s; an empty line leaves, /help lists the commands",
-				c.addr, conn.welcome.name)))
-		}
 	}
 	go func() { // ends with the input; with a terminal's, when the process does
 		defer c.console.guard()
 		c.inputEnded(c.readInput())
 	}()
 	backoff := backoff{next: firstBackoff}
-	reconnected := "connected"
+	connected := "connected"
 	for {
 		if conn != nil {
-			reconnected = "connected again"
+			if connected == "connected" && c.console.term != nil { // before the first message is shown
+				c.console.print(safe(fmt.Sprintf("securechat: joined %s as %s; an empty line leaves, /help lists the commands",
+					c.addr, conn.welcome.name)))
+			}
+			connected = "connected again"
 			began, acked := time.Now(), c.box.acknowledged()
 			if err = c.session(conn); !c.goesOn(err) {
 				return err
@@ -178,7 +177,7 @@ func (c *client) run(ctx context.Context) error {
 			}
 			return err
 		}
-		c.console.note("%s", reconnected)
+		c.console.note("%s", connected)
 	}
 }
 
@@ -292,7 +291,7 @@ func (c *client) joined(server *peer, w welcome) error {
 	if !c.protocol.acknowledges() {
 		return nil
 	}
-	c.console.server, c.console.origin, c.console.since = w.server, server.fingerprint, w.present
+	c.console.setRoom(w.server, server.fingerprint, w.present)
 	gap := w.flags&welcomeGap != 0
 	if w.epoch != c.place.epoch || gap {
 		if c.place.seen > 0 || gap {
@@ -428,7 +427,7 @@ func (c *client) shown(err error) error {
 // ask lets the person decide about an unknown server, and pins its key: yes, no, or the fingerprint it should have.
 func (c *client) ask(id ssh.PublicKey) error {
 	print := fingerprint(id)
-	c.console.tell("The server %s is unknown here. Its key is\n  %s %s\nCompare it with the one that the server showed at its start.",
+	c.console.notePlain("The server %s is unknown here. Its key is\n  %s %s\nCompare it with the one that the server showed at its start.",
 		c.addr, id.Type(), print)
 	c.console.term.setPrompt("Trust it? (yes / no / paste the fingerprint) ")
 	defer c.console.term.setPrompt("")
@@ -461,7 +460,7 @@ func (c *client) readInput() error {
 		line, pasted, err := c.console.read()
 		switch {
 		case errors.As(err, new(errLongLine)):
-			c.console.fault(err)
+			c.console.rejectLine(err)
 			failed = err
 			continue
 		case err == io.EOF || err == errInterrupt:
@@ -503,7 +502,7 @@ func (c *client) parse(line []byte, pasted bool) (out outLine, send, leave bool,
 	switch {
 	case c.console.json:
 		if out, _, err = parseObject(line, out, ""); err != nil {
-			c.console.fault(err)
+			c.console.rejectLine(err)
 			return out, false, false, err
 		}
 		if out.text == nil {
@@ -527,12 +526,11 @@ func (c *client) parse(line []byte, pasted bool) (out outLine, send, leave bool,
 
 // command runs what a person typed, or returns it with send if it is to be sent.
 func (c *client) command(line []byte) (out outLine, send, leave bool) {
-	name, text := parseCommand(line)
-	out, problem, ok := saying(name, text)
+	out, name, _, err := parseTyped(line)
 	switch {
-	case problem != "":
-		c.console.tell("%s", problem)
-	case ok:
+	case err != nil:
+		c.console.notePlain("%v", err)
+	case name == "":
 		return out, true, false
 	case name == "/who":
 		c.asks.Store(true)
@@ -540,9 +538,9 @@ func (c *client) command(line []byte) (out outLine, send, leave bool) {
 	case name == "/quit":
 		return out, false, true
 	case name == "/help":
-		c.console.tell("%s", clientHelp)
+		c.console.notePlain("%s", clientHelp)
 	default:
-		c.console.tell("there is no %s here; /help lists the commands, and //… sends a line that begins with a slash", name)
+		c.console.notePlain(unknownCommand, name)
 	}
 	return out, false, false
 }

@@ -634,13 +634,17 @@ func (l stuckLink) setReadTimeout(time.Duration, bool) {}
 // TestTimeoutStuck: -timeout ends a client that has said goodbye and whose reader is stuck.
 func TestTimeoutStuck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := &client{box: newOutbox(), stay: true, console: newConsole(strings.NewReader(""), io.Discard, io.Discard, nil)}
+		c := newClient(clientConfig{
+			stay: true, timeout: time.Second,
+			console: newConsole(strings.NewReader(""), io.Discard, io.Discard, nil, consoleOptions{}),
+		})
+		defer c.start(t.Context())()
 		defer c.console.close()
 		conn, other := net.Pipe()
 		defer other.Close()
 		l := stuckLink{free: make(chan struct{})}
 		defer close(l.free)
-		err := c.session(conn, l, welcome{name: "bob"}, &leaving{timeout: time.After(time.Second)})
+		err := c.session(&clientConn{conn, l, welcome{name: "bob"}})
 		if !errors.Is(err, errTimeout) {
 			t.Errorf("it ended with %v", err)
 		}
@@ -680,7 +684,7 @@ func TestClientDeadline(t *testing.T) {
 				}
 				<-over
 			}()
-			if _, _, err := c.meet(t.Context(), here); !errors.Is(err, os.ErrDeadlineExceeded) {
+			if _, err := c.join(t.Context(), here); !errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Errorf("it reads: %v: %v", reads, err)
 			}
 			if d := time.Since(begin); d != handshakeTimeout {

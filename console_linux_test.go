@@ -332,7 +332,7 @@ func TestOperator(t *testing.T) {
 	pin(t, cleo, addr, anna)
 	pin(t, dora, addr, anna)
 	stderr, exit = tell(t, cleo, addr)
-	wantRun(t, "a stranger", stderr, exit, exitUntrusted, `without letting us in; its log says why\n.*have this line added to its authorized_keys: ssh-ed25519 `)
+	wantRun(t, "a stranger", stderr, exit, exitUntrusted, `does not admit this key; its log says why\n.*have this line added to its authorized_keys: ssh-ed25519 `)
 	op.sees(`refused 127\.0\.0\.1:\d+, SHA256:\S+: key SHA256:\S+ is not in \S+authorized_keys`)
 	op.sees(`hint: or type /allow NAME`)
 	op.send("/allow cleo\r")

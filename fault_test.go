@@ -7,11 +7,9 @@ package main
 // -faults 200 -kills 50 runs the whole test, -seed repeats a run.
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -460,7 +458,6 @@ func TestFaultsAndKills(t *testing.T) {
 func TestFaultAtEachByte(t *testing.T) {
 	t.Parallel()
 	s, c, _ := quietServer(t)
-	s.console.out, s.console.lines = bufio.NewWriter(io.Discard), newLineReader(strings.NewReader(""), maxLine)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -504,12 +501,13 @@ func TestFaultAtEachByte(t *testing.T) {
 				addr := proxy.l.Addr().String()
 				proto := *c.protocol.(*securechat2)
 				proto.client.addr = addr
-				one := &client{addr: addr, protocol: &proto, trust: c.trust, reconnect: true, insist: true,
-					console: &console{stderr: io.Discard, out: bufio.NewWriter(io.Discard), lines: newLineReader(strings.NewReader(b.String()), maxLine)}}
+				one := newClient(clientConfig{
+					endpoint: endpoint{protocol: &proto, trust: c.trust}, addr: addr, reconnect: true, persist: true,
+					console: unstartedConsole(strings.NewReader(b.String()), io.Discard),
+				})
 				err := one.run(context.Background())
 				n := proxy.count()
-				var u *untrusted
-				if err != nil && !(errors.As(err, &u) && u.kind == closedSilently && one.epoch == [8]byte{}) { // else it was turned away, for all it knows
+				if err != nil {
 					t.Errorf("%s: %v", label, err)
 				}
 				mu.Lock()

@@ -214,12 +214,12 @@ func TestServerPenalises(t *testing.T) {
 	put(t, filepath.Join(dir, "authorized_keys"), []byte(publicLine(k.signer.PublicKey(), "anna")))
 	put(t, filepath.Join(dir, "known_hosts"), []byte("* "+publicLine(k.signer.PublicKey(), "")))
 	synctest.Test(t, func(t *testing.T) {
-		log, err := openLog(path)
+		log, err := openLog(logOptions{path: path})
 		if err != nil {
 			t.Fatal(err)
 		}
 		told := newWatched()
-		c := newConsole(strings.NewReader(""), io.Discard, told, nil)
+		c := newConsole(strings.NewReader(""), io.Discard, told, nil, consoleOptions{})
 		tr := openTrust(dir, k.signer.PublicKey(), "anna", nil)
 		s, err := newServer(serverConfig{
 			endpoint: endpoint{&securechat2{me: me, trust: tr}, me.signer.PublicKey(), "anna", tr}, log: log, clients: maxClients, console: c,

@@ -18,7 +18,7 @@ import (
 
 func TestRecords(t *testing.T) {
 	at := time.Date(2016, 5, 4, 3, 2, 1, 123456789, time.FixedZone("", 3600))
-	who := newLogPerson("[fe80::1%eth0]:9", "bob", "SHA256:abc+/", "00ff", bytes.Repeat([]byte{0xab}, 64))
+	who := newPeerFields("[fe80::1%eth0]:9", "bob", "SHA256:abc+/", "00ff", bytes.Repeat([]byte{0xab}, 64))
 	person := map[string]any{
 		"time": "2016-05-04T02:02:01.123456Z", "client": "[fe80::1%eth0]:9", "name": "bob", "fingerprint": "SHA256:abc+/", "stream": "00ff",
 		"sha512": strings.Repeat("ab", 64), "prev": noHash,
@@ -52,7 +52,7 @@ func TestRecords(t *testing.T) {
 func TestLogAppends(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "connection.log")
 	for i := range 3 {
-		l, err := openLog(path)
+		l, err := openLog(logOptions{path: path})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -87,7 +87,7 @@ func TestLogAppends(t *testing.T) {
 }
 
 func TestLogOff(t *testing.T) {
-	l, err := openLog("off")
+	l, err := openLog(logOptions{path: "off"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,14 +100,14 @@ func TestLogOff(t *testing.T) {
 }
 
 // appendMessage appends the record of one line.
-func appendMessage(b []byte, at time.Time, who logPerson, id uint64, what byte, to string, text []byte, digests bool) []byte {
+func appendMessage(b []byte, at time.Time, who peerFields, id uint64, what byte, to string, text []byte, digests bool) []byte {
 	return appendMessages(b, at, who, lines{first: id, what: what, to: to, texts: [][]byte{text}}, digests)
 }
 
 func TestLogRefuses(t *testing.T) {
 	dir := t.TempDir()
 	for what, path := range map[string]string{"a folder": dir, "no folder": filepath.Join(dir, "no", "log"), "a device": os.DevNull} {
-		if l, err := openLog(path); err == nil || l != nil || !strings.Contains(err.Error(), "-log FILE") {
+		if l, err := openLog(logOptions{path: path}); err == nil || l != nil || !strings.Contains(err.Error(), "-log FILE") {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
@@ -116,7 +116,7 @@ func TestLogRefuses(t *testing.T) {
 // TestLogFails: a write that fails says so, leaves the file as it was, and the next one goes on behind it.
 func TestLogFails(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "connection.log")
-	l, err := openLog(path)
+	l, err := openLog(logOptions{path: path})
 	if err != nil {
 		t.Fatal(err)
 	}

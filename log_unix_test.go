@@ -26,12 +26,12 @@ import (
 // fill appends messages first to last of one stream to the log at path, in a run of its own.
 func fill(t testing.TB, path string, first, last int) {
 	t.Helper()
-	l, err := openLog(path)
+	l, err := openLog(logOptions{path: path})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.close()
-	who := newLogPerson("192.0.2.1:1", "bob", "SHA256:bob", streamID{1}.String(), nil)
+	who := newPeerFields("192.0.2.1:1", "bob", "SHA256:bob", streamID{1}.String(), nil)
 	for n := first; n <= last; n++ {
 		if err := l.write(func(b []byte) []byte {
 			return appendMessage(b, time.Unix(int64(n), 0), who, uint64(n), itemSay, "", fmt.Appendf(nil, "line %d", n), false)
@@ -81,8 +81,8 @@ func TestVerify(t *testing.T) {
 		},
 			"line 4 was inserted"},
 		"two inserted": {func(l [][]byte) [][]byte { return slices.Insert(l, 3, l[6], l[7]) }, "lines 4 to 5 were inserted"},
-		"swapped":      {func(l [][]byte) [][]byte { l[3], l[4] = l[4], l[3]; return l }, "line 4 is out of its place"},
-		"moved":        {func(l [][]byte) [][]byte { return append(slices.Delete(slices.Clone(l), 3, 4), append(l[3], '\n')) }, "line 4 is out of its place"},
+		"swapped":      {func(l [][]byte) [][]byte { l[3], l[4] = l[4], l[3]; return l }, "line 4 is out of place"},
+		"moved":        {func(l [][]byte) [][]byte { return append(slices.Delete(slices.Clone(l), 3, 4), append(l[3], '\n')) }, "line 4 is out of place"},
 		"cut within":   {func(l [][]byte) [][]byte { l[3] = append(l[3][:20:20], '\n'); return l }, "line 4 was edited"},
 		"cut at end":   {func(l [][]byte) [][]byte { l[8] = l[8][:50]; return l }, "line 9 is torn"},
 		"text":         {func(l [][]byte) [][]byte { return slices.Insert(l, 3, []byte("hello\n")) }, "line 4 was edited or inserted"},
@@ -139,7 +139,7 @@ func TestVerifyFiles(t *testing.T) {
 // TestVerifyHarmless: a file's name is somebody's text too.
 func TestVerifyHarmless(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "connection\x1b[2J.log")
-	l, err := openLog(path)
+	l, err := openLog(logOptions{path: path})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,12 +165,12 @@ func TestTornRecord(t *testing.T) {
 			if err := os.WriteFile(path, append(bytes.Clone(whole[:cut]), make([]byte, zeros)...), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			l, err := openLog(path)
+			l, err := openLog(logOptions{path: path})
 			if err != nil {
 				t.Fatal(err)
 			}
 			l.close()
-			if torn := cut - end + zeros; strings.HasPrefix(l.began, "repaired") != (torn > 0) || !bytes.Equal(contents(t, path), whole[:end]) || l.head != sha256.Sum256(whole[end/2:end]) {
+			if torn := cut - end + zeros; strings.HasPrefix(l.began, "repaired") != (torn > 0) || !bytes.Equal(contents(t, path), whole[:end]) || l.end.head != sha256.Sum256(whole[end/2:end]) {
 				t.Fatalf("cut at %d of %d, %d zeros: %q", cut, len(whole), zeros, l.began)
 			}
 		}
@@ -179,7 +179,7 @@ func TestTornRecord(t *testing.T) {
 		if err := os.WriteFile(path, []byte(first), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if l, err := openLog(path); err != nil || l.size != 0 {
+		if l, err := openLog(logOptions{path: path}); err != nil || l.end.size != 0 {
 			t.Errorf("%q: %v", first, err)
 		} else {
 			l.close()
@@ -192,7 +192,7 @@ func TestTornRecord(t *testing.T) {
 		if err := os.WriteFile(path, content, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := openLog(path); err == nil || !strings.Contains(err.Error(), "no record of ours") || !bytes.Equal(contents(t, path), content) {
+		if _, err := openLog(logOptions{path: path}); err == nil || !strings.Contains(err.Error(), errForeignLog.Error()) || !bytes.Equal(contents(t, path), content) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
@@ -237,7 +237,7 @@ func TestRebuild(t *testing.T) {
 	}
 	restart := func() *room {
 		t.Helper()
-		l, err := openLog(path)
+		l, err := openLog(logOptions{path: path})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -303,7 +303,7 @@ func TestRebuildBounded(t *testing.T) {
 	if _, err := f.WriteAt(append([]byte("\n"), record...), 64<<30); err != nil {
 		t.Fatal(err)
 	}
-	l, err := openLog(path)
+	l, err := openLog(logOptions{path: path})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -319,13 +319,13 @@ func TestRebuildBounded(t *testing.T) {
 	loud, _ := enter(t, r, "loud", "key l", 3)
 	r.mute(loud)
 	n := uint64(0)
-	for begin := l.size; l.size < begin+2*tailBytes; n++ {
+	for begin := l.end.size; l.end.size < begin+2*tailBytes; n++ {
 		if err := r.say(loud, says(n+1, strings.Repeat("x", maxLine))); err != nil {
 			t.Fatal(err)
 		}
 	}
 	l.close()
-	if l, err = openLog(path); err != nil {
+	if l, err = openLog(logOptions{path: path}); err != nil {
 		t.Fatal(err)
 	}
 	defer l.close()
@@ -415,13 +415,13 @@ func TestRemovedLog(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "logs")
 	path := filepath.Join(dir, "connection.log")
 	os.Mkdir(dir, 0o700)
-	l, err := openLog(path)
+	l, err := openLog(logOptions{path: path})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.close()
 	var told []string
-	l.tell = func(text string) { told = append(told, text) }
+	l.notify = func(text string) { told = append(told, text) }
 	r, err := newRoom(l, 0, false)
 	if err != nil {
 		t.Fatal(err)
@@ -476,7 +476,7 @@ func TestSync(t *testing.T) {
 	l := r.log
 	l.durable = true
 	begun, end := make(chan struct{}), make(chan error)
-	l.syncing = func(*os.File) error { begun <- struct{}{}; return <-end }
+	l.syncFile = func(*os.File) error { begun <- struct{}{}; return <-end }
 	r.flush = make(chan struct{}, 1)
 	over := make(chan struct{})
 	go func() { r.flushLog(); close(over) }()
@@ -532,7 +532,7 @@ func TestSync(t *testing.T) {
 	waitFor(r, again, func() bool { return ackedOf(r, again) == 4 })
 	close(r.flush)
 	<-over
-	l.syncing = func(*os.File) error { return nil }
+	l.syncFile = func(*os.File) error { return nil }
 	if v, err := verifyLog(bytes.NewReader(contents(t, path))); err != nil || !slices.Equal(messages(t, path), []string{"a1", "a", "b", "a", "b", "a", "b", "b4"}) {
 		t.Errorf("%d records, %v, %q", v.records, err, messages(t, path))
 	}
@@ -543,7 +543,7 @@ func TestSyncConsole(t *testing.T) {
 	r, path := quietRoom(t)
 	r.log.durable = true
 	end := make(chan error)
-	r.log.syncing = func(*os.File) error { return <-end }
+	r.log.syncFile = func(*os.File) error { return <-end }
 	r.flush = make(chan struct{}, 1)
 	over := make(chan struct{})
 	go func() { r.flushLog(); close(over) }()
@@ -570,7 +570,7 @@ func TestSyncConsole(t *testing.T) {
 	waitFor(r, console, func() bool { return ackedOf(r, console) == 2 })
 	close(r.flush)
 	<-over
-	r.log.syncing = func(*os.File) error { return nil }
+	r.log.syncFile = func(*os.File) error { return nil }
 	if got := messages(t, path); !slices.Equal(got, []string{"first", "kept"}) {
 		t.Errorf("the log has %q", got)
 	}
@@ -598,12 +598,12 @@ func (r *room) pendingEnd(m *member) string {
 
 func BenchmarkLogWrite(b *testing.B) {
 	path := filepath.Join(b.TempDir(), "connection.log")
-	l, err := openLog(path)
+	l, err := openLog(logOptions{path: path})
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer l.close()
-	who := newLogPerson("192.0.2.1:1", "bob", "SHA256:bob", streamID{1}.String(), make([]byte, 64))
+	who := newPeerFields("192.0.2.1:1", "bob", "SHA256:bob", streamID{1}.String(), make([]byte, 64))
 	texts, now, n := slices.Repeat([][]byte{bytes.Repeat([]byte("x"), 64)}, 32), time.Now(), uint64(0)
 	b.ReportAllocs()
 	for b.Loop() { // 32 lines at a time, as a packet has
@@ -646,7 +646,7 @@ func FuzzVerifyLog(f *testing.F) {
 // the log goes on when there is room again. The limit is the whole process's, so this test is not to be run in parallel.
 func TestLogTornWrite(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "connection.log")
-	l, err := openLog(path)
+	l, err := openLog(logOptions{path: path})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -707,7 +707,7 @@ func TestLogBehindFIFO(t *testing.T) {
 	if err := unix.Mkfifo(path+".1", 0o600); err != nil {
 		t.Fatal(err)
 	}
-	l, err := openLog(path)
+	l, err := openLog(logOptions{path: path})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -96,16 +96,11 @@ func run(args []string, stdin, stdout, stderr *os.File) error {
 	case o.verifyLog != "":
 		return verifyLogs(append([]string{o.verifyLog}, o.verifyLogOlder...), stdout)
 	}
-	longest := maxLine // of the input
-	if o.json {
-		longest = maxObject
-	}
-	c, err := openConsole(stdin, stdout, stderr, o.json || o.raw, longest)
+	c, err := openConsole(stdin, stdout, stderr, consoleOptions{json: o.json, raw: o.raw, quiet: o.quiet, noBell: o.nobell})
 	if err != nil {
 		return fmt.Errorf("setting up the terminal: %w", err)
 	}
 	defer c.close()
-	c.json, c.quiet, c.nobell = o.json, o.quiet, o.nobell
 	p := &process{options: o, console: c, stdin: stdin, stdout: stdout}
 	if p.dir, err = stateFolder(o.dir); err != nil {
 		return err
@@ -152,7 +147,7 @@ func (p *process) manageKeys() error {
 	if err != nil {
 		return err
 	}
-	p.console.plain() // what follows prints and reads plain lines
+	p.console.closeTerminal() // what follows prints and reads plain lines
 	switch {
 	case p.keygen:
 		if !made {
@@ -202,7 +197,7 @@ func (p *process) printInvite(t *trust) error {
 	if err != nil {
 		return err
 	}
-	p.console.tell(inviteWords, p.invite, publicAddress("9000"))
+	p.console.notePlain(inviteWords, p.invite, publicAddress("9000"))
 	_, err = fmt.Fprintln(p.stdout, code)
 	return err
 }
@@ -211,7 +206,7 @@ func (p *process) printInvite(t *trust) error {
 func (p *process) endpoint() (*endpoint, error) {
 	var trace tracer
 	if p.trace {
-		trace = func(line string) { p.console.tell("%s", line) }
+		trace = func(line string) { p.console.notePlain("%s", line) }
 	}
 	if p.paper {
 		return loadPaper(p.identity, p.peers, p.dir, p.delay, trace, p.console.note)
@@ -282,7 +277,9 @@ func (p *process) serve(ctx context.Context, e *endpoint) (err error) {
 		return err
 	}
 	defer closeAll(listeners)
-	log, err := openLog(p.log)
+	log, err := openLog(logOptions{
+		path: p.log, digests: !p.logText, durable: p.sync, notify: func(text string) { p.console.note("%s", text) },
+	})
 	if err != nil {
 		return err
 	}
@@ -291,8 +288,6 @@ func (p *process) serve(ctx context.Context, e *endpoint) (err error) {
 			err = fmt.Errorf("closing the log: %w", cerr)
 		}
 	}()
-	log.digests, log.durable = !p.logText, p.sync
-	log.tell = func(text string) { p.console.note("%s", text) }
 	config := serverConfig{
 		endpoint: *e, console: p.console, log: log, sync: p.sync, history: p.history, clients: p.maxClients, norelay: p.norelay,
 		invite: p.invite,

@@ -72,7 +72,7 @@ func TestStranger(t *testing.T) {
 	server, addr := serve(t, anna)
 	pin(t, bob, addr, anna)
 	_, stderr, code := runToEnd(t, t.TempDir(), "let me in\n", "-connect", addr, "-dir", bob)
-	if code != exitUntrusted || !strings.Contains(stderr, "without letting us in") {
+	if code != exitUntrusted || !strings.Contains(stderr, "does not admit this key") {
 		t.Fatalf("exit %d: %s", code, stderr)
 	}
 	line := server.err.match(t, `(ssh-ed25519 \S+) guest-`)[1]

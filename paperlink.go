@@ -595,8 +595,8 @@ func (p *paperMode) dial(conn net.Conn, _ joinRequest) (*peer, link, welcome, er
 		case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF): // a server that cannot verify us only closes
 			return nil, nil, welcome{}, &untrusted{
 				reason: err.Error(),
-				kind:   closedSilently,
-				hint:   "if each side has the other's key, it might be a man-in-the-middle attack",
+
+				hint: "if each side has the other's key, it might be a man-in-the-middle attack",
 			}
 		}
 		return nil, nil, welcome{}, errUnreachable{err}

@@ -60,7 +60,7 @@ type member struct {
 	peer     *peer
 	out      receiver
 	operator bool // the console, which cannot be removed
-	log      logPerson
+	log      peerFields
 	wake     chan struct{} // of capacity 1: something may be there to deliver
 
 	// The room's lock guards the rest.
@@ -131,7 +131,7 @@ func (r *room) join(m *member, req joinRequest, listens bool) (welcome, error) {
 			r.endLocked(other, "replaced by a newer connection")
 		}
 	}
-	m.log = newLogPerson(m.peer.addr, m.name, m.peer.fingerprint, m.peer.stream.String(), m.peer.digest)
+	m.log = newPeerFields(m.peer.addr, m.name, m.peer.fingerprint, m.peer.stream.String(), m.peer.digest)
 	now := time.Now()
 	record := func(b []byte) []byte { return appendRecord(b, now, eventConnect, m.log, "by", m.peer.admittedBy) }
 	if err := r.log.write(record, r.streams.appendMarks); err != nil {
@@ -155,7 +155,7 @@ func (r *room) enterOperator(m *member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	m.operator = true
-	m.log = newLogPerson(m.peer.addr, m.name, m.peer.fingerprint, m.peer.stream.String(), nil)
+	m.log = newPeerFields(m.peer.addr, m.name, m.peer.fingerprint, m.peer.stream.String(), nil)
 	r.enterLocked(m, true)
 	m.next = r.queue.end()
 	if r.closing {
@@ -297,7 +297,7 @@ func (r *room) publishLocked(m *member, l lines) error {
 	now := time.Now()
 	name, who := m.name, m.log
 	if l.from != "" {
-		name, who = l.from, logPerson(appendField(slices.Clip([]byte(who)), "from", l.from))
+		name, who = l.from, peerFields(appendField(slices.Clip([]byte(who)), "from", l.from))
 	}
 	records := func(b []byte) []byte { return appendMessages(b, now, who, l, r.log.digests) }
 	if err := r.log.write(records, r.streams.appendMarks); err != nil {

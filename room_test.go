@@ -32,7 +32,7 @@ func (s *stubReceiver) abort() { s.aborted++ }
 func quietRoom(t *testing.T) (*room, string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "connection.log")
-	log, err := openLog(path)
+	log, err := openLog(logOptions{path: path})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -628,13 +628,13 @@ func BenchmarkRelay(b *testing.B) {
 
 func benchmarkRelay(b *testing.B, members int64) {
 	const batch, ahead = 16, 256 // lines in a write; that the sender is ahead of the average member
-	log, err := openLog(filepath.Join(b.TempDir(), "connection.log"))
+	log, err := openLog(logOptions{path: filepath.Join(b.TempDir(), "connection.log")})
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer log.close()
 	s, err := newServer(serverConfig{
-		endpoint: endpoint{name: "server"}, log: log, clients: maxClients, console: &console{stderr: io.Discard, notes: make(chan string, maxNotes)},
+		endpoint: endpoint{name: "server"}, log: log, clients: maxClients, console: unstartedConsole(nil, io.Discard),
 	})
 	if err != nil {
 		b.Fatal(err)

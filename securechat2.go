@@ -69,11 +69,8 @@ func (s *securechat2) dial(conn net.Conn, req joinRequest) (*peer, link, welcome
 		return err
 	}, proof)
 	if err != nil {
-		switch {
-		case errors.Is(err, errRefused):
+		if errors.Is(err, errRefused) {
 			return nil, nil, welcome{}, s.notAdmitted()
-		case closedByPeer(err) && p.key == nil:
-			err = errors.New("it closed the connection at once: it may be busy, or keep this address out for a while after failed tries; try again in a minute")
 		}
 		return nil, nil, welcome{}, s.handshakeError(err)
 	}
@@ -155,6 +152,9 @@ func (s *securechat2) handshakeError(err error) error {
 	if errors.As(err, new(*untrusted)) {
 		return err // it names the server
 	}
+	if closedByPeer(err) {
+		err = errors.New("the server closed the connection: it may be stopping or busy, or reject this address for a while after failed attempts")
+	}
 	err = fmt.Errorf("handshake with %s: %w", s.client.addr, err)
 	if errors.Is(err, errUnverified) || errors.Is(err, errBadPacket) {
 		return err
@@ -188,7 +188,7 @@ func (s *securechat2) checkServer(remote net.Addr, id ssh.PublicKey) (pin bool, 
 // notAdmitted returns the error for a refusal that the server has signed. A refusal gives no reason: the server's log has
 // it.
 func (s *securechat2) notAdmitted() error {
-	u := &untrusted{reason: s.client.addr + " closed the connection without letting us in; its log says why"}
+	u := &untrusted{reason: s.client.addr + " does not admit this key; its log says why"}
 	if s.client.invite != nil {
 		u.hint = "the invite may be used or expired: ask for a new code"
 		return u

@@ -91,7 +91,7 @@ func (s *server) run(ctx context.Context, listeners []net.Listener) error {
 			return err
 		}
 	}
-	self := newLogPerson(addr, s.name, fingerprint(s.id), "", nil)
+	self := newPeerFields(addr, s.name, fingerprint(s.id), "", nil)
 	began := func(b []byte) []byte { return appendRecord(b, time.Now(), eventStart, self, "log", s.log.began) }
 	if err := s.log.write(began, nil); err != nil {
 		return err
@@ -114,7 +114,7 @@ func (s *server) run(ctx context.Context, listeners []net.Listener) error {
 
 // announce tells the operator where the server listens and how to join it.
 func (s *server) announce(addr, port string) {
-	s.console.server, s.console.origin = s.name, fingerprint(s.id)
+	s.console.setRoom(s.name, fingerprint(s.id), 0)
 	opened, flag := "room open", ""
 	if s.pipe != nil {
 		opened, flag = "waiting for one client", " -raw"
@@ -550,7 +550,7 @@ func (s *server) refuse(p *peer, err error) {
 			hint += "\nsecurechat: hint: or type /allow NAME"
 		}
 	}
-	who := newLogPerson(p.addr, p.name, p.fingerprint, "", nil)
+	who := newPeerFields(p.addr, p.name, p.fingerprint, "", nil)
 	now := time.Now()
 	s.room.record(func(b []byte) []byte { return appendRecord(b, now, eventRefused, who, "reason", err.Error()) })
 	from := p.addr
@@ -683,7 +683,7 @@ func (r *rawServer) join(conn net.Conn, p *peer, l link, req joinRequest) (serve
 
 // carry moves the bytes, between a record of the connect and one of the disconnect.
 func (r *rawServer) carry(conn net.Conn, p *peer, l link, w welcome) error {
-	who := newLogPerson(p.addr, p.name, p.fingerprint, p.stream.String(), p.digest)
+	who := newPeerFields(p.addr, p.name, p.fingerprint, p.stream.String(), p.digest)
 	connect := func(b []byte) []byte { return appendRecord(b, time.Now(), eventConnect, who, "by", p.admittedBy) }
 	if err := r.log.write(connect, nil); err != nil {
 		return err

@@ -175,7 +175,7 @@ func TestReadOnlyLog(t *testing.T) {
 	}
 	unlock = lock()
 	server.cmd.Process.Signal(unix.SIGHUP)
-	server.err.match(t, `reopening the log .*; it goes on in the old file`)
+	server.err.match(t, `reopening the log .*; it continues in the old file`)
 	bob.send(`{"text":"two"}` + "\n")
 	bob.out.match(t, `"type":"ack","id":2}`)
 	unlock()

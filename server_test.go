@@ -4,7 +4,6 @@ package main
 // gathers what has arrived.
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/rand"
@@ -32,14 +31,16 @@ func quietServer(t *testing.T) (*server, *client, *bytes.Buffer) {
 	put(t, tr.path("known_hosts"), []byte("[127.0.0.1]:9000 "+publicLine(tr.own, "")))
 	s, err := newServer(serverConfig{
 		endpoint: endpoint{&securechat2{me: me, trust: tr}, me.signer.PublicKey(), "anna", tr}, log: r.log, clients: maxClients,
-		console: &console{stderr: &notes, notes: make(chan string, maxNotes)},
+		console: unstartedConsole(strings.NewReader(""), &notes),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.free.Stop() })
 	proto := &securechat2{me: me, trust: tr, client: securechat2Client{addr: "127.0.0.1:9000"}}
-	c := &client{addr: "127.0.0.1:9000", protocol: proto, trust: tr, console: &console{stderr: io.Discard}, box: newOutbox()}
+	c := newClient(clientConfig{
+		endpoint: endpoint{protocol: proto, trust: tr}, addr: "127.0.0.1:9000", console: unstartedConsole(strings.NewReader(""), io.Discard),
+	})
 	return s, c, &notes
 }
 
@@ -76,15 +77,13 @@ func TestServerDeadline(t *testing.T) {
 					middle.Write(appendVector(nil, body))
 				}
 			}()
-			go c.meet(t.Context(), here)
+			go c.join(t.Context(), here)
 			s.gate.inProgress = 1
 			serveConn(s, there)
 			if d := time.Since(begin); d != handshakeTimeout || s.gate.inProgress != 0 {
 				t.Errorf("%d frames: it ended after %v with %d handshakes in progress", frames, d, s.gate.inProgress)
 			}
-			for len(s.console.notes) > 0 {
-				s.console.print(<-s.console.notes)
-			}
+			printNotes(s.console)
 			if !strings.Contains(notes.String(), "i/o timeout") {
 				t.Errorf("%d frames: the operator was told %q", frames, notes)
 			}
@@ -132,11 +131,12 @@ func TestServerRefusals(t *testing.T) {
 			go serveConn(s, there)
 			c.box = newOutbox()
 			rand.Read(c.stream[:])
-			sess, _, err := c.meet(t.Context(), here)
+			joined, err := c.join(t.Context(), here)
 			if err != nil {
 				t.Fatalf("%s: %v", what, err)
 			}
-			buf, err := do.send(sess.(*session))
+			sess := joined.link.(*session)
+			buf, err := do.send(sess)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -189,9 +189,7 @@ func TestFirstPacketRefusals(t *testing.T) {
 			here.Close()
 			synctest.Wait()
 		})
-		for len(s.console.notes) > 0 {
-			s.console.print(<-s.console.notes)
-		}
+		printNotes(s.console)
 		if !strings.Contains(notes.String(), "first packet: "+errMalformed.Error()) {
 			t.Errorf("%s: the operator was told %q", what, notes)
 		}
@@ -389,11 +387,11 @@ func joinOver(t *testing.T, s *server, c *client, fresh bool) *joined {
 	if fresh {
 		rand.Read(c.stream[:])
 	}
-	l, w, err := c.meet(t.Context(), here)
+	conn, err := c.join(t.Context(), here)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &joined{s, c, here, l.(*session), w, over}
+	return &joined{s, c, here, conn.link.(*session), conn.welcome, over}
 }
 
 func (j *joined) send(t *testing.T, kind byte, payload []byte) {
@@ -496,7 +494,7 @@ func TestKeepalive(t *testing.T) {
 	const limit = 90 * time.Second
 	for _, takes := range []bool{true, false} {
 		s, c, _ := quietServer(t)
-		c.console.out = bufio.NewWriter(io.Discard)
+		c.console.out = newOutput(io.Discard)
 		synctest.Test(t, func(t *testing.T) {
 			j := joinOver(t, s, c, true)
 			begin := time.Now()
@@ -518,9 +516,11 @@ func TestKeepalive(t *testing.T) {
 				go io.Copy(io.Discard, there)
 			}
 			var lost *errLost
-			if err := c.session(here, j.sess, j.w, &leaving{}); !errors.As(err, &lost) {
+			stop := c.start(t.Context())
+			if err := c.session(&clientConn{here, j.sess, j.w}); !errors.As(err, &lost) {
 				t.Error(err)
 			}
+			stop()
 			if d := time.Since(begin); d > limit || d < pingInterval {
 				t.Errorf("it takes what is sent: %v: the client found a dead server after %v", takes, d)
 			}
@@ -530,12 +530,13 @@ func TestKeepalive(t *testing.T) {
 		})
 	}
 	s, c, _ := quietServer(t)
-	c.console.out = bufio.NewWriter(io.Discard)
+	c.console.out = newOutput(io.Discard)
 	synctest.Test(t, func(t *testing.T) {
 		j := joinOver(t, s, c, true)
 		ctx, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
 		defer cancel()
-		if err := c.session(j.conn, j.sess, j.w, &leaving{signal: ctx.Done()}); err != nil || ctx.Err() == nil {
+		defer c.start(ctx)()
+		if err := c.session(&clientConn{j.conn, j.sess, j.w}); err != nil || ctx.Err() == nil {
 			t.Errorf("after a day of silence: %v", err)
 		}
 		<-j.over
@@ -559,7 +560,7 @@ func TestLongLinesKeepalive(t *testing.T) {
 	s, c, _ := quietServer(t)
 	talk := func(out io.Writer, welcome bool, server func(there net.Conn, sess *session)) (lasted time.Duration, err error) {
 		synctest.Test(t, func(t *testing.T) {
-			c.console.out = bufio.NewWriter(out)
+			c.console.out = newOutput(out)
 			j := joinOver(t, s, c, true)
 			here, there := net.Pipe()
 			go io.Copy(io.Discard, there)
@@ -568,7 +569,7 @@ func TestLongLinesKeepalive(t *testing.T) {
 			if err := errors.Join(err1, err2); err != nil {
 				t.Fatal(err)
 			}
-			c.seen = 0
+			c.place.seen = 0
 			go server(there, theirs)
 			if welcome { // which has been read before the session begins
 				if _, _, err := mine.read(); err != nil {
@@ -577,7 +578,9 @@ func TestLongLinesKeepalive(t *testing.T) {
 			}
 			begin := time.Now()
 			defer time.AfterFunc(24*time.Hour, func() { there.Close() }).Stop()
-			err = c.session(here, mine, j.w, &leaving{})
+			stop := c.start(t.Context())
+			err = c.session(&clientConn{here, mine, j.w})
+			stop()
 			lasted = time.Since(begin)
 			there.Close()
 			j.conn.Close()
@@ -607,8 +610,8 @@ func TestLongLinesKeepalive(t *testing.T) {
 			time.Sleep(pingInterval)
 		}
 	})
-	if c.seen != lines || lasted < 5*time.Minute {
-		t.Errorf("%d of %d long lines were shown, in %v: %v", c.seen, lines, lasted, err)
+	if c.place.seen != lines || lasted < 5*time.Minute {
+		t.Errorf("%d of %d long lines were shown, in %v: %v", c.place.seen, lines, lasted, err)
 	}
 
 	lasted, err = talk(io.Discard, true, func(there net.Conn, sess *session) {
@@ -744,10 +747,11 @@ func TestBusyTold(t *testing.T) {
 				}
 				c.box = newOutbox()
 				rand.Read(c.stream[:])
-				l, _, err := c.meet(t.Context(), conn)
+				joined, err := c.join(t.Context(), conn)
 				if err != nil {
 					t.Fatal(err)
 				}
+				l := joined.link
 				acked, ended := make(chan struct{}, 1), make(chan bool, 1)
 				go func() {
 					for {

@@ -237,7 +237,7 @@ func TestInvites(t *testing.T) {
 	put(t, waits, []byte(regexp.MustCompile(` \d{4}-\S+ cleo`).ReplaceAllString(readText(t, waits), " 2020-01-01T00:00:00Z cleo")))
 	expired, expiredCode := join(cleo, addr, expiring)
 	wantRefused(t, "expired", server, `joins by an invite that is wrong, used or expired`)
-	wantRun(t, "a used invite", used, usedCode, exitUntrusted, `closed the connection without letting us in.*\n.*the invite may be used or expired: ask for a new code`)
+	wantRun(t, "a used invite", used, usedCode, exitUntrusted, `does not admit this key.*\n.*the invite may be used or expired: ask for a new code`)
 	if wrong != used || expired != used || wrongExit != usedCode || expiredCode != usedCode {
 		t.Errorf("they differ: used %d %q, wrong %d %q, expired %d %q", usedCode, used, wrongExit, wrong, expiredCode, expired)
 	}
@@ -415,9 +415,9 @@ func TestUserCertificatesEndToEnd(t *testing.T) {
 			continue
 		}
 		if strings.Contains(c.words, "cannot be read") { // the server has not decided, so it sends no refusal
-			wantRun(t, c.name, stderr, code, exitTrouble, `^securechat: handshake with \S+: stage 2: EOF\n$`)
+			wantRun(t, c.name, stderr, code, exitTrouble, `^securechat: handshake with \S+: the server closed the connection: .*\n$`)
 		} else {
-			wantRun(t, c.name, stderr, code, exitUntrusted, `closed the connection without letting us in; its log says why`)
+			wantRun(t, c.name, stderr, code, exitUntrusted, `does not admit this key; its log says why`)
 		}
 		wantRefused(t, c.name, server, c.words)
 	}
@@ -508,7 +508,7 @@ func TestAuthorizedKeysOptions(t *testing.T) {
 			wantRun(t, c.options, stderr, code, exitDone, `^$`)
 			wantAdmitted(t, c.options, server, "bob", `^authorized_keys:1$`)
 		} else {
-			wantRun(t, c.options, stderr, code, exitUntrusted, `without letting us in`)
+			wantRun(t, c.options, stderr, code, exitUntrusted, `does not admit this key`)
 			wantRefused(t, c.options, server, c.refused)
 		}
 		for range 2 {
@@ -588,7 +588,7 @@ func TestIdentities(t *testing.T) {
 	wantRun(t, "RSA-1024", stderr, code, exitTrouble, `1024`)
 	appendFile(t, filepath.Join(anna, "authorized_keys"), readText(t, weak+".pub"))
 	stderr, code = tell(t, bob, addr)
-	wantRun(t, "a stranger beside it", stderr, code, exitUntrusted, `without letting us in`)
+	wantRun(t, "a stranger beside it", stderr, code, exitUntrusted, `does not admit this key`)
 	server.err.match(t, `authorized_keys:2 admits no key: an RSA key of 1024 bits is not accepted`)
 }
 
@@ -751,7 +751,7 @@ func TestOwnIdentityAndPins(t *testing.T) {
 	}
 	put(t, listed, []byte(`from="192.0.2.0/24" `+publicKeyOf(t, bob)+" bob\n"))
 	stderr, code = tell(t, bob, addr)
-	wantRun(t, "the own identity, limited by its line", stderr, code, exitUntrusted, `without letting us in`)
+	wantRun(t, "the own identity, limited by its line", stderr, code, exitUntrusted, `does not admit this key`)
 	put(t, listed, []byte(publicKeyOf(t, bob)+" robert\n"))
 	stderr, code = tell(t, bob, addr)
 	wantRun(t, "the own identity, named by its line", stderr, code, exitDone, `^$`)
@@ -821,9 +821,9 @@ func TestRevocationShapes(t *testing.T) {
 		put(t, revoked, []byte(c.text))
 		stderr, code := tell(t, bob, addr)
 		if strings.Contains(c.words, ": revoked by ") {
-			wantRun(t, c.name, stderr, code, exitUntrusted, `without letting us in`)
+			wantRun(t, c.name, stderr, code, exitUntrusted, `does not admit this key`)
 		} else { // the server has not decided, so it sends no refusal
-			wantRun(t, c.name, stderr, code, exitTrouble, `^securechat: handshake with \S+: stage 2: EOF\n$`)
+			wantRun(t, c.name, stderr, code, exitTrouble, `^securechat: handshake with \S+: the server closed the connection: .*\n$`)
 		}
 		wantRefused(t, c.name, server, c.words)
 	}
