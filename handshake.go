@@ -1,11 +1,16 @@
 package main
 
-// The handshake of securechat/2: the paper's four stages and its double encryption (§3.1, §3.2, Fig. 3), with a hello
-// before them and what each of the paper's weaknesses needs (DESIGN section 3). docs/PROTOCOL.md gives every byte;
-// docs/formal holds the machine-checked model, in whose letters this file speaks.
+// The handshake of securechat/2: a hello, then the paper's four stages with its double encryption (§3.1, §3.2, Fig. 3).
+// docs/PROTOCOL.md specifies every byte. docs/formal has a machine-checked model, which uses the same letters as this
+// file.
 //
-// The rules: the hash takes a message in before it is signed; a failed check closes the connection and tells the peer
-// nothing; the two functions below read top to bottom as the four stages, and end with a session's secrets or an error.
+// The rules:
+//
+//   - clientHandshake and serverHandshake read top to bottom as the four stages. Each returns a session's secrets or an
+//     error.
+//   - The transcript includes a message's clear part before the message is signed.
+//   - After a failed check the peer sees the connection close, and nothing else. The one exception is a client that has
+//     proven its key and is not admitted: it receives a signed refusal.
 
 import (
 	"crypto/cipher"
@@ -33,30 +38,39 @@ const (
 	protocolName = "securechat/2"
 
 	helloNonceSize = 32 // Rs
-	nonceSize      = 24 // Ra, Rb: 192 bits
+	nonceSize      = 24 // the serials Ra and Rb: 192 bits, where the paper has 32
 	smSize         = 32
-	hpkePublicSize = 1216 // MLKEM768-X25519 public key
-	hpkeEncSize    = 1120 // and its encapsulation
-	proofSize      = 32   // of an invite
-	longestSign    = 512  // bytes of a signature: RSA-4096's
+	hpkePublicSize = 1216 // an MLKEM768-X25519 public key
+	hpkeEncSize    = 1120 // its encapsulation
+	exportSize     = 64   // the secret exported from HPKE
+	proofSize      = 32   // the proof of an invite
+	longestSign    = 512  // an RSA-4096 signature
 	maxIdentity    = 8 << 10
-	maxFields      = 1 + 2*nonceSize // after the signature of any stage
+	maxFields      = 1 + 2*nonceSize // seq and serials of the longest stage, stage 2
+
+	// refusalNumber takes the stage's place in the nonce of a refusal.
+	refusalNumber = 255
 )
 
-// party is one side of handshakes: its two keys, and the part of its hello that never changes.
+// errRefused reports that the server has verified this client's key and does not admit it. The server signed the
+// refusal for this handshake, so another attempt with the same key gets the same answer until the server's files
+// change. The refusal does not say whether the key is unlisted, expired or revoked, or whether its invite is invalid.
+var errRefused = errors.New("the server does not admit this key")
+
+// party is one side of its handshakes: its two keys and the part of its hello that never changes.
 type party struct {
 	signer     ssh.Signer
-	identity   []byte // signer's public key or certificate, SSH wire form
+	identity   []byte // signer's public key or certificate in SSH's wire form
 	encryption *rsa.PrivateKey
-	hello      []byte // vectors: identity, encryption key, the identity's signature over it
-	aes        bool   // this machine has AES in hardware
-	trace      tracer // -trace
+	hello      []byte // vectors: identity, encryption key, the identity's signature over the encryption key
+	aes        bool   // this machine computes AES in hardware
+	trace      tracer // -trace; nil if off
 }
 
 func newParty(signer ssh.Signer, encryption *rsa.PrivateKey) (*party, error) {
 	p := &party{signer: signer, identity: signer.PublicKey().Marshal(), encryption: encryption, aes: hardwareAES()}
 	if len(p.identity) > maxIdentity {
-		return nil, fmt.Errorf("the identity's certificate is %d bytes long: %d is the limit", len(p.identity), maxIdentity)
+		return nil, fmt.Errorf("the identity's certificate has %d bytes: the limit is %d", len(p.identity), maxIdentity)
 	}
 	ek := marshalEncryptionKey(&encryption.PublicKey)
 	sig, err := signData(signer, helloStatement(ek))
@@ -67,29 +81,36 @@ func newParty(signer ssh.Signer, encryption *rsa.PrivateKey) (*party, error) {
 	return p, nil
 }
 
-// hardwareAES says whether AES-GCM is fast and constant-time here; Go's AES in software is neither.
+// hardwareAES reports whether AES-GCM is fast and runs in constant time on this machine. Go's AES in software does
+// neither.
 func hardwareAES() bool {
 	return cpu.X86.HasAES && cpu.X86.HasPCLMULQDQ || cpu.ARM64.HasAES && cpu.ARM64.HasPMULL || cpu.S390X.HasAESGCM
 }
 
-// clientHandshake runs the client's side on conn, whose deadline the caller has set. check is asked whether the server's
-// identity is trusted before anything is told to it. proof makes an invite's proof; nil without an invite.
-func clientHandshake(conn net.Conn, me *party, check func(ssh.PublicKey) error, proof func(h0, hpkePublic, identity []byte) []byte) (*secrets, error) {
-	t := transcript{trace: me.trace, began: time.Now()}
+type (
+	// trustFunc decides whether a client trusts a server's identity.
+	trustFunc func(id ssh.PublicKey) error
+	// proofFunc makes the proof of an invite for one handshake and identity.
+	proofFunc func(h0, hpkePublic, identity []byte) []byte
+	// admitFunc decides whether a server admits a client that has proven to hold id. proof is the client's proof of an
+	// invite, or empty. confirmed is false at stage 1, which may be the recording of a client that is gone, and true at
+	// stage 3, which answers this server's Rb.
+	admitFunc func(id ssh.PublicKey, proof, h0, hpkePublic []byte, confirmed bool) error
+)
+
+// clientHandshake runs the client's side of the handshake on conn. The caller sets conn's deadline and closes conn
+// after an error. The server receives nothing before trusts accepts its identity. proof is nil without an invite. The
+// error wraps errRefused after a refusal, and errUnverified after a failed check; any other error is trouble of the
+// network or of this machine.
+func clientHandshake(conn net.Conn, me *party, trusts trustFunc, proof proofFunc) (*secrets, error) {
+	x := newExchange(conn, me)
 
 	// Hello, S → C: version ‖ AES ‖ Rs ‖ IDs ‖ EKs ‖ sign(EKs).
-	frame, err := readFrame(conn, maxHandshakeFrame)
+	ids, eks, serverAES, err := x.receiveHello()
 	if err != nil {
-		return nil, fmt.Errorf("hello: %w", err)
+		return nil, err
 	}
-	ids, eks, serverAES, err := parseHello(frame)
-	if err != nil {
-		return nil, fmt.Errorf("hello: %w", err)
-	}
-	h0 := t.start(frame)
-	t.wire = frameHeader + len(frame)
-	t.told(0, toClient, "signature of IDs over EKs ok", helloFields(frame)...)
-	if err := check(ids); err != nil {
+	if err := trusts(ids); err != nil {
 		return nil, err
 	}
 
@@ -100,242 +121,198 @@ func clientHandshake(conn net.Conn, me *party, check func(ssh.PublicKey) error, 
 	if err != nil {
 		return nil, fmt.Errorf("stage 1: %w", err)
 	}
-	hpkePublic := kemKey.PublicKey().Bytes()
-	cred := appendVector(nil, me.identity)
-	cred = appendVector(cred, marshalEncryptionKey(&me.encryption.PublicKey))
-	if proof != nil {
-		cred = appendVector(cred, proof(h0, hpkePublic, me.identity))
-	} else {
-		cred = appendVector(cred, nil)
-	}
-	box, err := credentialBox(ra, h0)
+	claim, err := me.sealClaim(ra, x.h0, kemKey.PublicKey().Bytes(), proof)
 	if err != nil {
 		return nil, fmt.Errorf("stage 1: %w", err)
 	}
-	clearPart := append([]byte{boolByte(me.aes)}, hpkePublic...)
-	clearPart = box.Seal(clearPart, zeroNonce[:], cred, nil)
-	stage1, err := t.seal(1, me.signer, eks, clearPart, ra)
-	if err != nil {
+	if err := x.send(1, eks, claim, ra); err != nil {
 		return nil, err
 	}
-	if err := t.send(1, conn, nil, stage1); err != nil {
-		return nil, err
-	}
-	t.told(1, toServer, "sent", traceField{"AES", 1}, traceField{"HPKE key", hpkePublicSize}, traceField{"box", len(cred) + aeadOverhead},
-		traceField{"sign", t.sign}, traceField{"seq", 1}, traceField{"Ra", nonceSize})
-	wrap, err := newWrapper(ra, t.sum())
-	if err != nil {
+	if err := x.startWrapping(ra); err != nil {
 		return nil, err
 	}
 
-	// Stage 2, S → C, wrapped: HPKE encapsulation; seq 2 ‖ Ra ‖ Rb, signed by S, sealed to C.
-	enc, sig, fields, err := t.receive(2, conn, wrap, me.encryption, hpkeEncSize, 2*nonceSize)
+	// Stage 2, S → C, wrapped: HPKE encapsulation; seq 2 ‖ Ra ‖ Rb, signed by S, sealed to C. Or a refusal.
+	m, err := x.receive(2, hpkeEncSize, 2*nonceSize)
 	if err != nil {
 		return nil, err
 	}
-	if err := t.verify(2, ids, sig, fields); err != nil {
+	defer m.wipe()
+	if err := x.verify(m); err != nil {
 		return nil, err
 	}
-	if subtle.ConstantTimeCompare(fields[1:1+nonceSize], ra) != 1 {
-		return nil, fmt.Errorf("stage 2: the server returned another serial than ours: %w", errUnverified)
+	raEcho, rb := m.serials()[:nonceSize], m.serials()[nonceSize:]
+	if subtle.ConstantTimeCompare(raEcho, ra) != 1 {
+		return nil, fmt.Errorf("stage 2: server echoed a different challenge: %w", errUnverified)
 	}
-	t.told(2, toClient, "wrapping ok, label ok, signature ok, Ra ok", traceField{"encapsulation", hpkeEncSize},
-		traceField{"sign", t.sign}, traceField{"seq", 1}, traceField{"Ra", nonceSize}, traceField{"Rb", nonceSize})
-	rb := fields[1+nonceSize:]
-	defer clear(fields)
-	recipient, err := hpke.NewRecipient(enc, kemKey, hpke.HKDFSHA512(), hpke.ExportOnly(), []byte(protocolName))
+	recipient, err := hpke.NewRecipient(m.clear, kemKey, hpke.HKDFSHA512(), hpke.ExportOnly(), []byte(protocolName))
 	if err != nil {
 		return nil, fmt.Errorf("stage 2: HPKE: %w: %w", err, errUnverified)
 	}
+	x.reportReceived(m, "wrapping ok, label ok, signature ok, Ra ok")
 
-	// Stage 3, C → S, wrapped: seq 3 ‖ Rb, signed by C, under Ra alone.
-	stage3, err := t.seal(3, me.signer, nil, nil, rb)
-	if err != nil {
+	// Stage 3, C → S, wrapped: seq 3 ‖ Rb, signed by C, sealed to S.
+	if err := x.send(3, eks, nil, rb); err != nil {
 		return nil, err
 	}
-	err = t.send(3, conn, wrap, stage3)
-	clear(stage3)
-	if err != nil {
-		return nil, err
-	}
-	t.told(3, toServer, "sent", traceField{"sign", t.sign}, traceField{"seq", 1}, traceField{"Rb", nonceSize})
 
-	// Stage 4, S → C, wrapped: seq 4 ‖ Sm, signed by S, sealed to C.
-	_, sig, fields, err = t.receive(4, conn, wrap, me.encryption, 0, smSize)
+	// Stage 4, S → C, wrapped: seq 4 ‖ Sm, signed by S, sealed to C. Or a refusal.
+	m, err = x.receive(4, 0, smSize)
 	if err != nil {
 		return nil, err
 	}
-	defer clear(fields)
-	if err := t.verify(4, ids, sig, fields); err != nil {
+	defer m.wipe()
+	if err := x.verify(m); err != nil {
 		return nil, err
 	}
-	t.told(4, toClient, "wrapping ok, label ok, signature ok", traceField{"sign", t.sign}, traceField{"seq", 1}, traceField{"Sm", smSize})
+	x.reportReceived(m, "wrapping ok, label ok, signature ok")
 
-	// Key delivery: from HPKE's secret and Sm, bound to all that was said.
-	export, err := recipient.Export(protocolName, 64)
-	if err != nil {
-		return nil, fmt.Errorf("HPKE: %w", err)
-	}
-	return t.newSecrets(export, fields[1:], me.aes && serverAES)
+	// Key delivery: from HPKE's secret and Sm, bound to the whole handshake.
+	return x.deliverKey(recipient.Export, m.serials(), me.aes && serverAES)
 }
 
-// serverHandshake runs the server's side on conn, whose deadline the caller has set, with pause before each of its
-// answers (-delay). admit is asked about a client whose signature has been checked, and not before, so that nobody can
-// ask about another's key; proof is the client's invite proof or empty, and confirmed is false at stage 1, true once
-// stage 3 has shown that the client is there now.
-func serverHandshake(conn net.Conn, me *party, pause time.Duration, admit func(id ssh.PublicKey, proof, h0, hpkePublic []byte, confirmed bool) error) (*secrets, ssh.PublicKey, error) {
-	t := transcript{trace: me.trace, began: time.Now()}
+// serverHandshake runs the server's side of the handshake on conn. The caller sets conn's deadline and closes conn
+// after an error. The server waits pause before stages 2 and 4 (-delay). It calls admit only with an identity whose
+// signature it has verified, so that a client cannot find out whether somebody else's key is listed. It returns that
+// identity also with an error. A client that admit refuses receives a refusal if the error is a decision against the
+// client (isDecision), and otherwise nothing.
+func serverHandshake(conn net.Conn, me *party, pause time.Duration, admit admitFunc) (*secrets, ssh.PublicKey, error) {
+	x := newExchange(conn, me)
 
 	// Hello, S → C: version ‖ AES ‖ Rs ‖ IDs ‖ EKs ‖ sign(EKs).
-	hello := append([]byte(protocolName), boolByte(me.aes))
-	rs := make([]byte, helloNonceSize)
-	rand.Read(rs)
-	hello = append(hello, rs...)
-	hello = append(hello, me.hello...)
-	h0 := t.start(hello)
-	if err := t.send(0, conn, nil, hello); err != nil {
+	if err := x.sendHello(); err != nil {
 		return nil, nil, err
 	}
-	t.told(0, toClient, "sent", helloFields(hello)...)
 
 	// Stage 1, C → S: AES ‖ HPKE key ‖ box(IDc ‖ EKc ‖ proof); seq 1 ‖ Ra, signed by C, sealed to S.
-	clearPart, sig, fields, err := t.receive(1, conn, nil, me.encryption, -1, nonceSize)
+	m, err := x.receive(1, anySize, nonceSize)
 	if err != nil {
 		return nil, nil, err
 	}
-	ra := fields[1:]
-	defer clear(ra)
-	if len(clearPart) < 1+hpkePublicSize || clearPart[0] > 1 {
-		return nil, nil, fmt.Errorf("stage 1: malformed: %w", errUnverified)
-	}
-	clientAES := clearPart[0] == 1
-	hpkePublic := clearPart[1 : 1+hpkePublicSize]
-	box, err := credentialBox(ra, h0)
+	defer m.wipe()
+	ra := m.serials()
+	c, err := openClaim(m.clear, ra, x.h0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("stage 1: %w", err)
 	}
-	cred, err := box.Open(nil, zeroNonce[:], clearPart[1+hpkePublicSize:], nil)
+	x.peer = c.id
+	if err := x.verify(m); err != nil {
+		return nil, nil, err // the client has not proven to hold c.id
+	}
+	x.reportReceived(m, "label ok, box ok, signature ok")
+	if err := x.startWrapping(ra); err != nil {
+		return nil, c.id, err
+	}
+	if err := admit(c.id, c.proof, x.h0, c.hpkePublic, false); err != nil {
+		return nil, c.id, x.refuse(2, err)
+	}
+	kemKey, err := hpke.MLKEM768X25519().NewPublicKey(c.hpkePublic)
 	if err != nil {
-		return nil, nil, fmt.Errorf("stage 1: the credential box does not open: %w", errUnverified)
+		return nil, c.id, fmt.Errorf("stage 1: HPKE: %w: %w", err, errUnverified)
 	}
-	idc, ekc, proof, err := parseCredential(cred)
-	if err != nil {
-		return nil, nil, fmt.Errorf("stage 1: %w", err)
-	}
-	if err := t.verify(1, idc, sig, fields); err != nil {
-		return nil, nil, err // whoever this is, it is not idc
-	}
-	t.told(1, toServer, "label ok, box ok, signature ok", traceField{"AES", 1}, traceField{"HPKE key", hpkePublicSize},
-		traceField{"box", len(cred) + aeadOverhead}, traceField{"sign", t.sign}, traceField{"seq", 1}, traceField{"Ra", nonceSize})
-	if err := admit(idc, proof, h0, hpkePublic, false); err != nil {
-		return nil, idc, err
-	}
-	kemKey, err := hpke.MLKEM768X25519().NewPublicKey(hpkePublic)
-	if err != nil {
-		return nil, idc, fmt.Errorf("stage 1: HPKE: %w: %w", err, errUnverified)
-	}
-	wrap, err := newWrapper(ra, t.sum())
-	if err != nil {
-		return nil, idc, err
-	}
-	time.Sleep(pause)
-	t.began = time.Now()
+	x.wait(pause)
 
 	// Stage 2, S → C, wrapped: HPKE encapsulation; seq 2 ‖ Ra ‖ Rb, signed by S, sealed to C.
 	enc, sender, err := hpke.NewSender(kemKey, hpke.HKDFSHA512(), hpke.ExportOnly(), []byte(protocolName))
 	if err != nil {
-		return nil, idc, fmt.Errorf("stage 2: HPKE: %w: %w", err, errUnverified)
+		return nil, c.id, fmt.Errorf("stage 2: HPKE: %w: %w", err, errUnverified)
 	}
 	rb := newNonce()
 	defer clear(rb)
-	serials := append(append(make([]byte, 0, 2*nonceSize), ra...), rb...)
-	stage2, err := t.seal(2, me.signer, ekc, enc, serials)
-	clear(serials)
-	if err != nil {
-		return nil, idc, err
+	if err := x.send(2, c.ek, enc, ra, rb); err != nil {
+		return nil, c.id, err
 	}
-	if err := t.send(2, conn, wrap, stage2); err != nil {
-		return nil, idc, err
-	}
-	t.told(2, toClient, "sent", traceField{"encapsulation", hpkeEncSize}, traceField{"sign", t.sign}, traceField{"seq", 1},
-		traceField{"Ra", nonceSize}, traceField{"Rb", nonceSize})
 
-	// Stage 3, C → S, wrapped: seq 3 ‖ Rb, signed by C, under Ra alone.
-	_, sig, fields, err = t.receive(3, conn, wrap, nil, 0, nonceSize)
+	// Stage 3, C → S, wrapped: seq 3 ‖ Rb, signed by C, sealed to S.
+	m, err = x.receive(3, 0, nonceSize)
 	if err != nil {
-		return nil, idc, err
+		return nil, c.id, err
 	}
-	defer clear(fields)
-	if err := t.verify(3, idc, sig, fields); err != nil {
-		return nil, idc, err
+	defer m.wipe()
+	if err := x.verify(m); err != nil {
+		return nil, c.id, err
 	}
-	if subtle.ConstantTimeCompare(fields[1:], rb) != 1 {
-		return nil, idc, fmt.Errorf("stage 3: the client returned another serial than ours: %w", errUnverified)
+	if subtle.ConstantTimeCompare(m.serials(), rb) != 1 {
+		return nil, c.id, fmt.Errorf("stage 3: client echoed a different challenge: %w", errUnverified)
 	}
-	t.told(3, toServer, "wrapping ok, signature ok, Rb ok", traceField{"sign", t.sign}, traceField{"seq", 1}, traceField{"Rb", nonceSize})
-	if err := admit(idc, proof, h0, hpkePublic, true); err != nil {
-		return nil, idc, err
+	x.reportReceived(m, "wrapping ok, label ok, signature ok, Rb ok")
+	if err := admit(c.id, c.proof, x.h0, c.hpkePublic, true); err != nil {
+		return nil, c.id, x.refuse(4, err)
 	}
-	time.Sleep(pause)
-	t.began = time.Now()
+	x.wait(pause)
 
 	// Stage 4, S → C, wrapped: seq 4 ‖ Sm, signed by S, sealed to C.
 	sm := make([]byte, smSize)
 	defer clear(sm)
 	rand.Read(sm)
-	stage4, err := t.seal(4, me.signer, ekc, nil, sm)
-	if err != nil {
-		return nil, idc, err
+	if err := x.send(4, c.ek, nil, sm); err != nil {
+		return nil, c.id, err
 	}
-	if err := t.send(4, conn, wrap, stage4); err != nil {
-		return nil, idc, err
-	}
-	t.told(4, toClient, "sent", traceField{"sign", t.sign}, traceField{"seq", 1}, traceField{"Sm", smSize})
 
-	// Key delivery: from HPKE's secret and Sm, bound to all that was said.
-	export, err := sender.Export(protocolName, 64)
-	if err != nil {
-		return nil, idc, fmt.Errorf("HPKE: %w", err)
-	}
-	s, err := t.newSecrets(export, sm, me.aes && clientAES)
-	return s, idc, err
+	// Key delivery: from HPKE's secret and Sm, bound to the whole handshake.
+	s, err := x.deliverKey(sender.Export, sm, me.aes && c.aes)
+	return s, c.id, err
 }
 
-// newSecrets derives a session from HPKE's exported secret and Sm, both of which it wipes, with h4 as salt: without it
-// two sessions could share a key (docs/formal, NOSALT).
-func (t *transcript) newSecrets(export, sm []byte, aes bool) (*secrets, error) {
-	secret := append(append(make([]byte, 0, len(export)+len(sm)), export...), sm...)
-	clear(export)
-	clear(sm)
-	key, err := hkdf.Extract(sha512.New, secret, t.sum())
-	clear(secret)
-	if err != nil {
-		return nil, err
-	}
-	defer clear(key)
-	s := &secrets{digest: sha512.Sum512(key), aes: aes}
-	for _, x := range []struct {
-		label string
-		to    []byte
-	}{{"client to server", s.toServer[:]}, {"server to client", s.toClient[:]}, {"session id", s.id[:]}} {
-		v, err := hkdf.Expand(sha512.New, key, protocolName+" "+x.label, len(x.to))
-		if err != nil {
-			return nil, err
-		}
-		copy(x.to, v)
-		clear(v)
-	}
-	if t.trace != nil {
-		t.trace(fmt.Sprintf("session %x  %s  key from HPKE's secret 64 ‖ Sm %d, salt h4 %d", s.id[:4], s.cipher(), smSize, sha512.Size))
-	}
-	return s, nil
+// exchange is one handshake in progress: the connection, the transcript, and the keys that wrap stages 2 to 4.
+type exchange struct {
+	conn net.Conn
+	me   *party
+	transcript
+	h0   []byte        // the transcript after the hello
+	peer ssh.PublicKey // the identity that the peer claims; verify checks that it signed a stage
+	wrap *wrapper      // nil before stage 1 is complete
+
+	// For -trace: the size of the stage's frame, and when the stage began.
+	wire  int
+	began time.Time
 }
 
-// parseHello takes a hello apart and verifies that the identity in it signed the encryption key in it.
+func newExchange(conn net.Conn, me *party) *exchange {
+	return &exchange{conn: conn, me: me, began: time.Now()}
+}
+
+// sendHello sends the server's hello:
+//
+//	version   12   protocolName
+//	AES        1
+//	Rs        32
+//	IDs, EKs, sign(EKs), each a vector
+func (x *exchange) sendHello() error {
+	hello := append([]byte(protocolName), boolByte(x.me.aes))
+	rs := make([]byte, helloNonceSize)
+	rand.Read(rs)
+	hello = append(hello, rs...)
+	hello = append(hello, x.me.hello...)
+	x.h0 = x.start(hello)
+	if err := x.write(hello); err != nil {
+		return fmt.Errorf("hello: %w", err)
+	}
+	x.report(0, "sent", helloFields(hello)...)
+	return nil
+}
+
+// receiveHello reads the server's hello and returns its identity, its encryption key and its AES byte.
+func (x *exchange) receiveHello() (ids ssh.PublicKey, eks *rsa.PublicKey, aes bool, err error) {
+	hello, err := x.read()
+	if err != nil {
+		return nil, nil, false, fmt.Errorf("hello: %w", err)
+	}
+	ids, eks, aes, err = parseHello(hello)
+	if err != nil {
+		return nil, nil, false, fmt.Errorf("hello: %w", err)
+	}
+	x.h0 = x.start(hello)
+	x.peer = ids
+	x.report(0, "signature of IDs over EKs ok", helloFields(hello)...)
+	return ids, eks, aes, nil
+}
+
+// parseHello takes a hello apart and verifies that its identity signed its encryption key.
 func parseHello(b []byte) (id ssh.PublicKey, ek *rsa.PublicKey, aes bool, err error) {
 	const fixed = len(protocolName) + 1 + helloNonceSize
 	if len(b) < fixed || string(b[:len(protocolName)]) != protocolName {
-		return nil, nil, false, errors.New("the other side does not speak " + protocolName)
+		return nil, nil, false, errors.New("the server does not speak " + protocolName)
 	}
 	if b[len(protocolName)] > 1 {
 		return nil, nil, false, fmt.Errorf("malformed: %w", errUnverified)
@@ -359,6 +336,60 @@ func parseHello(b []byte) (id ssh.PublicKey, ek *rsa.PublicKey, aes bool, err er
 	return id, ek, aes, nil
 }
 
+// claim is what the clear part of stage 1 says about the client. Nothing in it is proven before stage 1's signature is
+// verified.
+type claim struct {
+	aes        bool
+	hpkePublic []byte
+	id         ssh.PublicKey
+	ek         *rsa.PublicKey
+	proof      []byte // of an invite, or empty
+}
+
+// sealClaim makes the clear part of stage 1:
+//
+//	AES           1
+//	HPKE key   1216
+//	box             the rest: the credential vec(IDc) ‖ vec(EKc) ‖ vec(proof), sealed under Ra
+func (p *party) sealClaim(ra, h0, hpkePublic []byte, proof proofFunc) ([]byte, error) {
+	var invited []byte
+	if proof != nil {
+		invited = proof(h0, hpkePublic, p.identity)
+	}
+	cred := appendVector(nil, p.identity)
+	cred = appendVector(cred, marshalEncryptionKey(&p.encryption.PublicKey))
+	cred = appendVector(cred, invited)
+	box, err := credentialBox(ra, h0)
+	if err != nil {
+		return nil, err
+	}
+	clearPart := []byte{boolByte(p.aes)}
+	clearPart = append(clearPart, hpkePublic...)
+	return box.Seal(clearPart, zeroNonce[:], cred, nil), nil
+}
+
+// openClaim takes the clear part of stage 1 apart and opens the box in it.
+func openClaim(clearPart, ra, h0 []byte) (*claim, error) {
+	const fixed = 1 + hpkePublicSize
+	if len(clearPart) < fixed || clearPart[0] > 1 {
+		return nil, fmt.Errorf("malformed: %w", errUnverified)
+	}
+	box, err := credentialBox(ra, h0)
+	if err != nil {
+		return nil, err
+	}
+	cred, err := box.Open(nil, zeroNonce[:], clearPart[fixed:], nil)
+	if err != nil {
+		return nil, fmt.Errorf("the credential box does not open: %w", errUnverified)
+	}
+	c := &claim{aes: clearPart[0] == 1, hpkePublic: clearPart[1:fixed]}
+	c.id, c.ek, c.proof, err = parseCredential(cred)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
 // parseCredential takes the content of the credential box apart.
 func parseCredential(b []byte) (id ssh.PublicKey, ek *rsa.PublicKey, proof []byte, err error) {
 	idWire, b, ok1 := cutVector(b)
@@ -376,7 +407,7 @@ func parseCredential(b []byte) (id ssh.PublicKey, ek *rsa.PublicKey, proof []byt
 	return id, ek, proof, nil
 }
 
-// parseIdentity parses a public key or certificate of a kind and strength that may identify somebody.
+// parseIdentity parses a public key or certificate. It returns an error for a type or strength that no peer may have.
 func parseIdentity(wire []byte) (ssh.PublicKey, error) {
 	if len(wire) > maxIdentity {
 		return nil, fmt.Errorf("an identity of %d bytes: %w", len(wire), errUnverified)
@@ -391,22 +422,188 @@ func parseIdentity(wire []byte) (ssh.PublicKey, error) {
 	return id, nil
 }
 
-// transcript is h: SHA-512 over the protocol's name and every handshake message in order, each part with its length.
-// A stage has two parts, one clear and one sealed; what is wrapped goes in unwrapped, for its key, nonce and content fix
-// the wrapper (docs/formal, WIRE).
-type transcript struct {
-	h hash.Hash
-	// midway is h with the clear part of the stage at hand, and without its sealed part: what that stage's label and
-	// signature cover.
-	midway [sha512.Size]byte
-
-	// For -trace: when the stage at hand began, and the bytes of its frame and signature.
-	trace      tracer
-	began      time.Time
-	wire, sign int
+// send sends a stage to the holder of ek.
+func (x *exchange) send(stage byte, ek *rsa.PublicKey, clearPart []byte, serials ...[]byte) error {
+	body, err := x.seal(stage, x.me.signer, ek, clearPart, serials...)
+	if err != nil {
+		return fmt.Errorf("stage %d: %w", stage, err)
+	}
+	if x.wrap != nil {
+		body = x.wrap.seal(stage, body)
+	}
+	if err := x.write(body); err != nil {
+		return fmt.Errorf("stage %d: %w", stage, err)
+	}
+	x.report(stage, "sent", stageFields(stage, len(clearPart), x.signSize)...)
+	return nil
 }
 
-// start takes the hello and returns h0.
+// receive reads a stage: its clear part, of clearSize bytes, and its sealed part, whose serials have serialsSize bytes.
+// It does not verify the signature. If a refusal arrives in the place of the stage, the error wraps errRefused.
+func (x *exchange) receive(stage byte, clearSize, serialsSize int) (*stageMessage, error) {
+	frame, err := x.read()
+	if err != nil {
+		return nil, fmt.Errorf("stage %d: %w", stage, err)
+	}
+	body := frame
+	if x.wrap != nil {
+		if body, err = x.unwrap(stage, frame); err != nil {
+			return nil, fmt.Errorf("stage %d: %w", stage, err)
+		}
+	}
+	m, err := x.open(stage, x.me.encryption, body, clearSize, serialsSize)
+	if err != nil {
+		return nil, fmt.Errorf("stage %d: %w", stage, err)
+	}
+	return m, nil
+}
+
+// verify checks that the peer signed m, which receive has just returned.
+func (x *exchange) verify(m *stageMessage) error {
+	if err := x.transcript.verify(m, x.peer); err != nil {
+		return fmt.Errorf("stage %d: %w", m.stage(), err)
+	}
+	return nil
+}
+
+// refuse sends a refusal in the place of a stage, if err is a decision against the client, and returns err. The client
+// has proven its key, and would learn from the close that it is not admitted. The refusal makes that certain: the
+// client can tell it from trouble of the network, and nobody else can read or forge it.
+func (x *exchange) refuse(stage byte, err error) error {
+	if !isDecision(err) {
+		return err
+	}
+	sig, sendErr := signData(x.me.signer, x.refusalStatement())
+	if sendErr == nil {
+		sendErr = x.write(x.wrap.seal(refusalNumber, sig))
+	}
+	if sendErr != nil {
+		return fmt.Errorf("%w; sending the refusal failed: %w", err, sendErr)
+	}
+	x.report(stage, "refusal sent", traceField{"sign", len(sig)})
+	return err
+}
+
+// isDecision reports whether err, by which a server does not admit a client, is a decision about the client's key. Any
+// other error is trouble of this machine: the client may be admitted when that is over, and receives no refusal.
+func isDecision(err error) bool {
+	var u *untrusted
+	return errors.As(err, &u) && u.kind != undecided
+}
+
+// unwrap opens the wrapping of a stage. The server may send a refusal in the place of stages 2 and 4; the nonce that
+// opens the frame tells which of the two it is. Both nonces are always tried, so each frame costs the client the same.
+func (x *exchange) unwrap(stage byte, frame []byte) ([]byte, error) {
+	body, err := x.wrap.open(stage, frame)
+	if stage == 3 {
+		return body, err
+	}
+	sig, notRefused := x.wrap.open(refusalNumber, frame)
+	if err == nil || notRefused != nil {
+		return body, err
+	}
+	if err := verifyData(x.peer, x.refusalStatement(), sig); err != nil {
+		return nil, fmt.Errorf("a refusal with a bad signature: %w", errUnverified)
+	}
+	x.report(stage, "refusal: wrapping ok, signature ok", traceField{"sign", len(sig)})
+	return nil, errRefused
+}
+
+// startWrapping derives the keys that wrap stages 2 to 4, when the transcript is at h1.
+func (x *exchange) startWrapping(ra []byte) (err error) {
+	x.wrap, err = newWrapper(ra, x.sum())
+	return err
+}
+
+// deliverKey derives the session's secrets from HPKE's exported secret and Sm, and wipes both.
+func (x *exchange) deliverKey(export func(label string, n int) ([]byte, error), sm []byte, aes bool) (*secrets, error) {
+	hpkeSecret, err := export(protocolName, exportSize)
+	if err != nil {
+		return nil, fmt.Errorf("HPKE: %w", err)
+	}
+	s, err := x.newSecrets(hpkeSecret, sm, aes)
+	if err != nil {
+		return nil, fmt.Errorf("deriving the session's secrets: %w", err)
+	}
+	if x.me.trace != nil {
+		x.me.trace(fmt.Sprintf("session %x  %s  key from HPKE's secret %d ‖ Sm %d, salt h4 %d",
+			s.id[:4], s.cipher(), exportSize, smSize, sha512.Size))
+	}
+	return s, nil
+}
+
+func (x *exchange) read() ([]byte, error) {
+	body, err := readFrame(x.conn, maxHandshakeFrame)
+	x.wire = frameHeader + len(body)
+	return body, err
+}
+
+func (x *exchange) write(body []byte) error {
+	x.wire = frameHeader + len(body)
+	return writeFrame(x.conn, body)
+}
+
+// wait sleeps for the pause between two stages, which does not count as a stage's time.
+func (x *exchange) wait(pause time.Duration) {
+	time.Sleep(pause)
+	x.began = time.Now()
+}
+
+// report traces a stage that has been sent, or received and verified. Stage 0 is the hello.
+func (x *exchange) report(stage byte, checks string, fields ...traceField) {
+	direction := toClient
+	if stage == 1 || stage == 3 {
+		direction = toServer
+	}
+	x.me.trace.stage(int(stage), direction, x.wire, checks, x.began, fields...)
+	x.began = time.Now()
+}
+
+func (x *exchange) reportReceived(m *stageMessage, checks string) {
+	x.report(m.stage(), checks, stageFields(m.stage(), len(m.clear), len(m.sign))...)
+}
+
+// helloFields names the parts of a hello and their sizes, for a trace.
+func helloFields(hello []byte) []traceField {
+	f := []traceField{{"version", len(protocolName)}, {"AES", 1}, {"Rs", helloNonceSize}}
+	rest := hello[len(protocolName)+1+helloNonceSize:]
+	for _, name := range []string{"IDs", "EKs", "sign"} {
+		v, r, _ := cutVector(rest) // of a hello that was made or parsed here
+		f, rest = append(f, traceField{name, len(v)}), r
+	}
+	return f
+}
+
+// stageFields names the parts of a stage and their sizes, for a trace.
+func stageFields(stage byte, clearSize, signSize int) []traceField {
+	sign, seq := traceField{"sign", signSize}, traceField{"seq", 1}
+	ra, rb := traceField{"Ra", nonceSize}, traceField{"Rb", nonceSize}
+	switch stage {
+	case 1:
+		box := traceField{"box", clearSize - 1 - hpkePublicSize}
+		return []traceField{{"AES", 1}, {"HPKE key", hpkePublicSize}, box, sign, seq, ra}
+	case 2:
+		return []traceField{{"encapsulation", clearSize}, sign, seq, ra, rb}
+	case 3:
+		return []traceField{sign, seq, rb}
+	default:
+		return []traceField{sign, seq, {"Sm", smSize}}
+	}
+}
+
+// transcript is h: SHA-512 over the protocol's name and every handshake message in order, each part with its length. A
+// stage has two parts, one clear and one sealed. Both are hashed without the wrapping, which follows from them and from
+// its key and nonce (docs/formal, WIRE).
+type transcript struct {
+	h hash.Hash
+	// midway is h with the clear part of the current stage and without its sealed part. The stage's labels and its
+	// signature cover this value.
+	midway [sha512.Size]byte
+	// signSize is the length of the signature that seal made last, for a trace.
+	signSize int
+}
+
+// start begins the transcript with the hello and returns h0.
 func (t *transcript) start(hello []byte) []byte {
 	t.h = sha512.New()
 	io.WriteString(t.h, protocolName)
@@ -423,138 +620,117 @@ func (t *transcript) add(part []byte) {
 
 func (t *transcript) sum() []byte { return t.h.Sum(nil) }
 
-// told traces a stage that has been sent or verified.
-func (t *transcript) told(stage int, direction, checks string, fields ...traceField) {
-	t.trace.stage(stage, direction, t.wire, checks, t.began, fields...)
-	t.began = time.Now()
+// stageMessage is a stage that was opened.
+type stageMessage struct {
+	clear  []byte // the clear part
+	sign   []byte // the signature
+	fields []byte // seq ‖ serials
 }
 
-// helloFields tells the sizes in a hello for a trace.
-func helloFields(hello []byte) []traceField {
-	f := []traceField{{"version", len(protocolName)}, {"AES", 1}, {"Rs", helloNonceSize}}
-	rest := hello[len(protocolName)+1+helloNonceSize:]
-	for _, name := range []string{"IDs", "EKs", "sign"} {
-		v, r, _ := cutVector(rest)
-		f, rest = append(f, traceField{name, len(v)}), r
-	}
-	return f
-}
+func (m *stageMessage) stage() byte     { return m.fields[0] }
+func (m *stageMessage) serials() []byte { return m.fields[1:] }
+func (m *stageMessage) wipe()           { clear(m.fields) }
 
-// send sends a stage, wrapped if wrap is set, as one frame.
-func (t *transcript) send(stage byte, conn net.Conn, wrap *wrapper, body []byte) error {
-	if wrap != nil {
-		body = wrap.seal(stage, body)
-	}
-	t.wire = frameHeader + len(body)
-	if err := writeFrame(conn, body); err != nil {
-		return fmt.Errorf("stage %d: %w", stage, err)
-	}
-	return nil
-}
+// anySize is the clear part's size in a stage that fixes none.
+const anySize = -1
 
-// wrapOnly is the stage that the wrapper alone seals: its key is Ra's, and Ra came in RSA-CBC, which around this stage too would
-// keep out nobody and cost S a second private-key operation (docs/formal). It has no key, and every other stage has one.
-const wrapOnly = 3
-
-// seal makes a stage: it takes clearPart into the transcript, signs seq ‖ nonces, seals both to ek, takes that in too,
-// and returns the two parts as vectors, which hold the nonces of stage 3 as they are.
-func (t *transcript) seal(stage byte, signer ssh.Signer, ek *rsa.PublicKey, clearPart []byte, nonces []byte) ([]byte, error) {
-	if (ek == nil) != (stage == wrapOnly) {
-		return nil, fmt.Errorf("stage %d: sealing: the wrong key, or none", stage)
-	}
+// seal makes a stage and adds it to the transcript:
+//
+//	vec(clearPart) ‖ vec(RSA-CBC to ek of: sign ‖ seq ‖ serials)
+func (t *transcript) seal(
+	stage byte, signer ssh.Signer, ek *rsa.PublicKey, clearPart []byte, serials ...[]byte,
+) ([]byte, error) {
 	t.add(clearPart)
 	t.midway = [sha512.Size]byte(t.sum())
-	fields := append([]byte{stage}, nonces...)
+	fields := append(make([]byte, 0, maxFields), stage)
+	for _, s := range serials {
+		fields = append(fields, s...)
+	}
 	defer clear(fields)
 	statement := t.statement(stage, fields)
 	defer clear(statement)
 	sig, err := signData(signer, statement)
 	if err != nil {
-		return nil, fmt.Errorf("stage %d: signing with our identity: %w", stage, err)
+		return nil, fmt.Errorf("signing with our identity: %w", err)
 	}
-	t.sign = len(sig)
-	msg := append(append(make([]byte, 0, len(sig)+len(fields)), sig...), fields...)
+	t.signSize = len(sig)
+	msg := append(make([]byte, 0, len(sig)+len(fields)), sig...)
+	msg = append(msg, fields...)
 	defer clear(msg)
-	sealed := msg
-	if ek != nil {
-		if sealed, err = t.rsaCBC(stage).seal(ek, msg); err != nil {
-			return nil, fmt.Errorf("stage %d: sealing: %w", stage, err)
-		}
+	sealed, err := t.rsaCBC(stage).seal(ek, msg)
+	if err != nil {
+		return nil, fmt.Errorf("sealing: %w", err)
 	}
 	t.add(sealed)
 	return appendVector(appendVector(nil, clearPart), sealed), nil
 }
 
-// receive reads a stage from conn, unwraps it if wrap is set, and opens what is sealed in it to key: a signature, which the
-// caller hands to verify, and the fields seq ‖ nonces, of which there are n bytes. The clear part must have clearSize bytes
-// unless that is -1.
-func (t *transcript) receive(stage byte, conn net.Conn, wrap *wrapper, key *rsa.PrivateKey, clearSize, n int) (clearPart, sig, fields []byte, err error) {
-	frame, err := readFrame(conn, maxHandshakeFrame)
-	if err != nil {
-		return nil, nil, nil, fmt.Errorf("stage %d: %w", stage, err)
-	}
-	t.wire = frameHeader + len(frame)
-	if wrap != nil {
-		if frame, err = wrap.open(stage, frame); err != nil {
-			return nil, nil, nil, err
-		}
-	}
-	clearPart, rest, ok1 := cutVector(frame)
+// open takes a stage apart, opens its sealed part with key and adds both parts to the transcript. The clear part must
+// have clearSize bytes, unless that is anySize, and the serials serialsSize bytes. Each RSA block costs a private-key
+// operation, so the sealed part's length is bounded before it is decrypted.
+func (t *transcript) open(
+	stage byte, key *rsa.PrivateKey, body []byte, clearSize, serialsSize int,
+) (*stageMessage, error) {
+	clearPart, rest, ok1 := cutVector(body)
 	sealed, rest, ok2 := cutVector(rest)
-	malformed := func() error { return fmt.Errorf("stage %d: malformed: %w", stage, errUnverified) }
-	cbc, longest := t.rsaCBC(stage), longestSign+maxFields
-	if key != nil {
-		longest = cbc.sealedSize(&key.PublicKey, longest)
+	cbc := t.rsaCBC(stage)
+	malformed := fmt.Errorf("malformed: %w", errUnverified)
+	if !ok1 || !ok2 || len(rest) != 0 || len(sealed) > cbc.sealedSize(&key.PublicKey, longestSign+maxFields) {
+		return nil, malformed
 	}
-	if (key == nil) != (stage == wrapOnly) || !ok1 || !ok2 || len(rest) != 0 || clearSize >= 0 && len(clearPart) != clearSize || len(sealed) > longest {
-		return nil, nil, nil, malformed()
+	if clearSize != anySize && len(clearPart) != clearSize {
+		return nil, malformed
 	}
 	t.add(clearPart)
 	t.midway = [sha512.Size]byte(t.sum())
-	msg := sealed
-	if key != nil {
-		if msg, err = cbc.open(key, sealed); err != nil {
-			return nil, nil, nil, fmt.Errorf("stage %d: %w: %w", stage, err, errUnverified)
-		}
+	msg, err := cbc.open(key, sealed)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", err, errUnverified)
 	}
-	if len(msg) < 1+n || msg[len(msg)-n-1] != stage {
-		return nil, nil, nil, malformed()
+	cut := len(msg) - 1 - serialsSize
+	if cut < 0 || msg[cut] != stage {
+		return nil, malformed
 	}
 	t.add(sealed)
-	cut := len(msg) - n - 1
-	t.sign = cut
-	return clearPart, msg[:cut], msg[cut:], nil
+	return &stageMessage{clear: clearPart, sign: msg[:cut], fields: msg[cut:]}, nil
 }
 
-// verify checks that id signed the stage that receive has just returned.
-func (t *transcript) verify(stage byte, id ssh.PublicKey, sig, fields []byte) error {
-	statement := t.statement(stage, fields)
+// verify checks that id signed m, which open has just returned.
+func (t *transcript) verify(m *stageMessage, id ssh.PublicKey) error {
+	statement := t.statement(m.stage(), m.fields)
 	defer clear(statement)
-	if err := verifyData(id, statement, sig); err != nil {
-		return fmt.Errorf("stage %d: bad signature: %w", stage, errUnverified)
+	if err := verifyData(id, statement, m.sign); err != nil {
+		return fmt.Errorf("bad signature: %w", errUnverified)
 	}
 	return nil
 }
 
-// The contexts of the signatures: without them one stage's could be passed off as another's, or as another program's.
+// The contexts of signatures and labels. They prevent that a signature made for one purpose is accepted for another,
+// here or in another program that uses the same key.
 const (
-	helloContext = "securechat/2 hello, server's encryption key\x00"
-	stageContext = "securechat/2 stage\x00"
-	blockContext = "securechat/2 block\x00"
+	helloContext   = "securechat/2 hello, server's encryption key\x00"
+	stageContext   = "securechat/2 stage\x00"
+	refusalContext = "securechat/2 refusal\x00"
+	blockContext   = "securechat/2 block\x00"
 )
 
+// helloStatement returns what the signature in a hello covers.
 func helloStatement(ek []byte) []byte { return append([]byte(helloContext), ek...) }
 
-// statement is what a stage's signature covers: its context, the transcript with this message's clear part, the fields.
-// It holds their secrets, so its caller wipes it.
+// statement returns what a stage's signature covers: the context, the stage, the transcript with this message's clear
+// part, and the fields. It contains the fields' secrets, so its caller wipes it.
 func (t *transcript) statement(stage byte, fields []byte) []byte {
 	s := append([]byte(stageContext), stage)
 	s = append(s, t.midway[:]...)
 	return append(s, fields...)
 }
 
-// rsaCBC is RSA-CBC with labels that bind each block to this run, stage and place: such a block opens nowhere else.
-// The labels are made when a block is, after the clear part has gone into the transcript.
+// refusalStatement returns what a refusal's signature covers: the context, and the transcript up to the client's last
+// stage, which is h1 or h3.
+func (t *transcript) refusalStatement() []byte { return append([]byte(refusalContext), t.sum()...) }
+
+// rsaCBC returns RSA-CBC with labels that bind each block to this handshake, stage and place: the block opens nowhere
+// else. A label is made with its block, after the clear part has been added to the transcript.
 func (t *transcript) rsaCBC(stage byte) rsaCBC {
 	return rsaCBC{hash: sha256.New, label: func(i, n int, iv []byte) []byte {
 		h := sha512.New()
@@ -568,10 +744,39 @@ func (t *transcript) rsaCBC(stage byte) rsaCBC {
 	}}
 }
 
-// zeroNonce serves keys that seal one message ever.
+// newSecrets derives a session's secrets from HPKE's exported secret and Sm, and wipes both. The salt is h4: without it
+// two sessions could share a key (docs/formal, NOSALT).
+func (t *transcript) newSecrets(export, sm []byte, aes bool) (*secrets, error) {
+	secret := append(make([]byte, 0, len(export)+len(sm)), export...)
+	secret = append(secret, sm...)
+	clear(export)
+	clear(sm)
+	key, err := hkdf.Extract(sha512.New, secret, t.sum())
+	clear(secret)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(key)
+	s := &secrets{digest: sha512.Sum512(key), aes: aes}
+	for _, derived := range []struct {
+		label string
+		to    []byte
+	}{{"client to server", s.toServer[:]}, {"server to client", s.toClient[:]}, {"session id", s.id[:]}} {
+		v, err := hkdf.Expand(sha512.New, key, protocolName+" "+derived.label, len(derived.to))
+		if err != nil {
+			return nil, err
+		}
+		copy(derived.to, v)
+		clear(v)
+	}
+	return s, nil
+}
+
+// zeroNonce is for keys that seal a single message.
 var zeroNonce [chacha20poly1305.NonceSize]byte
 
-// credentialBox is the AEAD of stage 1's box, which hides who C is from anyone without S's encryption key.
+// credentialBox returns the AEAD of stage 1's box. Only the holder of S's encryption key can open the box and see who
+// the client is.
 func credentialBox(ra, h0 []byte) (cipher.AEAD, error) {
 	return raKey(ra, h0, "credential box")
 }
@@ -586,9 +791,9 @@ func raKey(ra, salt []byte, label string) (cipher.AEAD, error) {
 	return chacha20poly1305.New(key)
 }
 
-// wrapper is the AEAD around stages 2, 3 and 4, under keys from Ra and h1, one a direction. It keeps made-up RSA blocks
-// from both sides' private keys, and C's name from whoever compares moduli or tries keys on stage 3's signature, which nothing
-// else hides (docs/formal, NOWRAP and KEYLEAK).
+// wrapper is the AEAD around stages 2, 3 and 4 and around a refusal, with a key from Ra and h1 for each direction. With
+// it, an attacker without Ra can have neither side decrypt a made-up RSA block after stage 1, and cannot compare sealed
+// parts or a refusal with the keys that it knows to find out who the client is (docs/formal, NOWRAP and KEYLEAK).
 type wrapper struct{ toServer, toClient cipher.AEAD }
 
 func newWrapper(ra, h1 []byte) (*wrapper, error) {
@@ -597,34 +802,38 @@ func newWrapper(ra, h1 []byte) (*wrapper, error) {
 		return nil, err
 	}
 	toClient, err := raKey(ra, h1, "wrap server to client")
-	return &wrapper{toServer, toClient}, err
+	if err != nil {
+		return nil, err
+	}
+	return &wrapper{toServer, toClient}, nil
 }
 
-// of returns the AEAD and nonce of a stage: the stage's number, of which each key sees each once.
-func (w *wrapper) of(stage byte) (cipher.AEAD, []byte) {
+// of returns the AEAD and the nonce of a stage, or of a refusal (refusalNumber). The nonce is that number, which each
+// key uses once.
+func (w *wrapper) of(number byte) (cipher.AEAD, []byte) {
 	nonce := zeroNonce
-	nonce[len(nonce)-1] = stage
-	if stage == 3 {
+	nonce[len(nonce)-1] = number
+	if number == 3 {
 		return w.toServer, nonce[:]
 	}
 	return w.toClient, nonce[:]
 }
 
-func (w *wrapper) seal(stage byte, body []byte) []byte {
-	aead, nonce := w.of(stage)
+func (w *wrapper) seal(number byte, body []byte) []byte {
+	aead, nonce := w.of(number)
 	return aead.Seal(nil, nonce, body, nil)
 }
 
-func (w *wrapper) open(stage byte, frame []byte) ([]byte, error) {
-	aead, nonce := w.of(stage)
+func (w *wrapper) open(number byte, frame []byte) ([]byte, error) {
+	aead, nonce := w.of(number)
 	body, err := aead.Open(nil, nonce, frame, nil)
 	if err != nil {
-		return nil, fmt.Errorf("stage %d: the wrapping does not open: %w", stage, errUnverified)
+		return nil, fmt.Errorf("the wrapping does not open: %w", errUnverified)
 	}
 	return body, nil
 }
 
-// newNonce draws a serial: 192 bits, where the paper has 32.
+// newNonce draws a serial.
 func newNonce() []byte {
 	b := make([]byte, nonceSize)
 	rand.Read(b)

@@ -157,43 +157,40 @@ func (f *thief) open(client, server *rsa.PrivateKey, toServer, toClient io.Reade
 		return err
 	}
 	h0 := f.tr.start(hello)
-	conn := func(r io.Reader) net.Conn {
+	next := func(stage byte, r io.Reader, wrap *wrapper, key *rsa.PrivateKey, clearSize, serialsSize int) (*stageMessage, error) {
 		body, err := readFrame(r, maxHandshakeFrame)
-		if err != nil {
-			return cannedConn()
+		if err == nil && wrap != nil {
+			body, err = wrap.open(stage, body)
 		}
-		return cannedConn(appendVector(nil, body))
+		if err != nil {
+			return nil, err
+		}
+		return f.tr.open(stage, key, body, clearSize, serialsSize)
 	}
-	clearPart, _, fields, err := f.tr.receive(1, conn(toServer), nil, server, -1, nonceSize)
+	m, err := next(1, toServer, nil, server, anySize, nonceSize)
 	if err != nil {
 		return err
 	}
-	f.ra = fields[1:]
-	box, err := credentialBox(f.ra, h0)
+	f.ra = m.serials()
+	c, err := openClaim(m.clear, f.ra, h0)
 	if err != nil {
 		return err
 	}
-	cred, err := box.Open(nil, zeroNonce[:], clearPart[1+hpkePublicSize:], nil)
-	if err != nil {
-		return err
-	}
-	if f.caller, _, _, err = parseCredential(cred); err != nil {
-		return err
-	}
+	f.caller = c.id
 	wrap, err := newWrapper(f.ra, f.tr.sum())
 	if err != nil {
 		return err
 	}
-	if f.enc, _, fields, err = f.tr.receive(2, conn(toClient), wrap, client, hpkeEncSize, 2*nonceSize); err != nil {
+	if m, err = next(2, toClient, wrap, client, hpkeEncSize, 2*nonceSize); err != nil {
 		return err
 	}
-	f.rb = fields[1+nonceSize:]
-	if _, _, _, err = f.tr.receive(3, conn(toServer), wrap, nil, 0, nonceSize); err != nil {
+	f.enc, f.rb = m.clear, m.serials()[nonceSize:]
+	if _, err = next(3, toServer, wrap, server, 0, nonceSize); err != nil {
 		return err
 	}
-	_, _, fields, err = f.tr.receive(4, conn(toClient), wrap, client, 0, smSize)
+	m, err = next(4, toClient, wrap, client, 0, smSize)
 	if err == nil {
-		f.sm = fields[1:]
+		f.sm = m.serials()
 	}
 	return err
 }

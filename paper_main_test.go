@@ -258,11 +258,11 @@ func TestPaperProgramUnlisted(t *testing.T) {
 	keys := paperFiles(t)
 	server, addr := paperServe(t, keys, []string{"client"})
 	_, stderr, code := runToEnd(t, t.TempDir(), "let me in\n", paperArgs(keys, "third", []string{"server"}, "-connect", addr)...)
-	if code != exitUntrusted || !strings.Contains(stderr, "stage 2: the server closed the connection after 0 of 896 bytes: its log says why") ||
+	if code != exitUntrusted || !strings.Contains(stderr, "stage 2: the server closed the connection after 0 of 896 bytes: its log has the reason") ||
 		!strings.Contains(stderr, "man-in-the-middle") {
 		t.Errorf("exit %d: %s", code, stderr)
 	}
-	server.err.match(t, `refused 127\.0\.0\.1:\d+: stage 1: .*none of the clients \(-peer\) signed it: it might be a man-in-the-middle attack`)
+	server.err.match(t, `refused 127\.0\.0\.1:\d+: stage 1: .*no client \(-peer\) signed it: it might be a man-in-the-middle attack`)
 	_, stderr, code = runToEnd(t, t.TempDir(), "let me in\n", paperArgs(keys, "client", []string{"third"}, "-connect", addr)...)
 	if code != exitUntrusted || !strings.Contains(stderr, "stage 2: ") {
 		t.Errorf("the server's key is another: exit %d: %s", code, stderr)
@@ -291,11 +291,11 @@ func TestPaperProgramFalseServer(t *testing.T) {
 		stage4 func(ra string) []byte // after a good stage 2
 		want   string
 	}{
-		{"bad signature", func(ra string) []byte { return flip(stage2("00000010", ra), 40) }, nil, `stage 2: what came does not open, or the server did not sign it`},
+		{"bad signature", func(ra string) []byte { return flip(stage2("00000010", ra), 40) }, nil, `stage 2: the message does not open, or the server did not sign it`},
 		{"another's signature", func(ra string) []byte { return refSeal(t, third, v.client, "00000010"+ra+testRb) }, nil, `stage 2: .*did not sign it`},
-		{"wrong serial", func(string) []byte { return stage2("00000010", testRa) }, nil, `stage 2: .*another serial_a`},
+		{"wrong serial", func(string) []byte { return stage2("00000010", testRa) }, nil, `stage 2: .*different serial_a`},
 		{"wrong seq_id", func(ra string) []byte { return stage2("00000011", ra) }, nil, `stage 2: .*seq_id other than 2`},
-		{"a replayed stage 2", func(string) []byte { return v.stages[1].wire }, nil, `stage 2: .*another serial_a`},
+		{"a replayed stage 2", func(string) []byte { return v.stages[1].wire }, nil, `stage 2: .*different serial_a`},
 		{"another's signature, stage 4", nil, func(string) []byte { return encode(refSeal(t, third, v.client, string(v.key[:]))) }, `stage 4: .*did not sign it`},
 		{"stage 2 as stage 4", nil, func(ra string) []byte { return encode(stage2("00000010", ra)) }, `stage 4: .*did not sign it`},
 		{"wrong seq_id, stage 4", nil, func(string) []byte { return encode(refSeal(t, v.server, v.client, "00000100"+string(v.key[:]))) }, `stage 4: .*seq_id other than 5`},
@@ -374,11 +374,11 @@ func TestPaperProgramFalseClient(t *testing.T) {
 		stage3 func(rb string) []byte // after a good stage 1
 		want   string
 	}{
-		{"bad signature", flip(good1(), 500), nil, `stage 1: what came does not open, or none of the clients \(-peer\) signed it`},
+		{"bad signature", flip(good1(), 500), nil, `stage 1: the message does not open, or no client \(-peer\) signed it`},
 		{"wrong seq_id", refSeal(t, v.client, v.server, "00000010"+testRa), nil, `stage 1: .*seq_id other than 1`},
 		{"a replayed stage 3 for stage 1", v.stages[2].wire, nil, `stage 1: .*seq_id other than 1`},
-		{"a replayed stage 1 alone", v.stages[0].wire, func(string) []byte { return v.stages[2].wire }, `stage 3: .*another serial_b`},
-		{"wrong serial", good1(), func(string) []byte { return refSeal(t, v.client, v.server, "00000011"+testRa) }, `stage 3: .*another serial_b`},
+		{"a replayed stage 1 alone", v.stages[0].wire, func(string) []byte { return v.stages[2].wire }, `stage 3: .*different serial_b`},
+		{"wrong serial", good1(), func(string) []byte { return refSeal(t, v.client, v.server, "00000011"+testRa) }, `stage 3: .*different serial_b`},
 		{"wrong seq_id, stage 3", good1(), func(rb string) []byte { return refSeal(t, v.client, v.server, "00000001"+rb) }, `stage 3: .*seq_id other than 3`},
 		{"another listed client's signature", good1(), func(rb string) []byte { return refSeal(t, third, v.server, "00000011"+rb) }, `stage 3: .*the client did not sign it`},
 	} {
@@ -531,7 +531,7 @@ func TestPaperProgramKeys(t *testing.T) {
 		{paperArgs(dir, "server", nil, listen...), exitUsage, `-paper needs -identity FILE.* and -peer FILE`},
 		{[]string{"-paper", "-listen", ":0", "-peer", "x"}, exitUsage, `-paper needs -identity FILE`},
 		{paperArgs(dir, "pkcs1", []string{"server", "spki"}, "-connect", "127.0.0.1:1"), exitUsage, `takes one -peer`},
-		{paperArgs(dir, "pkcs1", []string{"server"}, "-connect", "127.0.0.1:1", "-reconnect"), exitUsage, `-reconnect is not for -paper`},
+		{paperArgs(dir, "pkcs1", []string{"server"}, "-connect", "127.0.0.1:1", "-reconnect"), exitUsage, `-reconnect and -paper exclude each other`},
 		{paperArgs(dir, "pkcs1", []string{"server"}, "-connect", "127.0.0.1:1"), exitTrouble, `cannot reach 127.0.0.1:1`},
 		{[]string{"-connect", "127.0.0.1:1", "-peer", "x"}, exitUsage, `-peer belongs to -paper`},
 	} {
@@ -649,7 +649,7 @@ func TestPaperDelayFlag(t *testing.T) {
 		{"-paper -connect x:1 -identity x -peer y -delay 2s", 2 * time.Second},
 		{"-listen :0", 0},
 	} {
-		o, err := parseFlags(strings.Fields(c.args), io.Discard)
+		o, err := parseFlags(strings.Fields(c.args))
 		if err != nil || o.delay != c.want {
 			t.Errorf("%s: %v, %v", c.args, o, err)
 		}

@@ -70,9 +70,9 @@ func (s *securechat2) dial(conn net.Conn, req joinRequest) (*peer, link, welcome
 	}, proof)
 	if err != nil {
 		switch {
-		case closedByPeer(err) && p.key != nil:
+		case errors.Is(err, errRefused):
 			return nil, nil, welcome{}, s.notAdmitted()
-		case closedByPeer(err):
+		case closedByPeer(err) && p.key == nil:
 			err = errors.New("it closed the connection at once: it may be busy, or keep this address out for a while after failed tries; try again in a minute")
 		}
 		return nil, nil, welcome{}, s.handshakeError(err)
@@ -117,9 +117,6 @@ func (s *securechat2) join(conn net.Conn, sess *session, req joinRequest) (welco
 		return welcome{}, s.handshakeError(err)
 	}
 	kind, payload, err := sess.read()
-	if errors.Is(err, errTruncated) {
-		return welcome{}, s.notAdmitted()
-	}
 	// A server that is full, stopping or without its log says so in a notice and closes.
 	away := errServerLeft
 	if err == nil && kind == kindText {
@@ -165,8 +162,8 @@ func (s *securechat2) handshakeError(err error) error {
 	return errUnreachable{err}
 }
 
-// checkServer decides about the server's identity before the server learns ours. pin means that the server is unknown and
-// that the invite or -accept-new trusts it: its key is pinned once the session stands.
+// checkServer decides about the server's identity before the server learns ours. pin means that the server is unknown
+// and that the invite or -accept-new trusts it: its key is pinned once the session stands.
 func (s *securechat2) checkServer(remote net.Addr, id ssh.PublicKey) (pin bool, err error) {
 	addr := s.client.addr
 	_, err = s.trust.checkServer(addr, remote, id, time.Now())
@@ -188,9 +185,10 @@ func (s *securechat2) checkServer(remote net.Addr, id ssh.PublicKey) (pin bool, 
 	return false, u
 }
 
-// notAdmitted words a close during the handshake. The server gives no reason on purpose: it is in its log.
+// notAdmitted returns the error for a refusal that the server has signed. A refusal gives no reason: the server's log has
+// it.
 func (s *securechat2) notAdmitted() error {
-	u := &untrusted{reason: s.client.addr + " closed the connection without letting us in; its log says why", kind: closedSilently}
+	u := &untrusted{reason: s.client.addr + " closed the connection without letting us in; its log says why"}
 	if s.client.invite != nil {
 		u.hint = "the invite may be used or expired: ask for a new code"
 		return u

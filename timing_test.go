@@ -1,10 +1,11 @@
 package main
 
-// How long the server takes to close on each kind of failure, as an attacker sees it over loopback. Not part of go test:
+// How long the server takes to close the connection after each kind of failure, as an attacker measures it over loopback.
+// It is a benchmark, so go test does not run it:
 //
 //	bench/timing.sh [TRIES]
 //
-// What is compared, and why some pairs may differ, stands in docs/SECURITY.md.
+// docs/SECURITY.md says which pairs are compared, and why some of them may differ.
 
 import (
 	"bytes"
@@ -23,8 +24,8 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// BenchmarkTiming tries each failure b.N times, in random order, and compares the times of pairs with Welch's t: over all, and
-// over the fastest tenth and half, where the noise of a machine is least. Beyond 4.5 two classes are told apart.
+// BenchmarkTiming tries each failure b.N times, in random order, and compares pairs of failures with Welch's t: over all
+// times, and over the fastest half and tenth, where a machine's noise is least. Two failures differ if t is beyond 4.5.
 func BenchmarkTiming(b *testing.B) {
 	tr := openTrust(b.TempDir(), nil, "", nil)
 	client, server := twoParties(b)
@@ -59,8 +60,9 @@ func BenchmarkTiming(b *testing.B) {
 		}
 	}()
 
-	// try sends a stage 1 that make makes for this hello and returns how long the close took.
-	try := func(make func(hello []byte) []byte) time.Duration {
+	// try sends the stage 1 that make returns for the server's hello, and returns the time until the server closed the
+	// connection. The server must send as many bytes before that as answer says.
+	try := func(make func(hello []byte) []byte, answer int64) time.Duration {
 		conn, err := net.Dial("tcp", l.Addr().String())
 		if err != nil {
 			b.Fatal(err)
@@ -75,13 +77,15 @@ func BenchmarkTiming(b *testing.B) {
 		if _, err := conn.Write(wire); err != nil {
 			b.Fatal(err)
 		}
-		if n, _ := io.Copy(io.Discard, conn); n > 0 {
-			b.Fatal("the server answered")
+		n, err := io.Copy(io.Discard, conn)
+		took := time.Since(began)
+		if n != answer || err != nil {
+			b.Fatalf("the server sent %d bytes and not %d: %v", n, answer, err)
 		}
-		return time.Since(began)
+		return took
 	}
 	n := server.encryption.N
-	raw := func(first byte) func([]byte) []byte { // a block whose encoded message begins with first, and is no OAEP
+	raw := func(first byte) func([]byte) []byte { // a block whose encoded message begins with first and is not OAEP
 		return func([]byte) []byte {
 			em := make([]byte, n.BitLen()/8)
 			rand.Read(em[1:])
@@ -108,27 +112,28 @@ func BenchmarkTiming(b *testing.B) {
 		ownRevoked
 	)
 	classes := []struct {
-		name string
-		make func([]byte) []byte
+		name   string
+		make   func([]byte) []byte
+		answer int64 // bytes
 	}{
-		oaepFirst:   {"OAEP failure, first byte not 0", raw(1)},
-		oaepHash:    {"OAEP failure, first byte 0", raw(0)},
-		badListed:   {"bad signature, a listed key's", claim(listed, client.signer)},
-		badUnlisted: {"bad signature, an unlisted key's", claim(unlisted, client.signer)},
-		badRevoked:  {"bad signature, a revoked key's", claim(revoked, client.signer)},
-		ownUnlisted: {"unknown key, held", claim(unlisted, unlisted)},
-		ownRevoked:  {"revoked key, held", claim(revoked, revoked)},
+		oaepFirst:   {"OAEP failure, first byte not 0", raw(1), 0},
+		oaepHash:    {"OAEP failure, first byte 0", raw(0), 0},
+		badListed:   {"bad signature, a listed key's", claim(listed, client.signer), 0},
+		badUnlisted: {"bad signature, an unlisted key's", claim(unlisted, client.signer), 0},
+		badRevoked:  {"bad signature, a revoked key's", claim(revoked, client.signer), 0},
+		ownUnlisted: {"refusal, an unlisted key, held", claim(unlisted, unlisted), refusalSize},
+		ownRevoked:  {"refusal, a revoked key, held", claim(revoked, revoked), refusalSize},
 	}
 	times := make([][]float64, len(classes))
 	order := mathrand.Perm(len(classes))
 	for range b.N {
 		mathrand.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
 		for _, i := range order {
-			times[i] = append(times[i], float64(try(classes[i].make).Nanoseconds())/1000)
+			times[i] = append(times[i], float64(try(classes[i].make, classes[i].answer).Nanoseconds())/1000)
 		}
 	}
 	if b.N < 100 {
-		return // the benchmark's own first try
+		return // testing runs a benchmark once before it runs it b.N times
 	}
 	report := fmt.Sprintf("\n%d tries each, microseconds to close\n%-34s %8s %8s %8s\n", b.N, "", "10%", "median", "mean")
 	for i, c := range classes {
@@ -138,30 +143,31 @@ func BenchmarkTiming(b *testing.B) {
 	}
 	report += fmt.Sprintf("\n%-70s %7s %7s %7s\n", "Welch's t", "all", "half", "tenth")
 	for _, p := range []struct {
-		a, b int
-		told string // why a difference is harmless; empty: there must be none
+		a, b     int
+		harmless string // why a difference is harmless; empty if there must be none
 	}{
 		{oaepFirst, oaepHash, ""}, {badListed, badUnlisted, ""}, {badListed, badRevoked, ""}, {badUnlisted, badRevoked, ""},
-		{oaepHash, badListed, "only who made the block knows that it opens"},
-		{badListed, ownUnlisted, "only who holds the key gets so far"},
-		{ownUnlisted, ownRevoked, "only who holds the key learns it, of that key"},
+		{oaepHash, badListed, "only the client that made the block knows that it opens"},
+		{badListed, ownUnlisted, "only a client that holds the key gets so far"},
+		{ownUnlisted, ownRevoked, "only a client that holds the key learns it, about that key"},
 	} {
 		verdict, t := "alike", [3]float64{}
 		for i, part := range []float64{1, 0.5, 0.1} {
 			t[i] = welch(fastest(times[p.a], times[p.b], part))
-			if !(math.Abs(t[i]) <= 4.5) { // also where one has none among the fastest
-				verdict = "told apart"
+			if !(math.Abs(t[i]) <= 4.5) { // also if one of the two has no time among the fastest
+				verdict = "different"
 			}
 		}
-		if p.told != "" {
-			verdict += ": " + p.told
+		if p.harmless != "" {
+			verdict += ": " + p.harmless
 		}
 		report += fmt.Sprintf("%-70s %7.1f %7.1f %7.1f  %s\n", classes[p.a].name+" / "+classes[p.b].name, t[0], t[1], t[2], verdict)
 	}
 	fmt.Print(report)
 }
 
-// fastest returns what of a and of b is among the fastest part of both together: were they alike, so are these.
+// fastest returns the times of a and of b that are among the fastest part of both together. If a and b have the same
+// distribution, so have the two results.
 func fastest(a, b []float64, part float64) (fromA, fromB []float64) {
 	both := slices.Sorted(slices.Values(slices.Concat(a, b)))
 	limit := both[int(float64(len(both)-1)*part)]
@@ -169,7 +175,7 @@ func fastest(a, b []float64, part float64) (fromA, fromB []float64) {
 	return slices.DeleteFunc(slices.Clone(a), over), slices.DeleteFunc(slices.Clone(b), over)
 }
 
-// moments returns mean and variance.
+// moments returns the mean and the variance of x.
 func moments(x []float64) (mean, variance float64) {
 	for _, v := range x {
 		mean += v / float64(len(x))
@@ -180,7 +186,7 @@ func moments(x []float64) (mean, variance float64) {
 	return mean, variance
 }
 
-// welch is the t of two samples of unequal variance; not a number where one is empty.
+// welch returns Welch's t of two samples of unequal variance, or NaN if one of them is empty.
 func welch(a, b []float64) float64 {
 	ma, va := moments(a)
 	mb, vb := moments(b)

@@ -55,10 +55,11 @@ type untrusted struct {
 type refusalKind int
 
 const (
-	refusedKey     refusalKind = iota // a line, a date, a revocation or an unreadable file excludes the key
+	refusedKey     refusalKind = iota // a line, a date or a revocation excludes the key
 	unknownKey                        // no line names the key, and a person may decide about it
 	changedKey                        // known_hosts pins another key for the server
 	invalidInvite                     // no unused invite matches the client's proof
+	undecided                         // a file cannot be read, so no key is trusted at present
 	closedSilently                    // the server closed the connection; network trouble would look the same
 )
 
@@ -124,7 +125,7 @@ func (r *clientRules) admit(id ssh.PublicKey, remote net.Addr, now time.Time) (g
 		return g, err
 	}
 	if r.linesErr != nil {
-		return g, refuse("no client is admitted: %v", r.linesErr)
+		return g, &untrusted{kind: undecided, reason: fmt.Sprintf("no client is admitted: %v", r.linesErr)}
 	}
 	from := remoteIP(remote)
 	var excluded error
@@ -254,7 +255,8 @@ func (t *trust) checkRevoked(id ssh.PublicKey, r *revocations, err error) error 
 		return refuse("%v", err)
 	}
 	if err != nil {
-		return &untrusted{reason: t.revokedFault(err), hint: "repair it, or create it again with ssh-keygen -k"}
+		hint := "repair it, or create it again with ssh-keygen -k"
+		return &untrusted{kind: undecided, reason: t.revokedFault(err), hint: hint}
 	}
 	if why := r.revokes(id); why != "" {
 		return refuse("key %s: %s by revoked_keys", fingerprint(id), why)

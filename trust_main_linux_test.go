@@ -181,6 +181,8 @@ func TestOperator(t *testing.T) {
 		if _, exit := tell(t, dir, addr); exit != exitUntrusted {
 			t.Errorf("a stranger: exit %d", exit)
 		}
+		key := strings.Fields(runTool(t, "ssh-keygen", "-lf", filepath.Join(dir, "identity.pub")))[1]
+		op.sees(`refused \S+, ` + regexp.QuoteMeta(key)) // the client may receive the refusal before the operator does
 	}
 	op.send("/allow dora\r")
 	op.sees(`several unknown keys have been refused: say which, as /allow NAME SHA256:…\r\n.*  SHA256:\S+\r\n.*  SHA256:\S+`)
@@ -201,7 +203,7 @@ func TestOperator(t *testing.T) {
 		s.sees(`Invite code: `)
 		s.send("nonsense\r")
 	}
-	s.sees(`no invite code that can be read in three tries`)
+	s.sees(`no valid invite code in three attempts`)
 	ends(t, p, s, exitUsage)
 }
 

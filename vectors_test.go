@@ -229,9 +229,14 @@ func runVector(t *testing.T, v *vector) (out [][2]string, err error) {
 		}
 		if what == "handshake" {
 			me := vectorParty(t, v.get("identity"), v.get("encryption"), v.get("aes") == "1")
-			keys, err := vectorHandshake(t, v.get("side"), conn, me, seed, v.get("admit") != "nobody")
+			keys, err := vectorHandshake(t, v.get("side"), conn, me, seed, v.get("admit"))
 			for _, wire := range conn.out {
 				tellHex("send", wire)
+			}
+			if errors.Is(err, errRefused) {
+				stage, _, _ := strings.Cut(err.Error(), ":")
+				tell("refused", "in the place of "+stage)
+				return out, nil
 			}
 			if err != nil {
 				return out, err
@@ -371,15 +376,19 @@ func readAll(r io.Reader) []byte {
 	return b
 }
 
-// vectorHandshake runs one side on what the other says. Randomness follows from the seed.
-func vectorHandshake(t *testing.T, side string, conn net.Conn, me *party, seed uint64, admits bool) (*secrets, error) {
+// vectorHandshake runs one side on what the other side sends. Randomness follows from the seed. A server admits the client
+// unless admit says otherwise.
+func vectorHandshake(t *testing.T, side string, conn net.Conn, me *party, seed uint64, admit string) (*secrets, error) {
 	cryptotest.SetGlobalRandom(t, seed)
 	if side == "client" {
 		return clientHandshake(conn, me, trustAll, nil)
 	}
-	keys, _, err := serverHandshake(conn, me, 0, func(ssh.PublicKey, []byte, []byte, []byte, bool) error {
-		if !admits {
-			return errors.New("the client is not listed")
+	keys, _, err := serverHandshake(conn, me, 0, func(_ ssh.PublicKey, _, _, _ []byte, confirmed bool) error {
+		switch {
+		case admit == "undecided":
+			return &untrusted{kind: undecided, reason: "authorized_keys cannot be read"}
+		case admit == "nobody", admit == "nobody at stage 3" && confirmed:
+			return refuse("the client is not listed")
 		}
 		return nil
 	})
@@ -472,7 +481,7 @@ func (m *vectorMaker) handshakes() {
 		if side == "client" {
 			me, seed = client, seedClient
 		}
-		vectorHandshake(t, side, conn, me, seed, true)
+		vectorHandshake(t, side, conn, me, seed, "")
 		return conn.out
 	}
 	putAs := func(side, identity, encryption, aes, admit, name, defect, check string, received ...[]byte) {
@@ -519,7 +528,10 @@ func (m *vectorMaker) handshakes() {
 
 	put("client", "run", "", "", hello, stage2, stage4)
 	put("server", "run", "", "", stage1, stage3)
-	putAs("server", "server", "server", "1", "nobody", "run not listed", "the server admits nobody", "the client is not listed", stage1)
+	putAs("server", "server", "server", "1", "nobody", "run not listed", "the client is not listed: a refusal", "the client is not listed", stage1)
+	putAs("server", "server", "server", "1", "nobody at stage 3", "run not listed at stage 3", "the client is no longer listed at stage 3: a refusal",
+		"the client is not listed", stage1, stage3)
+	putAs("server", "server", "server", "1", "undecided", "run undecided", "the server cannot read its list: nothing is sent", "cannot be read", stage1)
 
 	// Runs with other keys and ciphers. A pair of them each, made as the one above.
 	for _, c := range []struct{ name, clientID, clientEK, serverID, serverEK, clientAES, serverAES string }{
@@ -536,7 +548,7 @@ func (m *vectorMaker) handshakes() {
 			}
 			me := vectorParty(t, id, ek, aes == "1")
 			conn := cannedConn(received...)
-			vectorHandshake(t, side, conn, me, seed, true)
+			vectorHandshake(t, side, conn, me, seed, "")
 			return conn.out
 		}
 		h := run("server")[0]
@@ -661,25 +673,34 @@ func (m *vectorMaker) handshakes() {
 	proofed2 := on("server", proofed)[1]
 	put("server", "run with a proof of 32", "", "", proofed, lie(onStage(1, func(d *deed) { d.cred = credential(client.identity, cek, make([]byte, 32)) }), hello, proofed2)[1])
 	lied2 := on("server", lied1)[1]
-	inside := func(fn func([]byte) []byte) func(*deed) { return func(d *deed) { d.body = fn } }
 	for _, c := range []struct {
 		name, defect, check string
 		alter               func(*deed)
 	}{
+		{"good", "", "", good},
 		{"other signer", "signed by another than in stage 1", "stage 3: bad signature", func(d *deed) { d.signer = mallory }},
-		{"other Rb", "another serial than the server's", "another serial", func(d *deed) { d.nonces = newNonce() }},
+		{"other Rb", "another serial than the server's", "a different challenge", func(d *deed) { d.nonces = newNonce() }},
 		{"clear part", "a byte in the clear part", "stage 3: malformed", func(d *deed) { d.extra = []byte{0} }},
-		{"number 1", "seq is 1", "stage 3: malformed", inside(func(b []byte) []byte { b[len(b)-nonceSize-1] = 1; return b })},
-		{"number 4", "seq is 4", "stage 3: malformed", inside(func(b []byte) []byte { b[len(b)-nonceSize-1] = 4; return b })},
-		{"nothing", "an empty body, wrapped", "stage 3: malformed", inside(func([]byte) []byte { return nil })},
-		{"empty parts", "both parts are empty", "stage 3: malformed", inside(func([]byte) []byte { return make([]byte, 4) })},
-		{"unsigned", "no signature before seq", "stage 3: bad signature", inside(func(b []byte) []byte { return appendVector([]byte{0, 0}, b[len(b)-nonceSize-1:]) })},
-		{"byte behind", "a byte follows the second part, inside the wrapping", "stage 3: malformed", inside(func(b []byte) []byte { return append(b, 0) })},
+		{"number 1", "signed and sealed as stage 1", "stage 3: an RSA-CBC", func(d *deed) { d.stage = 1 }},
+		{"number 4", "signed and sealed as stage 4", "stage 3: an RSA-CBC", func(d *deed) { d.stage = 4 }},
+		{"seq 1", "seq is 1, changed after signing", "stage 3: malformed", func(d *deed) {
+			d.inside = func(msg []byte) []byte { msg[len(msg)-nonceSize-1] = 1; return msg }
+		}},
+		{"nothing", "an empty body, wrapped", "stage 3: malformed", func(d *deed) { d.body = func([]byte) []byte { return nil } }},
+		{"empty parts", "both parts are empty", "stage 3: an RSA-CBC", func(d *deed) { d.body = func([]byte) []byte { return make([]byte, 4) } }},
+		{"empty message", "nothing in the sealed part", "stage 3: malformed", func(d *deed) { d.inside = func([]byte) []byte { return nil } }},
+		{"unsigned", "no signature before seq", "stage 3: bad signature", func(d *deed) {
+			d.inside = func(msg []byte) []byte { return msg[len(msg)-nonceSize-1:] }
+		}},
+		{"byte behind", "a byte follows the second part, inside the wrapping", "stage 3: malformed", func(d *deed) {
+			d.body = func(b []byte) []byte { return append(b, 0) }
+		}},
 		{"other direction's wrapping", "wrapped under the key of server to client", "wrapping does not open", func(d *deed) { d.wrap = &wrapper{d.wrap.toClient, d.wrap.toServer} }},
 		{"signature too long", "a signature of more than 512 bytes", "stage 3: malformed", func(d *deed) { d.signer = wordy{d.signer} }},
 		{"short Rb", "Rb has 23 bytes", "stage 3: malformed", func(d *deed) { d.nonces = d.nonces[1:] }},
 		{"long Rb", "Rb has 25 bytes", "stage 3: malformed", func(d *deed) { d.nonces = append(bytes.Clone(d.nonces), 0) }},
-		{"in RSA-CBC", "sealed to the server's encryption key, as the paper has it, and wrapped", "stage 3: malformed", func(d *deed) { d.stage, d.ek = 1, &server.encryption.PublicKey }},
+		{"sealed to itself", "sealed to the client's own key", "stage 3: an RSA-CBC", func(d *deed) { d.ek = &client.encryption.PublicKey }},
+		{"without RSA-CBC", "signature, seq and Rb stand in the sealed part as they are", "stage 3: an RSA-CBC", func(d *deed) { d.unsealed = true }},
 	} {
 		put("server", "stage3 "+c.name, c.defect, c.check, lied1, lie(onStage(3, c.alter), hello, lied2)[1])
 	}
@@ -764,8 +785,8 @@ func (m *vectorMaker) handshakes() {
 	}{
 		{"other signer", "signed by another than the hello's identity", "stage 2: bad signature", func(d *deed) { d.signer = mallory }},
 		{"signed by client", "reflection: signed by the client's identity", "stage 2: bad signature", func(d *deed) { d.signer = client.signer }},
-		{"other Ra", "another serial than the client's", "another serial than ours", func(d *deed) { d.nonces[0] ^= 1 }},
-		{"Rb before Ra", "the serials change places", "another serial than ours", func(d *deed) { d.nonces = append(d.nonces[nonceSize:], d.nonces[:nonceSize]...) }},
+		{"other Ra", "another serial than the client's", "a different challenge", func(d *deed) { d.nonces[0] ^= 1 }},
+		{"Rb before Ra", "the serials change places", "a different challenge", func(d *deed) { d.nonces = append(d.nonces[nonceSize:], d.nonces[:nonceSize]...) }},
 		{"short Rb", "Rb has 23 bytes", "stage 2: malformed", func(d *deed) { d.nonces = d.nonces[:2*nonceSize-1] }},
 		{"number 4", "seq is 4", "stage 2: an RSA-CBC", func(d *deed) { d.stage = 4 }},
 		{"number 1", "seq is 1", "stage 2: an RSA-CBC", func(d *deed) { d.stage = 1 }},
@@ -795,6 +816,39 @@ func (m *vectorMaker) handshakes() {
 	} {
 		put("client", "stage4 "+c.name, c.defect, c.check, frame(own), two, lies(onStage(4, c.alter), one, three)[2])
 	}
+	// Refusals, in the place of stages 2 and 4.
+	refusal := func(x *exchange) []byte { return x.wrap.seal(refusalNumber, sign(server.signer, x.refusalStatement())) }
+	var recorded []byte // of a run with the server's other hello
+	{
+		conn := cannedConn(stage1)
+		vectorHandshake(t, "server", conn, server, seedServer, "nobody")
+		recorded = body(conn.out[1])
+	}
+	putRefusal := func(name, defect, check string, body func(x *exchange) []byte) {
+		t.Helper()
+		put("client", "refusal "+name, defect, check, frame(own), lies(inPlaceOf(2, body), one)[1])
+		put("client", "refusal at stage 4 "+name, defect, check, frame(own), two, lies(inPlaceOf(4, body), one, three)[2])
+	}
+	putRefusal("good", "", "", refusal)
+	for _, c := range forgedRefusals(t, client, server, recorded) {
+		putRefusal(c.name, c.defect, c.check, c.body)
+	}
+	cut := lies(inPlaceOf(2, refusal), one)[1]
+	put("client", "refusal frame cut", "the stream ends inside the frame", "unexpected EOF", frame(own), cut[:len(cut)-1])
+	put("client", "refusal at stage 4 made for stage 2", "signed over h1, not h3", "a refusal with a bad signature", frame(own), two, func() []byte {
+		var h1 []byte
+		return lies(func(d *deed) {
+			switch d.stage {
+			case 2:
+				h1 = d.x.sum()
+			case 4:
+				d.raw = d.x.wrap.seal(refusalNumber, sign(server.signer, append([]byte(refusalContext), h1...)))
+			}
+		}, one, three)[2]
+	}())
+	put("client", "refusal wrapped as stage 2", "the refusal's signature in stage 2's wrapping", "stage 2: malformed", frame(own), lies(inPlaceOf(2, func(x *exchange) []byte {
+		return x.wrap.seal(2, sign(server.signer, x.refusalStatement()))
+	}), one)[1])
 	changedKEM := lies(onStage(2, func(d *deed) { d.kem[0] ^= 1 }), one)
 	put("client", "run with a changed ML-KEM ciphertext", "", "", frame(own), changedKEM[1],
 		lies(onStage(2, func(d *deed) { d.kem[0] ^= 1 }), one, on("client", frame(own), changedKEM[1])[1])[2]) // implicit rejection: the keys differ, and the first packet tells
@@ -1217,7 +1271,7 @@ func (m *vectorMaker) paperHandshakes() {
 	}{
 		{"seq_id 2", "seq_id is 2", "seq_id other than 1", seal(client, server, "00000010", ra)},
 		{"seq_id not binary", "seq_id is 0000000x", "seq_id other than 1", seal(client, server, "0000000x", ra)},
-		{"serial not binary", "serial_a has a 2", "no binary number", seal(client, server, "00000001", "2"+ra[1:])},
+		{"serial not binary", "serial_a has a 2", "not a binary number", seal(client, server, "00000001", "2"+ra[1:])},
 		{"serial of 31", "serial_a has 31 digits", no, seal(client, server, "00000001", ra[1:])},
 		{"serial of 33", "serial_a has 33 digits", no, seal(client, server, "00000001", ra, "0")},
 		{"signed by server", "signed by the server's own key", no, seal(server, server, "00000001", ra)},
@@ -1244,7 +1298,7 @@ func (m *vectorMaker) paperHandshakes() {
 		name, defect, check string
 		wire                []byte
 	}{
-		{"other serial", "serial_b is not the server's", "another serial_b", seal(client, server, "00000011", ra)},
+		{"other serial", "serial_b is not the server's", "a different serial_b", seal(client, server, "00000011", ra)},
 		{"seq_id 1", "seq_id is 1", "seq_id other than 3", seal(client, server, "00000001", rb)},
 		{"third", "signed by another listed client", no, seal(third, server, "00000011", rb)},
 		{"is stage 1", "stage 1 again", "seq_id other than 3", stage1},
@@ -1258,9 +1312,9 @@ func (m *vectorMaker) paperHandshakes() {
 		name, defect, check string
 		wire                []byte
 	}{
-		{"other serial", "serial_a is not the client's", "another serial_a", seal(server, client, "00000010", rb, rb)},
+		{"other serial", "serial_a is not the client's", "a different serial_a", seal(server, client, "00000010", rb, rb)},
 		{"seq_id 3", "seq_id is 3", "seq_id other than 2", seal(server, client, "00000011", ra, rb)},
-		{"serial not binary", "serial_b has a 2", "no binary number", seal(server, client, "00000010", ra, "2"+rb[1:])},
+		{"serial not binary", "serial_b has a 2", "not a binary number", seal(server, client, "00000010", ra, "2"+rb[1:])},
 		{"third", "signed by a third party", no, seal(third, client, "00000010", ra, rb)},
 		{"signed by client", "signed by the client's own key", no, seal(client, client, "00000010", ra, rb)},
 		{"is stage 1", "reflection: stage 1 comes back", no, stage1},
