@@ -53,7 +53,7 @@ type options struct {
 	dir, identity, passphraseFile string
 	typ, comment                  string
 	bits                          int
-	join, acceptNew               bool
+	join, acceptNew, force        bool
 
 	to              string
 	stay, reconnect bool
@@ -126,6 +126,8 @@ func (o *options) table() []optionGroup {
 				help: "of new RSA keys (default 2048; 3072 for an identity)"},
 			{name: "comment", value: "NAME", field: &o.comment, excludes: notPaper, check: o.checkKeys,
 				help: "of a new identity: the name its owner goes by (default user-host)"},
+			{name: "force", field: &o.force, modes: []string{"allow"},
+				help: "with -allow: add a key although its name belongs to another one"},
 		}},
 		{"the client", []option{
 			{name: "join", field: &o.join, modes: client, excludes: notPaper,

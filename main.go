@@ -179,10 +179,13 @@ func (p *process) allowKey(t *trust) error {
 	if err != nil {
 		return fmt.Errorf("reading the public key: %w", err)
 	}
-	g, err := t.allow(line, "", false)
+	g, err := t.allow(line, "", p.force)
 	if errors.Is(err, errListed) {
 		p.console.note("nothing to do: %v", err)
 		return nil
+	}
+	if errors.Is(err, errNameTaken) {
+		return fmt.Errorf("%w, or use -force", err)
 	}
 	if err != nil {
 		return err

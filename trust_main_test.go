@@ -890,12 +890,16 @@ func TestTakenNames(t *testing.T) {
 	line := publicKeyOf(t, twin)
 	for _, name := range []string{"bob", "B0b"} {
 		_, stderr, code := runToEnd(t, t.TempDir(), line+" "+name+"\n", "-allow", "-", "-dir", anna)
-		wantRun(t, "-allow", stderr, code, exitTrouble, `the name `+name+` already belongs to another key \(authorized_keys:1\): choose another name`)
+		wantRun(t, "-allow", stderr, code, exitTrouble, `the name `+name+` already belongs to another key \(authorized_keys:1\): choose another name, or use -force`)
 		_, stderr, code = runToEnd(t, t.TempDir(), "", "-invite", name, "-dir", anna)
 		wantRun(t, "-invite", stderr, code, exitTrouble, `the name `+name+` already belongs to another key \(authorized_keys:1\)`)
 	}
 	_, stderr, code := runToEnd(t, t.TempDir(), "", "-invite", "anna", "-dir", anna)
 	wantRun(t, "the server's name", stderr, code, exitTrouble, `the name anna already belongs to another key \(the server's own key\)`)
+	_, stderr, code = runToEnd(t, t.TempDir(), publicKeyOf(t, state(t, "cleo"))+" bob\n", "-allow", "-", "-force", "-dir", anna)
+	wantRun(t, "-force", stderr, code, exitDone, `bob may join now`)
+	_, stderr, code = runToEnd(t, t.TempDir(), "", "-fingerprint", "-force", "-dir", anna)
+	wantRun(t, "-force alone", stderr, code, exitUsage, `-force`)
 	_, stderr, code = runToEnd(t, t.TempDir(), line+" twin\n", "-allow", "-", "-dir", anna)
 	wantRun(t, "a free name", stderr, code, exitDone, `twin may join now`)
 
