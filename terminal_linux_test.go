@@ -318,18 +318,18 @@ func TestTerminalHistory(t *testing.T) {
 }
 
 func TestTerminalRemembersLittle(t *testing.T) {
-	var tm terminal
+	var h history
 	for i := range 3 * maxHistory {
-		tm.remember(fmt.Sprint(i))
+		h.remember(fmt.Sprint(i))
 	}
-	if len(tm.history) != maxHistory || tm.history[maxHistory-1] != fmt.Sprint(3*maxHistory-1) {
-		t.Errorf("%d lines, the last %q", len(tm.history), tm.history[len(tm.history)-1])
+	if len(h.lines) != maxHistory || h.lines[maxHistory-1] != fmt.Sprint(3*maxHistory-1) {
+		t.Errorf("%d lines, the last %q", len(h.lines), h.lines[len(h.lines)-1])
 	}
 	for i := range 8 {
-		tm.remember(strings.Repeat(fmt.Sprint(i), maxInput))
+		h.remember(strings.Repeat(fmt.Sprint(i), maxInput))
 	}
-	if len(tm.history) != maxHistoryBytes/maxInput {
-		t.Errorf("%d long lines", len(tm.history))
+	if len(h.lines) != maxHistoryBytes/maxInput {
+		t.Errorf("%d long lines", len(h.lines))
 	}
 }
 
@@ -541,7 +541,7 @@ func TestTerminalProcess(t *testing.T) {
 			switch line {
 			case "panic":
 				go func() {
-					defer tm.guard()
+					defer (&console{display: display{term: tm}}).guard()
 					panic("on purpose")
 				}()
 				select {}
@@ -610,12 +610,12 @@ func FuzzTerminal(f *testing.F) {
 	f.Fuzz(func(t *testing.T, typed []byte) {
 		// Ctrl-Z would stop us and all in our process group, and nothing would ever wake them.
 		typed = bytes.ReplaceAll(typed, []byte{0x1a}, nil)
-		tm := &terminal{in: null, out: null, keys: bufio.NewReader(bytes.NewReader(typed)), undo: func() {},
+		tm := &terminal{in: null, out: null, keys: keyReader{r: bufio.NewReader(bytes.NewReader(typed))}, undo: func() {},
 			complete: func(string, int) []string { return []string{"bob", "bobby"} }}
 		for {
 			line, _, err := tm.readLine()
-			if tm.pos < 0 || tm.pos > len(tm.line) || tm.size != len(string(tm.line)) || len(line) > maxInput+utf8.UTFMax {
-				t.Fatalf("%q: the cursor at %d of %d, %d bytes said to be %d; a line of %d", typed, tm.pos, len(tm.line), len(string(tm.line)), tm.size, len(line))
+			if tm.line.pos < 0 || tm.line.pos > len(tm.line.runes) || tm.line.size != len(string(tm.line.runes)) || len(line) > maxInput+utf8.UTFMax {
+				t.Fatalf("%q: the cursor at %d of %d, %d bytes said to be %d; a line of %d", typed, tm.line.pos, len(tm.line.runes), len(string(tm.line.runes)), tm.line.size, len(line))
 			}
 			if err != nil && err != errInterrupt {
 				return
