@@ -26,7 +26,7 @@ type authorizedLine struct {
 	expiry        time.Time    // zero means that the line does not expire
 	principals    []string
 	principalsSet bool
-	leftOut       []string // further keys in the comment, after lines that were joined
+	leftOut       string // further keys in the comment, after lines that were joined
 }
 
 // allows returns an error if the line has expired or does not admit clients from this address.
@@ -57,14 +57,18 @@ func readAuthorized(files *stateFiles) ([]authorizedLine, error) {
 		}
 		l.line = n
 		lines = append(lines, l)
-		for _, other := range l.leftOut {
-			faults = append(faults, fmt.Sprintf("%s:%d admits one key and leaves out a second one, %.60s: "+
-				"put it on a line of its own", files.path("authorized_keys"), n, other))
+		if l.leftOut != "" {
+			faults = append(faults, fmt.Sprintf("%s:%d admits one key and leaves out %s: put it on a line of its own",
+				files.path("authorized_keys"), n, l.leftOut))
 		}
 	}
 	files.report("authorized_keys", faults)
 	return lines, nil
 }
+
+// withoutEffect are options of sshd(8) that only forbid or allow what securechat does not have.
+var withoutEffect = []string{"restrict", "no-pty", "no-port-forwarding", "no-agent-forwarding", "no-x11-forwarding",
+	"no-user-rc", "no-touch-required"}
 
 // parseAuthorizedLine parses one line. An unknown option makes the line invalid, because it could be a restriction.
 func parseAuthorizedLine(text []byte) (l authorizedLine, err error) {
@@ -81,10 +85,7 @@ func parseAuthorizedLine(text []byte) (l authorizedLine, err error) {
 	if err := checkIdentityKey(l.key); err != nil {
 		return l, err
 	}
-	if l.leftOut = keysIn(l.comment); len(l.leftOut) > 0 {
-		l.comment, _, _ = strings.Cut(l.comment, l.leftOut[0])
-		l.comment = strings.TrimSuffix(strings.TrimSpace(l.comment), l.key.Type())
-	}
+	l.comment, l.leftOut = splitComment(l.comment)
 	seen := make(map[string]bool)
 	for _, o := range l.options {
 		name, value, has := strings.Cut(o, "=")
@@ -110,6 +111,7 @@ func parseAuthorizedLine(text []byte) (l authorizedLine, err error) {
 			if slices.Contains(l.principals, "") {
 				err = errors.New("an empty principal")
 			}
+		case !has && slices.Contains(withoutEffect, name):
 		default:
 			err = errors.New("unknown (known are from=, expiry-time=, cert-authority and principals=)")
 		}
@@ -121,6 +123,35 @@ func parseAuthorizedLine(text []byte) (l authorizedLine, err error) {
 		return l, errors.New(`option "principals": it has no meaning without cert-authority`)
 	}
 	return l, nil
+}
+
+// splitComment splits a comment that contains further keys, because lines were joined, into the comment of the line's
+// own key and a description of the others: their fingerprints and names.
+func splitComment(comment string) (own, others string) {
+	keys := keysIn(comment)
+	if len(keys) == 0 {
+		return comment, ""
+	}
+	own, rest, _ := strings.Cut(comment, keys[0])
+	for _, keyType := range []string{"sk-ssh-", "sk-ecdsa-", "ssh-", "ecdsa-"} {
+		if i := strings.LastIndex(own, keyType); i >= 0 { // the type of the next key, perhaps without a blank before it
+			own = own[:i]
+			break
+		}
+	}
+	for i, key := range keys {
+		if print, ok := parseKeyText(key); ok {
+			key = print
+		}
+		if i > 0 {
+			others += " and "
+		}
+		others += fmt.Sprintf("%.60s", key)
+	}
+	if f := strings.Fields(rest); len(keys) == 1 && len(f) > 0 {
+		others += " (" + cleanName(f[0]) + ")"
+	}
+	return strings.TrimSpace(own), others
 }
 
 // unquoteOption removes the quotes around an option's value, in which \" stands for a quote.

@@ -495,7 +495,7 @@ func (c *client) input() error {
 			out.what, out.to = itemDirect, c.to
 		}
 		if c.console.json {
-			if out, _, err = parseSaid(line, out, ""); err != nil {
+			if out, _, err = parseObject(line, out, ""); err != nil {
 				c.console.fault(err)
 				failed = errFailed
 				continue

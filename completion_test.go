@@ -3,61 +3,127 @@ package main
 // Completion, the man page and the two tiers of help know all flags.
 
 import (
-	"flag"
+	"errors"
 	"os"
 	"regexp"
 	"strings"
 	"testing"
 )
 
-// TestFlagsTold: each flag is in -help-all, in the man page and in each shell's completion; the man page has no other.
-func TestFlagsTold(t *testing.T) {
+// TestManPageAndCompletion: the man page explains each flag of the table and no other, and each shell completes it.
+func TestManPageAndCompletion(t *testing.T) {
 	page, err := os.ReadFile("docs/securechat.1")
 	if err != nil {
 		t.Fatal(err)
 	}
-	told := map[string]bool{"help": true}
+	explained := map[string]bool{}
 	for _, m := range regexp.MustCompile(`(?m)^\.It Fl ([a-z-]+)`).FindAllStringSubmatch(string(page), -1) {
-		told[m[1]] = true
+		explained[m[1]] = true
 	}
-	helps := flagHelps()
-	shells := map[string]string{"bash": bashCompletion(helps), "zsh": zshCompletion(helps), "fish": fishCompletion(helps)}
-	i := 0
-	new(options).flags().VisitAll(func(f *flag.Flag) {
-		h := helps[i]
-		i++
-		if h.text == "" || h.value == "VALUE" {
-			t.Errorf("-help-all does not tell of -%s", f.Name)
+	rows := completed()
+	shells := map[string]string{"bash": bashCompletion(rows), "zsh": zshCompletion(rows), "fish": fishCompletion(rows)}
+	for _, row := range rows {
+		if row.help == "" {
+			t.Errorf("-%s has no help", row.name)
 		}
-		if !told[f.Name] {
-			t.Errorf("the man page does not tell of -%s", f.Name)
+		if !explained[row.name] {
+			t.Errorf("the man page does not explain -%s", row.name)
 		}
-		delete(told, f.Name)
+		delete(explained, row.name)
 		for shell, form := range map[string]string{"bash": `[" ]-%["= ]`, "zsh": `(?m)^\t'-%[=\[]`, "fish": `(?m) -o %[= ]`} {
-			if !regexp.MustCompile(strings.Replace(form, "%", regexp.QuoteMeta(f.Name), 1)).MatchString(shells[shell]) {
-				t.Errorf("%s does not complete -%s", shell, f.Name)
+			if !regexp.MustCompile(strings.Replace(form, "%", regexp.QuoteMeta(row.name), 1)).MatchString(shells[shell]) {
+				t.Errorf("%s does not complete -%s", shell, row.name)
 			}
 		}
-	})
-	delete(told, "help")
-	for name := range told {
-		t.Errorf("the man page tells of -%s, which does not exist", name)
+	}
+	for name := range explained {
+		t.Errorf("the man page explains -%s, which does not exist", name)
 	}
 }
 
-// TestHelpTiers: -help is short and true, -help-all is all.
+// TestOptionTable: every row is whole, and names only flags that exist.
+func TestOptionTable(t *testing.T) {
+	rows := completed()
+	exists := map[string]bool{}
+	for _, row := range rows {
+		if exists[row.name] {
+			t.Errorf("-%s stands twice in the table", row.name)
+		}
+		exists[row.name] = true
+	}
+	for _, row := range rows {
+		if _, isSwitch := row.field.(*bool); isSwitch != (row.value == "") {
+			t.Errorf("-%s: its value is %q", row.name, row.value)
+		}
+		for _, other := range append(row.modes, row.excludes...) {
+			if !exists[other] {
+				t.Errorf("-%s names -%s, which does not exist", row.name, other)
+			}
+		}
+		for _, other := range row.excludes {
+			if excludedBy[other] == "" {
+				t.Errorf("-%s excludes -%s without a reason", row.name, other)
+			}
+		}
+	}
+}
+
+// TestFlagErrors: one wrong command line has one error, the first in the order of the table, and it names the flag.
+func TestFlagErrors(t *testing.T) {
+	for line, want := range map[string]string{
+		"-listen :1 -stay -join -count 3":                     "-join belongs to -connect",
+		"-connect x:1 -sync -log f -history 3":                "-log belongs to -listen",
+		"-connect x:1 -raw -json -nobell -to bob":             "-to and -raw exclude each other: -raw carries bytes, not messages",
+		"-listen :1 -paper -bits 2048 -type rsa":              "-type and -paper exclude each other: the paper's protocol has nothing like it",
+		"-listen :1 -peer f":                                  "-peer belongs to -paper",
+		"-listen :1 -paper":                                   "-paper needs -identity FILE",
+		"-connect x:1 -paper -identity i -peer a -peer b":     "-paper -connect takes one -peer FILE",
+		"-connect x:1 -delay 1s":                              "-delay belongs to -listen, or to -paper on either side",
+		"-listen :1 -delay 6s":                                "-delay 6s: it must be from 0s to 5s",
+		"-connect x:1 -count 0 -timeout 0s":                   "-count 0: it must be positive",
+		"-connect x:1 -timeout -1s":                           "-timeout -1s: it must be positive",
+		"-listen :1 -max-clients 0":                           "-max-clients 0: it must be from 1 to",
+		"-listen :1 -history -1":                              "-history -1: it must be",
+		"-listen :1 -bits 1024":                               "1024 bits",
+		"-invite an/na":                                       "-invite: ",
+		"-allow=":                                             "-allow needs a value",
+		"-keygen -fingerprint":                                "-keygen and -fingerprint exclude each other",
+		"-connect x:1 -join code":                             "-join takes no code",
+		"-connect x:1 -join=code":                             "-join takes no code",
+		"-connect x:1 -to " + strings.Repeat("x", maxShown+1): "-to: the name is too long",
+	} {
+		for range 5 { // the order does not depend on chance
+			_, err := parseFlags(strings.Fields(line))
+			if !errors.As(err, new(errUsage)) || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v, want %q", line, err, want)
+			}
+		}
+	}
+	for _, line := range []string{"-listen :1 -invite anna", "-connect :1 -paper -identity i -peer p", "-listen :1 -paper -identity i -peer a -peer b -delay 2s"} {
+		if _, err := parseFlags(strings.Fields(line)); err != nil {
+			t.Errorf("%s: %v", line, err)
+		}
+	}
+}
+
+// TestHelpTiers: -help is short, -help-all is everything, and both fit 80 columns.
 func TestHelpTiers(t *testing.T) {
-	for arg, want := range map[string]string{"-h": shortUsage, "-help": shortUsage, "-help-all": usage} {
+	for arg, want := range map[string]string{"-h": shortUsage(), "-help": shortUsage(), "-help-all": fullUsage()} {
 		if out, stderr, code := runToEnd(t, t.TempDir(), "", arg); out != want || stderr != "" || code != exitDone {
 			t.Errorf("%s: exit %d, stderr %q, stdout %q", arg, code, stderr, out)
 		}
 	}
-	if n := strings.Count(shortUsage, "\n"); n > 24 {
-		t.Errorf("-help has %d lines: more than a small terminal", n)
+	for line := range strings.Lines(shortUsage() + fullUsage()) {
+		if len(line) > usageWidth+1 {
+			t.Errorf("%d columns: %s", len(line)-1, line)
+		}
 	}
-	for _, m := range regexp.MustCompile(`(?m)^  -[a-z-]+`).FindAllString(shortUsage, -1) {
-		if !strings.Contains(usage, "\n"+m+" ") {
-			t.Errorf("-help tells of%s, -help-all does not", m)
+	for row := range new(options).all {
+		if inAll := strings.Contains(fullUsage(), " -"+row.shown()); !inAll {
+			t.Errorf("-help-all lacks -%s", row.name)
+		}
+		if row.common && !strings.Contains(shortUsage(), "\n  -"+row.shown()) {
+			t.Errorf("-help lacks -%s", row.name)
 		}
 	}
 }
@@ -65,7 +131,7 @@ func TestHelpTiers(t *testing.T) {
 // TestCompletion prints what each shell takes, and refuses what is none.
 func TestCompletion(t *testing.T) {
 	for shell, want := range map[string]string{
-		"bash": "complete -F _securechat securechat\n", "zsh": "#compdef securechat\n", "fish": "complete -c securechat -o log-text=false -d 'it keeps",
+		"bash": "complete -F _securechat securechat\n", "zsh": "#compdef securechat\n", "fish": "complete -c securechat -o log-text=false -d 'log the SHA-256",
 	} {
 		if out, stderr, code := runToEnd(t, t.TempDir(), "", "-completion", shell); !strings.Contains(out, want) || stderr != "" || code != exitDone {
 			t.Errorf("%s: exit %d, stderr %q, stdout %q", shell, code, stderr, out)

@@ -277,7 +277,7 @@ func (c *console) fault(err error) {
 		text = fmt.Sprintf("line %d: %v", c.lines.number, err)
 	}
 	c.note("%s", text)
-	_ = c.object(func(b []byte) []byte { return appendFault(b, c.lines.number, text) })
+	_ = c.object(func(b []byte) []byte { return appendLineError(b, c.lines.number, text) })
 	_ = c.flush()
 }
 

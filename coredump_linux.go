@@ -1,11 +1,11 @@
 package main
 
-// What keeps keys in memory from leaving the process by way of a core dump or a debugger of the same user.
+// Protection of keys in memory from core dumps and from debuggers of the same user.
 
 import "golang.org/x/sys/unix"
 
-// noDumps turns core dumps off, and makes the process unreadable to others of its user. Both are refused nowhere we know
-// of; where they are, the program is no worse than without.
+// noDumps disables core dumps and prevents other processes of the user from reading this one's memory. Errors are
+// ignored: no known system reports one, and the program can run without this protection.
 func noDumps() {
 	unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
 	unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)

@@ -2,5 +2,5 @@
 
 package main
 
-// noDumps is for Linux: elsewhere the system's own settings decide about core dumps.
+// noDumps does nothing: on these systems the system's settings decide about core dumps.
 func noDumps() {}

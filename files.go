@@ -113,8 +113,8 @@ func readFile(path string, limit int64) ([]byte, fs.FileInfo, error) {
 	return data, info, nil
 }
 
-// writeFile replaces the file at path by data, with mode 0600, in one step: a crash or a power cut leaves the old file or
-// the new one. If path is a symbolic link, it replaces the link's target.
+// writeFile replaces the file at path by data, with mode 0600, in one step: a crash or a power cut leaves the old
+// file or the new one. If path is a symbolic link, it replaces the link's target.
 func writeFile(path string, data []byte) error {
 	if target, err := filepath.EvalSymlinks(path); err == nil {
 		path = target
@@ -125,8 +125,8 @@ func writeFile(path string, data []byte) error {
 	return nil
 }
 
-// replaceFile writes data to a new file, renames it to path, and flushes both the file and the folder to disk. A file that
-// is a mount point of its own cannot be replaced by a rename; replaceFile overwrites it in place.
+// replaceFile writes data to a new file, renames it to path, and flushes both the file and the folder to disk. A file
+// that is a mount point of its own cannot be replaced by a rename; replaceFile overwrites it in place.
 func replaceFile(path string, data []byte, rename func(from, to string) error) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
@@ -222,11 +222,11 @@ func (s *stateFiles) path(name string) string { return filepath.Join(s.dir, name
 // lock runs fn while it holds the folder's lock.
 func (s *stateFiles) lock(fn func() error) error { return withLock(s.dir, fn) }
 
-// read returns the contents of a file, or nil if it does not exist.
+// read returns the contents of a file, or nil if there is no file.
 func (s *stateFiles) read(name string) ([]byte, error) {
 	data, _, err := readFile(s.path(name), maxStateFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+	if errors.Is(err, fs.ErrNotExist) && !exists(s.path(name)) {
+		return nil, nil // a symbolic link to a missing file is an error: its revocations would be lost
 	}
 	if err == nil && isUTF16(data) {
 		return nil, fmt.Errorf("%s is UTF-16 text: save it as UTF-8", s.path(name))
@@ -272,6 +272,43 @@ func (s *stateFiles) appendLine(name, line string) (int, error) {
 		return 0, fmt.Errorf("%s is full: remove lines that are no longer needed", s.path(name))
 	}
 	return bytes.Count(data, []byte{'\n'}), writeFile(s.path(name), data)
+}
+
+// fileWatch notices changes of files. It is for one goroutine.
+type fileWatch struct {
+	paths []string
+	seen  []fs.FileInfo // of each path; nil if there was no file
+	young bool          // a file was so young that a further change could leave its times as they are
+}
+
+// newFileWatch returns a watch that reports changes from now on.
+func newFileWatch(paths ...string) *fileWatch {
+	w := &fileWatch{paths: paths, seen: make([]fs.FileInfo, len(paths))}
+	w.changed(time.Now())
+	return w
+}
+
+// changed reports whether a file may have changed since the last call. It looks at the files' sizes and times only,
+// so it can be called often.
+func (w *fileWatch) changed(now time.Time) bool {
+	const timeStep = 2 * time.Second // the coarsest time stamp of common file systems
+	changed := w.young
+	w.young = false
+	for i, path := range w.paths {
+		info, err := os.Stat(path)
+		if err != nil {
+			info = nil // what is wrong with the file is reported when it is read
+		}
+		old := w.seen[i]
+		w.seen[i] = info
+		if info == nil || old == nil {
+			changed = changed || (info == nil) != (old == nil)
+		} else if !os.SameFile(info, old) || info.Size() != old.Size() || !info.ModTime().Equal(old.ModTime()) {
+			changed = true
+		}
+		w.young = w.young || info != nil && now.Sub(info.ModTime()) < timeStep
+	}
+	return changed
 }
 
 // textLines yields the lines of a file that are neither empty nor comments, and their numbers.

@@ -89,7 +89,7 @@ func TestInviteWithoutSpace(t *testing.T) {
 const readOnly = `if [ "$(id -u)" = 0 ]; then exec setpriv --bounding-set=-dac_override,-dac_read_search "$@"; fi; exec "$@"`
 
 // TestReadOnlyFolder checks that a state folder that cannot be written works if it contains what is needed, and that a
-// write that fails says what to do.
+// failed write is reported with what to do.
 func TestReadOnlyFolder(t *testing.T) {
 	anna, bob := state(t, "anna"), state(t, "bob")
 	admit(t, anna, bob)

@@ -26,6 +26,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -81,22 +82,24 @@ func formatInviteCode(server, secret []byte) (code string) {
 	return code + text
 }
 
-// parseInviteCode parses a code in any case and grouping. The digits that base32 does not use are read as the letters
-// that they resemble.
+// parseInviteCode parses a code in any case and grouping. It ignores all but letters and digits, because programs
+// replace dashes and blanks in pasted text, and reads the digits that base32 does not use as the letters that they
+// resemble. The checksum detects what is wrong after that.
 func parseInviteCode(s string) (c inviteCode, err error) {
 	if len(s) > 1<<10 {
 		return c, errors.New("the invite code is too long")
 	}
 	s = strings.Map(func(r rune) rune {
 		switch r {
-		case ' ', '\t', '\r', '\n', '-':
-			return -1
 		case '0':
 			return 'O'
 		case '1':
 			return 'I'
 		case '8':
 			return 'B'
+		}
+		if !unicode.IsLetter(r) && !unicode.IsDigit(r) {
+			return -1
 		}
 		return r
 	}, s)

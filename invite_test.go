@@ -42,9 +42,10 @@ func TestInvite(t *testing.T) {
 	}
 	invited(t, tr, "last")
 	if !code.invitesTo(tr.own) || code.invitesTo(key) {
-		t.Error("the code does not name its server")
+		t.Error("the code does not identify its server")
 	}
 	for _, s := range []string{strings.ToLower(text), " " + strings.ReplaceAll(text, "-", " ") + "\r\n", strings.ReplaceAll(text, "-", ""),
+		"“" + strings.ReplaceAll(text, "-", "–") + "”.", strings.ReplaceAll(text, "-", "\u00a0—\u200b"), "‘" + strings.ReplaceAll(text, "-", "\u2011") + "’, ",
 		strings.NewReplacer("O", "0", "I", "1", "B", "8").Replace(text)} {
 		if c, err := parseInviteCode(s); err != nil || c != code {
 			t.Errorf("%q: %v", s, err)
@@ -67,13 +68,13 @@ func TestInvite(t *testing.T) {
 	}
 
 	proof := code.proof(testH0, testHPKE, key.Marshal())
-	for range 2 { // asking does not use it up
+	for range 2 { // redeem without commit does not use up the invite
 		if g, err := tr.redeem(proof, testH0, testHPKE, key, testNow, false); err != nil || g.name != "ann" || g.fingerprint != ssh.FingerprintSHA256(key) {
 			t.Fatalf("%+v, %v", g, err)
 		}
 	}
 	if exists(tr.path("authorized_keys")) {
-		t.Error("asking enrolled the key")
+		t.Error("redeem without commit enrolled the key")
 	}
 	g, err := tr.redeem(proof, testH0, testHPKE, key, testNow, true)
 	if err != nil || g.name != "ann" || g.by != "invite, now authorized_keys:1" {
@@ -223,7 +224,7 @@ func TestInviteLimit(t *testing.T) {
 }
 
 func TestInviteCodeTypos(t *testing.T) {
-	// A fixed code: two bytes of checksum let one typo in 65536 through, which a random one would meet some day.
+	// The code is fixed, because a checksum of two bytes misses one typing error in 65536, which a random code would hit.
 	text := strings.ReplaceAll(formatInviteCode(bytes.Repeat([]byte{0xa5}, 32), []byte("sixteen byte key")), "-", "")
 	if c, err := parseInviteCode(text); err != nil || c.server[31] != 0xa5 {
 		t.Fatal(err)
@@ -262,7 +263,7 @@ func FuzzInviteCode(f *testing.F) {
 	addVectors(f, "invite code", "code", func(b []byte) { f.Add(string(b)) })
 	f.Fuzz(func(t *testing.T, s string) {
 		if c, err := parseInviteCode(s); err == nil && len(c.proof(nil, nil, nil)) != inviteKey {
-			t.Fatal("a proof of another length")
+			t.Fatal("the proof has another length")
 		}
 	})
 }

@@ -1,13 +1,11 @@
 package main
 
-// JSON strings: any reader gets back what was sent, and a terminal gets nothing that could harm it.
+// JSON: any reader gets back the text that was sent, nothing printed could harm a terminal, and objects of the input are
+// read as docs/JSON.md describes them.
 
 import (
 	"bytes"
-	"encoding/base64"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"strings"
 	"testing"
 	"unicode"
@@ -65,89 +63,107 @@ func FuzzQuoted(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text []byte) { checkQuoted(t, text) })
 }
 
-// checkSaid compares readSaid with encoding/json, which read these objects before. Of one thing it thinks otherwise: an array
-// of numbers in base64 is bytes to it, and to us a member of the wrong kind.
-func checkSaid(t *testing.T, line []byte) {
-	t.Helper()
-	var o struct {
-		Type   string  `json:"type"`
-		What   string  `json:"what"`
-		To     string  `json:"to"`
-		Text   *string `json:"text"`
-		Base64 []byte  `json:"base64"`
-		Name   string  `json:"name"`
-		Server string  `json:"server"`
-		Origin string  `json:"origin"`
+// TestParseObject reads objects as docs/JSON.md describes them, and each way to reject one.
+func TestParseObject(t *testing.T) {
+	longest := strings.Repeat("x", maxLine)
+	deep := func(levels int) string { // levels objects and arrays inside each other
+		return `{"text":"x","more":` + strings.Repeat("[", levels-1) + strings.Repeat("]", levels-1) + `}`
 	}
-	want := json.Unmarshal(line, &o)
-	got, err := readSaid(line)
-	var typ *json.UnmarshalTypeError
-	var corrupt base64.CorruptInputError
-	var sentence string
-	var otherwise struct {
-		Base64 *string `json:"base64"`
-	}
-	switch {
-	case errors.As(json.Unmarshal(line, &otherwise), &typ) && typ.Value == "array":
-		sentence = "cannot be a JSON"
-		if typ.Field == "" {
-			sentence = "a JSON array and no object, so it was not sent"
-		}
-	case errors.As(want, &typ) && typ.Field != "":
-		sentence = fmt.Sprintf("%q cannot be a JSON %s, so it was not sent", typ.Field, typ.Value)
-	case errors.As(want, &typ):
-		sentence = fmt.Sprintf("a JSON %s and no object, so it was not sent", typ.Value)
-	case errors.As(want, &corrupt):
-		sentence = `"base64" is wrong, so it was not sent: ` + want.Error()
-	case want != nil:
-		sentence = "no JSON object, so it was not sent: "
-	case err != nil:
-		t.Fatalf("%q is refused: %v", line, err)
-	default:
-		for name, w := range map[string]string{"type": o.Type, "what": o.What, "to": o.To, "name": o.Name, "server": o.Server, "origin": o.Origin,
-			"base64": string(o.Base64)} {
-			if string(got[name]) != w {
-				t.Errorf("%q: %s is %q, not %q", line, name, got[name], w)
+	for _, c := range []struct{ line, text, to, err string }{
+		{`{"text":"hello"}`, "hello", "", ""},
+		{`{"text":""}`, "", "", ""},
+		{` {"more":[{"text":"no"}],"text":"x","to":"bob"} ` + "\t\r", "x", "bob", ""},
+		{`{"TEXT":"x","To":"bob"}`, "x", "bob", ""},
+		{`{"text":"one","text":"two"}`, "two", "", ""},
+		{`{"text":"x","to":"bob","to":null}`, "x", "bob", ""},
+		{`{"text":"x","base64":"/w=="}`, "\xff", "", ""},
+		{`{"text":"x","base64":"/w==","base64":null}`, "x", "", ""},
+		{`{"text":"x","base64":"!","base64":"AA=="}`, "\x00", "", ""},
+		{`{"text":"\ud83d\udc4d \ud83d"}`, "\U0001f44d \ufffd", "", ""},
+		{"{\"text\":\"\xff\"}", "\ufffd", "", ""},
+		{`{"text":"` + longest + `"}`, longest, "", ""},
+		{deep(10000), "x", "", ""},
+		{`{}`, "", "", `an object without "text"`},
+		{`null`, "", "", `an object without "text"`},
+		{`{"text":null}`, "", "", `an object without "text"`},
+		{`[]`, "", "", "a JSON array and no object"},
+		{`"text"`, "", "", "a JSON string and no object"},
+		{`{"text":7,"to":[]}`, "", "", `"text" cannot be a JSON number`},
+		{`{"to":true,"text":"x"}`, "", "", `"to" cannot be a JSON bool`},
+		{`{"base64":[255]}`, "", "", `"base64" cannot be a JSON array`},
+		{`{"base64":"!"}`, "", "", `"base64" is wrong`},
+		{`{"type":"ack","base64":"!"}`, "", "", `"base64" is wrong`},
+		{`{"text":"a\nb"}`, "", "", "a newline in it"},
+		{`{"text":"` + longest + `x"}`, "", "", "longer than 65536 bytes"},
+		{`{"text":"x","to":"` + strings.Repeat("n", maxShown+1) + `"}`, "", "", "a name that is too long"},
+		{`{"text":"x"`, "", "", "no JSON object, so it was not sent: its end is wrong or missing"},
+		{``, "", "", "its end is wrong or missing"},
+		{`{"text" "x"}`, "", "", "no JSON object, so it was not sent: byte 9 is wrong"},
+		{"{\"text\":\"\x1b[2J\"}", "", "", "byte 10 is wrong"},
+		{`{"text":"x"} {}`, "", "", "byte 14 is wrong"},
+		{deep(10001), "", "", "byte 10019 is wrong"},
+	} {
+		out, _, err := parseObject([]byte(c.line), outLine{what: itemSay}, "")
+		head := c.line[:min(len(c.line), 60)]
+		switch {
+		case c.err != "":
+			if err == nil || !strings.Contains(err.Error(), c.err) {
+				t.Errorf("%q: %v, want %s", head, err, c.err)
 			}
+		case err != nil || out.text == nil || string(out.text) != c.text || out.to != c.to:
+			t.Errorf("%q: %q to %q, %v", head, out.text, out.to, err)
 		}
-		if o.Text != nil && string(got["text"]) != *o.Text {
-			t.Errorf("%q: text is %q, not %q", line, got["text"], *o.Text)
+	}
+}
+
+// TestParseObjectIgnores passes objects that ask for nothing.
+func TestParseObjectIgnores(t *testing.T) {
+	for line, want := range map[string]string{
+		`{"type":"ack","text":"x"}`:                                                      "",
+		`{"text":"x","origin":"SHA256:own"}`:                                             "",
+		`{"what":"direct","text":"x","origin":"SHA256:other"}`:                           "",
+		`{"what":"direct","to":"bob","text":"x","origin":"SHA256:other"}`:                "x",
+		`{"type":"message","text":"x","name":"bob","server":"pi","origin":"SHA256:abc"}`: "x",
+	} {
+		out, _, err := parseObject([]byte(line), outLine{what: itemSay}, "SHA256:own")
+		if err != nil || (out.text == nil) != (want == "") || string(out.text) != want {
+			t.Errorf("%s: %q, %v", line, out.text, err)
 		}
-		if (got["text"] == nil) != (o.Text == nil) || (got["base64"] == nil) != (o.Base64 == nil) {
-			t.Errorf("%q: read as %q, not %+v", line, got, o)
+	}
+}
+
+// checkBounds fails unless what parseObject took can be sent as a message, and its errors can be shown.
+func checkBounds(t *testing.T, line []byte, out outLine, from string, err error) {
+	t.Helper()
+	if err != nil {
+		text := err.Error()
+		if out.text != nil || len(text) > 200 || strings.IndexFunc(text, func(r rune) bool { return r < ' ' || r > '~' }) >= 0 {
+			t.Errorf("%q is rejected with %q, and text %q", line, text, out.text)
 		}
 		return
 	}
-	if err == nil || !strings.Contains(err.Error(), sentence) {
-		t.Errorf("%q gives %v, not: %s (%v)", line, err, sentence, want)
+	if out.text == nil {
+		return
+	}
+	if from != "" && !validShown(from) {
+		t.Errorf("%q has the sender %q", line, from)
+	}
+	b := appendLine(appendLinesHeader(nil, 1, out.what, out.to), out.text)
+	if l, err := parseLines(b, nil); err != nil || len(l.texts) != 1 || !bytes.Equal(l.texts[0], out.text) {
+		t.Errorf("%q was accepted and cannot be sent: %v", line, err)
 	}
 }
 
-func TestSaidDeep(t *testing.T) {
-	for _, n := range []int{maxDepth - 1, maxDepth} { // and the object itself
-		for _, middle := range []string{"", "{}", "7", `"x"`} {
-			for _, end := range []string{"]", "]]", "}", ""} {
-				checkSaid(t, []byte(`{"text":"x","more":`+strings.Repeat("[", n)+middle+strings.Repeat("]", n-1)+end+`}`))
-			}
-		}
-		line := []byte(strings.Repeat(`{"a":`, n) + `{"text":7}` + strings.Repeat("}", n))
-		checkSaid(t, line)
-		if _, err := readSaid(line); (err != nil) != (n == maxDepth) {
-			t.Errorf("%d objects in each other: %v", n+1, err)
-		}
-	}
-}
-
-// FuzzSaid reads what a script writes: an object gives a line that a server takes, or an error, and never both. What it reads
-// is what encoding/json reads.
-func FuzzSaid(f *testing.F) {
+// FuzzParseObject reads what a script writes: an object gives a line that a server takes, or an error, never both; a later
+// member replaces an earlier one; and what -json prints of the line is read as the same line again.
+func FuzzParseObject(f *testing.F) {
 	for _, seed := range []string{`{"text":"hello"}`, `{"text":"x","to":"bob"}`, `{"what":"action","text":"waves"}`, `{"base64":"/w=="}`,
 		`{"type":"ack"}`, `{"text":"a\nb"}`, `{"text":null}`, `{"text":"\ud800"}`, `[]`, `{`, `{"text":"x","name":"zo\u00e9","server":"pi","origin":"SHA256:abc"}`, ``, `{"to":"` + strings.Repeat("n", maxShown+1) + `","text":""}`,
-		// Kinds of values, and members of none of our names
+		// Kinds of values, and unknown members
 		`null`, `true`, `"text"`, `-0.5e+7`, `{}`, ` {"text" : "x" , "a":[1,[{}],{"text":7,"b":[]}],"c":{"d":null}} ` + "\t\r\n",
 		`{"text":7}`, `{"to":true,"text":[]}`, `{"type":{},"text":"x"}`, `{"base64":7}`, `{"base64":[1,2]}`, `{"base64":[]}`, `{"base64":[300],"to":7}`,
 		`{"what":"direct","text":"x","origin":"SHA256:abc"}`, `{"text":"x","origin":"SHA256:self"}`,
-		// Twice, null, and case
+		// Duplicates, null, upper case
 		`{"text":"x","text":"y"}`, `{"text":"x","text":null}`, `{"to":"bob","to":null,"text":"x"}`, `{"base64":"/w==","base64":null}`,
 		`{"TEXT":"x","To":"bob","\u0074ype":"message"}`, "{\"ba\u017fe64\":\"AAA=\",\"\u017ferver\":7}", `{"text":7,"to":8}`, `{"to":7,"base64":"!"}`,
 		`{"base64":"!","base64":"AA=="}`, `{"base64":""}`, `{"base64":"AA"}`, `{"base64":"A\nA\r=="}`, `{"base64":"AB=="}`, `{"base64":"__8="}`,
@@ -163,7 +179,6 @@ func FuzzSaid(f *testing.F) {
 		f.Add([]byte(seed), "anna")
 	}
 	f.Fuzz(func(t *testing.T, line []byte, to string) {
-		checkSaid(t, line)
 		if len(to) > maxShown {
 			return
 		}
@@ -171,16 +186,40 @@ func FuzzSaid(f *testing.F) {
 		if to != "" {
 			def.what, def.to = itemDirect, to
 		}
-		o, from, err := parseSaid(line, def, "SHA256:self")
-		if err != nil || o.text == nil {
+		out, from, err := parseObject(line, def, "SHA256:self")
+		checkBounds(t, line, out, from, err)
+		if err != nil || out.text == nil {
 			return
 		}
-		if from != "" && !validShown(from) {
-			t.Errorf("%q is said by %q", line, from)
+		object, _ := bytes.CutSuffix(bytes.TrimRight(line, " \t\r\n"), []byte("}"))
+		later := append(bytes.Clone(object), `,"text":"later","base64":null}`...)
+		if again, _, err := parseObject(later, def, "SHA256:self"); err != nil || string(again.text) != "later" || again.to != out.to {
+			t.Errorf("%q: %q to %q, %v", later, again.text, again.to, err)
 		}
-		b := appendLine(appendLinesHeader(nil, 1, o.what, o.to), o.text)
-		if l, err := parseLines(b, nil); err != nil || len(l.texts) != 1 || !bytes.Equal(l.texts[0], o.text) {
-			t.Errorf("%q was taken and is no line: %v", line, err)
+		if out.what == itemDirect {
+			return // printed for its receiver, without a name to send it to
+		}
+		printed := appendObject(nil, item{seq: 1, what: out.what, name: "bob", text: out.text}, true, "pi", "SHA256:other")
+		again, from, err := parseObject(printed, outLine{what: itemSay}, "SHA256:self")
+		if err != nil || !bytes.Equal(again.text, out.text) || again.what != out.what || again.to != "" || from != "bob@pi" {
+			t.Errorf("%q is printed as %q and read as %q from %q, %v", line, printed, again.text, from, err)
 		}
 	})
+}
+
+func BenchmarkParseObject(b *testing.B) {
+	for name, line := range map[string]string{
+		"text": `{"text":"` + strings.Repeat("a plain line ", 6) + `"}`,
+		"message": `{"type":"message","seq":17,"time":"2026-11-23T21:36:00.137Z","name":"bob","what":"say",` +
+			`"text":"temperature 21.5 in the hall","server":"anna","origin":"SHA256:abc"}`,
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if out, _, err := parseObject([]byte(line), outLine{what: itemSay}, ""); err != nil || out.text == nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }

@@ -19,7 +19,6 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
@@ -64,6 +63,7 @@ type keyOptions struct {
 	passphraseFile string                                // "" means $CREDENTIALS_DIRECTORY/passphrase if it exists
 	prompt         func(question string) ([]byte, error) // asks for a passphrase; nil if there is no terminal
 	notify         func(format string, a ...any)         // prints progress; nil discards it
+	checkComment   func(comment string) error            // refuses the comment of a new identity; nil accepts all
 }
 
 // loadKeys reads the keys and generates missing ones. If two processes do so in the same folder at the same time,
@@ -102,6 +102,11 @@ func loadKeys(o keyOptions) (*keys, error) {
 	}
 	if k.encryption, err = o.loadEncryption(filepath.Join(o.dir, "encryption")); err != nil {
 		return nil, err
+	}
+	if o.identity != "" {
+		if err := o.recordIdentity(signer.PublicKey()); err != nil {
+			return nil, err
+		}
 	}
 	if bytes.Equal(marshalEncryptionKey(&k.encryption.PublicKey), plainKey(signer.PublicKey()).Marshal()) {
 		return nil, fmt.Errorf(
@@ -167,6 +172,11 @@ func (o *keyOptions) makeIdentity(path string) error {
 	if exists(path) || exists(path+".pub") {
 		return nil
 	}
+	if o.checkComment != nil {
+		if err := o.checkComment(o.comment); err != nil {
+			return err
+		}
+	}
 	bits := o.bits
 	if bits == 0 {
 		bits = 3072
@@ -223,8 +233,10 @@ func (o *keyOptions) loadIdentity(path string) (ssh.Signer, error) {
 		return nil, fmt.Errorf("reading the identity: %w", err)
 	}
 	defer clear(data)
-	if pub, _, _, _, err := ssh.ParseAuthorizedKey(data); err == nil {
-		return newAgentSigner(plainKey(pub), path)
+	if block, err := privateBlock(path, data); err == nil && block == nil {
+		if pub, _, _, _, err := ssh.ParseAuthorizedKey(withoutMark(data)); err == nil {
+			return newAgentSigner(plainKey(pub), path)
+		}
 	}
 	raw, err := o.parsePrivate(path, data, info)
 	if err != nil {
@@ -263,6 +275,29 @@ func (o *keyOptions) loadComment(path string, pub ssh.PublicKey) (string, error)
 			"%s does not belong to the private key next to it: replace it with the output of ssh-keygen -y", path)
 	}
 	return comment, nil
+}
+
+// usedIdentities is a file with the public keys that -identity has brought from elsewhere. With them, -paper can
+// refuse a key that also serves the default protocol.
+const usedIdentities = "used_identities"
+
+// recordIdentity adds a key to usedIdentities.
+func (o *keyOptions) recordIdentity(pub ssh.PublicKey) error {
+	files := newStateFiles(o.dir, nil)
+	line := strings.TrimSpace(publicLine(pub, ""))
+	data, err := files.read(usedIdentities)
+	if err != nil || bytes.Contains(data, []byte(line)) {
+		return err
+	}
+	err = files.lock(func() error {
+		_, err := files.appendLine(usedIdentities, line)
+		return err
+	})
+	if isReadOnly(err) {
+		o.notify("-paper cannot know that this identity serves the default protocol: %v", err)
+		return nil
+	}
+	return err
 }
 
 // withCertificate returns a signer with the certificate at path, if that file exists. It reports and ignores a
@@ -331,24 +366,39 @@ func (o *keyOptions) loadEncryption(path string) (*rsa.PrivateKey, error) {
 	return key, nil
 }
 
-// parsePrivate parses a private key, and gets its passphrase from a file or the user if it has one.
+// parsePrivate parses the private key in data, and gets its passphrase from a file or the user if it has one.
 func (o *keyOptions) parsePrivate(path string, data []byte, info fs.FileInfo) (any, error) {
 	if err := checkPrivate(path, info); err != nil {
 		return nil, err
 	}
-	raw, err := ssh.ParseRawPrivateKey(data)
-	var locked *ssh.PassphraseMissingError
-	if err != nil && !errors.As(err, &locked) {
-		if bytes.Contains(data, []byte("BEGIN ENCRYPTED PRIVATE KEY")) {
-			return nil, fmt.Errorf(
-				"%s is encrypted PKCS#8, which is not supported: convert it with ssh-keygen -p -f %s",
-				path, shellQuote(path))
+	block, err := privateBlock(path, data)
+	if err != nil {
+		return nil, err
+	}
+	if block == nil {
+		if what := explainKeyFile(shellQuote(path), data); what != "" {
+			return nil, fmt.Errorf("%s is %s", path, what)
 		}
-		return nil, fmt.Errorf("%s is not a private key in a known format: %w", path, err)
+		return nil, fmt.Errorf("%s is not a private key in a known format", path)
 	}
-	if err == nil {
+	defer clear(block.Bytes)
+	if err := checkPrivateFormat(path, block); err != nil {
+		return nil, err
+	}
+	raw, err := parsePrivateBlock(block)
+	switch {
+	case err == nil:
 		return raw, nil
+	case errors.As(err, new(*ssh.PassphraseMissingError)):
+		return o.unlock(path, block)
 	}
+	return nil, fmt.Errorf("%s is not a private key in a known format: %w", path, err)
+}
+
+// unlock decrypts a private key with a passphrase from a file or the user.
+func (o *keyOptions) unlock(path string, block *pem.Block) (any, error) {
+	text := pem.EncodeToMemory(block)
+	defer clear(text)
 	file := o.passphraseFile
 	if dir := os.Getenv("CREDENTIALS_DIRECTORY"); file == "" && dir != "" && exists(filepath.Join(dir, "passphrase")) {
 		file = filepath.Join(dir, "passphrase") // systemd protects it, with a mode that can include the group
@@ -364,22 +414,26 @@ func (o *keyOptions) parsePrivate(path string, data []byte, info fs.FileInfo) (a
 				return nil, err
 			}
 		}
-		if raw, err = ssh.ParseRawPrivateKeyWithPassphrase(data, bytes.TrimRight(pass, "\r\n")); err != nil {
+		raw, err := ssh.ParseRawPrivateKeyWithPassphrase(text, bytes.TrimRight(pass, "\r\n"))
+		if errors.Is(err, x509.IncorrectPasswordError) {
+			return nil, fmt.Errorf("wrong passphrase: the one in %s does not open %s", file, path)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("the passphrase in %s does not open %s: %w", file, path, err)
 		}
 		return raw, nil
 	}
 	if o.prompt == nil {
-		return nil, fmt.Errorf(
-			"%s has a passphrase and there is no terminal to ask for it: "+
-				"use -passphrase-file, a systemd credential named passphrase, or ssh-agent", path)
+		return nil, fmt.Errorf("%s has a passphrase and there is no terminal to ask for it: "+
+			"use -passphrase-file, a systemd credential named passphrase, or ssh-agent", path)
 	}
+	question := "Passphrase for " + path + ": "
 	for range 3 {
-		pass, err := o.prompt(fmt.Sprintf("Passphrase for %s: ", path))
+		pass, err := o.prompt(question)
 		if err != nil {
 			return nil, fmt.Errorf("asking for the passphrase of %s: %w", path, err)
 		}
-		raw, err = ssh.ParseRawPrivateKeyWithPassphrase(data, pass)
+		raw, err := ssh.ParseRawPrivateKeyWithPassphrase(text, pass)
 		clear(pass)
 		if err == nil {
 			return raw, nil
@@ -387,21 +441,9 @@ func (o *keyOptions) parsePrivate(path string, data []byte, info fs.FileInfo) (a
 		if !errors.Is(err, x509.IncorrectPasswordError) {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
+		question = "Wrong passphrase. Passphrase for " + path + ": "
 	}
-	return nil, fmt.Errorf("none of three passphrases opens %s", path)
-}
-
-// plainKey returns a certificate's key, or pub itself if it is not a certificate.
-func plainKey(pub ssh.PublicKey) ssh.PublicKey {
-	if cert, ok := pub.(*ssh.Certificate); ok {
-		return cert.Key
-	}
-	return pub
-}
-
-// sameKey compares two keys, and certificates by the keys in them.
-func sameKey(a, b ssh.PublicKey) bool {
-	return a != nil && b != nil && bytes.Equal(plainKey(a).Marshal(), plainKey(b).Marshal())
+	return nil, fmt.Errorf("wrong passphrase: none of three passphrases opens %s", path)
 }
 
 // checkIdentityKey returns an error for a key whose type or strength is not accepted as an identity. For a
@@ -626,56 +668,6 @@ func nameSuffix(pub ssh.PublicKey) string { return keyHex(pub, suffixDigits) }
 func keyHex(pub ssh.PublicKey, n int) string {
 	sum := sha256.Sum256(plainKey(pub).Marshal())
 	return hex.EncodeToString(sum[:])[:n]
-}
-
-// publicLine returns a line for authorized_keys, with a newline at its end.
-func publicLine(id ssh.PublicKey, comment string) string {
-	line := strings.TrimSuffix(string(ssh.MarshalAuthorizedKey(plainKey(id))), "\n")
-	if comment != "" {
-		line += " " + comment
-	}
-	return line + "\n"
-}
-
-// fingerprint returns a key's fingerprint as ssh-keygen -lf prints it, and for a certificate that of its key.
-func fingerprint(id ssh.PublicKey) string { return ssh.FingerprintSHA256(plainKey(id)) }
-
-// keysIn returns the text of each fingerprint and of each public key in base64 that text contains, wherever it
-// stands. It also returns damaged ones, unless much of them is missing.
-func keysIn(text string) []string {
-	const shortest = 40 // a fingerprint has 50 characters, the shortest key 68
-	var found []string
-	for _, word := range strings.FieldsFunc(text, func(r rune) bool { return !isKeyRune(r) }) {
-		at := strings.Index(word, "SHA256:")
-		if at < 0 {
-			at = strings.Index(word, "AAAA")
-		}
-		if at >= 0 && len(word)-at >= shortest {
-			found = append(found, word[at:])
-		}
-	}
-	return found
-}
-
-// isKeyRune reports whether r can be part of a fingerprint or of base64.
-func isKeyRune(r rune) bool {
-	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("+/=:", r)
-}
-
-// parseKeyText returns the fingerprint of a key that keysIn has found.
-func parseKeyText(text string) (print string, ok bool) {
-	if strings.HasPrefix(text, "SHA256:") {
-		return text, true
-	}
-	blob, err := base64.StdEncoding.DecodeString(text)
-	if err != nil {
-		return "", false
-	}
-	key, err := ssh.ParsePublicKey(blob)
-	if err != nil {
-		return "", false
-	}
-	return fingerprint(key), true
 }
 
 // certName describes a certificate for the log. The key id is quoted, because it is the peer's text until the CA's

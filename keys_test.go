@@ -26,7 +26,7 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// runTool runs a program of OpenSSH's, which these tests need, and returns what it printed.
+// runTool runs another program, such as ssh-keygen, and returns its output.
 func runTool(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	out, err := exec.Command(name, args...).CombinedOutput()
@@ -44,7 +44,7 @@ func put(t testing.TB, path string, data []byte) string {
 	return path
 }
 
-// closedDir is a folder as makeFolder wants it.
+// closedDir returns a new state folder, which only this user can access.
 func closedDir(t testing.TB) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "state")
@@ -100,7 +100,7 @@ func pkcs8PEM(t testing.TB, key any) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 }
 
-// wantError checks for the words of a refusal.
+// wantError checks that err contains words.
 func wantError(t *testing.T, err error, words string) {
 	t.Helper()
 	if err == nil || !strings.Contains(err.Error(), words) {
@@ -110,14 +110,14 @@ func wantError(t *testing.T, err error, words string) {
 
 func TestFirstRun(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new", "state")
-	var said []string
-	o := keyOptions{dir: dir, comment: "pi@router", notify: func(f string, a ...any) { said = append(said, fmt.Sprintf(f, a...)) }}
+	var reported []string
+	o := keyOptions{dir: dir, comment: "pi@router", notify: func(f string, a ...any) { reported = append(reported, fmt.Sprintf(f, a...)) }}
 	k, err := loadKeys(o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if all := strings.Join(said, "\n"); !strings.Contains(all, k.fingerprint()) || !strings.Contains(all, "made an encryption key") {
-		t.Errorf("first run said %q", said)
+	if all := strings.Join(reported, "\n"); !strings.Contains(all, k.fingerprint()) || !strings.Contains(all, "made an encryption key") {
+		t.Errorf("first run reported %q", reported)
 	}
 	if k.comment != "pi@router" || k.encryption.N.BitLen() != 2048 || k.signer.PublicKey().Type() != ssh.KeyAlgoED25519 {
 		t.Errorf("made %q, %d bits, %s", k.comment, k.encryption.N.BitLen(), k.signer.PublicKey().Type())
@@ -131,10 +131,10 @@ func TestFirstRun(t *testing.T) {
 			t.Errorf("%s has mode %o, want %o", name, info.Mode().Perm(), mode)
 		}
 	}
-	said = nil
+	reported = nil
 	again, err := loadKeys(o)
-	if err != nil || !sameKey(again.signer.PublicKey(), k.signer.PublicKey()) || !again.encryption.Equal(k.encryption) || said != nil {
-		t.Errorf("second run: %v, said %q", err, said)
+	if err != nil || !sameKey(again.signer.PublicKey(), k.signer.PublicKey()) || !again.encryption.Equal(k.encryption) || reported != nil {
+		t.Errorf("second run: %v, reported %q", err, reported)
 	}
 
 	path := filepath.Join(dir, "identity")
@@ -147,7 +147,7 @@ func TestFirstRun(t *testing.T) {
 	runTool(t, "ssh-keygen", "-y", "-f", filepath.Join(dir, "encryption"))
 }
 
-func TestMissingPublicFileIsMade(t *testing.T) {
+func TestMissingPublicFileIsCreated(t *testing.T) {
 	dir := closedDir(t)
 	k, err := loadKeys(keyOptions{dir: dir})
 	if err != nil {
@@ -168,7 +168,7 @@ func TestMissingPublicFileIsMade(t *testing.T) {
 	}
 }
 
-func TestTwoStartAtOnce(t *testing.T) {
+func TestConcurrentFirstRuns(t *testing.T) {
 	dir := closedDir(t)
 	var all [3]*keys
 	var wg sync.WaitGroup
@@ -183,7 +183,7 @@ func TestTwoStartAtOnce(t *testing.T) {
 	wg.Wait()
 	for _, k := range all {
 		if k == nil || !sameKey(k.signer.PublicKey(), all[0].signer.PublicKey()) || !k.encryption.Equal(all[0].encryption) {
-			t.Fatal("two processes ended with different keys")
+			t.Fatal("concurrent first runs returned different keys")
 		}
 	}
 }
@@ -268,7 +268,7 @@ func TestIdentityFormats(t *testing.T) {
 			}
 			checkSigner(t, k.signer)
 			if exists(path + ".pub") {
-				t.Error("wrote beside a key that is not ours")
+				t.Error("a file was written next to a key outside the state folder")
 			}
 		})
 	}
@@ -286,7 +286,7 @@ func TestIdentityFormats(t *testing.T) {
 	}
 }
 
-func TestLoadKeysRefuses(t *testing.T) {
+func TestLoadKeysErrors(t *testing.T) {
 	edKey, _ := newEd25519(t)
 	rsaKey := newRSA(t, 2048)
 	for _, c := range []struct {
@@ -358,7 +358,7 @@ func TestLoadKeysRefuses(t *testing.T) {
 	}
 }
 
-// startAgent runs a real ssh-agent for the test.
+// startAgent runs ssh-agent for the time of the test.
 func startAgent(t *testing.T) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "sc") // a socket's path must be short
@@ -418,7 +418,7 @@ func TestAgent(t *testing.T) {
 				t.Fatal(err)
 			}
 			if _, ok := k.signer.PublicKey().(*ssh.Certificate); !ok {
-				t.Error("the certificate beside the identity is not used")
+				t.Error("the certificate next to the identity is not used")
 			}
 			checkSigner(t, k.signer)
 			runTool(t, "ssh-add", "-q", "-D")
@@ -428,7 +428,7 @@ func TestAgent(t *testing.T) {
 	}
 }
 
-func TestCertificateOfAnotherKeyIsSaid(t *testing.T) {
+func TestForeignCertificateIsReported(t *testing.T) {
 	dir := closedDir(t)
 	k, err := loadKeys(keyOptions{dir: dir})
 	if err != nil {
@@ -441,14 +441,14 @@ func TestCertificateOfAnotherKeyIsSaid(t *testing.T) {
 	if err := os.Rename(filepath.Join(dir, "other-cert.pub"), filepath.Join(dir, "identity-cert.pub")); err != nil {
 		t.Fatal(err)
 	}
-	said := ""
-	again, err := loadKeys(keyOptions{dir: dir, notify: func(f string, a ...any) { said += fmt.Sprintf(f, a...) }})
-	if err != nil || !strings.Contains(said, "is not used") || !bytes.Equal(again.signer.PublicKey().Marshal(), k.signer.PublicKey().Marshal()) {
-		t.Errorf("%v, said %q", err, said)
+	reported := ""
+	again, err := loadKeys(keyOptions{dir: dir, notify: func(f string, a ...any) { reported += fmt.Sprintf(f, a...) }})
+	if err != nil || !strings.Contains(reported, "is not used") || !bytes.Equal(again.signer.PublicKey().Marshal(), k.signer.PublicKey().Marshal()) {
+		t.Errorf("%v, reported %q", err, reported)
 	}
 }
 
-// checkSigner signs, verifies and spoils.
+// checkSigner checks that signatures verify, and that damaged signatures do not.
 func checkSigner(t *testing.T, s ssh.Signer) {
 	t.Helper()
 	data := []byte("what is signed")
@@ -477,7 +477,7 @@ func checkSigner(t *testing.T, s ssh.Signer) {
 		}
 	}
 	if verifyData(pub, data, make([]byte, maxSignature+1)) == nil {
-		t.Error("a signature of any length is tried")
+		t.Error("a signature that is too long verifies")
 	}
 }
 
@@ -497,7 +497,7 @@ func TestNoWeakHash(t *testing.T) {
 	}
 }
 
-// A security key in software: it signs SHA-256(application) ‖ flags ‖ counter ‖ SHA-256(data).
+// TestSecurityKey uses a security key in software, which signs SHA-256(application) ‖ flags ‖ counter ‖ SHA-256(data).
 func TestSecurityKey(t *testing.T) {
 	key, _ := newEd25519(t)
 	pub, err := ssh.ParsePublicKey(ssh.Marshal(struct {
@@ -516,10 +516,10 @@ func TestSecurityKey(t *testing.T) {
 		t.Error(err)
 	}
 	if verifyData(pub, []byte("x"), sign(0)) == nil {
-		t.Error("a signature that nobody touched the key for verifies")
+		t.Error("a signature verifies although the security key was not touched")
 	}
 	if verifyData(pub, []byte("x"), []byte{1, 2}) == nil {
-		t.Error("a stump verifies")
+		t.Error("a truncated signature verifies")
 	}
 }
 
@@ -605,7 +605,7 @@ func TestLockHeldTooLong(t *testing.T) {
 	})
 	wantError(t, err, "another securechat process has locked")
 	if err := withLock(dir, func() error { return nil }); err != nil {
-		t.Error("after its release:", err)
+		t.Error("the lock is not released:", err)
 	}
 }
 
@@ -650,11 +650,11 @@ func TestNames(t *testing.T) {
 	}
 	for _, pair := range [][2]string{{"Bob", "bob"}, {"b0b", "bOb"}, {"l1I", "iLl"}, {"a.b", "a_b"}, {"a-b", "a.b"}} {
 		if foldName(pair[0]) != foldName(pair[1]) {
-			t.Errorf("%q and %q look alike", pair[0], pair[1])
+			t.Errorf("%q and %q are not taken for the same name", pair[0], pair[1])
 		}
 	}
 	if foldName("ann") == foldName("bob") {
-		t.Error("ann is not bob")
+		t.Error("ann and bob are taken for the same name")
 	}
 }
 

@@ -2,13 +2,16 @@
 
 package main
 
+// File locks, removed files and folders on disk.
+
 import (
 	"errors"
 	"os"
 	"syscall"
 )
 
-// tryLock takes the file's lock if it is free; closing the file gives it back.
+// tryLock locks the file and returns true, or returns false if another process has locked it. Closing the file
+// unlocks it.
 func tryLock(f *os.File) (bool, error) {
 	for {
 		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
@@ -23,19 +26,20 @@ func tryLock(f *os.File) (bool, error) {
 	}
 }
 
-// unlinked says that an open file has no name any more.
+// unlinked reports whether an open file has been removed from its folder.
 func unlinked(f *os.File) bool {
 	var st syscall.Stat_t
 	return syscall.Fstat(int(f.Fd()), &st) == nil && st.Nlink == 0
 }
 
-// syncFolder puts the names in a folder on disk, where the file system can, and where the folder may be read: who may not
-// did not make it, nor the file that is in it.
+// syncFolder writes a folder's names to disk. It returns nil if the file system cannot do that, and if the folder may
+// not be read: a process without that permission has made neither the folder nor a file in it.
 func syncFolder(path string) error {
 	f, err := os.Open(path)
 	if errors.Is(err, os.ErrPermission) {
 		return nil
-	} else if err != nil {
+	}
+	if err != nil {
 		return err
 	}
 	defer f.Close()

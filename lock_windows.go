@@ -1,5 +1,7 @@
 package main
 
+// File locks, removed files and folders on disk.
+
 import (
 	"errors"
 	"os"
@@ -7,17 +9,20 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// tryLock takes the file's lock if it is free; closing the file gives it back.
+// tryLock locks the file and returns true, or returns false if another process has locked it. Closing the file
+// unlocks it.
 func tryLock(f *os.File) (bool, error) {
-	err := windows.LockFileEx(windows.Handle(f.Fd()), windows.LOCKFILE_EXCLUSIVE_LOCK|windows.LOCKFILE_FAIL_IMMEDIATELY, 0, 1, 0, &windows.Overlapped{OffsetHigh: 1 << 30}) // a byte that nobody reads
+	const flags = windows.LOCKFILE_EXCLUSIVE_LOCK | windows.LOCKFILE_FAIL_IMMEDIATELY
+	unused := windows.Overlapped{OffsetHigh: 1 << 30} // a byte that is never read, because a lock also blocks reading
+	err := windows.LockFileEx(windows.Handle(f.Fd()), flags, 0, 1, 0, &unused)
 	if errors.Is(err, windows.ERROR_LOCK_VIOLATION) {
 		return false, nil
 	}
 	return err == nil, err
 }
 
-// unlinked says that an open file has no name any more: here none can be removed.
+// unlinked reports whether an open file has been removed from its folder, which Windows does not allow.
 func unlinked(*os.File) bool { return false }
 
-// syncFolder has nothing to do: the file system's journal holds the names.
+// syncFolder does nothing: the file system's journal protects the names in a folder.
 func syncFolder(string) error { return nil }

@@ -1,21 +1,20 @@
-// Securechat gives people with small machines a room to talk in and a pipe to send lines through, where both ends prove who
-// they are with keys.
+// Securechat gives people with small machines a room to talk in and a pipe to send lines through, where both ends prove
+// who they are with keys.
 //
 //	securechat -listen :9000                     open a room
 //	securechat -connect host:9000                join it
 //	some-job | securechat -connect host:9000     report to it
 //
 // It implements a paper, "A Client-Server Secure Communication Approach" (2016): RSA with cipher block chaining, a
-// four-stage challenge-response handshake, an AES session and connection.log, hardened for today. docs/PROTOCOL.md tells
-// what goes over the wire, README.md how to use it.
+// four-stage challenge-response handshake, an AES session and connection.log, hardened for today. README.md shows how to
+// use it, docs/ARCHITECTURE.md how it is built, docs/PROTOCOL.md what goes over the wire.
 package main
 
-// Flags, usage, the choice of what to do, and exit codes. Nothing else ends the process.
+// The modes, each a function, and the exit codes. Nothing else ends the process.
 
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -25,7 +24,7 @@ import (
 	"time"
 )
 
-// Exit codes (DESIGN section 7).
+// Exit codes.
 const (
 	exitDone      = 0
 	exitTrouble   = 1 // network or file trouble
@@ -36,7 +35,7 @@ const (
 )
 
 func main() {
-	signal.Ignore(syscall.SIGPIPE) // a reader that went away is an error of a write, and told from loss
+	signal.Ignore(syscall.SIGPIPE) // so that a closed stdout shows as EPIPE from Write
 	noDumps()
 	err := run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	code := make(chan int, 1)
@@ -49,27 +48,18 @@ func main() {
 	}
 }
 
-// exitCode says on stderr what went wrong, in one sentence and a hint, and returns the process's exit code.
+// exitCode prints an error in one sentence, with a hint if there is one, and returns the process's exit code.
 func exitCode(stderr io.Writer, err error) int {
 	if err == nil {
 		return exitDone
 	}
-	if errors.Is(err, flag.ErrHelp) {
-		return exitDone
-	}
 	fmt.Fprintf(stderr, "securechat: %s%s\n", safe(err.Error()), hintOf(err))
-	var (
-		wrong   errUsage
-		unknown *untrusted
-		lost    *errLost
-		cut     *errCut
-	)
 	switch {
-	case errors.As(err, &wrong):
+	case errors.As(err, new(errUsage)):
 		return exitUsage
-	case errors.As(err, &unknown), errors.Is(err, errUnverified), errors.Is(err, errBadPacket):
+	case errors.As(err, new(*untrusted)), errors.Is(err, errUnverified), errors.Is(err, errBadPacket):
 		return exitUntrusted
-	case errors.As(err, &lost), errors.As(err, &cut):
+	case errors.As(err, new(*errLost)), errors.As(err, new(*errCut)):
 		return exitLost
 	case errors.Is(err, errTimeout):
 		return exitTimeout
@@ -77,21 +67,34 @@ func exitCode(stderr io.Writer, err error) int {
 	return exitTrouble
 }
 
+// process is what all modes use.
+type process struct {
+	*options
+	console       *console
+	stdin, stdout *os.File
+	dir           string // the state folder
+}
+
 // run does what the arguments ask for and returns when that is done.
 func run(args []string, stdin, stdout, stderr *os.File) error {
-	o, err := parseFlags(args, stdout)
+	o, err := parseFlags(args)
 	if err != nil {
 		return err
 	}
-	if o.version {
+	switch {
+	case o.help:
+		_, err := io.WriteString(stdout, shortUsage())
+		return err
+	case o.helpAll:
+		_, err := io.WriteString(stdout, fullUsage())
+		return err
+	case o.version:
 		_, err := fmt.Fprintln(stdout, "securechat", version())
 		return err
-	}
-	if o.completion != "" {
+	case o.completion != "":
 		return printCompletion(o.completion, stdout)
-	}
-	if o.verifyLog != "" {
-		return verifyLogs(append([]string{o.verifyLog}, o.verifyMore...), stdout)
+	case o.verifyLog != "":
+		return verifyLogs(append([]string{o.verifyLog}, o.verifyLogOlder...), stdout)
 	}
 	longest := maxLine // of the input
 	if o.json {
@@ -103,172 +106,184 @@ func run(args []string, stdin, stdout, stderr *os.File) error {
 	}
 	defer c.close()
 	c.json, c.quiet, c.nobell = o.json, o.quiet, o.nobell
-
-	dir, err := stateFolder(o.dir)
-	if err != nil {
+	p := &process{options: o, console: c, stdin: stdin, stdout: stdout}
+	if p.dir, err = stateFolder(o.dir); err != nil {
 		return err
 	}
-	// The first signal ends things in good order; stop lets a second one end them at once.
+	if o.listen == "" && o.connect == "" {
+		return p.manageKeys()
+	}
+	// The first signal ends things in good order; stop lets a second one end the process at once.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop)
-
-	trace := func(line string) { c.tell("%s", line) }
-	if !o.trace {
-		trace = nil
-	}
-	if o.paper {
-		p, err := loadPaper(o.identity, o.peers, openTrust(dir, nil, "", c.note))
-		if err != nil {
-			return err
-		}
-		c.note("%s", paperWarning)
-		p.delay, p.trace = o.delay, trace
-		if o.connect != "" {
-			return connect(ctx, o, &client{console: c, protocol: p})
-		}
-		return listen(ctx, o, serverConfig{protocol: p, id: p.id, name: keyName("", p.id), console: c})
-	}
-
-	made := false
-	k, err := loadKeys(keyOptions{
-		dir: dir, typ: o.typ, bits: o.bits, comment: o.comment, identity: o.identity, passphraseFile: o.passphraseFile,
-		notify: func(format string, a ...any) { made = true; c.note(format, a...) }, prompt: c.secretPrompt(),
-	})
+	e, err := p.endpoint()
 	if err != nil {
 		return err
-	}
-	id := k.signer.PublicKey()
-	t := openTrust(dir, id, keyName(k.comment, id), c.note)
-	t.warnClock(time.Now())
-	if o.listen == "" && o.connect == "" {
-		c.plain() // what follows prints or reads plain lines
-	}
-	switch {
-	case o.keygen:
-		if !made {
-			c.note("the keys are there already, so none were made")
-		}
-		_, err := fmt.Fprintf(stdout, "%s%s\n", publicLine(id, k.comment), k.fingerprint())
-		return err
-	case o.fingerprint:
-		_, err := fmt.Fprintf(stdout, "%s %s\n", k.fingerprint(), t.name)
-		return err
-	case o.allow != "":
-		return allow(t, c, o.allow, stdin)
-	case o.invite != "" && o.listen == "":
-		return printInvite(t, c, o.invite, stdout)
-	}
-
-	me, err := newParty(k.signer, k.encryption)
-	if err != nil {
-		return err
-	}
-	proto := &securechat2{me: me, trust: t, raw: o.raw, note: c.note, trace: trace, server: securechat2Server{delay: o.delay}}
-	var pipe *rawPipe
-	if o.raw {
-		pipe = newRawPipe(stdin, stdout, c.progress())
 	}
 	if o.connect != "" {
-		proto.client = securechat2Client{addr: o.connect, acceptNew: o.acceptNew}
-		if o.join {
-			code, err := readInvite(c)
-			if err != nil {
-				return err
-			}
-			proto.client.invite = &code
-		}
-		return connect(ctx, o, &client{trust: t, console: c, protocol: proto, pipe: pipe})
+		return p.connect(ctx, e)
 	}
-	return listen(ctx, o, serverConfig{protocol: proto, id: id, name: t.name, trust: t, console: c, pipe: pipe})
+	return p.serve(ctx, e)
 }
 
-// allow adds the public key line in a file, or on stdin, to authorized_keys.
-func allow(t *trust, c *console, path string, stdin *os.File) error {
+// loadKeys reads the keys, made if there are none, and what decides about others. made reports whether a key was made.
+func (p *process) loadKeys() (k *keys, t *trust, made bool, err error) {
+	var checkComment func(string) error
+	if p.keygen {
+		checkComment = openTrust(p.dir, nil, "", p.console.note).checkNewName
+	}
+	k, err = loadKeys(keyOptions{
+		checkComment: checkComment, dir: p.dir, typ: p.typ, bits: p.bits, comment: p.comment, identity: p.identity, passphraseFile: p.passphraseFile,
+		notify: func(format string, a ...any) { made = true; p.console.note(format, a...) }, prompt: p.console.secretPrompt(),
+	})
+	if err != nil {
+		return nil, nil, made, err
+	}
+	id := k.signer.PublicKey()
+	t = openTrust(p.dir, id, keyName(k.comment, id), p.console.note)
+	t.warnClock(time.Now())
+	return k, t, made, nil
+}
+
+// manageKeys does -keygen, -fingerprint, -allow and -invite without a server.
+func (p *process) manageKeys() error {
+	k, t, made, err := p.loadKeys()
+	if err != nil {
+		return err
+	}
+	p.console.plain() // what follows prints and reads plain lines
+	switch {
+	case p.keygen:
+		if !made {
+			p.console.note("the keys are there already, so none were made")
+		}
+		_, err = fmt.Fprintf(p.stdout, "%s%s\n", publicLine(k.signer.PublicKey(), k.comment), k.fingerprint())
+	case p.fingerprint:
+		_, err = fmt.Fprintf(p.stdout, "%s %s\n", k.fingerprint(), t.name)
+	case p.allow != "":
+		err = p.allowKey(t)
+	case p.invite != "":
+		err = p.printInvite(t)
+	}
+	return err
+}
+
+// allowKey adds the public key line in a file, or on stdin, to authorized_keys.
+func (p *process) allowKey(t *trust) error {
 	var line []byte
 	var err error
-	if path == "-" {
-		if isTerminal(stdin) {
-			c.note("paste the public key line, then press Enter and Ctrl-D")
+	if p.allow == "-" {
+		if isTerminal(p.stdin) {
+			p.console.note("paste the public key line, then press Enter and Ctrl-D")
 		}
-		line, err = io.ReadAll(io.LimitReader(stdin, maxKeyFile+1))
+		line, err = io.ReadAll(io.LimitReader(p.stdin, maxKeyFile+1))
 	} else {
-		line, _, err = readFile(path, maxKeyFile)
+		line, _, err = readFile(p.allow, maxKeyFile)
 	}
 	if err != nil {
 		return fmt.Errorf("reading the public key: %w", err)
 	}
-	g, err := t.allow(line, "")
+	g, err := t.allow(line, "", false)
 	if errors.Is(err, errListed) {
-		c.note("nothing to do: %v", err)
+		p.console.note("nothing to do: %v", err)
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	c.note("%s may join now (%s, %s)", g.name, g.fingerprint, g.by)
+	p.console.note("%s may join now (%s, %s)", g.name, g.fingerprint, g.by)
 	return nil
 }
 
-// printInvite makes a code without a server at hand, and prints it alone to stdout.
-func printInvite(t *trust, c *console, name string, stdout io.Writer) error {
-	code, err := t.newInvite(name, time.Now())
+// printInvite makes a code and prints it alone to stdout.
+func (p *process) printInvite(t *trust) error {
+	code, err := t.newInvite(p.invite, time.Now())
 	if err != nil {
 		return err
 	}
-	c.tell(inviteWords, name, publicAddress("9000"))
-	_, err = fmt.Fprintln(stdout, code)
+	p.console.tell(inviteWords, p.invite, publicAddress("9000"))
+	_, err = fmt.Fprintln(p.stdout, code)
 	return err
 }
 
-// connect joins a room.
-func connect(ctx context.Context, o *options, cl *client) error {
-	c := cl.console
-	cl.addr, cl.to, cl.stay, cl.count, cl.timeout = o.connect, o.to, o.stay, o.count, o.timeout
-	cl.reconnect = o.reconnect || c.term != nil && !o.reconnectSet && !o.paper
-	cl.insist = o.reconnect
-	if cl.pipe != nil {
-		return cl.carry(ctx)
+// endpoint loads the keys of the protocol that the flags choose.
+func (p *process) endpoint() (*endpoint, error) {
+	var trace tracer
+	if p.trace {
+		trace = func(line string) { p.console.tell("%s", line) }
 	}
-	return cl.run(ctx)
+	if p.paper {
+		return loadPaper(p.identity, p.peers, p.dir, p.delay, trace, p.console.note)
+	}
+	k, t, _, err := p.loadKeys()
+	if err != nil {
+		return nil, err
+	}
+	me, err := newParty(k.signer, k.encryption)
+	if err != nil {
+		return nil, err
+	}
+	s := &securechat2{me: me, trust: t, raw: p.raw, note: p.console.note, trace: trace, server: securechat2Server{delay: p.delay}}
+	s.client = securechat2Client{addr: p.options.connect, acceptNew: p.acceptNew}
+	if p.join {
+		if s.client.invite, err = p.readInvite(); err != nil {
+			return nil, err
+		}
+	}
+	return &endpoint{protocol: s, id: k.signer.PublicKey(), name: t.name, trust: t}, nil
 }
 
-// readInvite takes the invite's code from the environment, which the process then forgets, or asks for it. A typing error
-// is told here: nobody else hears of it.
-func readInvite(c *console) (code inviteCode, err error) {
+// readInvite takes an invite's code from the environment, which it then clears, or asks for it.
+func (p *process) readInvite() (*inviteCode, error) {
 	if text := os.Getenv("SECURECHAT_INVITE"); text != "" {
 		os.Unsetenv("SECURECHAT_INVITE")
-		if code, err = parseInviteCode(text); err != nil {
-			err = errUsage{fmt.Errorf("$SECURECHAT_INVITE: %w", err)}
+		code, err := parseInviteCode(text)
+		if err != nil {
+			return nil, wrongUse("$SECURECHAT_INVITE: %w", err)
 		}
-		return code, err
+		return &code, nil
 	}
-	if c.term == nil {
-		return code, errUsage{errors.New("-join needs the invite's code: type it at a terminal, or set $SECURECHAT_INVITE")}
+	if p.console.term == nil {
+		return nil, wrongUse("-join needs the invite's code: type it at a terminal, or set $SECURECHAT_INVITE")
 	}
 	for range 3 {
-		text, err := c.term.readSecret("Invite code: ")
+		text, err := p.console.term.readSecret("Invite code: ")
 		if err != nil {
-			return code, fmt.Errorf("no invite code: %w", err)
+			return nil, fmt.Errorf("no invite code: %w", err)
 		}
-		code, err = parseInviteCode(string(text))
+		code, err := parseInviteCode(string(text))
 		clear(text)
 		if err == nil {
-			return code, nil
+			return &code, nil
 		}
-		c.note("%v", err)
+		p.console.note("%v", err)
 	}
-	return code, errUsage{errors.New("no invite code that can be read in three tries")}
+	return nil, wrongUse("no valid invite code in three attempts")
 }
 
-// listen opens a server of c and keeps it until ctx ends.
-func listen(ctx context.Context, o *options, c serverConfig) (err error) {
-	listeners, err := listenOn(o.listen, c.protocol.keepAlive())
+// connect joins a room, or carries bytes with -raw.
+func (p *process) connect(ctx context.Context, e *endpoint) error {
+	c := &client{
+		addr: p.options.connect, protocol: e.protocol, trust: e.trust, console: p.console,
+		to: p.to, stay: p.stay, count: p.count, timeout: p.timeout,
+		reconnect: p.reconnect || p.console.term != nil && !p.given["reconnect"] && e.protocol.acknowledges(), insist: p.reconnect,
+	}
+	if p.raw {
+		c.pipe = newRawPipe(p.stdin, p.stdout, p.console.progress())
+		return c.carry(ctx)
+	}
+	return c.run(ctx)
+}
+
+// serve opens a room, or with -raw waits for one client, and serves until ctx ends.
+func (p *process) serve(ctx context.Context, e *endpoint) (err error) {
+	listeners, err := listenOn(p.options.listen, e.protocol.keepAlive())
 	if err != nil {
 		return err
 	}
 	defer closeAll(listeners)
-	log, err := openLog(o.log)
+	log, err := openLog(p.log)
 	if err != nil {
 		return err
 	}
@@ -277,17 +292,23 @@ func listen(ctx context.Context, o *options, c serverConfig) (err error) {
 			err = fmt.Errorf("closing the log: %w", cerr)
 		}
 	}()
-	log.digests, log.durable = !o.logText, o.sync
-	log.tell = func(text string) { c.console.note("%s", text) }
-	c.log, c.sync, c.history, c.clients, c.norelay, c.invite = log, o.sync, o.history, o.maxClients, o.norelay, o.invite
-	s, err := newServer(c)
+	log.digests, log.durable = !p.logText, p.sync
+	log.tell = func(text string) { p.console.note("%s", text) }
+	config := serverConfig{
+		endpoint: *e, console: p.console, log: log, sync: p.sync, history: p.history, clients: p.maxClients, norelay: p.norelay,
+		invite: p.invite,
+	}
+	if p.raw {
+		config.pipe = newRawPipe(p.stdin, p.stdout, p.console.progress())
+	}
+	s, err := newServer(config)
 	if err != nil {
 		return err
 	}
 	return s.run(ctx, listeners)
 }
 
-// version tells which release this is, from the build's own information.
+// version returns the release, from the build's own information.
 func version() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {

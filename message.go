@@ -1,7 +1,7 @@
 package main
 
-// Messages of a session: their kinds and layouts. A message is a kind byte and a payload. docs/PROTOCOL.md gives the same
-// layouts for readers of other languages.
+// Messages of a session: their kinds and layouts. A message is a kind byte and a payload. docs/PROTOCOL.md gives the
+// same layouts for readers of other languages.
 
 import (
 	"encoding/binary"
@@ -23,8 +23,8 @@ const (
 	kindFirst = kindText
 	kindLast  = kindWho
 
-	// kindSent never goes over the wire. The paper's link reads it in place of kindAck, which its protocol lacks: the lines
-	// up to this number went to the network, and they are known to have arrived only when the server closes.
+	// kindSent never goes over the wire. The paper's link reads it in place of kindAck, which its protocol lacks: the
+	// lines up to this number went to the network, and they are known to have arrived only when the server closes.
 	kindSent = 0xff
 )
 

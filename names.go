@@ -1,7 +1,7 @@
 package main
 
-// Names of people: ASCII letters, digits, '.', '_' and '-', 1 to 32 of them (DESIGN.md section 5). A name belongs to a
-// key; it comes from authorized_keys, a certificate or an invite, never from who bears it.
+// Names of people: 1 to 32 ASCII letters, digits, '.', '_' and '-'. A name belongs to a key. It comes from
+// authorized_keys, a certificate or an invite, never from the holder of the key.
 
 import (
 	"cmp"
@@ -14,14 +14,15 @@ const (
 	suffixDigits = 8 // of name~XXXXXXXX: 32 bits of the key's digest
 )
 
+// nameRune reports whether a name may have r.
 func nameRune(r rune) bool {
 	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '.' || r == '_' || r == '-'
 }
 
-// validName says whether s is a name as it stands.
+// validName reports whether s is a name.
 func validName(s string) bool { return s != "" && s == cleanName(s) }
 
-// cleanName makes a name of a comment: pi@router becomes pi-router. It returns "" when no letter or digit is left.
+// cleanName makes a name from a comment: pi@router becomes pi-router. It returns "" if no letter or digit is left.
 func cleanName(s string) string {
 	var b strings.Builder
 	some := false
@@ -41,16 +42,18 @@ func cleanName(s string) string {
 	return b.String()
 }
 
-// validShown says whether s can stand for somebody in the room: NAME, NAME~XXXXXXXX where two keys have one name, and either with
-// @SERVER behind it for somebody who speaks at another server. Nobody here can be called the like: no name has an @.
+// validShown reports whether s is a name as the room shows it: NAME, or NAME~XXXXXXXX if two keys have one name, and
+// either followed by @SERVER for a person at another server. A person at this server cannot have such a name, because
+// no name has an @.
 func validShown(s string) bool {
 	local, server, remote := strings.Cut(s, "@")
 	name, suffix, doubled := strings.Cut(local, "~")
-	return validName(name) && (!doubled || len(suffix) == suffixDigits && validName(suffix)) && (!remote || validName(server))
+	return validName(name) && (!doubled || len(suffix) == suffixDigits && validName(suffix)) &&
+		(!remote || validName(server))
 }
 
-// remoteName makes what validShown takes of a name at another server, of that server's name, and of its fingerprint where it
-// has none.
+// remoteName returns the name that the room shows for a person at another server. origin is that server's
+// fingerprint, which is used if server cannot be made a name.
 func remoteName(name, server, origin string) string {
 	if !validShown(name) || strings.Contains(name, "@") {
 		name = cmp.Or(cleanName(name), "somebody")
@@ -59,7 +62,7 @@ func remoteName(name, server, origin string) string {
 	return name + "@" + cmp.Or(cleanName(server), cleanName(hash[:min(len(hash), 8)]), "elsewhere")
 }
 
-// foldName maps names that the eye takes for one another to one string, which is itself never shown.
+// foldName maps names that look alike to the same string, which is only for comparing.
 func foldName(s string) string {
 	return strings.Map(func(r rune) rune {
 		switch r {
@@ -74,6 +77,7 @@ func foldName(s string) string {
 	}, strings.ToLower(s))
 }
 
+// nameError is the error for a name that validName rejects.
 func nameError(name string) error {
 	return fmt.Errorf("%q is no name: letters, digits, '.', '_' and '-' make one, %d at most", name, maxName)
 }

@@ -76,8 +76,8 @@ func (o *operator) deliver(d *delivery) error {
 	return o.console.flush()
 }
 
-// read hands what is typed or piped in to the room. The server keeps running when its stdin ends; at a terminal Ctrl-D and
-// Ctrl-C stop it.
+// read hands what is typed or piped in to the room. The server keeps running when its stdin ends; at a terminal Ctrl-D
+// and Ctrl-C stop it.
 func (o *operator) read() {
 	for {
 		line, _, err := o.console.read()
@@ -104,13 +104,13 @@ func (o *operator) read() {
 	}
 }
 
-// parse returns what a line of the operator says. ok is false if it says nothing: it was a command, which parse runs, or
-// cannot be sent, which parse reports.
+// parse returns what a line of the operator says. ok is false if it says nothing: it was a command, which parse runs,
+// or cannot be sent, which parse reports.
 func (o *operator) parse(line []byte) (l lines, ok bool) {
 	l = lines{first: 1, what: itemSay, texts: [][]byte{line}} // the room counts the operator's lines
 	switch {
 	case o.console.json:
-		said, from, err := parseSaid(line, outLine{what: itemSay}, o.console.origin)
+		said, from, err := parseObject(line, outLine{what: itemSay}, o.console.origin)
 		if err != nil {
 			o.console.fault(err)
 			return l, false
@@ -178,7 +178,7 @@ func (o *operator) allowStranger(arg string) error {
 	if name == "" {
 		name = "guest-" + nameSuffix(key)
 	}
-	g, err := o.trust.allow([]byte(publicLine(key, "")), name)
+	g, err := o.trust.allow([]byte(publicLine(key, "")), name, false)
 	if errors.Is(err, errListed) {
 		o.strangers.drop(key)
 	}
@@ -221,8 +221,8 @@ func (s *strangers) dropLocked(key ssh.PublicKey) {
 	s.keys = slices.DeleteFunc(s.keys, func(k ssh.PublicKey) bool { return sameKey(k, key) })
 }
 
-// pick returns the only stranger, or the one with this fingerprint. Without a fingerprint it never picks one of several: an
-// attacker may connect just to be the last when /allow is typed.
+// pick returns the only stranger, or the one with this fingerprint. Without a fingerprint it never picks one of
+// several: an attacker may connect just to be the last when /allow is typed.
 func (s *strangers) pick(print string) (ssh.PublicKey, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -1,21 +1,21 @@
 package main
 
-// The wire of securechat/2 below the handshake and the session: frames, and packets under the session's keys
-// (the paper's §4 and Fig. 5; DESIGN section 3, "Frames" and "Session packets").
+// The wire format of securechat/2 below the handshake and the session: frames, and packets sealed with the session's
+// keys (the paper's §4 and Fig. 5; docs/PROTOCOL.md).
 //
-// A frame, which carries everything that is ever sent:
+// Everything that is sent is in frames:
 //
 //	length  2   of the body, big-endian
 //	body    length
 //
-// A packet is a frame of 4096 bytes at most whose body is an AEAD box (tag 16) over the paper's packet:
+// A packet is a frame of at most 4096 bytes. Its body is an AEAD box (tag 16) of the paper's packet:
 //
 //	msg_len 4   big-endian
 //	msg     msg_len: one kind byte and its payload
-//	zeros   to a multiple of 16, so that the length on the wire says little of msg_len
+//	zeros   to a multiple of 16, so that the length on the wire reveals little about msg_len
 //
-// with the SHA-512 of the session key, the paper's digest, as associated data, and a counter of the direction as nonce:
-// neither costs a byte on the wire, and a packet lost, repeated, moved or reflected does not open.
+// The associated data is the SHA-512 of the session key, the paper's digest. The nonce is a counter of the direction.
+// Neither takes a byte on the wire, and a packet that was lost, repeated, moved or reflected does not open.
 
 import (
 	"crypto/aes"
@@ -37,23 +37,23 @@ const (
 	aeadOverhead      = 16       // of both AEADs
 	packetAlign       = 16
 	msgLenSize        = 4
-	msgHeader         = msgLenSize + 1 // and the kind: what stands before a payload
-	// maxPlain is the plaintext of the largest packet, maxMsg the longest msg in one.
+	msgHeader         = msgLenSize + 1 // msg_len and the kind, before the payload
+	// maxPlain is the plaintext size of the largest packet, maxMsg the longest msg in a packet.
 	maxPlain = (maxPacket - frameHeader - aeadOverhead) / packetAlign * packetAlign
 	maxMsg   = maxPlain - msgLenSize
 
-	// A direction's key lives for this much, then both ends replace it (halfConn.ratchet).
+	// Both ends replace the key of a direction after this much (halfConn.ratchet).
 	rekeyPackets = 1 << 20
 	rekeyBytes   = 1 << 30
 )
 
-// errMalformed is for what does not have the form that the protocol gives it.
+// errMalformed is the error for a message that does not have the form that the protocol requires.
 var errMalformed = errors.New("a message of the wrong form")
 
-// errBadPacket is the one error for a packet that is not the next one of its direction under the session's key.
+// errBadPacket is the only error for a packet that is not the next one of its direction under the session's key.
 var errBadPacket = errors.New("a packet that cannot be verified")
 
-// readFrame reads one frame of a handshake. It refuses a length over max before it allocates.
+// readFrame reads one frame of a handshake. It rejects a length over max before it allocates memory.
 func readFrame(r io.Reader, max int) ([]byte, error) {
 	var header [frameHeader]byte
 	if _, err := io.ReadFull(r, header[:]); err != nil {
@@ -70,7 +70,7 @@ func readFrame(r io.Reader, max int) ([]byte, error) {
 	return body, nil
 }
 
-// noEOF makes an end inside a unit what it is: unexpected.
+// noEOF turns io.EOF inside a frame into io.ErrUnexpectedEOF.
 func noEOF(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF
@@ -81,19 +81,21 @@ func noEOF(err error) error {
 // writeFrame sends body as one frame in one write.
 func writeFrame(w io.Writer, body []byte) error {
 	if len(body) > maxHandshakeFrame {
-		return fmt.Errorf("a frame of %d bytes, over the limit of %d: a certificate or key is too large", len(body), maxHandshakeFrame)
+		return fmt.Errorf("a frame of %d bytes, over the limit of %d: a certificate or key is too large", len(body),
+			maxHandshakeFrame)
 	}
 	_, err := w.Write(appendVector(nil, body))
 	return err
 }
 
-// appendVector appends a 2-byte length and b, the form of a frame and of every variable part of the handshake.
+// appendVector appends the length of b in two bytes, and b: the form of a frame and of all variable-length fields of
+// the handshake.
 func appendVector(dst, b []byte) []byte {
 	dst = binary.BigEndian.AppendUint16(dst, uint16(len(b)))
 	return append(dst, b...)
 }
 
-// cutVector takes a vector from the front of b; ok is false where b is too short for the length it names.
+// cutVector returns the vector at the front of b and the rest of b. ok is false if b is too short.
 func cutVector(b []byte) (v, rest []byte, ok bool) {
 	if len(b) < 2 {
 		return nil, nil, false
@@ -105,15 +107,15 @@ func cutVector(b []byte) (v, rest []byte, ok bool) {
 	return b[2 : 2+n], b[2+n:], true
 }
 
-// halfConn seals or opens one direction's packets. Not for more than one goroutine.
+// halfConn seals or opens the packets of one direction. Only one goroutine at a time may use it.
 type halfConn struct {
-	secret [64]byte // of this direction: the key comes from it, and the next secret
-	aes    bool     // AES-256-GCM, else ChaCha20-Poly1305
+	secret [64]byte // of this direction; the key and the next secret are derived from it
+	aes    bool     // AES-256-GCM, otherwise ChaCha20-Poly1305
 	aead   cipher.AEAD
 	digest [sha512.Size]byte
 	nonce  [12]byte // four zeros, then the number of the next packet; never repeats in a session
 
-	packets, bytes int64 // under the present key
+	packets, bytes int64 // sealed or opened with the current key
 }
 
 func newHalfConn(secret *[64]byte, digest *[sha512.Size]byte, aes bool) (*halfConn, error) {
@@ -121,7 +123,7 @@ func newHalfConn(secret *[64]byte, digest *[sha512.Size]byte, aes bool) (*halfCo
 	return h, h.setKey()
 }
 
-// setKey makes the AEAD of the present secret.
+// setKey derives the key from the current secret and makes the AEAD.
 func (h *halfConn) setKey() error {
 	key, err := hkdf.Expand(sha512.New, h.secret[:], "securechat/2 packet key", 32)
 	if err != nil {
@@ -141,7 +143,8 @@ func (h *halfConn) setKey() error {
 	return err
 }
 
-// ratchet replaces the key by one from which the old cannot be had, and wipes the old secret. The nonce goes on counting.
+// ratchet replaces the secret and the key by new ones, from which the old ones cannot be derived, and wipes the old
+// secret. The nonce continues.
 func (h *halfConn) ratchet() error {
 	next, err := hkdf.Expand(sha512.New, h.secret[:], "securechat/2 next secret", len(h.secret))
 	if err != nil {
@@ -152,16 +155,16 @@ func (h *halfConn) ratchet() error {
 	return h.setKey()
 }
 
-// wipe forgets the direction's secret.
+// wipe clears the secret.
 func (h *halfConn) wipe() {
 	clear(h.secret[:])
 	h.aead = nil
 }
 
-// full says that the next packet must be a rekey, the last one under this key.
+// full reports whether the next packet must be a rekey, which is the last one with this key.
 func (h *halfConn) full() bool { return h.packets >= rekeyPackets-1 || h.bytes >= rekeyBytes-maxPacket }
 
-// seal appends the packet of kind and the parts of its payload, maxMsg-1 bytes of them at most, to dst.
+// seal appends a packet of kind to dst. Its payload is the concatenation of parts, at most maxMsg-1 bytes.
 func (h *halfConn) seal(dst []byte, kind byte, parts ...[]byte) []byte {
 	msgLen := 1
 	for _, p := range parts {
@@ -183,8 +186,8 @@ func (h *halfConn) seal(dst []byte, kind byte, parts ...[]byte) []byte {
 	return dst
 }
 
-// sealOver is seal where the payload need not be copied: b is msgHeader bytes, which it writes over, and the payload. The padding,
-// none for maxMsg-1 bytes of payload, writes over what stands behind b in its capacity.
+// sealOver is like seal but does not copy the payload. b is msgHeader bytes, which are overwritten, and the payload.
+// The padding overwrites the bytes after b within its capacity; a payload of maxMsg-1 bytes has no padding.
 func (h *halfConn) sealOver(dst []byte, kind byte, b []byte) []byte {
 	binary.BigEndian.PutUint32(b, uint32(len(b)-msgLenSize))
 	b[msgLenSize] = kind
@@ -197,7 +200,7 @@ func (h *halfConn) sealOver(dst []byte, kind byte, b []byte) []byte {
 	return dst
 }
 
-// open opens a packet's body in place.
+// open opens a packet's body in place; payload is a part of it.
 func (h *halfConn) open(body []byte) (kind byte, payload []byte, err error) {
 	plain, err := h.aead.Open(body[:0], h.nonce[:], body, h.digest[:])
 	if err != nil || len(plain) < packetAlign || len(plain)%packetAlign != 0 {
@@ -216,6 +219,7 @@ func (h *halfConn) open(body []byte) (kind byte, payload []byte, err error) {
 	return plain[msgLenSize], plain[msgLenSize+1 : msgLenSize+n], nil
 }
 
+// count counts a packet with n bytes of plaintext.
 func (h *halfConn) count(n int) {
 	h.packets++
 	h.bytes += int64(n)

@@ -259,7 +259,7 @@ func (s paperStage) reportKey(size int, checks string) {
 
 // fail traces the stage's failure and returns err with the stage's number.
 func (s paperStage) fail(err error) error {
-	s.trace.refused(s.number, s.direction, err, s.began)
+	s.trace.failed(s.number, s.direction, err, s.began)
 	return fmt.Errorf("stage %d: %w", s.number, err)
 }
 

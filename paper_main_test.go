@@ -534,7 +534,7 @@ func TestPaperProgramKeys(t *testing.T) {
 		{paperArgs(dir, "server", nil, listen...), exitUsage, `-paper needs -identity FILE.* and -peer FILE`},
 		{[]string{"-paper", "-listen", ":0", "-peer", "x"}, exitUsage, `-paper needs -identity FILE`},
 		{paperArgs(dir, "pkcs1", []string{"server", "spki"}, "-connect", "127.0.0.1:1"), exitUsage, `takes one -peer`},
-		{paperArgs(dir, "pkcs1", []string{"server"}, "-connect", "127.0.0.1:1", "-reconnect"), exitUsage, `-reconnect is not for -paper`},
+		{paperArgs(dir, "pkcs1", []string{"server"}, "-connect", "127.0.0.1:1", "-reconnect"), exitUsage, `-reconnect and -paper exclude each other`},
 		{paperArgs(dir, "pkcs1", []string{"server"}, "-connect", "127.0.0.1:1"), exitTrouble, `cannot reach 127.0.0.1:1`},
 		{[]string{"-connect", "127.0.0.1:1", "-peer", "x"}, exitUsage, `-peer belongs to -paper`},
 	} {
@@ -652,7 +652,7 @@ func TestPaperDelayFlag(t *testing.T) {
 		{"-paper -connect x:1 -identity x -peer y -delay 2s", 2 * time.Second},
 		{"-listen :0", 0},
 	} {
-		o, err := parseFlags(strings.Fields(c.args), io.Discard)
+		o, err := parseFlags(strings.Fields(c.args))
 		if err != nil || o.delay != c.want {
 			t.Errorf("%s: %v, %v", c.args, o, err)
 		}

@@ -26,7 +26,8 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// The paper's session (its §4, §5 and Fig. 5), and the keys of -paper: what connects paper.go to the rest of the program.
+// The paper's session (its §4, §5 and Fig. 5), and the keys of -paper: what connects paper.go to the rest of the
+// program.
 
 // A session packet (§4, Fig. 5), all of it under AES-256 in ECB:
 //
@@ -84,8 +85,8 @@ func newPaperConn(conn net.Conn, key *[32]byte) *paperConn {
 // sendText sends one text, cut into packets where it is longer than paperMaxSend bytes.
 //
 // The reference takes whatever one recv(4096) gives for one packet, so packets must not meet in its socket buffer; it
-// answers nothing that could be waited for. Each packet is therefore one write, at least paperGap after the last or after
-// the handshake, and leaves at once (Go sets TCP_NODELAY). The caller sets the write deadline.
+// answers nothing that could be waited for. Each packet is therefore one write, at least paperGap after the last or
+// after the handshake, and leaves at once (Go sets TCP_NODELAY). The caller sets the write deadline.
 func (p *paperConn) sendText(text []byte) error {
 	if p.sendErr != nil {
 		return p.sendErr
@@ -214,7 +215,8 @@ func (p *paperConn) readRest(b []byte) error {
 	return err
 }
 
-// paperServerLink is the server's side of a paper session as a link. Only the client sends, and nothing is acknowledged.
+// paperServerLink is the server's side of a paper session as a link. Only the client sends, and nothing is
+// acknowledged.
 type paperServerLink struct {
 	*paperConn
 	lines uint64 // read so far
@@ -277,8 +279,8 @@ func (p *paperConn) wipe() {
 	p.block = nil
 }
 
-// paperClientLink is the client's side of a paper session as a link. One goroutine reads, one writes, and one waits for the
-// server's close; the last ends with the connection.
+// paperClientLink is the client's side of a paper session as a link. One goroutine reads, one writes, and one waits
+// for the server's close; the last ends with the connection.
 type paperClientLink struct {
 	*paperConn
 	sending [][]byte    // texts that append took for write
@@ -359,8 +361,8 @@ func (p *paperClientLink) send(text []byte) error {
 	return p.sendText(text)
 }
 
-// read returns kindSent for lines that were written, and kindClose when the server closes after the goodbye: then it has
-// read all of them.
+// read returns kindSent for lines that were written, and kindClose when the server closes after the goodbye: then it
+// has read all of them.
 func (p *paperClientLink) read() (kind byte, payload []byte, err error) {
 	select {
 	case n := <-p.written:
@@ -391,8 +393,12 @@ type paperMode struct {
 }
 
 // loadPaper reads the keys for -paper and refuses one that securechat/2 uses too: here a peer gets numbers of its choice
-// signed.
-func loadPaper(identity string, peers []string, t *trust) (*paperMode, error) {
+// signed. dir is the state folder of securechat/2.
+func loadPaper(identity string, peers []string, dir string, delay time.Duration, trace tracer, note func(string, ...any)) (*endpoint, error) {
+	if len(peers) > maxPaperClients {
+		return nil, fmt.Errorf("-peer was given %d times: %d clients at most", len(peers), maxPaperClients)
+	}
+	t := openTrust(dir, nil, "", note)
 	me, err := loadPaperPrivate(identity)
 	if err != nil {
 		return nil, err
@@ -404,7 +410,7 @@ func loadPaper(identity string, peers []string, t *trust) (*paperMode, error) {
 	if err := refuseSharedKey(t, id); err != nil {
 		return nil, fmt.Errorf("%s: %w", identity, err)
 	}
-	p := &paperMode{me: me, id: id}
+	p := &paperMode{me: me, id: id, delay: delay, trace: trace}
 	for _, path := range peers {
 		key, err := loadPaperPublic(path)
 		if err != nil {
@@ -426,7 +432,8 @@ func loadPaper(identity string, peers []string, t *trust) (*paperMode, error) {
 		}
 		p.peers, p.names = append(p.peers, key), append(p.names, keyName(name, pub))
 	}
-	return p, nil
+	note("%s", paperWarning)
+	return &endpoint{protocol: p, id: id, name: keyName("", id)}, nil
 }
 
 // loadPaperPrivate reads an RSA-2048 private key: PEM (PKCS#1 or PKCS#8) or OpenSSH's format, without a passphrase.
@@ -525,7 +532,8 @@ func parsePaperPublic(data []byte) (*rsa.PublicKey, error) {
 	return key, nil
 }
 
-// refuseSharedKey returns an error if id is also a key of securechat/2. With -paper a key signs numbers that the peer chooses.
+// refuseSharedKey returns an error if id is also a key of securechat/2. With -paper a key signs numbers that the peer
+// chooses.
 func refuseSharedKey(t *trust, id ssh.PublicKey) error {
 	use, err := t.keyUse(id)
 	if err != nil || use == "" {

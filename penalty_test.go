@@ -219,7 +219,7 @@ func TestServerPenalises(t *testing.T) {
 		c := newConsole(strings.NewReader(""), io.Discard, told, nil)
 		tr := openTrust(dir, k.signer.PublicKey(), "anna", nil)
 		s, err := newServer(serverConfig{
-			protocol: &securechat2{me: me, trust: tr}, id: me.signer.PublicKey(), name: "anna", trust: tr, log: log, clients: maxClients, console: c,
+			endpoint: endpoint{&securechat2{me: me, trust: tr}, me.signer.PublicKey(), "anna", tr}, log: log, clients: maxClients, console: c,
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -15,8 +15,8 @@ import (
 // handshakeTimeout bounds a whole handshake with its first messages. A crowded server allows less (gate.go).
 const handshakeTimeout = 20 * time.Second
 
-// protocol is a handshake, followed by the first message each way. The caller sets a deadline on conn and closes conn after
-// an error. Nothing of a protocol keeps state between connections, so its methods are for any goroutine.
+// protocol is a handshake, followed by the first message each way. The caller sets a deadline on conn and closes conn
+// after an error. Nothing of a protocol keeps state between connections, so its methods are for any goroutine.
 type protocol interface {
 	// dial is the client's side. It sends req, and returns the server and its answer. Its errors are *untrusted,
 	// errUnreachable, errServerLeft, errPermanent, or one that wraps errUnverified or errBadPacket.
@@ -29,6 +29,14 @@ type protocol interface {
 	check(line outLine) error
 	// acknowledges reports whether the server says which lines are in its log.
 	acknowledges() bool
+}
+
+// endpoint is one side of connections: the protocol that it speaks, and its own identity.
+type endpoint struct {
+	protocol protocol
+	id       ssh.PublicKey
+	name     string // of the identity
+	trust    *trust // decides about others; nil with -paper
 }
 
 // peer is the other side of a connection, as far as the handshake has proven it. Nothing in it changes afterwards.

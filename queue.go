@@ -56,8 +56,8 @@ func (q *queue) add(buf []byte, it item, from, to *stream) []byte {
 	return buf
 }
 
-// space returns an empty slice with room for n bytes. Slabs cost the collector less than many small allocations; at most a
-// quarter of a slab stays unused, and a slab is freed with the last item in it.
+// space returns an empty slice with room for n bytes. Slabs cost the collector less than many small allocations; at
+// most a quarter of a slab stays unused, and a slab is freed with the last item in it.
 func (q *queue) space(n int) []byte {
 	if n > slabBytes/4 {
 		return make([]byte, 0, n)

@@ -88,8 +88,8 @@ func newRawPipe(stdin, stdout *os.File, progress func(string)) *rawPipe {
 	return p
 }
 
-// carry moves bytes over s until both directions have ended, ctx ends, or something fails. It closes conn. Its error is an
-// errStream, an errCut, or the cause of ctx.
+// carry moves bytes over s until both directions have ended, ctx ends, or something fails. It closes conn. Its error
+// is an errStream, an errCut, or the cause of ctx.
 func (p *rawPipe) carry(ctx context.Context, conn net.Conn, s *session) error {
 	quit, due := make(chan struct{}), make(chan struct{}, 1)
 	read, written := make(chan error, 1), make(chan error, 1)
@@ -148,8 +148,8 @@ func (p *rawPipe) result(err error) error {
 	return &errCut{missing: max(p.sent.Load(), p.size) - p.acked.Load(), open: !p.arrived.Load(), got: p.received.Load(), why: err}
 }
 
-// write sends everything this side sends: stdin, and between its pieces acknowledgements and pings, until both directions
-// have ended or quit is closed; then it sends secure-close.
+// write sends everything this side sends: stdin, and between its pieces acknowledgements and pings, until both
+// directions have ended or quit is closed; then it sends secure-close.
 func (p *rawPipe) write(s *session, due, quit chan struct{}) error {
 	pumped := make(chan error, 1)
 	go func() { pumped <- p.pump(s) }()
@@ -189,8 +189,8 @@ func (p *rawPipe) write(s *session, due, quit chan struct{}) error {
 	}
 }
 
-// pump sends stdin and its end of file. One goroutine reads, seals and writes: handing pieces from one goroutine to another
-// costs more than their working at the same time saves (docs/PERFORMANCE.md).
+// pump sends stdin and its end of file. One goroutine reads, seals and writes: handing pieces from one goroutine to
+// another costs more than their working at the same time saves (docs/PERFORMANCE.md).
 func (p *rawPipe) pump(s *session) error {
 	in := make([]byte, msgHeader+rawChunk, msgHeader+rawChunk+packetAlign)
 	buf := make([]byte, 0, rawChunk+rawChunk/32)
@@ -216,8 +216,8 @@ func (p *rawPipe) pump(s *session) error {
 	}
 }
 
-// piece sends in[msgHeader:], sealed into buf, and the end of file if these are stdin's last bytes. open means that more may
-// follow: nothing does after the end of file, and nothing is sent after secure-close.
+// piece sends in[msgHeader:], sealed into buf, and the end of file if these are stdin's last bytes. open means that
+// more may follow: nothing does after the end of file, and nothing is sent after secure-close.
 func (p *rawPipe) piece(s *session, buf, in []byte, last bool) (open bool, err error) {
 	p.sending.Lock()
 	defer p.sending.Unlock()
@@ -308,8 +308,8 @@ func (o *rawOutput) end() error {
 	return nil
 }
 
-// read writes what arrives to stdout, as much at a time as has been received, until secure-close. It returns nil if both
-// directions have ended.
+// read writes what arrives to stdout, as much at a time as has been received, until secure-close. It returns nil if
+// both directions have ended.
 func (p *rawPipe) read(s *session, due chan struct{}) error {
 	out := &rawOutput{p: p, due: due, buf: make([]byte, 0, rawBuffer)}
 	s.setReadTimeout(peerTimeout, true)

@@ -114,7 +114,7 @@ func benchmarkRelay(b *testing.B, members int64) {
 	}
 	defer log.close()
 	s, err := newServer(serverConfig{
-		name: "server", log: log, clients: maxClients, console: &console{stderr: io.Discard, notes: make(chan string, maxNotes)},
+		endpoint: endpoint{name: "server"}, log: log, clients: maxClients, console: &console{stderr: io.Discard, notes: make(chan string, maxNotes)},
 	})
 	if err != nil {
 		b.Fatal(err)

@@ -129,9 +129,14 @@ func parseRevoked(data []byte) (*revocations, error) {
 	return r, nil
 }
 
-// otherKey returns a key or fingerprint in line that is not among the given fingerprints, or "".
+// otherKey returns a key or fingerprint in line that is not among the given fingerprints, or "". The only key of a
+// line that is not a comment is its own.
 func otherKey(line string, known map[string]bool) string {
-	for _, text := range keysIn(line) {
+	found := keysIn(line)
+	if len(found) == 1 && !isComment([]byte(line)) {
+		return ""
+	}
+	for _, text := range found {
 		if print, ok := parseKeyText(text); !ok || !known[print] {
 			return text
 		}

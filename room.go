@@ -1,10 +1,10 @@
 package main
 
-// The room: what its members say, in one order that the log and all receivers share. A line is in the log before it is in
-// the queue, and its sender is told so only then.
+// The room: what its members say, in one order that the log and all receivers share. A line is in the log before it is
+// in the queue, and its sender is told so only then.
 //
-// One lock, room.mu, guards all of it. The log's own lock is taken under it, and the log is written under both, so that the
-// log's order is the room's.
+// One lock, room.mu, guards all of it. The log's own lock is taken under it, and the log is written under both, so
+// that the log's order is the room's.
 
 import (
 	"crypto/rand"
@@ -98,8 +98,8 @@ const removed = "removed by the operator"
 
 var slowConsumer = fmt.Sprintf("slow consumer: it left more than %d MiB unread", queueBytes>>20)
 
-// newRoom makes a room that goes on where the end of the log ends. With sync lines are acknowledged once they are on disk,
-// and flushLog must run.
+// newRoom makes a room that goes on where the end of the log ends. With sync lines are acknowledged once they are on
+// disk, and flushLog must run.
 func newRoom(log *connLog, history int, sync bool) (*room, error) {
 	r := &room{
 		log: log, history: history, members: map[*member]struct{}{}, queue: queue{first: 1}, streams: newStreams(),
@@ -117,8 +117,8 @@ func newMember(p *peer, out receiver) *member {
 	return &member{peer: p, out: out, name: p.name, wake: make(chan struct{}, 1)}
 }
 
-// join makes m a member and says so to all. It returns the client's welcome, or an error if the log cannot be written or
-// the server is stopping. An older connection of the same stream is ended, since its client uses this one.
+// join makes m a member and says so to all. It returns the client's welcome, or an error if the log cannot be written
+// or the server is stopping. An older connection of the same stream is ended, since its client uses this one.
 func (r *room) join(m *member, req joinRequest, listens bool) (welcome, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -170,8 +170,8 @@ func (r *room) enterLocked(m *member, listens bool) {
 	r.members[m] = struct{}{}
 }
 
-// nameLocked returns what a peer is called in the room. Two keys with names that look alike are told apart by ~XXXXXXXX; the
-// connections of one key have one name.
+// nameLocked returns what a peer is called in the room. Two keys with names that look alike are told apart by
+// ~XXXXXXXX; the connections of one key have one name.
 func (r *room) nameLocked(p *peer) string {
 	name := p.name
 	for other := range r.members {
@@ -263,8 +263,9 @@ func (r *room) say(m *member, l lines) error {
 		l.first = last + 1 // the console says each line once, and goes on after a sync that failed
 	}
 	if last == 0 || !m.spoke && l.first > last+1 {
-		// A stream that the server has forgotten goes on where it is, and so does one whose acknowledged lines a power cut
-		// took from the log: refusing the lines that are left would lose them too. The numbers in the log show the gap.
+		// A stream that the server has forgotten goes on where it is, and so does one whose acknowledged lines a power
+		// cut took from the log: refusing the lines that are left would lose them too. The numbers in the log show the
+		// gap.
 		last = l.first - 1
 	}
 	m.spoke = true
@@ -341,8 +342,9 @@ func (r *room) targetsLocked(m *member, name string) ([]*stream, error) {
 	return targets, nil
 }
 
-// findLocked returns the members that name means: the connections of one key. A name that two keys bear, or names that look
-// alike, mean neither key; each is meant by its name~suffix. A name never means another one that only looks like it.
+// findLocked returns the members that name means: the connections of one key. A name that two keys bear, or names that
+// look alike, mean neither key; each is meant by its name~suffix. A name never means another one that only looks like
+// it.
 func (r *room) findLocked(name string) ([]*member, error) {
 	var found []*member
 	alike := map[string]string{} // by fingerprint, the name~suffix
@@ -384,8 +386,8 @@ func (r *room) kick(name string) error {
 	return nil
 }
 
-// delivery is what a member's goroutine sends at a time, in this order. It is borrowed while there is something to send,
-// since most members receive nothing most of the time.
+// delivery is what a member's goroutine sends at a time, in this order. It is borrowed while there is something to
+// send, since most members receive nothing most of the time.
 type delivery struct {
 	missed  uint64   // items that were dropped before they could be delivered
 	acked   uint64   // every line of the member up to this number is recorded; 0 if that is known already
@@ -409,8 +411,8 @@ func (d *delivery) free() {
 	}
 }
 
-// write delivers to m until it has left: it returns after a goodbye, after an error of deliver, or when reading from m has
-// ended. One goroutine calls it, once.
+// write delivers to m until it has left: it returns after a goodbye, after an error of deliver, or when reading from m
+// has ended. One goroutine calls it, once.
 func (r *room) write(m *member) error {
 	ping := time.NewTimer(pingInterval)
 	defer ping.Stop()
@@ -445,8 +447,8 @@ func (r *room) writeNext(m *member, pingDue bool) (wrote, end bool, err error) {
 	return true, d.goodbye, err
 }
 
-// next fills d with what there is for m. ok is false if that is nothing: m waits for wake. over means that m's goroutine has
-// to end without a delivery.
+// next fills d with what there is for m. ok is false if that is nothing: m waits for wake. over means that m's
+// goroutine has to end without a delivery.
 func (r *room) next(m *member, d *delivery) (ok, over bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -474,8 +476,8 @@ func (m *member) doneLocked(r *room) bool {
 	return m.ending.reason != "" && (!m.listens || m.next >= min(r.queue.end(), m.ending.until)) && m.stream.durable == m.stream.last
 }
 
-// takeLocked appends m's notices and the items from m's place on to into, takeBytes at most, and moves the place. missed
-// counts items that were dropped before.
+// takeLocked appends m's notices and the items from m's place on to into, takeBytes at most, and moves the place.
+// missed counts items that were dropped before.
 func (r *room) takeLocked(m *member, into [][]byte) (items [][]byte, missed uint64) {
 	into = append(into, m.notices...)
 	m.notices = nil
@@ -531,8 +533,8 @@ func (r *room) endLocked(m *member, reason string) {
 	m.wakeLocked()
 }
 
-// readOver reports that err ended reading from m. After errLeft m's goroutine still sends the last acknowledgement and the
-// goodbye, after another error nothing more.
+// readOver reports that err ended reading from m. After errLeft m's goroutine still sends the last acknowledgement and
+// the goodbye, after another error nothing more.
 func (r *room) readOver(m *member, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -702,8 +704,8 @@ func (r *room) durable(some []*stream, last []uint64) {
 	}
 }
 
-// lostLines takes back what was recorded since the last sync, after a sync has failed. The clients concerned have to leave;
-// they send the lines again when they reconnect. The operator is asked to say its lines again.
+// lostLines takes back what was recorded since the last sync, after a sync has failed. The clients concerned have to
+// leave; they send the lines again when they reconnect. The operator is asked to say its lines again.
 func (r *room) lostLines(some []*stream, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -509,7 +509,7 @@ func quietServer(t *testing.T) (*server, *client, *bytes.Buffer) {
 	put(t, tr.path("authorized_keys"), []byte(publicLine(tr.own, "anna"))) // a pipe has no address of this machine
 	put(t, tr.path("known_hosts"), []byte("[127.0.0.1]:9000 "+publicLine(tr.own, "")))
 	s, err := newServer(serverConfig{
-		protocol: &securechat2{me: me, trust: tr}, id: me.signer.PublicKey(), name: "anna", trust: tr, log: r.log, clients: maxClients,
+		endpoint: endpoint{&securechat2{me: me, trust: tr}, me.signer.PublicKey(), "anna", tr}, log: r.log, clients: maxClients,
 		console: &console{stderr: &notes, notes: make(chan string, maxNotes)},
 	})
 	if err != nil {

@@ -2,22 +2,22 @@ package main
 
 // RSA with cipher block chaining: §2.2 of the paper, Algorithms 1 and 2.
 //
-// RSA encrypts one block; chaining blocks as CBC does lets it encrypt any length. The plaintext block is the largest
-// power of two that OAEP leaves room for; a ciphertext block is as long as the modulus. One implementation serves both
-// protocols, which differ in OAEP's hash and label alone:
+// RSA encrypts one block; chaining, as in CBC, extends it to messages of any length. A plaintext block has the
+// largest power of two of bytes that fits in OAEP; a ciphertext block is as long as the modulus. Both protocols use
+// this implementation. They differ only in the hash and the label of OAEP:
 //
-//   - the paper: OAEP with SHA-1 and no label. Blocks can be cut, moved and given another IV; only the padding and the
-//     signature inside may notice.
-//   - securechat/2: OAEP with SHA-256 and a label that names the block's place. A block that is not where it was sealed
-//     fails in OAEP itself.
+//   - the paper: OAEP with SHA-1 and no label. An attacker can remove and move blocks and replace the IV; only the
+//     padding and the signature inside the message may reveal it.
+//   - securechat/2: OAEP with SHA-256 and a label that contains the block's position. OAEP itself rejects a block at
+//     another position.
 //
-// The layout of a sealed message, for a modulus of k bytes and a plaintext block of b:
+// The layout of a sealed message, for a modulus of k bytes and plaintext blocks of b bytes:
 //
 //	block 0      k   RSA(P[0] XOR IV)
 //	block i      k   RSA(P[i] XOR first b bytes of block i-1)
-//	IV           b   at the end, as the paper has it
+//	IV           b   at the end, as in the paper
 //
-// P is the message padded with n bytes of value n, 1 ≤ n ≤ b (PKCS#7's scheme).
+// P is the message padded with n bytes of value n, 1 ≤ n ≤ b (the padding of PKCS#7).
 
 import (
 	"crypto/rand"
@@ -28,17 +28,17 @@ import (
 	"math/bits"
 )
 
-// errRSACBC is the one error of rsaCBC.open: which of the checks failed would be a padding oracle.
+// errRSACBC is the only error of rsaCBC.open. An error that names the failed check would be a padding oracle.
 var errRSACBC = errors.New("an RSA-CBC message does not open")
 
-// rsaCBC holds OAEP's parameters.
+// rsaCBC holds the parameters of OAEP.
 type rsaCBC struct {
 	hash  func() hash.Hash
-	label func(i, n int, iv []byte) []byte // of block i of n; nil for no label. iv is the whole message's
+	label func(i, n int, iv []byte) []byte // of block i of n in a message with this iv; nil for no label
 }
 
-// sizes returns the lengths in bytes of a ciphertext block and of a plaintext block, or 0, 0 for a modulus too short to
-// hold a padded byte.
+// sizes returns the lengths in bytes of a ciphertext block and of a plaintext block, or 0, 0 if the modulus is too
+// short for a byte and its padding.
 func (c rsaCBC) sizes(pub *rsa.PublicKey) (k, b int) {
 	k = pub.Size()
 	room := k - 2*c.hash().Size() - 2 // RFC 8017 §7.1.1
@@ -48,11 +48,11 @@ func (c rsaCBC) sizes(pub *rsa.PublicKey) (k, b int) {
 	return k, min(1<<(bits.Len(uint(room))-1), maxPlainBlock)
 }
 
-// maxPlainBlock keeps the padding's count in one byte: RSA-8192 would reach 512. The padding of a full 256-byte block is
-// written as 256 zero bytes (256 mod 256).
+// maxPlainBlock is the longest block whose padding count fits in one byte; RSA-8192 would allow 512. A padding of 256
+// bytes has the value 0 (256 mod 256).
 const maxPlainBlock = 256
 
-// sealedSize is the length of n bytes once sealed.
+// sealedSize returns the length of a sealed message of n bytes.
 func (c rsaCBC) sealedSize(pub *rsa.PublicKey, n int) int {
 	k, b := c.sizes(pub)
 	if b == 0 {
@@ -61,7 +61,7 @@ func (c rsaCBC) sealedSize(pub *rsa.PublicKey, n int) int {
 	return (n/b+1)*k + b
 }
 
-// seal is Algorithm 1: it pads msg, encrypts it for pub block by block and appends the IV.
+// seal is Algorithm 1. It pads msg, encrypts it block by block for pub and appends the IV.
 func (c rsaCBC) seal(pub *rsa.PublicKey, msg []byte) ([]byte, error) {
 	k, b := c.sizes(pub)
 	if b == 0 {
@@ -93,9 +93,9 @@ func (c rsaCBC) seal(pub *rsa.PublicKey, msg []byte) ([]byte, error) {
 	return append(sealed, iv...), nil
 }
 
-// open is Algorithm 2. It returns errRSACBC for whatever does not open, after it has tried every block, so that neither
-// the words nor the time tell which block failed. The caller bounds the length of sealed: each block is one
-// private-key operation.
+// open is Algorithm 2. Its only error is errRSACBC, returned after all blocks have been tried, so that neither the
+// error nor the time reveals which block failed. The caller must bound the length of sealed, because each block costs
+// one private-key operation.
 func (c rsaCBC) open(priv *rsa.PrivateKey, sealed []byte) ([]byte, error) {
 	k, b := c.sizes(&priv.PublicKey)
 	if b == 0 || len(sealed) < k+b || (len(sealed)-b)%k != 0 {
@@ -119,7 +119,7 @@ func (c rsaCBC) open(priv *rsa.PrivateKey, sealed []byte) ([]byte, error) {
 		chain = ct[:b]
 	}
 
-	padding := int(msg[len(msg)-1]-1) + 1 // 1 to 256, for 0 stands for maxPlainBlock
+	padding := int(msg[len(msg)-1]-1) + 1 // 1 to 256, because 0 stands for maxPlainBlock
 	ok &= subtle.ConstantTimeLessOrEq(padding, b)
 	for i := 1; i <= b; i++ {
 		inside := subtle.ConstantTimeLessOrEq(i, padding)
@@ -133,6 +133,7 @@ func (c rsaCBC) open(priv *rsa.PrivateKey, sealed []byte) ([]byte, error) {
 	return msg[:len(msg)-padding], nil
 }
 
+// labelOf returns the label of block i of n, or nil.
 func (c rsaCBC) labelOf(i, n int, iv []byte) []byte {
 	if c.label == nil {
 		return nil

@@ -1,23 +1,24 @@
 package main
 
-// What a peer sent, made safe for a terminal, for stdout and for a log line. The rules:
+// Text from peers, made safe for a terminal, for stdout and for a line of the log. The rules:
 //
-//   - The result is valid UTF-8 on one line and holds no rune that moves the cursor, talks to the terminal, changes the
-//     direction of text or cannot be seen.
-//   - What is not allowed shows as Go would quote it: \n \r \t, \xNN for a control character of ASCII or a byte that is
-//     not UTF-8, \uNNNN or \UNNNNNNNN for a code point. Tab is one of them: what it shows depends on where it stands.
-//   - A backslash stays one backslash, so paths and patterns read as they were written and text made safe twice is text
-//     made safe once. The price: a peer can type the four characters \x1b. That deceives nobody who must not decode it:
-//     nothing turns these escapes back; who needs the exact text reads -json.
-//   - Letters of every script, combining marks and emoji sequences survive. Marks need a base and are at most maxMarks
-//     on one; a joiner, a variation selector or a tag survives only where Unicode gives it a meaning.
+//   - The result is valid UTF-8 on one line. It has no rune that moves the cursor, controls the terminal, changes the
+//     direction of text or is invisible.
+//   - Every other rune is replaced by an escape in Go's syntax: \n \r \t, \xNN for a control character of ASCII or a
+//     byte that is not UTF-8, \uNNNN or \UNNNNNNNN for a code point. Tab is replaced too, because its width depends
+//     on its column.
+//   - A backslash stays one backslash. Paths and patterns remain readable, and making text safe twice changes nothing
+//     more. As a consequence a peer can type the four characters \x1b, which is harmless because nothing decodes
+//     these escapes. Programs that need the exact text use -json.
+//   - Letters of every script, combining marks and emoji sequences are kept. A mark needs a base, and a base has at
+//     most maxMarks marks. A joiner, a variation selector or a tag is kept only where Unicode gives it a meaning.
 
 import (
 	"unicode"
 	"unicode/utf8"
 )
 
-// maxMarks bounds the combining marks on one base: the longest stacks of living orthographies (Tibetan) have eight.
+// maxMarks bounds the combining marks on one base. The longest stacks in current orthographies (Tibetan) have eight.
 const maxMarks = 8
 
 const (
@@ -29,9 +30,11 @@ const (
 	cancelTag  = 0xe007f
 )
 
-// unseen holds what the general categories do not tell: letters, marks and unassigned runes that show nothing
-// (Unicode's Default_Ignorable_Code_Point), and the noncharacters of plane 0.
-var unseen = &unicode.RangeTable{
+const hexDigits = "0123456789abcdef"
+
+// invisible holds the invisible runes that no general category covers: letters, marks and unassigned runes without a
+// glyph (Unicode's Default_Ignorable_Code_Point), and the noncharacters of plane 0.
+var invisible = &unicode.RangeTable{
 	R16: []unicode.Range16{
 		{Lo: 0x034f, Hi: 0x034f, Stride: 1}, // combining grapheme joiner
 		{Lo: 0x115f, Hi: 0x1160, Stride: 1}, // Hangul fillers
@@ -47,17 +50,17 @@ var unseen = &unicode.RangeTable{
 	R32: []unicode.Range32{{Lo: 0xe0000, Hi: 0xe0fff, Stride: 1}}, // tags, variation selectors
 }
 
-// shownFormat holds the format characters that are drawn: number signs that enclose digits, and their like.
-var shownFormat = &unicode.RangeTable{
+// visibleFormat holds the format characters that have a glyph, such as number signs that enclose digits.
+var visibleFormat = &unicode.RangeTable{
 	R16: []unicode.Range16{
-		{Lo: 0x0600, Hi: 0x0605, Stride: 1}, {Lo: 0x06dd, Hi: 0x06dd, Stride: 1}, {Lo: 0x070f, Hi: 0x070f, Stride: 1},
-		{Lo: 0x0890, Hi: 0x0891, Stride: 1}, {Lo: 0x08e2, Hi: 0x08e2, Stride: 1},
+		{Lo: 0x0600, Hi: 0x0605, Stride: 1}, {Lo: 0x06dd, Hi: 0x06dd, Stride: 1},
+		{Lo: 0x070f, Hi: 0x070f, Stride: 1}, {Lo: 0x0890, Hi: 0x0891, Stride: 1}, {Lo: 0x08e2, Hi: 0x08e2, Stride: 1},
 	},
 	R32: []unicode.Range32{{Lo: 0x110bd, Hi: 0x110bd, Stride: 1}, {Lo: 0x110cd, Hi: 0x110cd, Stride: 1}},
 }
 
-// pictographic holds the bases of emoji sequences, generously: what may stand around a joiner or before a style
-// selector.
+// pictographic holds the bases of emoji sequences: the runes that are allowed beside a joiner or before a style
+// selector. It includes some runes that never start such a sequence.
 var pictographic = &unicode.RangeTable{
 	R16: []unicode.Range16{
 		{Lo: 0x00a9, Hi: 0x00a9, Stride: 1}, {Lo: 0x00ae, Hi: 0x00ae, Stride: 1}, {Lo: 0x203c, Hi: 0x203c, Stride: 1},
@@ -68,24 +71,26 @@ var pictographic = &unicode.RangeTable{
 		{Lo: 0x3297, Hi: 0x3299, Stride: 2},
 	},
 	R32: []unicode.Range32{
-		{Lo: 0x1f000, Hi: 0x1f1e5, Stride: 1}, {Lo: 0x1f200, Hi: 0x1f3fa, Stride: 1}, {Lo: 0x1f400, Hi: 0x1faff, Stride: 1},
+		{Lo: 0x1f000, Hi: 0x1f1e5, Stride: 1}, {Lo: 0x1f200, Hi: 0x1f3fa, Stride: 1},
+		{Lo: 0x1f400, Hi: 0x1faff, Stride: 1},
 	},
 	LatinOffset: 2,
 }
 
-// joining holds the scripts that spell words with ZWJ and ZWNJ.
+// joining holds the scripts whose spelling uses ZWJ and ZWNJ.
 var joining = []*unicode.RangeTable{
-	unicode.Arabic, unicode.Devanagari, unicode.Bengali, unicode.Gurmukhi, unicode.Gujarati, unicode.Oriya, unicode.Tamil,
-	unicode.Telugu, unicode.Kannada, unicode.Malayalam, unicode.Sinhala, unicode.Khmer, unicode.Myanmar, unicode.Syriac,
-	unicode.Nko, unicode.Mandaic, unicode.Mongolian, unicode.Balinese, unicode.Javanese, unicode.Tibetan,
+	unicode.Arabic, unicode.Devanagari, unicode.Bengali, unicode.Gurmukhi, unicode.Gujarati, unicode.Oriya,
+	unicode.Tamil, unicode.Telugu, unicode.Kannada, unicode.Malayalam, unicode.Sinhala, unicode.Khmer, unicode.Myanmar,
+	unicode.Syriac, unicode.Nko, unicode.Mandaic, unicode.Mongolian, unicode.Balinese, unicode.Javanese,
+	unicode.Tibetan,
 }
 
-// viramas after which a joiner may end a word (a half form, a Malayalam chillu).
+// viramas are the runes after which a joiner may end a word, for a half form or a Malayalam chillu.
 var viramas = &unicode.RangeTable{R16: []unicode.Range16{
 	{Lo: 0x094d, Hi: 0x0d4d, Stride: 0x80}, {Lo: 0x0dca, Hi: 0x0dca, Stride: 1},
 }}
 
-// safe is appendSafe for a string; text that needs no change is returned as it is, without a copy if it is plain ASCII.
+// safe is appendSafe for a string. It returns printable ASCII without copying it.
 func safe(text string) string {
 	for i := range len(text) {
 		if text[i]-' ' >= 0x7f-' ' {
@@ -95,8 +100,8 @@ func safe(text string) string {
 	return text
 }
 
-// appendSafe appends text to dst as the head of this file says. It grows text at most tenfold and keeps no reference
-// to it. The text must be a whole one: what a mark or a joiner may do depends on its neighbours.
+// appendSafe appends text to dst under the rules at the top of this file. The result is at most ten times as long as
+// text. The text must be complete, because whether a mark or a joiner is kept depends on its neighbours.
 func appendSafe(dst, text []byte) []byte {
 	var around textContext
 	for len(text) > 0 {
@@ -128,26 +133,27 @@ func appendSafe(dst, text []byte) []byte {
 	return dst
 }
 
-// textContext is what appendSafe remembers of the runes before the present one; zero at the start and after an escape.
+// textContext describes the runes before the current one. It is zero at the start and after an escape.
 type textContext struct {
-	base  rune // the last rune that is no mark, joiner, selector or skin tone on a base
+	base  rune // the last rune other than a mark, a joiner, a selector, or a skin tone on a base
 	last  rune // the last rune
 	marks int  // combining marks since base
 }
 
-// admits reports whether r may stand here, before rest, and takes it in.
+// admits reports whether r is kept between the preceding runes and rest, and updates the context.
 func (c *textContext) admits(r rune, rest []byte) bool {
 	next, _ := utf8.DecodeRune(rest)
 	ok := true
 	switch {
-	case 0xa0 <= r && r < 0x300 && r != 0xad, 0x370 <= r && r < 0x483, 0x4e00 <= r && r < 0xa000, 0xac00 <= r && r < 0xd7a4:
-		c.base, c.marks = r, 0 // most text, told without the tables
+	case 0xa0 <= r && r < 0x300 && r != 0xad, 0x370 <= r && r < 0x483,
+		0x4e00 <= r && r < 0xa000, 0xac00 <= r && r < 0xd7a4:
+		c.base, c.marks = r, 0 // most letters, without a search in the tables
 	case r == zwj || r == zwnj:
 		ok = c.joins(r, next)
 	case selector(r):
 		ok = c.selects(r, next)
-	case r < ' ' || 0x7f <= r && r < 0xa0 || r&0xfffe == 0xfffe || unicode.Is(unseen, r),
-		unicode.In(r, unicode.Cf, unicode.Co, unicode.Zl, unicode.Zp) && !unicode.Is(shownFormat, r):
+	case r < ' ' || 0x7f <= r && r < 0xa0 || r&0xfffe == 0xfffe || unicode.Is(invisible, r),
+		unicode.In(r, unicode.Cf, unicode.Co, unicode.Zl, unicode.Zp) && !unicode.Is(visibleFormat, r):
 		ok = false
 	case unicode.IsMark(r):
 		ok = c.base != 0 && c.marks < maxMarks
@@ -164,8 +170,8 @@ func (c *textContext) admits(r rune, rest []byte) bool {
 	return true
 }
 
-// joins reports whether joiner r may stand before next: inside an emoji sequence, or in a word of a joining script.
-// It cannot be stacked, for neither neighbour may be a joiner.
+// joins reports whether the joiner r is kept before next: inside an emoji sequence, or in a word of a joining script.
+// Joiners cannot be stacked, because neither neighbour may be a joiner.
 func (c *textContext) joins(r, next rune) bool {
 	switch {
 	case c.last == zwj || c.last == zwnj:
@@ -175,8 +181,9 @@ func (c *textContext) joins(r, next rune) bool {
 	case !unicode.In(c.base, joining...):
 		return false
 	}
+	visibleMark := unicode.IsMark(next) && !unicode.Is(invisible, next) && c.marks < maxMarks
 	return r == zwj && unicode.Is(viramas, c.last) ||
-		unicode.In(next, joining...) && (unicode.IsLetter(next) || unicode.IsMark(next) && !unicode.Is(unseen, next) && c.marks < maxMarks)
+		unicode.In(next, joining...) && (unicode.IsLetter(next) || visibleMark)
 }
 
 // selector reports whether r is a variation selector.
@@ -184,8 +191,8 @@ func selector(r rune) bool {
 	return 0xfe00 <= r && r <= 0xfe0f || 0xe0100 <= r && r <= 0xe01ef || 0x180b <= r && r <= 0x180d || r == 0x180f
 }
 
-// selects reports whether the variation selector r may stand after c.last: one at most, and on a base that has
-// variants, or text could hide any bytes in them.
+// selects reports whether the variation selector r is kept after c.last. Only one is, and only on a base that has
+// variants: otherwise text could hide arbitrary bytes in selectors.
 func (c *textContext) selects(r, next rune) bool {
 	switch {
 	case c.last != c.base:
@@ -199,14 +206,16 @@ func (c *textContext) selects(r, next rune) bool {
 	case r >= 0xe0100:
 		return unicode.Is(unicode.Han, c.base)
 	}
+	symbol := c.base >= 0x2200 && unicode.Is(unicode.Sm, c.base)
 	return r <= 0xfe02 && unicode.Is(unicode.Han, c.base) ||
-		r == 0xfe00 && (unicode.In(c.base, unicode.Myanmar, unicode.Phags_Pa) || c.base >= 0x2200 && unicode.Is(unicode.Sm, c.base))
+		r == 0xfe00 && (symbol || unicode.In(c.base, unicode.Myanmar, unicode.Phags_Pa))
 }
 
+// skinTone reports whether r is a modifier that colours the emoji before it.
 func skinTone(r rune) bool { return 0x1f3fb <= r && r <= 0x1f3ff }
 
-// flagTags returns the length in bytes of the tags at the start of text that name a region's flag (two to six letters
-// or digits and the cancel tag), or 0.
+// flagTags returns the length in bytes of the tags at the start of text that name the flag of a region (two to six
+// letters or digits, then the cancel tag), or 0 if there are none.
 func flagTags(text []byte) int {
 	for at, count := 0, 0; at < len(text); count++ {
 		r, n := utf8.DecodeRune(text[at:])
@@ -221,7 +230,7 @@ func flagTags(text []byte) int {
 	return 0
 }
 
-// appendEscape appends the visible form of r, a valid rune.
+// appendEscape appends the escape of r, a valid rune.
 func appendEscape(dst []byte, r rune) []byte {
 	switch {
 	case r == '\n':
@@ -238,10 +247,11 @@ func appendEscape(dst []byte, r rune) []byte {
 	return appendHex(dst, 'U', uint32(r), 8)
 }
 
+// appendHex appends a backslash, kind, and v in hexadecimal digits.
 func appendHex(dst []byte, kind byte, v uint32, digits int) []byte {
 	dst = append(dst, '\\', kind)
 	for shift := 4 * (digits - 1); shift >= 0; shift -= 4 {
-		dst = append(dst, "0123456789abcdef"[v>>shift&15])
+		dst = append(dst, hexDigits[v>>shift&15])
 	}
 	return dst
 }

@@ -86,7 +86,7 @@ func checkSafe(t *testing.T, in, out string) {
 		switch {
 		case r < ' ', 0x7f <= r && r < 0xa0, r == 0x2028, r == 0x2029, r&0xfffe == 0xfffe, unicode.Is(unicode.Co, r),
 			unicode.Is(unicode.Bidi_Control, r), unicode.Is(unicode.Noncharacter_Code_Point, r),
-			unicode.Is(unicode.Cf, r) && !joiner && !tag && !unicode.Is(shownFormat, r),
+			unicode.Is(unicode.Cf, r) && !joiner && !tag && !unicode.Is(visibleFormat, r),
 			unicode.Is(unicode.Other_Default_Ignorable_Code_Point, r):
 			t.Fatalf("safe(%q) = %q: holds %U", in, out, r)
 		case tag && last != blackFlag && (last < 0xe0020 || last > 0xe007e):
@@ -118,7 +118,7 @@ func TestSafeEveryRune(t *testing.T) {
 			in := around + string(r) + around
 			checkSafe(t, in, safe(in))
 		}
-		if unicode.IsLetter(r) && !unicode.Is(unseen, r) && safe(string(r)) != string(r) {
+		if unicode.IsLetter(r) && !unicode.Is(invisible, r) && safe(string(r)) != string(r) {
 			t.Errorf("the letter %U does not survive", r)
 		}
 	}

@@ -162,8 +162,8 @@ func (s *securechat2) handshakeError(err error) error {
 	return errUnreachable{err}
 }
 
-// checkServer decides about the server's identity before the server learns ours. pin means that the server is unknown and
-// that the invite or -accept-new trusts it: its key is pinned once the session stands.
+// checkServer decides about the server's identity before the server learns ours. pin means that the server is unknown
+// and that the invite or -accept-new trusts it: its key is pinned once the session stands.
 func (s *securechat2) checkServer(remote net.Addr, id ssh.PublicKey) (pin bool, err error) {
 	addr := s.client.addr
 	_, err = s.trust.checkServer(addr, remote, id, time.Now())

@@ -19,8 +19,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"golang.org/x/crypto/ssh"
 )
 
 const (
@@ -35,10 +33,7 @@ const (
 
 // serverConfig is what a server is made of. Nothing of it changes while the server runs.
 type serverConfig struct {
-	protocol protocol
-	id       ssh.PublicKey // identity of the server and of its operator
-	name     string        // of the server and of its operator
-	trust    *trust        // nil with -paper
+	endpoint // the identity is the server's and its operator's
 	console  *console
 	log      *connLog
 	sync     bool     // acknowledge lines once they are on disk (-sync)
@@ -70,8 +65,8 @@ func newServer(c serverConfig) (*server, error) {
 		room:         room,
 		conns:        connSet{open: map[net.Conn]struct{}{}},
 		places:       make(chan struct{}, c.clients),
-		// Handshakes leave garbage behind, which nothing else would collect while clients are idle. The second pass frees
-		// what pools held.
+		// Handshakes leave garbage behind, which nothing else would collect while clients are idle. The second pass
+		// frees what pools held.
 		free: time.AfterFunc(freePause, func() { runtime.GC(); debug.FreeOSMemory() }),
 	}, nil
 }
@@ -143,7 +138,8 @@ func (s *server) self() *peer {
 	return p
 }
 
-// serveRoom serves the room until ctx ends, then says goodbye to all. An error of accept that does not pass ends it too.
+// serveRoom serves the room until ctx ends, then says goodbye to all. An error of accept that does not pass ends it
+// too.
 func (s *server) serveRoom(ctx context.Context, o *operator, listeners []net.Listener) error {
 	shown := make(chan struct{})
 	go func() { defer close(shown); o.show() }()
@@ -165,8 +161,8 @@ func (s *server) serveRaw(ctx context.Context, stop func(), listeners []net.List
 	return r.result
 }
 
-// joinFunc admits a client that has proven its key, on the goroutine of the handshake. It returns what serves the client
-// until its connection ends, or nil if the client was sent away.
+// joinFunc admits a client that has proven its key, on the goroutine of the handshake. It returns what serves the
+// client until its connection ends, or nil if the client was sent away.
 type joinFunc func(conn net.Conn, p *peer, l link, req joinRequest) (serve func())
 
 // serve accepts connections until ctx ends or an accept fails for good, and returns when all connections have ended.
@@ -310,8 +306,8 @@ func (s *server) attend(m *member, c *connection) {
 	c.link.wipe()
 }
 
-// read takes a client's messages until the connection ends; errLeft is the regular end. Lines that were received together
-// are recorded together, with one write to the log, but no line waits for one that has not been received.
+// read takes a client's messages until the connection ends; errLeft is the regular end. Lines that were received
+// together are recorded together, with one write to the log, but no line waits for one that has not been received.
 func (s *server) read(m *member, l link) error {
 	var b *batch // nil while there is none, since most clients are silent
 	defer func() { b.free() }()
@@ -352,7 +348,8 @@ func (s *server) read(m *member, l link) error {
 	}
 }
 
-// record hands a batch to the room. While the log cannot be written it tries again, up to logPatience: the client waits.
+// record hands a batch to the room. While the log cannot be written it tries again, up to logPatience: the client
+// waits.
 func (s *server) record(m *member, b *batch) error {
 	if len(b.lines.texts) == 0 {
 		return nil
@@ -505,8 +502,8 @@ func writeMessage(l link, kind byte, payload []byte) error {
 // roomFull is the reason for a client that finds no place.
 const roomFull = "the room is full"
 
-// sendAway ends the connection of a client that was admitted and cannot stay. The client receives the reason, unlike one
-// that was not admitted, and may try again.
+// sendAway ends the connection of a client that was admitted and cannot stay. The client receives the reason, unlike
+// one that was not admitted, and may try again.
 func sendAway(conn net.Conn, l link, reason string) {
 	defer conn.Close()
 	defer time.AfterFunc(goodbyeTimeout, func() { conn.Close() }).Stop()
@@ -572,8 +569,8 @@ func (s *server) refuse(p *peer, err error) {
 	s.console.note("refused %s: %v%s", from, err, hint)
 }
 
-// watch reopens the log at each SIGHUP, answers the service manager's watchdog, and returns when ctx ends. At a terminal
-// SIGHUP means that the terminal is gone, so it stops the server.
+// watch reopens the log at each SIGHUP, answers the service manager's watchdog, and returns when ctx ends. At a
+// terminal SIGHUP means that the terminal is gone, so it stops the server.
 func (s *server) watch(ctx context.Context, stop func()) {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)

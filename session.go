@@ -1,7 +1,7 @@
 package main
 
-// The session: messages over one authenticated connection, once the handshake has left its secrets (the paper's §4). It knows
-// no keys on disk. A message that does not fit one packet is sent in parts. message.go has the layouts.
+// The session: messages over one authenticated connection, once the handshake has left its secrets (the paper's §4).
+// It knows no keys on disk. A message that does not fit one packet is sent in parts. message.go has the layouts.
 
 import (
 	"crypto/sha512"
@@ -39,8 +39,8 @@ type link interface {
 	read() (kind byte, payload []byte, err error)
 	// ready reports whether read would return without waiting for the connection.
 	ready() bool
-	// setReadTimeout bounds reading. With renew the timeout starts anew whenever read begins to wait for a packet. Without
-	// renew all reading ends after the timeout, and later calls change nothing.
+	// setReadTimeout bounds reading. With renew the timeout starts anew whenever read begins to wait for a packet.
+	// Without renew all reading ends after the timeout, and later calls change nothing.
 	setReadTimeout(timeout time.Duration, renew bool)
 	// wipe overwrites the keys. It may be called once nothing reads or writes any more.
 	wipe()
@@ -156,8 +156,8 @@ func (s *session) rekey(buf []byte) ([]byte, error) {
 	return s.out.seal(buf, kindRekey), s.out.ratchet()
 }
 
-// appendRaw seals b[msgHeader:] behind buf in as few packets of kindRaw as possible. It overwrites b: the header of each
-// packet takes the place of the end of the packet before it, which is sealed by then.
+// appendRaw seals b[msgHeader:] behind buf in as few packets of kindRaw as possible. It overwrites b: the header of
+// each packet takes the place of the end of the packet before it, which is sealed by then.
 func (s *session) appendRaw(buf, b []byte) (_ []byte, err error) {
 	for len(b) > msgHeader {
 		if buf, err = s.rekey(buf); err != nil {
@@ -198,8 +198,8 @@ func (s *session) write(buf []byte) error {
 	return err
 }
 
-// read returns the next message. A connection that ends without secure-close gives errTruncated. errBadPacket means that
-// somebody else wrote into the connection.
+// read returns the next message. A connection that ends without secure-close gives errTruncated. errBadPacket means
+// that somebody else wrote into the connection.
 func (s *session) read() (kind byte, payload []byte, err error) {
 	if m := s.ahead; m.present {
 		s.ahead = message{}
@@ -253,8 +253,8 @@ func (s *session) next() (kind byte, payload []byte, whole bool, err error) {
 	return kind, payload, true, nil
 }
 
-// packetReader cuts a connection into packets. Most clients are silent, so it holds a buffer only while part of a packet
-// has been received.
+// packetReader cuts a connection into packets. Most clients are silent, so it holds a buffer only while part of a
+// packet has been received.
 type packetReader struct {
 	conn    net.Conn
 	buffers *sync.Pool // of *[]byte
@@ -279,9 +279,7 @@ func (p *packetReader) buffered() bool {
 // next returns the body of the next packet, valid until the next call.
 func (p *packetReader) next() ([]byte, error) {
 	if !p.buffered() {
-		if err := p.timeout.renew(p.conn); err != nil {
-			return nil, err
-		}
+		p.timeout.renew(p.conn)
 	}
 	p.r += p.used
 	p.used = 0
@@ -357,18 +355,16 @@ func (t *readTimeout) set(conn net.Conn, timeout time.Duration, renew bool) {
 	if renew {
 		t.renewed = timeout
 	}
-	// A connection that takes no deadline is closed, and the next read returns that error.
-	_ = conn.SetReadDeadline(time.Now().Add(timeout))
+	_ = conn.SetReadDeadline(time.Now().Add(timeout)) // fails on a closed connection only, as the next read does
 }
 
 // renew starts the timeout anew.
-func (t *readTimeout) renew(conn net.Conn) error {
+func (t *readTimeout) renew(conn net.Conn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.renewed == 0 {
-		return nil
+	if t.renewed > 0 {
+		_ = conn.SetReadDeadline(time.Now().Add(t.renewed)) // fails on a closed connection only, as the next read does
 	}
-	return conn.SetReadDeadline(time.Now().Add(t.renewed))
 }
 
 // truncated turns the end of the stream into errTruncated: only secure-close ends a session.

@@ -15,8 +15,8 @@ const canSuspend = true
 // enableOutput has nothing to do: a terminal of Unix understands escape sequences.
 func enableOutput(*os.File) (restore func(), err error) { return func() {}, nil }
 
-// watchTerminal calls redraw when the window's size changes, resume when the process continues after a stop, and release
-// before SIGQUIT ends the process. It ends when stop is called.
+// watchTerminal calls redraw when the window's size changes, resume when the process continues after a stop, and
+// release before SIGQUIT ends the process. It ends when stop is called.
 func watchTerminal(redraw, resume, release func()) (stop func()) {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGWINCH, syscall.SIGCONT, syscall.SIGQUIT)
@@ -46,6 +46,7 @@ func watchTerminal(redraw, resume, release func()) (stop func()) {
 // suspendProcess stops the process and its pipeline, as Ctrl-Z does outside raw mode, and returns after it continues.
 func suspendProcess() {
 	_ = syscall.Kill(0, syscall.SIGTSTP)
-	// The stop follows a moment later, or never if no shell could continue the process; then this pause ends and typing goes on.
+	// The stop follows a moment later, or never if no shell could continue the process; then this pause ends and
+	// typing goes on.
 	time.Sleep(100 * time.Millisecond)
 }

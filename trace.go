@@ -1,9 +1,10 @@
 package main
 
-// The stages of a handshake as they happen, for -trace: both protocols, one line a stage, in the shape of the paper's
-// Fig. 3. It is how the paper is taught and how a failed connection is understood.
+// The output of -trace: a line for each stage of a handshake, for both protocols, in the form of the paper's Fig. 3. It
+// serves to teach the paper and to find out why a connection failed.
 //
-// A line is made of names, sizes and verdicts. Nothing here takes a field's bytes, so no secret can get into it.
+// A line has names, sizes and results of checks. No function of this file receives the bytes of a field, so no secret
+// can be printed.
 
 import (
 	"fmt"
@@ -11,24 +12,24 @@ import (
 	"time"
 )
 
-// The directions of a stage, as Fig. 3 draws them.
+// The directions of a stage, in the form of Fig. 3.
 const (
 	toServer = "C → S"
 	toClient = "S → C"
 )
 
-// tracer takes one line without its end. Nil is off. Lines come from the goroutine of the connection; a tracer that
-// serves several keeps them apart itself.
+// tracer prints one line, given without its newline; nil prints nothing. It is called by the goroutine of the
+// connection, so a tracer for several connections must mark the lines of each.
 type tracer func(line string)
 
-// traceField is one field of a message: its name in the paper's letters and its size in bytes. A public number, such as
-// seq_id, may stand in the name.
+// traceField is one field of a message: its name in the paper's letters and its size in bytes. The name may include a
+// public number, such as seq_id.
 type traceField struct {
 	name string
 	size int
 }
 
-// stage tells of a stage that was sent, or received and verified: wire is its size in bytes, checks says what was
+// stage prints a stage that was sent, or received and verified. wire is its size in bytes, checks names what was
 // verified ("sent" for a sender), start is when the stage began.
 func (t tracer) stage(n int, direction string, wire int, checks string, start time.Time, fields ...traceField) {
 	if t == nil {
@@ -42,8 +43,8 @@ func (t tracer) stage(n int, direction string, wire int, checks string, start ti
 		n, direction, wire, strings.Join(words, " ‖ "), checks, time.Since(start).Seconds()))
 }
 
-// refused tells of a stage that failed. err is one of ours, which never quotes a peer's bytes.
-func (t tracer) refused(n int, direction string, err error, start time.Time) {
+// failed prints a stage that failed. err must not quote a peer's bytes.
+func (t tracer) failed(n int, direction string, err error, start time.Time) {
 	if t != nil {
 		t(fmt.Sprintf("stage %d  %s  failed: %v   %.3fs", n, direction, err, time.Since(start).Seconds()))
 	}

@@ -30,7 +30,7 @@ func TestTraceLines(t *testing.T) {
 		start := time.Now()
 		time.Sleep(1002 * time.Millisecond)
 		tr.stage(2, toClient, 896, "signature ok, seq_id ok", start, traceField{"sign", 256}, traceField{"seq_id (2)", 8})
-		tr.refused(3, toServer, errors.New("no"), start)
+		tr.failed(3, toServer, errors.New("no"), start)
 		want := []string{
 			"stage 2  S → C    896 bytes  sign 256 ‖ seq_id (2) 8   signature ok, seq_id ok   1.002s",
 			"stage 3  C → S  failed: no   1.002s",
@@ -39,6 +39,6 @@ func TestTraceLines(t *testing.T) {
 			t.Errorf("got:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 		}
 		tracer(nil).stage(1, toServer, 1, "", start) // off
-		tracer(nil).refused(1, toServer, nil, start)
+		tracer(nil).failed(1, toServer, nil, start)
 	})
 }

@@ -76,7 +76,8 @@ func isUnknown(err error) bool {
 // grant is a decision for a client.
 type grant struct {
 	name, fingerprint string
-	by                string // file and line, or CA, or "own identity"
+	by                string    // file and line, or CA, or "own identity"
+	until             time.Time // when the line or the certificate expires; zero if neither does
 }
 
 // review reads the files that decide about clients, so that what is wrong with them is reported at once.
@@ -95,17 +96,40 @@ func (t *trust) revokedFault(err error) string {
 
 // admit decides about a client that has proven that it holds id.
 func (t *trust) admit(id ssh.PublicKey, remote net.Addr, now time.Time) (grant, error) {
+	return t.clientRules().admit(id, remote, now)
+}
+
+// clientRules are the rules for clients as the files had them at one moment. They decide about many clients with one
+// reading of the files: also about connected ones, which have to leave once admit returns an error.
+type clientRules struct {
+	trust      *trust
+	lines      []authorizedLine
+	linesErr   error // authorized_keys cannot be read
+	revoked    *revocations
+	revokedErr error // revoked_keys cannot be read
+}
+
+// clientRules reads the files that decide about clients.
+func (t *trust) clientRules() *clientRules {
+	r := &clientRules{trust: t}
+	r.lines, r.linesErr = readAuthorized(t.stateFiles)
+	r.revoked, r.revokedErr = readRevoked(t.stateFiles)
+	return r
+}
+
+// admit decides about a client that has proven that it holds id.
+func (r *clientRules) admit(id ssh.PublicKey, remote net.Addr, now time.Time) (grant, error) {
+	t := r.trust
 	g := grant{fingerprint: fingerprint(id)}
-	if err := t.checkKey(id); err != nil {
+	if err := t.checkRevoked(id, r.revoked, r.revokedErr); err != nil {
 		return g, err
 	}
-	lines, err := readAuthorized(t.stateFiles)
-	if err != nil {
-		return g, &untrusted{kind: undecided, reason: fmt.Sprintf("no client is admitted: %v", err)}
+	if r.linesErr != nil {
+		return g, &untrusted{kind: undecided, reason: fmt.Sprintf("no client is admitted: %v", r.linesErr)}
 	}
 	from := remoteIP(remote)
 	var excluded error
-	for _, l := range lines {
+	for _, l := range r.lines {
 		if l.ca || !sameKey(l.key, id) {
 			continue
 		}
@@ -113,7 +137,7 @@ func (t *trust) admit(id ssh.PublicKey, remote net.Addr, now time.Time) (grant, 
 			excluded = refuse("key %s: authorized_keys:%d %v", g.fingerprint, l.line, err)
 			continue
 		}
-		g.name, g.by = keyName(l.comment, id), fmt.Sprintf("authorized_keys:%d", l.line)
+		g.name, g.by, g.until = keyName(l.comment, id), fmt.Sprintf("authorized_keys:%d", l.line), l.expiry
 		return g, nil
 	}
 	if excluded != nil {
@@ -124,9 +148,14 @@ func (t *trust) admit(id ssh.PublicKey, remote net.Addr, now time.Time) (grant, 
 		return g, nil
 	}
 	if cert, ok := id.(*ssh.Certificate); ok {
-		return t.admitCertificate(g, cert, lines, from, now)
+		return t.admitCertificate(g, cert, r.lines, from, now)
 	}
 	return g, t.unlisted(id)
+}
+
+// fileWatch returns a watch for the files that decide about peers.
+func (t *trust) fileWatch() *fileWatch {
+	return newFileWatch(t.path("authorized_keys"), t.path("known_hosts"), t.path("revoked_keys"))
 }
 
 // isOwnAt reports whether id is the machine's own identity and ip is an address of this machine.
@@ -174,6 +203,7 @@ func (t *trust) admitCertificate(g grant, cert *ssh.Certificate, lines []authori
 		}
 		g.name = t.certificateName(cert, principal, &l, lines)
 		g.by = fmt.Sprintf("%s by CA authorized_keys:%d", certName(cert), l.line)
+		g.until = earlier(l.expiry, certificateEnd(cert))
 		return g, nil
 	}
 	if excluded != nil {
@@ -215,10 +245,15 @@ func keyText(id ssh.PublicKey) string { return strings.TrimSuffix(publicLine(id,
 
 // checkKey refuses a key that no line can make acceptable: a weak one or a revoked one.
 func (t *trust) checkKey(id ssh.PublicKey) error {
+	r, err := readRevoked(t.stateFiles)
+	return t.checkRevoked(id, r, err)
+}
+
+// checkRevoked does so with the contents of revoked_keys, or with the error of reading it.
+func (t *trust) checkRevoked(id ssh.PublicKey, r *revocations, err error) error {
 	if err := checkIdentityKey(id); err != nil {
 		return refuse("%v", err)
 	}
-	r, err := readRevoked(t.stateFiles)
 	if err != nil {
 		hint := "repair it, or create it again with ssh-keygen -k"
 		return &untrusted{kind: undecided, reason: t.revokedFault(err), hint: hint}
@@ -227,57 +262,6 @@ func (t *trust) checkKey(id ssh.PublicKey) error {
 		return refuse("key %s: %s by revoked_keys", fingerprint(id), why)
 	}
 	return nil
-}
-
-// checkCertificate checks everything about a certificate except whether its CA is trusted and whether it is revoked.
-// It returns the first principal that is accepted. A certificate without principals is an error: it would be valid
-// for every name.
-func checkCertificate(c *ssh.Certificate, want uint32, from netip.Addr, now time.Time,
-	accepts func(principal string) bool) (string, error) {
-	switch {
-	case c.CertType != want && want == ssh.UserCert:
-		return "", errors.New("it is not a user certificate")
-	case c.CertType != want:
-		return "", errors.New("it is not a host certificate")
-	case c.Signature == nil || c.Signature.Format == ssh.KeyAlgoRSA:
-		return "", errors.New("its CA signed it with SHA-1")
-	case uint64(now.Unix()) < c.ValidAfter:
-		return "", fmt.Errorf("it is not valid before %s", certTime(c.ValidAfter))
-	case uint64(now.Unix()) >= c.ValidBefore:
-		return "", fmt.Errorf("it expired at %s", certTime(c.ValidBefore))
-	case len(c.ValidPrincipals) == 0:
-		return "", errors.New("it names no principal")
-	}
-	i := slices.IndexFunc(c.ValidPrincipals, accepts)
-	if i < 0 {
-		return "", fmt.Errorf("none of its principals %q is accepted", c.ValidPrincipals)
-	}
-	checker := ssh.CertChecker{Clock: func() time.Time { return now }}
-	for option, value := range c.CriticalOptions {
-		if option != "source-address" || want != ssh.UserCert {
-			return "", fmt.Errorf("its critical option %q is unknown", option)
-		}
-		list, err := parseAddressList(value)
-		if err != nil || strings.Contains(value, "!") {
-			return "", fmt.Errorf("its source-address %q is not a list of networks", value)
-		}
-		if !list.match(from) {
-			return "", fmt.Errorf("its source-address does not admit it from %s", from)
-		}
-		checker.SupportedCriticalOptions = []string{option}
-	}
-	if err := checker.CheckCert(c.ValidPrincipals[i], c); err != nil {
-		return "", fmt.Errorf("it does not verify: %w", err)
-	}
-	return c.ValidPrincipals[i], nil
-}
-
-// certTime formats a certificate's time, which may be too large for time.Time.
-func certTime(s uint64) string {
-	if s > 1<<37 {
-		return "the end of time"
-	}
-	return time.Unix(int64(s), 0).UTC().Format(time.RFC3339)
 }
 
 // checkServer decides about a server that shows id. The client has connected to addr, host:port. It returns the line
@@ -402,7 +386,8 @@ func clockFault(info *debug.BuildInfo, now time.Time) string {
 		if s.Key == "vcs.time" && err == nil && now.Before(built) {
 			return fmt.Sprintf(
 				"the clock is wrong: it shows %s, but this program was built after %s. "+
-					"Expiry times and invites depend on the clock", now.UTC().Format(time.RFC3339), built.UTC().Format(time.RFC3339))
+					"Expiry times and invites depend on the clock", now.UTC().Format(time.RFC3339),
+				built.UTC().Format(time.RFC3339))
 		}
 	}
 	return ""
@@ -411,9 +396,30 @@ func clockFault(info *debug.BuildInfo, now time.Time) string {
 // errListed is returned by allow for a key that authorized_keys lists already.
 var errListed = errors.New("that key is already listed")
 
+// errNameTaken is returned for a name that belongs to another key already.
+var errNameTaken = errors.New("choose another name")
+
+// checkName returns an error if name belongs to another key than id, which can be nil.
+func (t *trust) checkName(lines []authorizedLine, name string, id ssh.PublicKey) error {
+	if holder := t.nameHolder(lines, name, id); holder != "" {
+		return fmt.Errorf("the name %s already belongs to another key (%s): %w", name, holder, errNameTaken)
+	}
+	return nil
+}
+
+// checkNewName returns an error if the name that a key with this comment gets belongs to another key.
+func (t *trust) checkNewName(comment string) error {
+	lines, err := readAuthorized(t.stateFiles)
+	if err != nil {
+		return err
+	}
+	return t.checkName(lines, cleanName(comment), nil)
+}
+
 // allow appends a public key line to authorized_keys. If name is not empty, it replaces the line's comment. allow
-// returns the grant by the new line or, with errListed, by the line that lists the key already.
-func (t *trust) allow(text []byte, name string) (grant, error) {
+// returns the grant by the new line or, with errListed, by the line that lists the key already. A name that belongs to
+// another key is an error unless shareName is set.
+func (t *trust) allow(text []byte, name string, shareName bool) (grant, error) {
 	if name != "" && !validName(name) {
 		return grant{}, nameError(name)
 	}
@@ -439,6 +445,11 @@ func (t *trust) allow(text []byte, name string) (grant, error) {
 				return fmt.Errorf("%w as %s in %s:%d", errListed, g.name, t.path("authorized_keys"), old.line)
 			}
 		}
+		if !l.ca && !shareName {
+			if err := t.checkName(lines, name, l.key); err != nil {
+				return err
+			}
+		}
 		g.by, err = t.enrol(l.options, l.key, name)
 		return err
 	})
@@ -447,12 +458,19 @@ func (t *trust) allow(text []byte, name string) (grant, error) {
 
 // parseAllowed parses the one public key line in text.
 func parseAllowed(text []byte) (authorizedLine, error) {
-	if bytes.Contains(text, []byte("PRIVATE KEY")) {
+	if bytes.Contains(text, []byte("PRIVATE KEY")) || isPuTTY(text) || isDropbear(text) {
 		return authorizedLine{}, errors.New(
 			"that is a private key, which must stay with its owner: give the public key, the .pub file")
 	}
 	if len(text) > maxKeyFile {
 		return authorizedLine{}, errors.New("that is too long for a public key line")
+	}
+	text, err := importPublic(text)
+	if err != nil {
+		return authorizedLine{}, err
+	}
+	if what := explainKeyFile("FILE", text); what != "" {
+		return authorizedLine{}, errors.New("that is " + what)
 	}
 	var line []byte
 	for _, l := range textLines(text) {
@@ -482,7 +500,8 @@ func (t *trust) enrol(options []string, key ssh.PublicKey, name string) (string,
 	return fmt.Sprintf("authorized_keys:%d", n), err
 }
 
-// newInvite creates a code that enrols one key under name. The code cannot be shown again, because it is not stored.
+// newInvite creates a code that enrols one key under name, in place of an earlier unused invite for that name. The
+// code cannot be shown again, because it is not stored.
 func (t *trust) newInvite(name string, now time.Time) (code string, err error) {
 	if !validName(name) {
 		return "", nameError(name)
@@ -498,9 +517,21 @@ func (t *trust) newInvite(name string, now time.Time) (code string, err error) {
 		return "", fmt.Errorf("creating an invite: %w", err)
 	}
 	err = t.lock(func() error {
+		lines, err := readAuthorized(t.stateFiles)
+		if err != nil {
+			return err
+		}
+		if err := t.checkName(lines, name, nil); err != nil {
+			return err
+		}
 		unused, err := readInvites(t.stateFiles, now)
 		if err != nil {
 			return err
+		}
+		earlier := len(unused)
+		unused = slices.DeleteFunc(unused, func(i invite) bool { return foldName(i.name) == foldName(name) })
+		if len(unused) < earlier && t.warn != nil {
+			t.warn("the earlier invite for %s is no longer valid", name)
 		}
 		if len(unused) >= maxInvites {
 			return fmt.Errorf("there are %d unused invites already: remove lines from %s, or wait a day",
@@ -608,28 +639,36 @@ func findInvite(unused []invite, proof, h0, hpkePublic []byte, id ssh.PublicKey)
 	return at
 }
 
-// keyUse returns where the state folder names id as a key of securechat/2: as the identity or the encryption key, or in
-// authorized_keys. It returns "" if it does not.
+// keyUse returns where the state folder names id as a key of securechat/2: as an identity or the encryption key, or in
+// authorized_keys or known_hosts. It returns "" if it does not.
 func (t *trust) keyUse(id ssh.PublicKey) (string, error) {
-	for _, name := range []string{"identity.pub", "encryption"} {
+	for _, name := range []string{"identity", "identity.pub", "encryption", usedIdentities} {
 		data, err := t.read(name)
 		if err != nil {
 			return "", err
 		}
-		pub, _, _, _, pubErr := ssh.ParseAuthorizedKey(data)
-		key, privErr := ssh.ParsePrivateKey(data)
+		found := slices.ContainsFunc(publicKeys(data), func(k ssh.PublicKey) bool { return sameKey(k, id) })
 		clear(data)
-		if pubErr == nil && sameKey(pub, id) || privErr == nil && sameKey(key.PublicKey(), id) {
+		if found {
 			return t.path(name), nil
 		}
 	}
-	lines, err := readAuthorized(t.stateFiles)
+	authorized, err := readAuthorized(t.stateFiles)
 	if err != nil {
 		return "", err
 	}
-	for _, l := range lines {
+	for _, l := range authorized {
 		if sameKey(l.key, id) {
 			return fmt.Sprintf("%s:%d", t.path("authorized_keys"), l.line), nil
+		}
+	}
+	known, err := readKnownHosts(t.stateFiles)
+	if err != nil {
+		return "", err
+	}
+	for _, l := range known {
+		if sameKey(l.key, id) {
+			return fmt.Sprintf("%s:%d", t.path("known_hosts"), l.line), nil
 		}
 	}
 	return "", nil

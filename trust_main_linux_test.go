@@ -1,6 +1,6 @@
 package main
 
-// Black-box tests of what is asked and typed at a terminal.
+// Black-box tests of questions and commands at a terminal.
 
 import (
 	"fmt"
@@ -32,7 +32,7 @@ func atTerminal(t *testing.T, args ...string) (*proc, *screen) {
 	return p, s
 }
 
-// sees waits for a pattern in all that the terminal was sent, and returns the last match.
+// sees waits until the output contains a pattern, and returns the last match.
 func (s *screen) sees(pattern string) []string {
 	s.t.Helper()
 	re := regexp.MustCompile(pattern)
@@ -58,7 +58,7 @@ func ends(t *testing.T, p *proc, s *screen, want int) {
 	}
 }
 
-// TestFirstContact asks a person: yes, no, or the fingerprint.
+// TestFirstContact answers the question about an unknown server with yes, no and fingerprints.
 func TestFirstContact(t *testing.T) {
 	anna, bob := state(t, "anna"), state(t, "bob")
 	admit(t, anna, bob)
@@ -71,7 +71,7 @@ func TestFirstContact(t *testing.T) {
 		name    string
 		answers []string
 		code    int
-		says    string
+		prints  string
 	}{
 		{"yes", []string{"yes"}, exitDone, `joined 127\.0\.0\.1:\d+ as bob`},
 		{"no", []string{"no"}, exitUntrusted, `securechat: 127\.0\.0\.1:\d+ was not trusted`},
@@ -96,13 +96,13 @@ func TestFirstContact(t *testing.T) {
 				}
 				s.send(a)
 			}
-			s.sees(c.says)
+			s.sees(c.prints)
 			if c.code == exitDone {
 				s.send("\r")
 			}
 			ends(t, p, s, c.code)
 			if exists(known) != (c.code == exitDone) {
-				t.Error("known_hosts is there, or is not, against the answer")
+				t.Error("known_hosts does not follow the answer")
 			}
 			if c.code == exitDone {
 				stderr, code := tell(t, bob, addr)
@@ -116,12 +116,12 @@ func TestFirstContact(t *testing.T) {
 	s.sees(`has changed: \S+known_hosts:1 pins`)
 	ends(t, p, s, exitUntrusted)
 	if s.mu.Lock(); strings.Contains(string(s.raw), "Trust it?") {
-		t.Error("a changed key is asked about")
+		t.Error("the client asks about a changed key")
 	}
 	s.mu.Unlock()
 }
 
-// TestOperator invites and allows at the server's prompt; the invited types the code, which nobody sees.
+// TestOperator uses /invite and /allow at the server's prompt. The guest types the code, which is not shown.
 func TestOperator(t *testing.T) {
 	anna, bob, cleo, dora, emil := state(t, "anna"), state(t, "bob"), state(t, "cleo"), state(t, "dora"), state(t, "emil")
 	server, op := atTerminal(t, "-listen", "127.0.0.1:0", "-dir", anna)
@@ -175,12 +175,14 @@ func TestOperator(t *testing.T) {
 		t.Errorf("%d records of /allow", allowed)
 	}
 
-	// With two strangers at the door /allow does not take the last: it asks which.
+	// If two unknown keys have been refused, /allow needs a fingerprint.
 	pin(t, emil, addr, anna)
 	for _, dir := range []string{dora, emil} {
 		if _, exit := tell(t, dir, addr); exit != exitUntrusted {
 			t.Errorf("a stranger: exit %d", exit)
 		}
+		key := strings.Fields(runTool(t, "ssh-keygen", "-lf", filepath.Join(dir, "identity.pub")))[1]
+		op.sees(`refused \S+, ` + regexp.QuoteMeta(key)) // the client may receive the refusal before the operator does
 	}
 	op.send("/allow dora\r")
 	op.sees(`several unknown keys have been refused: say which, as /allow NAME SHA256:…\r\n.*  SHA256:\S+\r\n.*  SHA256:\S+`)
@@ -201,11 +203,11 @@ func TestOperator(t *testing.T) {
 		s.sees(`Invite code: `)
 		s.send("nonsense\r")
 	}
-	s.sees(`no invite code that can be read in three tries`)
+	s.sees(`no valid invite code in three attempts`)
 	ends(t, p, s, exitUsage)
 }
 
-// TestPassphraseAtTerminal is asked three times at most and never shown.
+// TestPassphraseAtTerminal checks that a passphrase is asked for three times at most and never shown.
 func TestPassphraseAtTerminal(t *testing.T) {
 	anna := state(t, "anna")
 	path := filepath.Join(anna, "identity")
@@ -231,7 +233,7 @@ func TestPassphraseAtTerminal(t *testing.T) {
 	ends(t, p, s, exitTrouble)
 }
 
-// TestAllowAtTerminal reads a pasted line until Ctrl-D.
+// TestAllowAtTerminal checks that -allow - at a terminal reads a pasted line until Ctrl-D.
 func TestAllowAtTerminal(t *testing.T) {
 	anna, bob := state(t, "anna"), state(t, "bob")
 	p, s := atTerminal(t, "-allow", "-", "-dir", anna)
@@ -244,7 +246,7 @@ func TestAllowAtTerminal(t *testing.T) {
 	ends(t, p, s, exitDone)
 }
 
-// TestAmbiguousName of /msg is refused, and the choice told.
+// TestAmbiguousName checks that /msg with an ambiguous name is refused with the choices.
 func TestAmbiguousName(t *testing.T) {
 	anna, bob, alike := state(t, "anna"), state(t, "bob"), state(t, "alike")
 	put(t, filepath.Join(anna, "authorized_keys"), []byte(publicKeyOf(t, bob)+" bob\n"+publicKeyOf(t, alike)+" B0b\n"))
@@ -273,6 +275,6 @@ func TestAmbiguousName(t *testing.T) {
 	s.send("\r")
 	ends(t, p, s, exitDone)
 	if out := first.out.String() + second.out.String(); strings.Contains(out, "one of you") || strings.Contains(out, "where are you") {
-		t.Errorf("somebody got what was for nobody: %q", out)
+		t.Errorf("a message without a receiver was delivered: %q", out)
 	}
 }

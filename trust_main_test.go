@@ -1,6 +1,6 @@
 package main
 
-// Black-box tests of keys and trust: the binary, ssh-keygen and ssh-agent on the same files.
+// Black-box tests of keys and trust: they run securechat, ssh-keygen and ssh-agent on the same files.
 
 import (
 	"fmt"
@@ -16,14 +16,14 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// tell joins the room at addr, says one line and leaves.
+// tell runs a client that joins the room at addr, sends one line and leaves.
 func tell(t *testing.T, dir, addr string, args ...string) (stderr string, code int) {
 	t.Helper()
 	_, stderr, code = runToEnd(t, t.TempDir(), "hello\n", append([]string{"-connect", addr, "-dir", dir}, args...)...)
 	return stderr, code
 }
 
-// wantRun checks how securechat ended and what it said.
+// wantRun checks the exit code of securechat and what it printed.
 func wantRun(t *testing.T, what, stderr string, code, wantCode int, words string) {
 	t.Helper()
 	if code != wantCode || !regexp.MustCompile(words).MatchString(stderr) {
@@ -44,7 +44,7 @@ func decision(t *testing.T, server *proc) map[string]any {
 	return nil
 }
 
-// wantAdmitted checks that the last decision let somebody in, by what and as whom.
+// wantAdmitted checks that the last decision admitted a client, its name, and the line or CA that admitted it.
 func wantAdmitted(t *testing.T, what string, server *proc, name, by string) {
 	t.Helper()
 	r := decision(t, server)
@@ -96,7 +96,8 @@ func publicKeyOf(t *testing.T, dir string) string {
 
 func portOf(addr string) string { return addr[strings.LastIndex(addr, ":")+1:] }
 
-// TestFirstContactPiped is refused where nobody can be asked; -accept-new pins; a changed key is refused all the same.
+// TestFirstContactPiped checks that a client without a terminal refuses an unknown server, that -accept-new pins it, and that
+// a changed key is refused even then.
 func TestFirstContactPiped(t *testing.T) {
 	anna, bob := state(t, "anna"), state(t, "bob")
 	admit(t, anna, bob)
@@ -115,7 +116,7 @@ func TestFirstContactPiped(t *testing.T) {
 	}
 	appendFile(t, known, line[1]+"\n")
 	stderr, code = tell(t, bob, addr)
-	wantRun(t, "with the line that it told", stderr, code, exitDone, `^$`)
+	wantRun(t, "with the line from the message", stderr, code, exitDone, `^$`)
 	if err := os.Remove(known); err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +152,7 @@ func TestFirstContactPiped(t *testing.T) {
 	wantRun(t, "after the hint's command", stderr, code, exitDone, `is now pinned`)
 }
 
-// TestKnownHosts takes every form that ssh writes.
+// TestKnownHosts reads known_hosts lines in every form that ssh writes.
 func TestKnownHosts(t *testing.T) {
 	anna, bob := state(t, "anna"), state(t, "bob")
 	admit(t, anna, bob)
@@ -198,7 +199,7 @@ func TestKnownHosts(t *testing.T) {
 	}
 }
 
-// TestIPv6 literals are pinned and found as ssh writes them.
+// TestIPv6 checks that IPv6 addresses are pinned and found in the form that ssh uses.
 func TestIPv6(t *testing.T) {
 	l, err := net.Listen("tcp", "[::1]:0")
 	if err != nil {
@@ -225,7 +226,8 @@ func TestIPv6(t *testing.T) {
 
 var inviteLine = regexp.MustCompile(`(?m)^ *([A-Z2-7]{6}(?:-[A-Z2-7]{1,6})+)$`)
 
-// TestInvites through the binary: made beside a server and without one, used once, and silent about why not.
+// TestInvites creates invites with and without a running server. Each can be used once, and all refusals look the same to
+// the client.
 func TestInvites(t *testing.T) {
 	anna, bob, cleo, dora := state(t, "anna"), state(t, "bob"), state(t, "cleo"), state(t, "dora")
 	invite := func(dir, name string) string {
@@ -245,7 +247,7 @@ func TestInvites(t *testing.T) {
 	server, addr := serve(t, anna, "-invite", "beside")
 	beside := inviteLine.FindStringSubmatch(server.err.match(t, `(?m)^  [A-Z2-7]{6}-\S+$`)[0])[1]
 	if strings.ReplaceAll(early, "-", "") == strings.ReplaceAll(beside, "-", "") {
-		t.Error("two invites are one")
+		t.Error("two invites have the same code")
 	}
 
 	stderr, code := join(bob, addr, early)
@@ -292,7 +294,7 @@ func TestInvites(t *testing.T) {
 		stderr, code = tell(t, dora, addr, args...)
 		wantRun(t, "on the command line", stderr, code, exitUsage, `-join takes no code`)
 		if strings.Contains(stderr, elsewhere) {
-			t.Error("it is printed")
+			t.Error("the code is printed")
 		}
 	}
 	_, stderr, code = runToEnd(t, t.TempDir(), "", "-invite", "two words", "-dir", anna)
@@ -314,7 +316,7 @@ func TestInvites(t *testing.T) {
 	}
 }
 
-// wrongCode is a code of the same server with another secret.
+// wrongCode returns a code of the same server with another secret.
 func wrongCode(t *testing.T, code string) string {
 	t.Helper()
 	b, err := inviteEncoding.DecodeString(strings.ReplaceAll(code, "-", ""))
@@ -325,7 +327,7 @@ func wrongCode(t *testing.T, code string) string {
 	return formatInviteCode(b[1:][:32], b[1+32:][:inviteSecret])
 }
 
-// TestAllowFlag adds one public key line, checked first.
+// TestAllowFlag checks that -allow adds one valid public key line, and nothing else.
 func TestAllowFlag(t *testing.T) {
 	anna, bob := state(t, "anna"), state(t, "bob")
 	server, addr := serve(t, anna)
@@ -375,7 +377,7 @@ func TestAllowFlag(t *testing.T) {
 	runTool(t, "ssh-keygen", "-lf", keys)
 }
 
-// TestUserCertificatesEndToEnd by the real ssh-keygen, through the binary.
+// TestUserCertificatesEndToEnd joins with certificates that ssh-keygen has made.
 func TestUserCertificatesEndToEnd(t *testing.T) {
 	anna, bob := state(t, "anna"), state(t, "bob")
 	ca, caPub := testCA(t)
@@ -449,7 +451,7 @@ func TestUserCertificatesEndToEnd(t *testing.T) {
 	}
 }
 
-// TestHostCertificatesEndToEnd by the real ssh-keygen, through the binary.
+// TestHostCertificatesEndToEnd connects to a server with certificates that ssh-keygen has made.
 func TestHostCertificatesEndToEnd(t *testing.T) {
 	anna, bob := state(t, "anna"), state(t, "bob")
 	admit(t, anna, bob)
@@ -493,8 +495,8 @@ func TestHostCertificatesEndToEnd(t *testing.T) {
 	}
 }
 
-// TestAuthorizedKeysOptions: those that are known hold; a line with another admits nobody, is told once, and spoils no
-// other line.
+// TestAuthorizedKeysOptions checks the options of authorized_keys. A line with an unknown option admits no key and is reported
+// once, and the other lines stay valid.
 func TestAuthorizedKeysOptions(t *testing.T) {
 	anna, bob, cleo := state(t, "anna"), state(t, "bob"), state(t, "cleo")
 	admit(t, anna, cleo)
@@ -505,9 +507,9 @@ func TestAuthorizedKeysOptions(t *testing.T) {
 	cleoLine := publicKeyOf(t, cleo) + " cleo\n"
 	file := filepath.Join(anna, "authorized_keys")
 	for _, c := range []struct {
-		options string
-		told    string // on the server's stderr
-		refused string // "" = admitted
+		options  string
+		reported string // on the server's stderr
+		refused  string // "" = admitted
 	}{
 		{`from="127.0.0.0/8" `, "", ""},
 		{`from="!127.0.0.2,127.0.0.*" `, "", ""},
@@ -518,7 +520,9 @@ func TestAuthorizedKeysOptions(t *testing.T) {
 		{`expiry-time="20990101",from="127.0.0.1" `, "", ""},
 		{`cert-authority `, "", `is not in \S+authorized_keys`},
 		{`command="ls" `, `authorized_keys:1 admits no key: option "command": unknown`, `is not in \S+authorized_keys`},
-		{`no-pty `, `authorized_keys:1 admits no key: option "no-pty": unknown`, `is not in \S+authorized_keys`},
+		{`restrict,no-pty,no-port-forwarding,no-agent-forwarding,no-X11-forwarding,no-user-rc,no-touch-required `, "", ""},
+		{`restrict="x" `, `authorized_keys:1 admits no key: option "restrict": unknown`, `is not in \S+authorized_keys`},
+		{`pty `, `authorized_keys:1 admits no key: option "pty": unknown`, `is not in \S+authorized_keys`},
 		{`from="host.example" `, `authorized_keys:1 admits no key: option "from": "host\.example" is not an address`, `is not in \S+authorized_keys`},
 		{`expiry-time="tomorrow" `, `authorized_keys:1 admits no key: option "expiry-time": "tomorrow" is not a time`, `is not in \S+authorized_keys`},
 		{`principals="bob" `, `authorized_keys:1 admits no key: option "principals": it has no meaning without cert-authority`, `is not in \S+authorized_keys`},
@@ -538,8 +542,8 @@ func TestAuthorizedKeysOptions(t *testing.T) {
 			wantRun(t, c.options+"the other line", stderr, code, exitDone, `^$`)
 			wantAdmitted(t, c.options+"the other line", server, "cleo", `^authorized_keys:2$`)
 		}
-		if n := len(regexp.MustCompile(c.told).FindAllString(server.err.String(), -1)); c.told != "" && n != 1 {
-			t.Errorf("%stold %d times: %s", c.options, n, server.err)
+		if n := len(regexp.MustCompile(c.reported).FindAllString(server.err.String(), -1)); c.reported != "" && n != 1 {
+			t.Errorf("%sreported %d times: %s", c.options, n, server.err)
 		}
 	}
 
@@ -551,7 +555,7 @@ func TestAuthorizedKeysOptions(t *testing.T) {
 	again.err.match(t, `no key is trusted while \S+revoked_keys cannot be read: line 1`)
 }
 
-// TestIdentities of every type, made by ssh-keygen, used as files, with passphrases and through ssh-agent.
+// TestIdentities uses identities of every type that ssh-keygen makes, as files, with passphrases and through ssh-agent.
 func TestIdentities(t *testing.T) {
 	anna, bob := state(t, "anna"), state(t, "bob")
 	server, addr := serve(t, anna)
@@ -584,9 +588,9 @@ func TestIdentities(t *testing.T) {
 
 	path := filepath.Join(keys, "ed25519-256")
 	stderr, code := tell(t, bob, addr, "-identity", path)
-	wantRun(t, "a passphrase and nobody to ask", stderr, code, exitTrouble, `has a passphrase and there is no terminal to ask for it: use -passphrase-file`)
+	wantRun(t, "a passphrase and no terminal", stderr, code, exitTrouble, `has a passphrase and there is no terminal to ask for it: use -passphrase-file`)
 	stderr, code = tell(t, bob, addr, "-identity", path, "-passphrase-file", wrong)
-	wantRun(t, "a wrong passphrase", stderr, code, exitTrouble, `the passphrase in \S+wrong does not open \S+ed25519-256`)
+	wantRun(t, "a wrong passphrase", stderr, code, exitTrouble, `wrong passphrase: the one in \S+wrong does not open \S+ed25519-256`)
 	if err := os.Chmod(pass, 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -614,7 +618,7 @@ func TestIdentities(t *testing.T) {
 	server.err.match(t, `authorized_keys:2 admits no key: an RSA key of 1024 bits is not accepted`)
 }
 
-// TestKeygenFlag makes keys that ssh-keygen takes, once, and never others in their place.
+// TestKeygenFlag checks that -keygen makes keys that ssh-keygen reads, and never replaces them.
 func TestKeygenFlag(t *testing.T) {
 	for _, c := range []struct {
 		args []string
@@ -632,10 +636,10 @@ func TestKeygenFlag(t *testing.T) {
 		path := filepath.Join(dir, "identity")
 		listed := runTool(t, "ssh-keygen", "-lf", path)
 		if !regexp.MustCompile(c.want).MatchString(listed) || !strings.Contains(out, strings.Fields(listed)[1]) {
-			t.Errorf("%v: ssh-keygen -lf says %q; stdout %q", c.args, listed, out)
+			t.Errorf("%v: ssh-keygen -lf printed %q; stdout %q", c.args, listed, out)
 		}
 		if made := runTool(t, "ssh-keygen", "-y", "-f", path); !strings.HasPrefix(out, strings.Join(strings.Fields(made)[:2], " ")) {
-			t.Errorf("%v: ssh-keygen -y says %q; stdout %q", c.args, made, out)
+			t.Errorf("%v: ssh-keygen -y printed %q; stdout %q", c.args, made, out)
 		}
 		for file, mode := range map[string]os.FileMode{"": 0o700, "identity": 0o600, "encryption": 0o600, "identity.pub": 0o600} {
 			if info, err := os.Stat(filepath.Join(dir, file)); err != nil || info.Mode().Perm() != mode {
@@ -682,14 +686,14 @@ func TestKeygenFlag(t *testing.T) {
 		command := regexp.MustCompile(`chmod \d+ \S+`).FindString(stderr)
 		runTool(t, "sh", "-c", command)
 		if now, err := os.Stat(c.path); err != nil || now.Mode() != info.Mode() {
-			t.Errorf("%q does not mend it", command)
+			t.Errorf("%q does not help", command)
 		}
 	}
 	_, stderr, code = runToEnd(t, t.TempDir(), "", "-keygen", "-dir", filepath.Join(t.TempDir(), "x"), "-type", "rsa", "-bits", "1024")
 	wantRun(t, "-bits 1024", stderr, code, exitUsage, `an RSA key of 1024 bits: use 2048 to 4096`)
 }
 
-// TestNamesInTheRoom belong to keys: two keys with one name, or with names that look alike, never speak as one.
+// TestNamesInTheRoom checks that two keys with the same name, or with names that look alike, are shown under different names.
 func TestNamesInTheRoom(t *testing.T) {
 	anna, bob, twin, alike, fake := state(t, "anna"), state(t, "bob"), state(t, "twin"), state(t, "alike"), state(t, "fake")
 	put(t, filepath.Join(anna, "authorized_keys"), []byte(publicKeyOf(t, bob)+" bob\n"+publicKeyOf(t, twin)+" bob\n"+
@@ -715,7 +719,7 @@ func TestNamesInTheRoom(t *testing.T) {
 	first.out.match(t, `(?m)^anna~[0-9a-f]{8}: nor am I the operator$`)
 }
 
-// TestRefusalTable: docs/KEYS.md quotes sentences that the program has.
+// TestRefusalTable checks that the messages in docs/KEYS.md are messages of the program.
 func TestRefusalTable(t *testing.T) {
 	files, err := filepath.Glob("*.go")
 	if err != nil {
@@ -741,7 +745,7 @@ func TestRefusalTable(t *testing.T) {
 		n++
 		for part := range strings.SplitSeq(strings.TrimPrefix(cells[0], "| "), "…") {
 			if !strings.Contains(text, strings.TrimSpace(part)) {
-				t.Errorf("the program never says %q", part)
+				t.Errorf("no message of the program contains %q", part)
 			}
 		}
 	}
@@ -869,7 +873,7 @@ func TestRevocationShapes(t *testing.T) {
 	stderr, code := tell(t, cleo, addr)
 	wantRun(t, "the first key of joined lines", stderr, code, exitDone, `^$`)
 	wantAdmitted(t, "the first key of joined lines", server, "cleo", `^authorized_keys:1$`)
-	server.err.match(t, `authorized_keys:1 admits one key and leaves out a second one, AAAA`)
+	server.err.match(t, `authorized_keys:1 admits one key and leaves out SHA256:\S+ \(bob\): put it on a line of its own`)
 }
 
 // TestAddressSpellings checks that every spelling of an address is the same address, in -connect and in known_hosts.
@@ -898,4 +902,75 @@ func TestAddressSpellings(t *testing.T) {
 			t.Errorf("%s does not remove the line: %s", command[0], text)
 		}
 	}
+}
+
+// TestTakenNames checks through the binary that no command gives a name to a second key without saying so.
+func TestTakenNames(t *testing.T) {
+	anna, bob, twin := state(t, "anna"), state(t, "bob"), state(t, "twin")
+	admit(t, anna, bob)
+	line := publicKeyOf(t, twin)
+	for _, name := range []string{"bob", "B0b"} {
+		_, stderr, code := runToEnd(t, t.TempDir(), line+" "+name+"\n", "-allow", "-", "-dir", anna)
+		wantRun(t, "-allow", stderr, code, exitTrouble, `the name `+name+` already belongs to another key \(authorized_keys:1\): choose another name`)
+		_, stderr, code = runToEnd(t, t.TempDir(), "", "-invite", name, "-dir", anna)
+		wantRun(t, "-invite", stderr, code, exitTrouble, `the name `+name+` already belongs to another key \(authorized_keys:1\)`)
+	}
+	_, stderr, code := runToEnd(t, t.TempDir(), "", "-invite", "anna", "-dir", anna)
+	wantRun(t, "the server's name", stderr, code, exitTrouble, `the name anna already belongs to another key \(the server's own key\)`)
+	_, stderr, code = runToEnd(t, t.TempDir(), line+" twin\n", "-allow", "-", "-dir", anna)
+	wantRun(t, "a free name", stderr, code, exitDone, `twin may join now`)
+
+	fresh := filepath.Join(t.TempDir(), "fresh")
+	if err := makeFolder(fresh); err != nil {
+		t.Fatal(err)
+	}
+	put(t, filepath.Join(fresh, "authorized_keys"), []byte(publicKeyOf(t, bob)+" bob\n"))
+	_, stderr, code = runToEnd(t, t.TempDir(), "", "-keygen", "-comment", "bob", "-dir", fresh)
+	wantRun(t, "-keygen", stderr, code, exitTrouble, `the name bob already belongs to another key \(authorized_keys:1\)`)
+	if exists(filepath.Join(fresh, "identity")) {
+		t.Error("an identity was generated")
+	}
+	_, stderr, code = runToEnd(t, t.TempDir(), "", "-keygen", "-comment", "fresh", "-dir", fresh)
+	wantRun(t, "-keygen with a free name", stderr, code, exitDone, `made an identity`)
+}
+
+// TestPaperKeyElsewhere checks that -paper refuses a key that has served the default protocol by -identity, or that
+// known_hosts lists.
+func TestPaperKeyElsewhere(t *testing.T) {
+	anna, bob := state(t, "anna"), state(t, "bob")
+	_, addr := serve(t, anna)
+	pin(t, bob, addr, anna)
+	keys := t.TempDir()
+	for _, name := range []string{"used", "locked", "pinned", "free"} {
+		runTool(t, "ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-N", "", "-f", filepath.Join(keys, name))
+	}
+	used, locked, pinned, free := filepath.Join(keys, "used"), filepath.Join(keys, "locked"), filepath.Join(keys, "pinned"), filepath.Join(keys, "free")
+	for range 2 {
+		tell(t, bob, addr, "-identity", used)
+	}
+	if text := readText(t, filepath.Join(bob, usedIdentities)); strings.Count(text, "\n") != 1 {
+		t.Errorf("the key is recorded more than once: %q", text)
+	}
+	appendFile(t, filepath.Join(bob, "known_hosts"), "[192.0.2.1]:9000 "+readText(t, pinned+".pub"))
+	locking := state(t, "cleo")
+	put(t, filepath.Join(locking, "identity"), []byte(readText(t, locked)))
+	runTool(t, "ssh-keygen", "-q", "-p", "-P", "", "-N", "secret", "-f", filepath.Join(locking, "identity"))
+	if err := os.Remove(filepath.Join(locking, "identity.pub")); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		dir, identity, peer string
+		words               string
+	}{
+		{bob, used, free, `used: this key serves the default protocol too \(\S+used_identities\)`},
+		{bob, free, used, `used\.pub: this key serves the default protocol too \(\S+used_identities\)`},
+		{bob, pinned, free, `pinned: this key serves the default protocol too \(\S+known_hosts:2\)`},
+		{bob, free, pinned, `pinned\.pub: this key serves the default protocol too \(\S+known_hosts:2\)`},
+		{locking, locked, free, `locked: this key serves the default protocol too \(\S+identity\)`},
+	} {
+		_, stderr, code := runToEnd(t, t.TempDir(), "", "-paper", "-connect", "127.0.0.1:1", "-dir", c.dir, "-identity", c.identity, "-peer", c.peer+".pub")
+		wantRun(t, c.identity, stderr, code, exitTrouble, c.words)
+	}
+	_, stderr, code := runToEnd(t, t.TempDir(), "", "-paper", "-connect", "127.0.0.1:1", "-dir", anna, "-identity", used, "-peer", free+".pub")
+	wantRun(t, "with another state folder", stderr, code, exitTrouble, `connection refused`)
 }

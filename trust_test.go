@@ -25,7 +25,7 @@ var (
 	testAddr = &net.TCPAddr{IP: net.ParseIP("192.0.2.7"), Port: 4711}
 )
 
-// newTrust is trust in an empty folder; what it warns of lands in the list.
+// newTrust returns a trust for an empty state folder, and the list that its warnings are appended to.
 func newTrust(t testing.TB) (*trust, *[]string) {
 	_, own := newEd25519(t)
 	warned := new([]string)
@@ -47,14 +47,14 @@ func keyLine(pub ssh.PublicKey) string {
 	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(pub)))
 }
 
-// testCA makes a CA's private file for ssh-keygen -s.
+// testCA generates a CA key, and returns its file for ssh-keygen -s and its public key.
 func testCA(t testing.TB) (path string, pub ssh.PublicKey) {
 	t.Helper()
 	key, pub := newEd25519(t)
 	return put(t, filepath.Join(t.TempDir(), "ca"), opensshPEM(t, key)), pub
 }
 
-// certify has ssh-keygen make a certificate.
+// certify runs ssh-keygen to make a certificate for pub.
 func certify(t testing.TB, ca string, pub ssh.PublicKey, args ...string) *ssh.Certificate {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "key")
@@ -83,7 +83,7 @@ func TestAdmit(t *testing.T) {
 		warns      string // what is reported; "" = nothing
 	}{
 		{"plain", k + " pi@router\n", "", "pi-router", "authorized_keys:1", ""},
-		{"joined lines", k + " annssh-ed25519 " + strings.Fields(keyLine(other))[1] + " bob", "", "ann", ":1", ":1 admits one key and leaves out a second one, AAAA"},
+		{"joined lines", k + " annssh-ed25519 " + strings.Fields(keyLine(other))[1] + " bob", "", "ann", ":1", ":1 admits one key and leaves out " + ssh.FingerprintSHA256(other) + " (bob): put it on a line of its own"},
 		{"byte order mark", "\ufeff" + k + " Ann\n", "", "Ann", "authorized_keys:1", ""},
 		{"UTF-16", string(utf16Text(k + " ann")), "", "", "is UTF-16 text", "authorized_keys is UTF-16 text: save it as UTF-8"},
 		{"no newline, CRLF, comments", "# x\r\n\r\n" + k + " Ann\r", "", "Ann", "authorized_keys:3", ""},
@@ -91,9 +91,10 @@ func TestAdmit(t *testing.T) {
 		{"unknown", keyLine(other) + " bob", "", "", "is not in", ""},
 		{"empty", "", "", "", "is not in", ""},
 		{"broken line beside", "nonsense\n" + k + " ann\nssh-ed25519 AAAA\n", "", "ann", "authorized_keys:2", ":1 admits no key"},
-		{"unknown option", "no-pty " + k + " ann", "", "", "is not in", `option "no-pty": unknown`},
+		{"unknown option", "pty " + k + " ann", "", "", "is not in", `option "pty": unknown`},
+		{"options without effect", "restrict,no-pty,no-X11-forwarding,no-touch-required " + k + " ann", "", "ann", ":1", ""},
 		{"unknown option with value", `command="/bin/sh" ` + k + " ann", "", "", "is not in", `option "command"`},
-		{"unknown option beside a known", `from="192.0.2.7",restrict ` + k + " ann", "", "", "is not in", `option "restrict"`},
+		{"unknown option beside a known", `from="192.0.2.7",verify-required ` + k + " ann", "", "", "is not in", `option "verify-required"`},
 		{"option twice", `from="192.0.2.7",FROM="*" ` + k + " ann", "", "", "is not in", "twice"},
 		{"option without value", `from ` + k, "", "", "is not in", `option "from"`},
 		{"option without quotes", `from=192.0.2.7 ` + k, "", "", "is not in", "double quotes"},
@@ -160,7 +161,7 @@ func TestAdmit(t *testing.T) {
 	}
 }
 
-func TestAdmitNobody(t *testing.T) {
+func TestAdmitWithoutLines(t *testing.T) {
 	_, key := newEd25519(t)
 	tr, warned := newTrust(t)
 	_, err := tr.admit(key, testAddr, testNow)
@@ -447,6 +448,7 @@ func TestRememberAndSSHKeygen(t *testing.T) {
 	}
 
 	fresh, _ := newTrust(t)
+	put(t, fresh.path("known_hosts"), []byte("@cert-authority * "+keyLine(other)+"\n"))
 	if err := fresh.remember("h:1", key); err != nil {
 		t.Fatal(err)
 	}
@@ -596,16 +598,21 @@ func TestRevoked(t *testing.T) {
 	put(t, tr.path("revoked_keys"), []byte(keyLine(tr.own)))
 	_, err := tr.admit(tr.own, testAddr, testNow)
 	wantError(t, err, "revoked by")
-	_, err = tr.allow([]byte(keyLine(tr.own)), "me")
+	_, err = tr.allow([]byte(keyLine(tr.own)), "me", false)
 	wantError(t, err, "revoked by")
 	if err := errors.Join(os.Remove(tr.path("revoked_keys")), os.Mkdir(tr.path("revoked_keys"), 0o700)); err != nil {
 		t.Fatal(err)
 	}
 	_, err = tr.admit(tr.own, testAddr, testNow)
 	wantError(t, err, "no key is trusted")
+	if err := errors.Join(os.Remove(tr.path("revoked_keys")), os.Symlink("nowhere", tr.path("revoked_keys"))); err != nil {
+		t.Fatal(err)
+	}
+	_, err = tr.admit(tr.own, testAddr, testNow)
+	wantError(t, err, "no key is trusted")
 }
 
-// TestKRLSections builds what ssh-keygen makes seldom or never: each section by its number, whole and broken.
+// TestKRLSections parses sections that ssh-keygen writes seldom or never, each of them valid and damaged.
 func TestKRLSections(t *testing.T) {
 	ca, caPub := testCA(t)
 	_, key := newEd25519(t)
@@ -682,17 +689,17 @@ func TestAllow(t *testing.T) {
 	priv, key := newEd25519(t)
 	_, other := newEd25519(t)
 	_, ca := newEd25519(t)
-	g, err := tr.allow([]byte("# a key\n"+keyLine(key)+" pi@router\r\n"), "")
+	g, err := tr.allow([]byte("# a key\n"+keyLine(key)+" pi@router\r\n"), "", false)
 	if err != nil || g.name != "pi-router" || g.by != "authorized_keys:1" {
 		t.Fatalf("%+v, %v", g, err)
 	}
 	if g, err := tr.admit(key, testAddr, testNow); err != nil || g.name != "pi-router" {
 		t.Errorf("%+v, %v", g, err)
 	}
-	if g, err := tr.allow([]byte(`from="192.0.2.7",cert-authority `+keyLine(ca)), "ops"); err != nil || g.by != "authorized_keys:2" {
+	if g, err := tr.allow([]byte(`from="192.0.2.7",cert-authority `+keyLine(ca)), "ops", false); err != nil || g.by != "authorized_keys:2" {
 		t.Errorf("%+v, %v", g, err)
 	}
-	g, err = tr.allow([]byte(keyLine(key)+" again"), "")
+	g, err = tr.allow([]byte(keyLine(key)+" again"), "", false)
 	if !errors.Is(err, errListed) || g.name != "pi-router" || g.by != "authorized_keys:1" {
 		t.Errorf("%+v, %v", g, err)
 	}
@@ -707,13 +714,13 @@ func TestAllow(t *testing.T) {
 		"nothing":        {"\n# x\n", "", "no public key line"},
 		"two lines":      {keyLine(key) + "\n" + keyLine(other), "", "more than one line"},
 		"nonsense":       {"hello there", "", "the line is not accepted"},
-		"unknown option": {"no-pty " + keyLine(other), "", `option "no-pty"`},
+		"unknown option": {"pty " + keyLine(other), "", `option "pty"`},
 		"bad name":       {keyLine(other), "a b", "is no name"},
 		"weak":           {keyLine(publicOf(t, newRSA(t, 1024))), "", "1024 bits"},
 		"certificate":    {keyLine(certify(t, caPath, other, "-I", "x", "-n", "x")), "", "certificate"},
 		"long":           {strings.Repeat("\n", maxKeyFile+1), "", "too long"},
 	} {
-		if _, err := tr.allow([]byte(c[0]), c[1]); err == nil || !strings.Contains(err.Error(), c[2]) {
+		if _, err := tr.allow([]byte(c[0]), c[1], false); err == nil || !strings.Contains(err.Error(), c[2]) {
 			t.Errorf("%s: got %v, want %q", name, err, c[2])
 		}
 	}
@@ -722,13 +729,54 @@ func TestAllow(t *testing.T) {
 	}
 }
 
-func TestAllowManyAtOnce(t *testing.T) {
+// TestNamesAreTaken checks that a name which belongs to another key is an error, unless allow is called with shareName.
+func TestNamesAreTaken(t *testing.T) {
+	tr, warned := newTrust(t)
+	_, ann := newEd25519(t)
+	_, other := newEd25519(t)
+	if _, err := tr.allow([]byte(keyLine(ann)), "ann", false); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"ann", "Ann", "me-here", "ME.here"} {
+		_, err := tr.allow([]byte(keyLine(other)), name, false)
+		wantError(t, err, "already belongs to another key")
+		_, err = tr.newInvite(name, testNow)
+		wantError(t, err, "already belongs to another key")
+		wantError(t, tr.checkNewName(name), "choose another name")
+	}
+	if err := errors.Join(tr.checkNewName("bob"), tr.checkNewName("@")); err != nil {
+		t.Error(err)
+	}
+	if g, err := tr.allow([]byte(keyLine(other)), "ann", true); err != nil || g.name != "ann" {
+		t.Errorf("%+v, %v", g, err)
+	}
+
+	// If -allow gives the name of an unused invite to a key, the invite becomes invalid.
+	_, guest := newEd25519(t)
+	first, second := invited(t, tr, "bob"), invited(t, tr, "Bob")
+	if len(*warned) != 1 || !strings.Contains((*warned)[0], "the earlier invite for Bob is no longer valid") {
+		t.Errorf("warned %q", *warned)
+	}
+	redeem := func(code inviteCode, commit bool) error {
+		_, err := tr.redeem(code.proof(testH0, testHPKE, guest.Marshal()), testH0, testHPKE, guest, testNow, commit)
+		return err
+	}
+	wantError(t, redeem(first, false), "wrong, used or expired")
+	_, bob := newEd25519(t)
+	if _, err := tr.allow([]byte(keyLine(bob)), "b0b", false); err != nil {
+		t.Fatal(err)
+	}
+	wantError(t, redeem(second, false), "a name that now belongs to another key (authorized_keys:3)")
+	wantError(t, redeem(second, true), "a name that now belongs to another key (authorized_keys:3)")
+}
+
+func TestConcurrentAllow(t *testing.T) {
 	tr, _ := newTrust(t)
 	var wg sync.WaitGroup
 	for range 8 {
 		_, key := newEd25519(t)
 		wg.Go(func() {
-			if _, err := tr.allow([]byte(keyLine(key)), ""); err != nil {
+			if _, err := tr.allow([]byte(keyLine(key)), "", false); err != nil {
 				t.Error(err)
 			}
 		})
@@ -746,7 +794,7 @@ func TestWriteFollowsLinks(t *testing.T) {
 	if err := os.Symlink(target, tr.path("authorized_keys")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := tr.allow([]byte(keyLine(key)), "ann"); err != nil {
+	if _, err := tr.allow([]byte(keyLine(key)), "ann", false); err != nil {
 		t.Fatal(err)
 	}
 	if data, err := os.ReadFile(target); err != nil || string(data) != keyLine(key)+" ann\n" {
@@ -754,7 +802,7 @@ func TestWriteFollowsLinks(t *testing.T) {
 	}
 }
 
-// TestReplaceMountPoint checks that a file which cannot be replaced by a rename is overwritten in place.
+// TestReplaceMountPoint checks that a file that cannot be replaced by a rename is overwritten in place.
 func TestReplaceMountPoint(t *testing.T) {
 	dir := t.TempDir()
 	path := put(t, filepath.Join(dir, "authorized_keys"), []byte("a longer text than the new one\n"))
@@ -781,7 +829,7 @@ func TestReplaceMountPoint(t *testing.T) {
 	}
 }
 
-// TestClockFault warns only of a clock that is behind the build.
+// TestClockFault checks that only a clock behind the time of the build is reported.
 func TestClockFault(t *testing.T) {
 	info := &debug.BuildInfo{Settings: []debug.BuildSetting{{Key: "vcs.time", Value: "2030-06-01T12:00:00Z"}}}
 	if text := clockFault(info, testNow.Add(-time.Second)); !strings.Contains(text, "the clock is wrong: it shows 2030-06-01T11:59:59Z") {
@@ -823,7 +871,7 @@ func FuzzAuthorizedLine(f *testing.F) {
 			t.Fatalf("took %q", text)
 		}
 		l.allows(remoteIP(testAddr), testNow)
-		// What allow would write back must read the same.
+		// The line that allow would write must parse to the same values.
 		back := strings.TrimSpace(strings.Join(l.options, ",") + " " + keyLine(l.key) + " n")
 		again, err := parseAuthorizedLine([]byte(back))
 		if err != nil || again.ca != l.ca || !again.expiry.Equal(l.expiry) || !slices.Equal(again.principals, l.principals) || (again.from == nil) != (l.from == nil) {
@@ -864,4 +912,101 @@ func FuzzRevoked(f *testing.F) {
 			r.revokes(cert)
 		}
 	})
+}
+
+// TestFileWatch checks that every change of a file is noticed, also one that keeps its size and time.
+func TestFileWatch(t *testing.T) {
+	tr, _ := newTrust(t)
+	old := time.Now().Add(-time.Hour)
+	write := func(name, text string, at time.Time) {
+		t.Helper()
+		put(t, tr.path(name), []byte(text))
+		if err := os.Chtimes(tr.path(name), at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("authorized_keys", "one", old)
+	w := tr.fileWatch()
+	quiet := func(after string) {
+		t.Helper()
+		if w.changed(time.Now()) {
+			t.Errorf("%s: reported a change, but there was none", after)
+		}
+	}
+	noticed := func(what string) {
+		t.Helper()
+		if !w.changed(time.Now()) {
+			t.Errorf("%s is not noticed", what)
+		}
+		quiet(what)
+	}
+	quiet("the start")
+	write("authorized_keys", "three", old)
+	noticed("another size")
+	write("authorized_keys", "seven", old.Add(time.Minute))
+	noticed("another time")
+	write("revoked_keys", "x", old)
+	noticed("a new file")
+	write("other", "eight", old.Add(time.Minute))
+	if err := os.Rename(tr.path("other"), tr.path("authorized_keys")); err != nil {
+		t.Fatal(err)
+	}
+	noticed("another file of the same size and time")
+	if err := os.Remove(tr.path("revoked_keys")); err != nil {
+		t.Fatal(err)
+	}
+	noticed("a removed file")
+	now := time.Now()
+	write("known_hosts", "x", now)
+	for range 2 {
+		if !w.changed(now) {
+			t.Error("a young file is not reported again")
+		}
+	}
+	if !w.changed(now.Add(time.Minute)) || w.changed(now.Add(time.Minute)) {
+		t.Error("a file that is no longer young must be reported once more, and not twice")
+	}
+}
+
+// TestGrantEnds checks what a server needs to end the session of a client that is no longer admitted: when a grant ends by
+// itself, and the decision about it afterwards.
+func TestGrantEnds(t *testing.T) {
+	ca, caPub := testCA(t)
+	tr, _ := newTrust(t)
+	_, key := newEd25519(t)
+	cert := certify(t, ca, key, "-I", "ann", "-n", "ann", "-V", "20200101000000Z:20300701000000Z")
+	forever := certify(t, ca, key, "-I", "ann", "-n", "ann", "-V", "always:forever")
+	july, august := time.Date(2030, 7, 1, 0, 0, 0, 0, time.UTC), time.Date(2030, 8, 1, 0, 0, 0, 0, time.UTC)
+	for _, c := range []struct {
+		line  string
+		id    ssh.PublicKey
+		until time.Time
+	}{
+		{keyLine(key), key, time.Time{}},
+		{keyLine(key), cert, time.Time{}}, // its key is listed
+		{`expiry-time="20300801Z" ` + keyLine(key), key, august},
+		{"cert-authority " + keyLine(caPub), cert, july},
+		{"cert-authority " + keyLine(caPub), forever, time.Time{}},
+		{`cert-authority,expiry-time="20300801Z" ` + keyLine(caPub), cert, july},
+		{`cert-authority,expiry-time="20300801Z" ` + keyLine(caPub), forever, august},
+	} {
+		put(t, tr.path("authorized_keys"), []byte(c.line))
+		g, err := tr.admit(c.id, testAddr, testNow)
+		if err != nil || !g.until.Equal(c.until) {
+			t.Errorf("%.40s: until %v, want %v, %v", c.line, g.until, c.until, err)
+		}
+		if !c.until.IsZero() {
+			if _, err := tr.clientRules().admit(c.id, testAddr, c.until); err == nil {
+				t.Errorf("%.40s: admitted after its end", c.line)
+			}
+		}
+	}
+	put(t, tr.path("authorized_keys"), []byte(keyLine(key)))
+	before := tr.clientRules()
+	put(t, tr.path("revoked_keys"), []byte(keyLine(key)))
+	if _, err := before.admit(key, testAddr, testNow); err != nil {
+		t.Errorf("rules change after they are read: %v", err)
+	}
+	_, err := tr.clientRules().admit(key, testAddr, testNow)
+	wantError(t, err, "revoked by")
 }
