@@ -154,7 +154,7 @@ func TestConversation(t *testing.T) {
 	cleo.leaves(cleoCmd, exitTrouble)
 }
 
-func pasteMark(text string) string { return "\x1b" + pasteStart + text + "\x1b" + pasteEnd }
+func pasteMark(text string) string { return pasteStart + text + pasteEnd }
 
 // TestOperatorLeaves closes the room from its terminal, by each key that does.
 func TestOperatorLeaves(t *testing.T) {
