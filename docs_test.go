@@ -98,12 +98,14 @@ func TestOptionTable(t *testing.T) {
 // TestFlagErrors: one wrong command line has one error, the first in the order of the table, and it names the flag.
 func TestFlagErrors(t *testing.T) {
 	for line, want := range map[string]string{
-		"-listen :1 -stay -join -count 3":                     "-join belongs to -connect",
-		"-connect x:1 -sync -log f -history 3":                "-log belongs to -listen",
-		"-connect x:1 -raw -json -nobell -to bob":             "-to and -raw exclude each other: -raw carries bytes, not messages",
-		"-listen :1 -paper -bits 2048 -type rsa":              "-type and -paper exclude each other: the paper's protocol has nothing like it",
-		"-listen :1 -peer f":                                  "-peer belongs to -paper",
-		"-listen :1 -paper":                                   "-paper needs -identity FILE",
+		"-listen :1 -stay -join -count 3":      "-join belongs to -connect",
+		"-connect x:1 -sync -log f -history 3": "-log belongs to -listen",
+		"-connect x:1 -raw -json -nobell -to bob": "-to and -raw exclude each other: -raw carries bytes, not " +
+			"messages",
+		"-listen :1 -paper -bits 2048 -type rsa": "-type and -paper exclude each other: the paper's protocol " +
+			"has nothing like it",
+		"-listen :1 -peer f": "-peer belongs to -paper",
+		"-listen :1 -paper":  "-paper needs -identity FILE",
 		"-connect x:1 -paper -identity i -peer a -peer b":     "-paper -connect takes one -peer FILE",
 		"-connect x:1 -delay 1s":                              "-delay belongs to -listen, or to -paper on either side",
 		"-listen :1 -delay 6s":                                "-delay 6s: it must be from 0s to 5s",
@@ -126,7 +128,8 @@ func TestFlagErrors(t *testing.T) {
 			}
 		}
 	}
-	for _, line := range []string{"-listen :1 -invite anna", "-connect :1 -paper -identity i -peer p", "-listen :1 -paper -identity i -peer a -peer b -delay 2s"} {
+	for _, line := range []string{"-listen :1 -invite anna", "-connect :1 -paper -identity i -peer p",
+		"-listen :1 -paper -identity i -peer a -peer b -delay 2s"} {
 		if _, err := parseFlags(strings.Fields(line)); err != nil {
 			t.Errorf("%s: %v", line, err)
 		}
@@ -158,13 +161,16 @@ func TestHelpTiers(t *testing.T) {
 // TestCompletion prints what each shell takes, and refuses what is none.
 func TestCompletion(t *testing.T) {
 	for shell, want := range map[string]string{
-		"bash": "complete -F _securechat securechat\n", "zsh": "#compdef securechat\n", "fish": "complete -c securechat -o log-text=false -d 'log the SHA-256",
+		"bash": "complete -F _securechat securechat\n", "zsh": "#compdef securechat\n",
+		"fish": "complete -c securechat -o log-text=false -d 'log the SHA-256",
 	} {
-		if out, stderr, code := runToEnd(t, t.TempDir(), "", "-completion", shell); !strings.Contains(out, want) || stderr != "" || code != exitDone {
+		if out, stderr, code := runToEnd(t, t.TempDir(), "", "-completion", shell); !strings.Contains(out, want) ||
+			stderr != "" || code != exitDone {
 			t.Errorf("%s: exit %d, stderr %q, stdout %q", shell, code, stderr, out)
 		}
 	}
-	if _, stderr, code := runToEnd(t, t.TempDir(), "", "-completion", "tcsh"); code != exitUsage || !strings.Contains(stderr, "bash, zsh or fish") {
+	if _, stderr, code := runToEnd(t, t.TempDir(), "", "-completion", "tcsh"); code != exitUsage ||
+		!strings.Contains(stderr, "bash, zsh or fish") {
 		t.Errorf("tcsh: exit %d, %q", code, stderr)
 	}
 }
@@ -239,7 +245,8 @@ func upward(sources map[string]string, layers map[string]int) (faults []string, 
 	for ident, object := range info.Uses {
 		from, to := fset.Position(ident.Pos()), fset.Position(object.Pos())
 		if to.Filename != "" && layers[to.Filename] > layers[from.Filename] {
-			faults = append(faults, fmt.Sprintf("%s:%d uses %s of %s, a higher layer", from.Filename, from.Line, ident.Name, to.Filename))
+			faults = append(faults, fmt.Sprintf("%s:%d uses %s of %s, a higher layer", from.Filename, from.Line, ident.Name,
+				to.Filename))
 		}
 	}
 	slices.Sort(faults)
@@ -275,12 +282,15 @@ func TestLayers(t *testing.T) {
 // a file that is not on the map and a line without a file.
 func TestLayersFindsFaults(t *testing.T) {
 	layers, faults := layersOf([]string{"low.go", "gone.go", "high_*.go"}, []string{"high_linux.go", "low.go", "new.go"})
-	if want := []string{"new.go is not on the code map", "gone.go is on the code map, and there is no such file"}; !slices.Equal(faults, want) {
+	if want := []string{"new.go is not on the code map",
+		"gone.go is on the code map, and there is no such file"}; !slices.Equal(faults, want) {
 		t.Errorf("%q, want %q", faults, want)
 	}
 	faults, err := upward(map[string]string{
-		"low.go":        "package main\nimport \"os\"\ntype base int\nfunc low() { os.Exit(1); high() }\nfunc (b base) get() int { return b.more() + (*top)(nil).field }",
-		"high_linux.go": "package main\ntype top struct { field int }\nfunc high() { low() }\nfunc (b base) more() int { return b.get() }",
+		"low.go": "package main\nimport \"os\"\ntype base int\nfunc low() { os.Exit(1); high() }\nfunc (b base) " +
+			"get() int { return b.more() + (*top)(nil).field }",
+		"high_linux.go": "package main\ntype top struct { field int }\nfunc high() { low() }\nfunc (b base) more() int { " +
+			"return b.get() }",
 	}, layers)
 	if err != nil {
 		t.Fatal(err)
