@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// unstartedConsole is a console without the goroutine that prints its notes; printNotes prints them. Its stdout is discarded.
+// unstartedConsole is a console without the goroutine that prints its notes; printNotes prints them. Its stdout is
+// discarded.
 func unstartedConsole(stdin io.Reader, stderr io.Writer) *console {
 	c := &console{display: display{stderr: stderr}, out: newOutput(io.Discard), lines: newLineReader(stdin, maxLine)}
 	c.notes = newNoteQueue(c.print)
@@ -24,7 +25,7 @@ func printNotes(c *console) {
 	}
 }
 
-// TestShow prints each kind of item in each mode, and what a peer sent only as safe text.
+// TestShow prints each kind of item in each mode. Text from a peer is printed in its safe form only.
 func TestShow(t *testing.T) {
 	at := time.Date(2026, 11, 23, 21, 36, 0, 0, time.UTC)
 	items := []item{
@@ -104,7 +105,7 @@ func (w stuckWriter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// TestNotesStuck: a stuck stderr delays neither a note nor, for longer than notesTimeout, the end.
+// TestNotesStuck: a stuck stderr does not block a note, and delays the exit by at most notesTimeout.
 func TestNotesStuck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := stuckWriter{make(chan struct{})}

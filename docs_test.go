@@ -1,7 +1,7 @@
 package main
 
-// The documents agree with the code: README's usage text, ARCHITECTURE.md's layers, the man page, the two tiers of help,
-// and completion.
+// The documents agree with the code: README's usage text, ARCHITECTURE.md's layers, the man page, -help and -help-all,
+// and the shells' completion.
 
 import (
 	"bufio"
@@ -30,7 +30,7 @@ func readme(t *testing.T) string {
 	return string(b)
 }
 
-// TestReadmeUsage keeps README's short usage the program's.
+// TestReadmeUsage checks that README.md contains the text of -help.
 func TestReadmeUsage(t *testing.T) {
 	if !strings.Contains(readme(t), "```text\n"+shortUsage()+"```\n") {
 		t.Error("README.md does not hold the text of -help as it is")
@@ -68,7 +68,7 @@ func TestManPageAndCompletion(t *testing.T) {
 	}
 }
 
-// TestOptionTable: every row is whole, and names only flags that exist.
+// TestOptionTable: every row is complete and names only flags that exist.
 func TestOptionTable(t *testing.T) {
 	rows := completed()
 	exists := map[string]bool{}
@@ -95,7 +95,8 @@ func TestOptionTable(t *testing.T) {
 	}
 }
 
-// TestFlagErrors: one wrong command line has one error, the first in the order of the table, and it names the flag.
+// TestFlagErrors: a wrong command line gives one error, the first in the order of the table, and the error names the
+// flag.
 func TestFlagErrors(t *testing.T) {
 	for line, want := range map[string]string{
 		"-listen :1 -stay -join -count 3":      "-join belongs to -connect",
@@ -121,7 +122,7 @@ func TestFlagErrors(t *testing.T) {
 		"-connect x:1 -join=code":                             "-join takes no code",
 		"-connect x:1 -to " + strings.Repeat("x", maxShown+1): "-to: the name is too long",
 	} {
-		for range 5 { // the order does not depend on chance
+		for range 5 { // The order of the errors must not depend on map iteration.
 			_, err := parseFlags(strings.Fields(line))
 			if !errors.As(err, new(errUsage)) || !strings.Contains(err.Error(), want) {
 				t.Errorf("%s: %v, want %q", line, err, want)
@@ -136,7 +137,7 @@ func TestFlagErrors(t *testing.T) {
 	}
 }
 
-// TestHelpTiers: -help is short, -help-all is everything, and both fit 80 columns.
+// TestHelpTiers: -help prints the short text, -help-all the full text, and both fit 80 columns.
 func TestHelpTiers(t *testing.T) {
 	for arg, want := range map[string]string{"-h": shortUsage(), "-help": shortUsage(), "-help-all": fullUsage()} {
 		if out, stderr, code := runToEnd(t, t.TempDir(), "", arg); out != want || stderr != "" || code != exitDone {
@@ -158,7 +159,7 @@ func TestHelpTiers(t *testing.T) {
 	}
 }
 
-// TestCompletion prints what each shell takes, and refuses what is none.
+// TestCompletion prints the completion script of each shell and rejects other arguments.
 func TestCompletion(t *testing.T) {
 	for shell, want := range map[string]string{
 		"bash": "complete -F _securechat securechat\n", "zsh": "#compdef securechat\n",
@@ -199,7 +200,8 @@ func codeMap(t *testing.T) (patterns []string) {
 	return patterns
 }
 
-// layersOf maps each of files to its place in the code map, and returns what is missing on either side.
+// layersOf maps each file to its place in the code map, and returns the files and the map's lines without a
+// counterpart.
 func layersOf(patterns, files []string) (layers map[string]int, faults []string) {
 	layers = map[string]int{}
 	used := map[string]bool{}
@@ -219,7 +221,7 @@ func layersOf(patterns, files []string) (layers map[string]int, faults []string)
 	return layers, faults
 }
 
-// emptyPackages imports every package as an empty one: only references inside this package matter.
+// emptyPackages imports every package as an empty one: only references inside this package are checked.
 type emptyPackages struct{}
 
 func (emptyPackages) Import(name string) (*types.Package, error) {
@@ -241,7 +243,7 @@ func upward(sources map[string]string, layers map[string]int) (faults []string, 
 	}
 	info := &types.Info{Uses: map[*ast.Ident]types.Object{}}
 	conf := types.Config{Importer: emptyPackages{}, Error: func(error) {}, FakeImportC: true}
-	_, _ = conf.Check("main", fset, parsed, info) // its errors come from the empty packages
+	_, _ = conf.Check("main", fset, parsed, info) // Errors are expected: the imported packages are empty.
 	for ident, object := range info.Uses {
 		from, to := fset.Position(ident.Pos()), fset.Position(object.Pos())
 		if to.Filename != "" && layers[to.Filename] > layers[from.Filename] {
@@ -253,7 +255,7 @@ func upward(sources map[string]string, layers map[string]int) (faults []string, 
 	return slices.Compact(faults), nil
 }
 
-// TestLayers holds the code to the code map.
+// TestLayers checks that each file uses only files above it in ARCHITECTURE.md's code map.
 func TestLayers(t *testing.T) {
 	files, err := filepath.Glob("*.go")
 	if err != nil {
@@ -278,8 +280,8 @@ func TestLayers(t *testing.T) {
 	}
 }
 
-// TestLayersFindsFaults shows the checks of TestLayers to fail: a function, a type, a field and a method of a higher file,
-// a file that is not on the map and a line without a file.
+// TestLayersFindsFaults shows that TestLayers can fail: for a function, a type, a field and a method of a higher layer,
+// for a file that is not on the map and for a line of the map without a file.
 func TestLayersFindsFaults(t *testing.T) {
 	layers, faults := layersOf([]string{"low.go", "gone.go", "high_*.go"}, []string{"high_linux.go", "low.go", "new.go"})
 	if want := []string{"new.go is not on the code map",

@@ -218,8 +218,8 @@ func TestTornRecord(t *testing.T) {
 	}
 }
 
-// TestRepairSaid: the server tells of a repair, on stderr and in the log.
-func TestRepairSaid(t *testing.T) {
+// TestRepairReported: the server tells of a repair, on stderr and in the log.
+func TestRepairReported(t *testing.T) {
 	t.Parallel()
 	dir := state(t, "anna")
 	path := filepath.Join(t.TempDir(), "x.log")

@@ -13,8 +13,8 @@ import (
 	"testing"
 )
 
-// TestNewcomer is the newcomer's: an empty folder, a server, a client by the same user, nothing asked.
-func TestNewcomer(t *testing.T) {
+// TestNewUser is the newcomer's: an empty folder, a server, a client by the same user, nothing asked.
+func TestNewUser(t *testing.T) {
 	t.Parallel()
 	home := t.TempDir()
 	server := start(t, home, "-listen", "127.0.0.1:0")
@@ -66,8 +66,8 @@ func TestPipe(t *testing.T) {
 	}
 }
 
-// TestStranger is refused without a reason, and admitted once the line that the server printed is in authorized_keys.
-func TestStranger(t *testing.T) {
+// TestUnlistedClient is refused without a reason, and admitted once the line that the server printed is in authorized_keys.
+func TestUnlistedClient(t *testing.T) {
 	anna, bob := state(t, "anna"), state(t, "bob")
 	server, addr := serve(t, anna)
 	pin(t, bob, addr, anna)

@@ -309,9 +309,9 @@ func TestPaperPacketFlips(t *testing.T) {
 	}
 }
 
-// TestPaperECBCannotNotice shows what an attacker on the path can do without any key: garble the text of a packet, swap
+// TestPaperECBUndetected shows what an attacker on the path can do without any key: garble the text of a packet, swap
 // its blocks, and drop, repeat and swap packets.
-func TestPaperECBCannotNotice(t *testing.T) {
+func TestPaperECBUndetected(t *testing.T) {
 	key := [32]byte{9}
 	a := refPacket(key, "pay 100 to alice"+"pay 999 to mal  ")
 	b := refPacket(key, "second")

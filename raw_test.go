@@ -60,8 +60,8 @@ func TestRaw(t *testing.T) {
 	}
 }
 
-// TestRawEnds carries each end of file when it comes, and not with the other.
-func TestRawEnds(t *testing.T) {
+// TestRawEndOfFile carries each end of file when it comes, and not with the other.
+func TestRawEndOfFile(t *testing.T) {
 	dir := state(t, "anna")
 	server, addr := carryServer(t, dir)
 	client := start(t, t.TempDir(), "-connect", addr, "-raw", "-dir", dir)
@@ -121,8 +121,8 @@ func TestRawCut(t *testing.T) {
 	}
 }
 
-// TestRawNobody is a server that is stopped before anyone came: nothing has arrived.
-func TestRawNobody(t *testing.T) {
+// TestRawStoppedBeforeClient is a server that is stopped before anyone came: nothing has arrived.
+func TestRawStoppedBeforeClient(t *testing.T) {
 	server, _ := carryServer(t, state(t, "anna"))
 	server.cmd.Process.Signal(syscall.SIGTERM)
 	if code := server.wait(); code != exitLost {
@@ -130,8 +130,8 @@ func TestRawNobody(t *testing.T) {
 	}
 }
 
-// TestRawOne serves the first admitted client: strangers are refused before it, others turned away after it.
-func TestRawOne(t *testing.T) {
+// TestRawServesOneClient serves the first admitted client: strangers are refused before it, others turned away after it.
+func TestRawServesOneClient(t *testing.T) {
 	t.Parallel()
 	anna, bob := state(t, "anna"), state(t, "bob")
 	server, addr := carryServer(t, anna)

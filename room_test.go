@@ -121,8 +121,8 @@ func ackedOf(r *room, m *member) uint64 {
 	return m.stream.durable
 }
 
-// TestRoomOnce: lines that come again, in part or in full, on this connection or the next, are recorded and relayed once.
-func TestRoomOnce(t *testing.T) {
+// TestRoomRecordsOnce: lines that come again, in part or in full, on this connection or the next, are recorded and relayed once.
+func TestRoomRecordsOnce(t *testing.T) {
 	r, path := quietRoom(t)
 	anna, _ := enter(t, r, "anna", "key a", 1)
 	bob, w := enter(t, r, "bob", "key b", 2)
@@ -266,8 +266,8 @@ func TestSlowConsumer(t *testing.T) {
 	}
 }
 
-// TestDeaf: who does not listen is no slow consumer, and the console misses what it cannot keep up with.
-func TestDeaf(t *testing.T) {
+// TestNonListener: who does not listen is no slow consumer, and the console misses what it cannot keep up with.
+func TestNonListener(t *testing.T) {
 	r, _ := quietRoom(t)
 	deaf, _ := enter(t, r, "deaf", "key d", 1)
 	r.mute(deaf)
@@ -335,8 +335,8 @@ func TestNotices(t *testing.T) {
 	wantHeard(t, r, mallory)
 }
 
-// TestWhoFlood: who asks again and again who is here, and does not read, has as many answers waiting as it may have notices.
-func TestWhoFlood(t *testing.T) {
+// TestManyWhoRequests: who asks again and again who is here, and does not read, has as many answers waiting as it may have notices.
+func TestManyWhoRequests(t *testing.T) {
 	r, _ := quietRoom(t)
 	anna, _ := enter(t, r, "anna", "key a", 0)
 	for range 10 * maxNotices {
@@ -371,8 +371,8 @@ func TestLostTail(t *testing.T) {
 	}
 }
 
-// TestNotBefore: nobody gets what was said before it first came, whatever it says it has seen.
-func TestNotBefore(t *testing.T) {
+// TestHistoryStartsAtFirstJoin: nobody gets what was said before it first came, whatever it says it has seen.
+func TestHistoryStartsAtFirstJoin(t *testing.T) {
 	r, _ := quietRoom(t)
 	r.history = 1000
 	anna, _ := enter(t, r, "anna", "key a", 1)

@@ -56,8 +56,8 @@ func TestSafeEscapes(t *testing.T) {
 	}
 }
 
-// TestSafeSpares: what people write survives, byte for byte.
-func TestSafeSpares(t *testing.T) {
+// TestSafeKeepsText: what people write survives, byte for byte.
+func TestSafeKeepsText(t *testing.T) {
 	for _, text := range []string{
 		"", "plain ASCII, with ~ and `", `C:\new\x1b`, "Zoë naïve e\u0301", "Ελληνικά", "Привет",
 		"漢字かなカナ한국어", "각", "שָׁלוֹם", "السَّلامُ عليكم",

@@ -421,8 +421,8 @@ func (j *joined) send(t *testing.T, kind byte, payload []byte) {
 	}
 }
 
-// TestEnds: whatever ends a client's connection is in the log once, and under its own name.
-func TestEnds(t *testing.T) {
+// TestConnectionEndReasons: whatever ends a client's connection is in the log once, and under its own name.
+func TestConnectionEndReasons(t *testing.T) {
 	drain := func(j *joined) { go io.Copy(io.Discard, j.conn) }
 	speak := func(t *testing.T, j *joined, n int) {
 		cleo, _ := enter(t, j.s.room, "cleo", "key c", 9)
@@ -678,9 +678,9 @@ func TestSilentClient(t *testing.T) {
 	})
 }
 
-// TestDeafKept: who does not listen (-norelay, -paper) is no slow consumer, however much the room is told between two pings, and
+// TestNonListenerKept: who does not listen (-norelay, -paper) is no slow consumer, however much the room is told between two pings, and
 // its lines are acknowledged.
-func TestDeafKept(t *testing.T) {
+func TestNonListenerKept(t *testing.T) {
 	t.Parallel()
 	for _, speaks := range []bool{false, true} {
 		t.Run(map[bool]string{false: "silent", true: "says a line"}[speaks], func(t *testing.T) {
@@ -745,8 +745,8 @@ func TestAfterKick(t *testing.T) {
 	}
 }
 
-// TestBusyTold: a client that keeps sending hears why it has to go: kicked, or the server stops.
-func TestBusyTold(t *testing.T) {
+// TestBusyClientHearsReason: a client that keeps sending hears why it has to go: kicked, or the server stops.
+func TestBusyClientHearsReason(t *testing.T) {
 	t.Parallel()
 	for _, how := range []string{"kick", "stop"} {
 		t.Run(how, func(t *testing.T) {

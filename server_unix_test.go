@@ -212,8 +212,8 @@ func TestShutdownStuck(t *testing.T) {
 	}
 }
 
-// TestNewcomerBehindCrowd is let in while very many connections say nothing.
-func TestNewcomerBehindCrowd(t *testing.T) {
+// TestClientBehindSilentCrowd is let in while very many connections say nothing.
+func TestClientBehindSilentCrowd(t *testing.T) {
 	t.Parallel()
 	anna := state(t, "anna")
 	server, addr := serve(t, anna)

@@ -321,7 +321,7 @@ func TestTerminalHistory(t *testing.T) {
 	expect(t, lines, result{line: "two!"})
 }
 
-func TestTerminalRemembersLittle(t *testing.T) {
+func TestTerminalHistoryBounded(t *testing.T) {
 	var h history
 	for i := range 3 * maxHistory {
 		h.remember(fmt.Sprint(i))
