@@ -376,7 +376,8 @@ func TestFaultsAndKills(t *testing.T) {
 			if rng.IntN(3) == 0 {
 				f.at %= 3000 // The fault occurs in the handshake.
 			}
-			// Every fourth connection survives its handshake, so that failures never add up to a penalty.
+			// The first connection and every fourth one after it pass the handshake, so the client never sees so
+			// many failures in a row that it takes them for a refusal.
 			if rows[i]++; rows[i]%4 == 1 {
 				f = fault{faultKinds[rng.IntN(4)], f.toServer, 8000 + f.at}
 			}

@@ -346,10 +346,10 @@ func TestLoadKeysErrors(t *testing.T) {
 	}
 }
 
-// startAgent runs ssh-agent for the time of the test.
+// startAgent runs ssh-agent until the test ends.
 func startAgent(t *testing.T) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "sc") // a socket's path must be short
+	dir, err := os.MkdirTemp("", "sc") // The path of a socket must be short.
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -363,7 +363,7 @@ func startAgent(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil { // it names its socket once that listens
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil { // The agent prints its socket's name once it listens.
 		t.Fatal(err)
 	}
 	t.Setenv("SSH_AUTH_SOCK", filepath.Join(dir, "agent"))
@@ -526,7 +526,7 @@ func TestKeyStrength(t *testing.T) {
 	for _, c := range []struct {
 		name       string
 		n, e       *big.Int
-		identity   string // the words of the refusal, "" = taken, "-" = does not parse
+		identity   string // A part of the error; "" if the key is accepted, "-" if it does not parse.
 		encryption string
 	}{
 		{"good", n, f4, "", ""},

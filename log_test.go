@@ -1,6 +1,6 @@
 package main
 
-// The log: every record is one line that any JSON reader takes, and is there whole or not at all.
+// The log: every record is one line of JSON, written as a whole or not at all.
 
 import (
 	"bytes"
@@ -122,7 +122,7 @@ func TestLogRefuses(t *testing.T) {
 	}
 }
 
-// TestLogFails: a write that fails says so, leaves the file as it was, and the next one goes on behind it.
+// TestLogFails: a failed write is reported and leaves the file as it was, and the next write continues after it.
 func TestLogFails(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "connection.log")
 	l, err := openLog(logOptions{path: path})
@@ -143,7 +143,7 @@ func TestLogFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if l.f, err = os.Open(path); err != nil { // cannot be written
+	if l.f, err = os.Open(path); err != nil { // The file is open for reading only.
 		t.Fatal(err)
 	}
 	defer l.f.Close()

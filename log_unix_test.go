@@ -2,8 +2,8 @@
 
 package main
 
-// The log's hash chain: -verify-log names the line of every change; the chain continues over rotated files, power cuts and
-// signals. Then torn writes, and a log that is a FIFO.
+// The log's hash chain: -verify-log names the line of every change; the chain continues over rotated files, power cuts
+// and signals. Then torn writes, and a log that is a FIFO.
 
 import (
 	"bytes"
@@ -111,10 +111,10 @@ func TestVerify(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	// Every byte counts, but for the last line, whose hash nothing holds but the head.
+	// Each byte is covered. The hash of the last line is only in the chain's head.
 	for i := range whole {
 		changed := bytes.Clone(whole)
-		changed[i] ^= 1 // never a newline
+		changed[i] ^= 1 // The change never makes a newline.
 		v, err := verifyLog(bytes.NewReader(changed))
 		if line := 1 + bytes.Count(whole[:i], []byte("\n")); err == nil &&
 			(line < 9 || v.head == sha256.Sum256(append(last, '\n'))) {
@@ -123,7 +123,7 @@ func TestVerify(t *testing.T) {
 	}
 }
 
-// TestVerifyFiles: a chain goes on in the next file, and a missing one is noticed.
+// TestVerifyFiles: a chain continues in the next file, and a missing file is noticed.
 func TestVerifyFiles(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "connection.log")
@@ -152,7 +152,7 @@ func TestVerifyFiles(t *testing.T) {
 	}
 }
 
-// TestVerifyHarmless: a file's name is somebody's text too.
+// TestVerifyHarmless: file names are untrusted text too and are printed in their safe form.
 func TestVerifyHarmless(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "connection\x1b[2J.log")
 	l, err := openLog(logOptions{path: path})
@@ -169,7 +169,8 @@ func TestVerifyHarmless(t *testing.T) {
 	l.close()
 }
 
-// TestTornRecord: what a power cut leaves is removed at the next start, which says so; what is no log is left alone.
+// TestTornRecord: the next start removes an incomplete last record and reports that. A file that is not a log is not
+// changed.
 func TestTornRecord(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "connection.log")
@@ -192,7 +193,7 @@ func TestTornRecord(t *testing.T) {
 			}
 		}
 	}
-	for _, first := range []string{`{`, `{"time":"2026`} { // the very first record
+	for _, first := range []string{`{`, `{"time":"2026`} { // The first record of a log.
 		if err := os.WriteFile(path, []byte(first), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -218,7 +219,7 @@ func TestTornRecord(t *testing.T) {
 	}
 }
 
-// TestRepairReported: the server tells of a repair, on stderr and in the log.
+// TestRepairReported: the server reports a repair of the log on stderr and in the log.
 func TestRepairReported(t *testing.T) {
 	t.Parallel()
 	dir := state(t, "anna")
@@ -240,7 +241,7 @@ func TestRepairReported(t *testing.T) {
 	}
 }
 
-// TestRebuild: a server that starts knows from the log's end how far each stream has come, over a rotation too.
+// TestRebuild: a starting server reads from the end of the log the last msg_id of each stream, across a rotation too.
 func TestRebuild(t *testing.T) {
 	r, path := quietRoom(t)
 	bob, _ := enter(t, r, "bob", "key b", 2)
@@ -281,7 +282,7 @@ func TestRebuild(t *testing.T) {
 			t.Errorf("after a start the room knows %q", got)
 		}
 	}
-	r.log.close() // no goodbye: it crashes
+	r.log.close() // The server crashes: its clients receive no close.
 	r = restart()
 	check(r)
 	r.leave(bob, "")
@@ -296,10 +297,10 @@ func TestRebuild(t *testing.T) {
 	}
 	r.log.close()
 	os.Remove(path + ".1")
-	r = restart() // the new file alone tells
+	r = restart() // Only the new file is read.
 	check(r)
 	r.log.close()
-	if err := os.Rename(path, path+".1"); err != nil { // rotated while it did not run
+	if err := os.Rename(path, path+".1"); err != nil { // The log is rotated while the server does not run.
 		t.Fatal(err)
 	}
 	r = restart()
@@ -310,8 +311,8 @@ func TestRebuild(t *testing.T) {
 	r.log.close()
 }
 
-// TestRebuildBounded: what stands before the tail is not read (64 GiB of it would take minutes), and a stream that said
-// nothing in all of the tail is known all the same.
+// TestRebuildBounded: the server does not read the log before its tail (64 GiB would take minutes), and still knows a
+// stream without a line in the tail.
 func TestRebuildBounded(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "connection.log")
 	f, err := os.Create(path)
@@ -361,7 +362,8 @@ func TestRebuildBounded(t *testing.T) {
 	}
 }
 
-// TestReopenUnderLoad: many rotations while many speak; nothing is lost, doubled or out of order, and the chain holds.
+// TestReopenUnderLoad: the log is rotated many times while clients send. No line is lost, doubled or out of order, and
+// the chain is intact.
 func TestReopenUnderLoad(t *testing.T) {
 	r, path := quietRoom(t)
 	const speakers, each, rotations = 4, 500, 10
@@ -416,7 +418,7 @@ func TestReopenUnderLoad(t *testing.T) {
 	}
 }
 
-// TestDigestsOnly keeps the SHA-256 of what was said in its place.
+// TestDigestsOnly: with digests only, the log has each line's SHA-256 in the place of its text.
 func TestDigestsOnly(t *testing.T) {
 	r, path := quietRoom(t)
 	r.log.digests = true
@@ -431,8 +433,8 @@ func TestDigestsOnly(t *testing.T) {
 	}
 }
 
-// TestRemovedLog: a file that is removed takes no acknowledged line with it that comes later, and one whose folder is gone
-// takes none at all until there is a folder again.
+// TestRemovedLog: if the log file is removed, later acknowledged lines are in a new file. If its folder is gone, no
+// line is acknowledged until the folder exists again.
 func TestRemovedLog(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "logs")
 	path := filepath.Join(dir, "connection.log")
@@ -491,8 +493,8 @@ func TestRemovedLog(t *testing.T) {
 	}
 }
 
-// TestSync: nothing is acknowledged before it is on disk, one sync serves all that wait, and a failed one takes back what it
-// was for.
+// TestSync: no line is acknowledged before it is on disk, one sync serves all waiting lines, and a failed sync removes
+// the lines that it was for.
 func TestSync(t *testing.T) {
 	r, path := quietRoom(t)
 	l := r.log
@@ -518,7 +520,7 @@ func TestSync(t *testing.T) {
 	}
 	say(anna, 1, "a1")
 	<-begun
-	for n := range uint64(3) { // while the disk is busy
+	for n := range uint64(3) { // The disk is busy.
 		say(anna, n+2, "a")
 		say(bob, n+1, "b")
 	}
@@ -561,7 +563,7 @@ func TestSync(t *testing.T) {
 	}
 }
 
-// TestSyncConsole: a sync that fails takes the operator's lines with it, which is told, and the next one is said.
+// TestSyncConsole: a failed sync removes the operator's lines, which the console reports, and the next line is sent.
 func TestSyncConsole(t *testing.T) {
 	r, path := quietRoom(t)
 	r.log.durable = true
@@ -599,7 +601,7 @@ func TestSyncConsole(t *testing.T) {
 	}
 }
 
-// waitFor waits, as m's goroutine does, until done is true.
+// waitFor waits until done is true, as m's goroutine does.
 func waitFor(r *room, m *member, done func() bool) {
 	for {
 		r.mu.Lock()
@@ -612,7 +614,7 @@ func waitFor(r *room, m *member, done func() bool) {
 	}
 }
 
-// pendingEnd returns why m has to leave, or "".
+// pendingEnd returns the reason for which m has to leave, or "".
 func (r *room) pendingEnd(m *member) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -629,7 +631,7 @@ func BenchmarkLogWrite(b *testing.B) {
 	who := newPeerFields("192.0.2.1:1", "bob", "SHA256:bob", streamID{1}.String(), make([]byte, 64))
 	texts, now, n := slices.Repeat([][]byte{bytes.Repeat([]byte("x"), 64)}, 32), time.Now(), uint64(0)
 	b.ReportAllocs()
-	for b.Loop() { // 32 lines at a time, as a packet has
+	for b.Loop() { // A packet has 32 lines.
 		l.write(func(buf []byte) []byte {
 			return appendMessages(buf, now, who, lines{first: n + 1, what: itemSay, texts: texts}, false)
 		}, nil)
@@ -638,7 +640,7 @@ func BenchmarkLogWrite(b *testing.B) {
 	b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "records/s")
 }
 
-// FuzzVerifyLog: what is found whole is a chain by another reading of it too.
+// FuzzVerifyLog: a second implementation agrees that a log which verifies is an unbroken chain.
 func FuzzVerifyLog(f *testing.F) {
 	path := filepath.Join(f.TempDir(), "log")
 	fill(f, path, 1, 3)
@@ -666,8 +668,9 @@ func FuzzVerifyLog(f *testing.F) {
 	})
 }
 
-// TestLogTornWrite has the system cut a write short, by a limit on the size of files: nothing of its records stays, and
-// the log goes on when there is room again. The limit is the whole process's, so this test is not to be run in parallel.
+// TestLogTornWrite makes the system cut a write short, with a limit on the size of files. The log keeps no part of the
+// write's records, and continues when there is space again. The limit applies to the whole process, so this test must
+// not run in parallel.
 func TestLogTornWrite(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "connection.log")
 	l, err := openLog(logOptions{path: path})
@@ -722,10 +725,10 @@ func TestLogTornWrite(t *testing.T) {
 	}
 }
 
-// setLimit is an assignment: the type of a limit is not the same on every system.
+// setLimit assigns a limit, whose type differs between systems.
 func setLimit[T int64 | uint64](limit *T, n int64) { *limit = T(n) }
 
-// TestLogBehindFIFO: a FIFO where the log before this one would be does not keep the server from starting.
+// TestLogBehindFIFO: a server starts although the name of the previous log file belongs to a FIFO.
 func TestLogBehindFIFO(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "connection.log")
 	if err := unix.Mkfifo(path+".1", 0o600); err != nil {
