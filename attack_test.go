@@ -1220,7 +1220,7 @@ func TestSecretsNotPrinted(t *testing.T) {
 	conn.Write(append(buf, "not a packet, but as long as one may well be"...))
 
 	var told strings.Builder
-	tell := func(texts ...string) {
+	show := func(texts ...string) {
 		for _, text := range texts {
 			told.WriteString(text)
 		}
@@ -1237,7 +1237,7 @@ func TestSecretsNotPrinted(t *testing.T) {
 			filepath.Join(a.bobDir, "identity"), "-dir", a.bobDir},
 	} {
 		stdout, stderr, _ := runToEnd(t, t.TempDir(), "hello\n", args...)
-		tell(stdout, stderr)
+		show(stdout, stderr)
 	}
 	a.attack("bad block", noBlock,
 		answer(make([]byte, 0), appendVector(nil, appendVector(appendVector(nil, make([]byte, 1300)), make([]byte, 384)))))
@@ -1246,7 +1246,7 @@ func TestSecretsNotPrinted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tell(string(log), a.server.out.String(), a.server.err.String())
+	show(string(log), a.server.out.String(), a.server.err.String())
 	text := told.String()
 	if !strings.Contains(text, "stage 4  S → C") || !strings.Contains(text, "refused ") {
 		t.Fatalf("too little was told: %.2000s", text)

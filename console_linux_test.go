@@ -286,7 +286,7 @@ func TestFirstContact(t *testing.T) {
 				t.Error("known_hosts does not follow the answer")
 			}
 			if c.code == exitDone {
-				stderr, code := tell(t, bob, addr)
+				stderr, code := sendHello(t, bob, addr)
 				wantRun(t, "the next time", stderr, code, exitDone, `^$`)
 			}
 		})
@@ -329,7 +329,7 @@ func TestOperator(t *testing.T) {
 	s.send("/quit\r")
 	ends(t, p, s, exitDone)
 	wantAdmitted(t, "/invite", server, "bob", `^invite, now authorized_keys:1$`)
-	stderr, exit := tell(t, bob, addr)
+	stderr, exit := sendHello(t, bob, addr)
 	wantRun(t, "the second time", stderr, exit, exitDone, `^$`)
 
 	op.send("/invite two words\r")
@@ -338,7 +338,7 @@ func TestOperator(t *testing.T) {
 	op.match(`no unknown key has been refused since the start`)
 	pin(t, cleo, addr, anna)
 	pin(t, dora, addr, anna)
-	stderr, exit = tell(t, cleo, addr)
+	stderr, exit = sendHello(t, cleo, addr)
 	wantRun(t, "a stranger", stderr, exit, exitUntrusted,
 		`does not admit this key; its log says why\n.*have this line added to its authorized_keys: ssh-ed25519 `)
 	op.match(`refused 127\.0\.0\.1:\d+, SHA256:\S+: key SHA256:\S+ is not in \S+authorized_keys`)
@@ -347,7 +347,7 @@ func TestOperator(t *testing.T) {
 	op.match(`cleo may join now \(` +
 		regexp.QuoteMeta(strings.Fields(runTool(t, "ssh-keygen", "-lf", filepath.Join(cleo, "identity.pub")))[1]) +
 		`, authorized_keys:2\)`)
-	stderr, exit = tell(t, cleo, addr)
+	stderr, exit = sendHello(t, cleo, addr)
 	wantRun(t, "allowed", stderr, exit, exitDone, `^$`)
 	wantAdmitted(t, "/allow", server, "cleo", `^authorized_keys:2$`)
 	allowed := 0
@@ -363,7 +363,7 @@ func TestOperator(t *testing.T) {
 	// If two unknown keys have been refused, /allow needs a fingerprint.
 	pin(t, emil, addr, anna)
 	for _, dir := range []string{dora, emil} {
-		if _, exit := tell(t, dir, addr); exit != exitUntrusted {
+		if _, exit := sendHello(t, dir, addr); exit != exitUntrusted {
 			t.Errorf("a stranger: exit %d", exit)
 		}
 		key := strings.Fields(runTool(t, "ssh-keygen", "-lf", filepath.Join(dir, "identity.pub")))[1]
@@ -378,7 +378,7 @@ func TestOperator(t *testing.T) {
 	op.match(`that is none of the keys refused lately, which are\r\n.*  SHA256:`)
 	op.send("/allow dora " + print + "\r")
 	op.match(`dora may join now \(` + regexp.QuoteMeta(print) + `, authorized_keys:3\)`)
-	if _, exit := tell(t, emil, addr); exit != exitUntrusted {
+	if _, exit := sendHello(t, emil, addr); exit != exitUntrusted {
 		t.Errorf("the other stranger: exit %d", exit)
 	}
 	op.send("/quit\r")

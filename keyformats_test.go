@@ -173,7 +173,7 @@ func TestAllowFormats(t *testing.T) {
 		key := strings.Join(strings.Fields(readText(t, at(typ+".pub")))[:2], " ")
 		forms := map[string]string{"SSH2": runTool(t, "ssh-keygen", "-e", "-f", at(typ)),
 			"SSH2 with CRLF": strings.ReplaceAll(runTool(t, "ssh-keygen", "-e", "-f", at(typ)), "\n", "\r\n")}
-		if typ != "ed25519" { // The ssh-keygen program does not export Ed25519.
+		if typ != "ed25519" { // ssh-keygen does not export Ed25519.
 			forms["PEM"] = runTool(t, "ssh-keygen", "-e", "-m", "PKCS8", "-f", at(typ))
 		}
 		if typ == "rsa" {

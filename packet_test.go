@@ -1,6 +1,6 @@
 package main
 
-// Packets: what one direction seals the other opens, once and in order, and nothing else opens.
+// Packets: each side opens what the other sealed, once and in order, and nothing else.
 
 import (
 	"bytes"
@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// halves are both ends of one direction under secrets made of seed.
+// halves returns both ends of one direction, under secrets derived from seed.
 func halves(t testing.TB, aes bool, seed byte) (out, in *halfConn) {
 	t.Helper()
 	secret, digest := [64]byte{seed}, [64]byte{1, seed}
@@ -24,7 +24,7 @@ func halves(t testing.TB, aes bool, seed byte) (out, in *halfConn) {
 	return out, in
 }
 
-// bothCiphers runs fn for each.
+// bothCiphers runs fn once for each cipher.
 func bothCiphers(t *testing.T, fn func(t *testing.T, aes bool)) {
 	t.Run("ChaCha20-Poly1305", func(t *testing.T) { fn(t, false) })
 	t.Run("AES-256-GCM", func(t *testing.T) { fn(t, true) })
@@ -37,7 +37,7 @@ func sealPlain(h *halfConn, plain []byte) []byte {
 	return body
 }
 
-// mustNotOpen fails if body opens, or if the attempt changes what opens next.
+// mustNotOpen fails if body opens, or if the attempt changes which packet opens next.
 func mustNotOpen(t *testing.T, what string, in *halfConn, body []byte) {
 	t.Helper()
 	before := *in
@@ -75,7 +75,7 @@ func TestPacketSizes(t *testing.T) {
 	})
 }
 
-// TestPacketForm: a peer that has the keys must still keep to the form.
+// TestPacketForm: packets of a wrong form are rejected even from a peer that has the keys.
 func TestPacketForm(t *testing.T) {
 	bothCiphers(t, func(t *testing.T, aes bool) {
 		plain := func(size int, msgLen uint32, fill byte) []byte {
@@ -140,7 +140,7 @@ func TestPacketRefusals(t *testing.T) {
 	})
 }
 
-// TestNonces: under one key a nonce is used once, and the numbers go on over a change of keys.
+// TestNonces: no nonce is used twice under one key, and the numbers continue after a change of keys.
 func TestNonces(t *testing.T) {
 	bothCiphers(t, func(t *testing.T, aes bool) {
 		out, in := halves(t, aes, 0)
@@ -179,7 +179,7 @@ func FuzzPacket(f *testing.F) {
 	addVectors(f, "packets", "stream", func(b []byte) { f.Add(b[frameHeader:], false) })
 	f.Fuzz(func(t *testing.T, b []byte, sealed bool) {
 		out, in := halves(t, false, 0)
-		if sealed { // as a peer with the keys can
+		if sealed { // A peer with the keys can do this.
 			b = sealPlain(out, b)
 		}
 		n := len(b)
@@ -219,7 +219,7 @@ func BenchmarkSeal(b *testing.B) {
 	})
 }
 
-// BenchmarkOpen opens one packet over and over, by setting the nonce back.
+// BenchmarkOpen opens one packet repeatedly: it resets the nonce each time.
 func BenchmarkOpen(b *testing.B) {
 	benchmarkPacket(b, func(b *testing.B, aes bool, size int) {
 		out, in := halves(b, aes, 0)

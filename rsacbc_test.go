@@ -1,6 +1,6 @@
 package main
 
-// RSA-CBC as a unit: what it seals it opens, at every length; everything else it refuses, with one and the same error.
+// RSA-CBC: open returns what seal sealed, at every length, and rejects everything else with one error.
 
 import (
 	"bytes"
@@ -15,7 +15,7 @@ import (
 	"testing"
 )
 
-// rsaCBCCases are both protocols' parameters. The label depends on all it is given, as securechat/2's does.
+// rsaCBCCases holds both protocols' parameters. The label depends on all its inputs, as that of securechat/2 does.
 func rsaCBCCases(t testing.TB) []rsaCBCCase {
 	v := paperVector(t)
 	sc2 := rsaCBC{hash: func() hash.Hash { return sha256.New() }, label: func(i, n int, iv []byte) []byte {
@@ -39,7 +39,8 @@ type rsaCBCCase struct {
 	block int
 }
 
-// TestRSACBCLengths opens what it sealed at every length from 0 to 1024. A short run takes the block edges alone.
+// TestRSACBCLengths opens what seal made at every length from 0 to 1024. With -short it tests only lengths around the
+// edges of blocks.
 func TestRSACBCLengths(t *testing.T) {
 	for _, tc := range rsaCBCCases(t) {
 		t.Run(tc.name, func(t *testing.T) {
@@ -48,7 +49,7 @@ func TestRSACBCLengths(t *testing.T) {
 				if edge := (n + 1) % tc.block; testing.Short() && edge > 2 {
 					continue
 				}
-				msg := bytes.Repeat([]byte{byte(n)}, n) // also bytes that look like padding
+				msg := bytes.Repeat([]byte{byte(n)}, n) // Some of these bytes look like padding.
 				sealed, err := tc.c.seal(&tc.key.PublicKey, msg)
 				if err != nil {
 					t.Fatalf("%d bytes: seal: %v", n, err)
@@ -67,7 +68,7 @@ func TestRSACBCLengths(t *testing.T) {
 	}
 }
 
-// TestRSACBCRefusals gives open what the other side did not seal. All errors are the same value.
+// TestRSACBCRefusals passes altered and forged messages to open. All errors are the same value.
 func TestRSACBCRefusals(t *testing.T) {
 	t.Parallel()
 	for _, tc := range rsaCBCCases(t) {
@@ -86,9 +87,9 @@ func TestRSACBCRefusals(t *testing.T) {
 					t.Errorf("%s: got %d bytes, %v", what, len(m), err)
 				}
 			}
-			msg := make([]byte, 3*b-5) // three blocks, the last with five bytes of padding
+			msg := make([]byte, 3*b-5) // The message has three blocks, the last with five bytes of padding.
 			for i := range msg {
-				msg[i] = byte(7 * i) // no run that could pass for padding
+				msg[i] = byte(7 * i) // No run of these bytes could pass for padding.
 			}
 			s := seal(pub, msg)
 			blocks := func(order ...int) (out []byte) {
@@ -113,7 +114,7 @@ func TestRSACBCRefusals(t *testing.T) {
 			if wrong, err := tc.c.open(tc.other, s); wrong != nil || err != errRSACBC {
 				t.Errorf("the wrong key opened it: %v", err)
 			}
-			// Padding that was sealed wrong: a block of text whose last byte counts what is not there.
+			// Wrong padding, sealed correctly: the last byte of a block gives a length that does not match.
 			for _, last := range []byte{0, byte(b + 1), 255, 2} {
 				if b == 256 && last == 1 {
 					continue
@@ -128,7 +129,7 @@ func TestRSACBCRefusals(t *testing.T) {
 			}
 			refused("a block that is too short", sealShort(t, tc.c, pub))
 
-			// What only a label notices: the paper's blocks can be moved, cut and given another IV.
+			// Changes that only a label detects: blocks of the paper's protocol can be moved, cut and given another IV.
 			moved := map[string][]byte{
 				"the first block cut":      blocks(1, 2),
 				"two blocks swapped":       blocks(1, 0, 2),
@@ -157,11 +158,11 @@ func TestRSACBCRefusals(t *testing.T) {
 	}
 }
 
-// sealRaw seals one block as it stands, without padding: seal's first of two.
+// sealRaw seals one block without padding: the first of the two blocks that seal makes.
 func sealRaw(t *testing.T, c rsaCBC, pub *rsa.PublicKey, p []byte) []byte {
 	if c.label != nil {
 		full := c.label
-		c.label = func(i, n int, iv []byte) []byte { return full(i, 1, iv) } // as if it were a message of one block
+		c.label = func(i, n int, iv []byte) []byte { return full(i, 1, iv) } // The label is that of a message of one block.
 	}
 	s, err := c.seal(pub, p)
 	if err != nil {
@@ -171,7 +172,7 @@ func sealRaw(t *testing.T, c rsaCBC, pub *rsa.PublicKey, p []byte) []byte {
 	return append(s[:k:k], s[len(s)-b:]...)
 }
 
-// sealShort seals two blocks, the first a byte too short, the second all padding.
+// sealShort seals two blocks: the first is a byte too short, and the second is all padding.
 func sealShort(t *testing.T, c rsaCBC, pub *rsa.PublicKey) []byte {
 	_, b := c.sizes(pub)
 	iv := make([]byte, b)
@@ -205,7 +206,7 @@ func TestRSACBCShortKey(t *testing.T) {
 	}
 }
 
-// TestRSACBCVectors opens the four stages that the reference programs put on the wire.
+// TestRSACBCVectors opens the four stages that the reference programs sent.
 func TestRSACBCVectors(t *testing.T) {
 	v := paperVector(t)
 	for i, s := range v.stages {
@@ -246,7 +247,7 @@ func FuzzRSACBCOpen(f *testing.F) {
 
 func BenchmarkRSACBC(b *testing.B) {
 	for _, tc := range rsaCBCCases(b) {
-		msg := make([]byte, 328) // stage 2 of the paper
+		msg := make([]byte, 328) // The size is that of the paper's stage 2.
 		sealed, err := tc.c.seal(&tc.key.PublicKey, msg)
 		if err != nil {
 			b.Fatal(err)

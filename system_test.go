@@ -74,7 +74,7 @@ func TestInviteWithoutSpace(t *testing.T) {
 
 	p := limited(t, `ulimit -f 100; exec "$@"`, "", "-listen", "127.0.0.1:0", "-dir", anna)
 	addr := p.err.match(t, `room open on (127\.0\.0\.1:\d+)`)[1]
-	if _, code := tell(t, bob, addr, "-join"); code == exitDone {
+	if _, code := sendHello(t, bob, addr, "-join"); code == exitDone {
 		t.Error("joined by an invite that could not be used")
 	}
 	p.err.match(t, `refused 127\.0\.0\.1:\d+, SHA256:\S+: key SHA256:\S+ cannot join by its invite, which stays valid: `+
@@ -84,10 +84,10 @@ func TestInviteWithoutSpace(t *testing.T) {
 	}
 
 	_, addr = serve(t, anna) // without the limit
-	stderr, code := tell(t, bob, addr, "-join")
+	stderr, code := sendHello(t, bob, addr, "-join")
 	wantRun(t, "the same invite", stderr, code, exitDone, `is now pinned`)
 	os.Unsetenv("SECURECHAT_INVITE")
-	stderr, code = tell(t, bob, addr)
+	stderr, code = sendHello(t, bob, addr)
 	wantRun(t, "the second time", stderr, code, exitDone, `^$`)
 }
 

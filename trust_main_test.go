@@ -74,7 +74,7 @@ func TestFirstContactPiped(t *testing.T) {
 	known := filepath.Join(bob, "known_hosts")
 	host := "[127.0.0.1]:" + portOf(addr)
 
-	stderr, code := tell(t, bob, addr)
+	stderr, code := sendHello(t, bob, addr)
 	wantRun(t, "unknown", stderr, code, exitUntrusted,
 		`the server \S+ is unknown: its key is SHA256:\S+\n.*add to \S+known_hosts: \[127\.0\.0\.1\]:\d+ ssh-ed25519 `+
 			`\S+\n.*-accept-new.*-join`)
@@ -86,15 +86,15 @@ func TestFirstContactPiped(t *testing.T) {
 		t.Fatal("no line to add")
 	}
 	appendFile(t, known, line[1]+"\n")
-	stderr, code = tell(t, bob, addr)
+	stderr, code = sendHello(t, bob, addr)
 	wantRun(t, "with the line from the message", stderr, code, exitDone, `^$`)
 	if err := os.Remove(known); err != nil {
 		t.Fatal(err)
 	}
 
-	stderr, code = tell(t, bob, addr, "-accept-new")
+	stderr, code = sendHello(t, bob, addr, "-accept-new")
 	wantRun(t, "-accept-new", stderr, code, exitDone, `the key of 127\.0\.0\.1:\d+ is now pinned: SHA256:`)
-	stderr, code = tell(t, bob, addr)
+	stderr, code = sendHello(t, bob, addr)
 	wantRun(t, "once pinned", stderr, code, exitDone, `^$`)
 	if text := readText(t, known); !strings.HasPrefix(text, "|1|") || strings.Contains(text, "127.0.0.1") {
 		t.Errorf("known_hosts is not hashed: %s", text)
@@ -104,13 +104,13 @@ func TestFirstContactPiped(t *testing.T) {
 	}
 	runTool(t, "ssh-keygen", "-lf", known)
 	runTool(t, "ssh-keygen", "-R", host, "-f", known)
-	stderr, code = tell(t, bob, addr)
+	stderr, code = sendHello(t, bob, addr)
 	wantRun(t, "after ssh-keygen -R", stderr, code, exitUntrusted, `is unknown`)
 
 	appendFile(t, known, host+" "+publicKeyOf(t, bob)+"\n")
 	for _, args := range [][]string{nil, {"-accept-new"}} {
 		before := readText(t, known)
-		stderr, code = tell(t, bob, addr, args...)
+		stderr, code = sendHello(t, bob, addr, args...)
 		wantRun(t, "a changed key", stderr, code, exitUntrusted,
 			`the key of 127\.0\.0\.1:\d+ has changed: \S+/known_hosts:1 pins SHA256:\S+, the server shows `+
 				`SHA256:\S+\n.*someone may be in the middle.*ssh-keygen -R`)
@@ -120,7 +120,7 @@ func TestFirstContactPiped(t *testing.T) {
 	}
 	command := regexp.MustCompile(`ssh-keygen (-R .*)\n`).FindStringSubmatch(stderr + "\n")
 	runTool(t, "sh", "-c", "ssh-keygen "+command[1])
-	stderr, code = tell(t, bob, addr, "-accept-new")
+	stderr, code = sendHello(t, bob, addr, "-accept-new")
 	wantRun(t, "after the hint's command", stderr, code, exitDone, `is now pinned`)
 }
 
@@ -170,10 +170,10 @@ func TestKnownHosts(t *testing.T) {
 				t.Errorf("%s: not hashed", c.name)
 			}
 		}
-		stderr, code := tell(t, bob, addr)
+		stderr, code := sendHello(t, bob, addr)
 		wantRun(t, c.name, stderr, code, c.code, c.words)
 		if c.code == exitUntrusted && !strings.Contains(c.words, "unknown") {
-			stderr, code := tell(t, bob, addr, "-accept-new")
+			stderr, code := sendHello(t, bob, addr, "-accept-new")
 			wantRun(t, c.name+" -accept-new", stderr, code, c.code, c.words)
 		}
 	}
@@ -192,15 +192,15 @@ func TestIPv6(t *testing.T) {
 	server := start(t, t.TempDir(), "-listen", "[::1]:0", "-dir", anna)
 	port := server.err.match(t, `room open on \[::1\]:(\d+)`)[1]
 	known := filepath.Join(bob, "known_hosts")
-	stderr, code := tell(t, bob, "[::1]:"+port, "-accept-new")
+	stderr, code := sendHello(t, bob, "[::1]:"+port, "-accept-new")
 	wantRun(t, "-accept-new", stderr, code, exitDone, `is now pinned`)
 	if out := runTool(t, "ssh-keygen", "-F", "[::1]:"+port, "-f", known); !strings.Contains(out, "found: line 1") {
 		t.Errorf("ssh-keygen -F: %s", out)
 	}
-	stderr, code = tell(t, bob, "[0:0:0:0:0:0:0:1]:"+port)
+	stderr, code = sendHello(t, bob, "[0:0:0:0:0:0:0:1]:"+port)
 	wantRun(t, "another spelling", stderr, code, exitDone, `^$`)
 	put(t, known, []byte("[::1]:"+port+" "+publicKeyOf(t, bob)+"\n"))
-	stderr, code = tell(t, bob, "[::1]:"+port)
+	stderr, code = sendHello(t, bob, "[::1]:"+port)
 	wantRun(t, "changed", stderr, code, exitUntrusted, `has changed`)
 }
 
@@ -222,7 +222,7 @@ func TestInvites(t *testing.T) {
 	join := func(dir, addr, code string) (string, int) {
 		t.Setenv("SECURECHAT_INVITE", code)
 		defer os.Unsetenv("SECURECHAT_INVITE")
-		return tell(t, dir, addr, "-join")
+		return sendHello(t, dir, addr, "-join")
 	}
 	early := invite(anna, "robert") // while no server runs
 	server, addr := serve(t, anna, "-invite", "beside")
@@ -234,7 +234,7 @@ func TestInvites(t *testing.T) {
 	stderr, code := join(bob, addr, early)
 	wantRun(t, "an invite", stderr, code, exitDone, `is now pinned: SHA256:`)
 	wantAdmitted(t, "an invite", server, "robert", `^invite, now authorized_keys:1$`)
-	stderr, code = tell(t, bob, addr)
+	stderr, code = sendHello(t, bob, addr)
 	wantRun(t, "the second time", stderr, code, exitDone, `^$`)
 	wantAdmitted(t, "the second time", server, "robert", `^authorized_keys:1$`)
 
@@ -274,11 +274,11 @@ func TestInvites(t *testing.T) {
 	stderr, code = join(dora, "127.0.0.1:1", typo)
 	wantRun(t, "a typing error", stderr, code, exitUsage,
 		`\$SECURECHAT_INVITE: the invite code has a typing error or is incomplete: copy all of it again`)
-	stderr, code = tell(t, dora, addr, "-join")
+	stderr, code = sendHello(t, dora, addr, "-join")
 	wantRun(t, "no code", stderr, code, exitUsage,
 		`-join needs the invite's code: type it at a terminal, or set \$SECURECHAT_INVITE`)
 	for _, args := range [][]string{{"-join", elsewhere}, {"-join=" + elsewhere}, {"--join=" + elsewhere}} {
-		stderr, code = tell(t, dora, addr, args...)
+		stderr, code = sendHello(t, dora, addr, args...)
 		wantRun(t, "on the command line", stderr, code, exitUsage, `-join takes no code`)
 		if strings.Contains(stderr, elsewhere) {
 			t.Error("the code is printed")
@@ -350,7 +350,7 @@ func TestAllowFlag(t *testing.T) {
 	_, stderr, code := runToEnd(t, t.TempDir(), "", "-allow", "/no/such/file", "-dir", anna)
 	wantRun(t, "no file", stderr, code, exitTrouble, `reading the public key: open /no/such/file`)
 
-	_, code = tell(t, bob, addr)
+	_, code = sendHello(t, bob, addr)
 	if code != exitUntrusted {
 		t.Fatalf("a stranger: exit %d", code)
 	}
@@ -360,7 +360,7 @@ func TestAllowFlag(t *testing.T) {
 	_, stderr, code = runToEnd(t, t.TempDir(), bobLine, "-allow", "-", "-dir", anna)
 	wantRun(t, "a duplicate", stderr, code, exitDone,
 		`nothing to do: that key is already listed as bob in \S+authorized_keys:1`)
-	stderr, code = tell(t, bob, addr)
+	stderr, code = sendHello(t, bob, addr)
 	wantRun(t, "allowed", stderr, code, exitDone, `^$`)
 	wantAdmitted(t, "allowed", server, "bob", `^authorized_keys:1$`)
 	if info, err := os.Stat(keys); err != nil || info.Mode().Perm() != 0o600 {
@@ -451,7 +451,7 @@ func TestUserCertificatesEndToEnd(t *testing.T) {
 		if c.revoke != nil {
 			put(t, revoked, c.revoke(cert))
 		}
-		stderr, code := tell(t, bob, addr)
+		stderr, code := sendHello(t, bob, addr)
 		if c.as != "" {
 			wantRun(t, c.name, stderr, code, exitDone, `^$`)
 			wantAdmitted(t, c.name, server, c.as, c.words)
@@ -508,10 +508,10 @@ func TestHostCertificatesEndToEnd(t *testing.T) {
 			put(t, filepath.Join(bob, "revoked_keys"), []byte(readText(t, krl)))
 		}
 		server, addr := serve(t, anna)
-		stderr, code := tell(t, bob, addr)
+		stderr, code := sendHello(t, bob, addr)
 		wantRun(t, c.name, stderr, code, c.code, c.words)
 		if c.code != exitDone {
-			stderr, code = tell(t, bob, addr, "-accept-new")
+			stderr, code = sendHello(t, bob, addr, "-accept-new")
 			wantRun(t, c.name+" -accept-new", stderr, code, c.code, c.words)
 		}
 		server.cmd.Process.Kill()
@@ -558,7 +558,7 @@ func TestAuthorizedKeysOptions(t *testing.T) {
 		{`ssh-nonsense `, `authorized_keys:1 admits no key: option "ssh-nonsense"`, `is not in \S+authorized_keys`},
 	} {
 		put(t, file, []byte(c.options+key+"\n"+cleoLine))
-		stderr, code := tell(t, bob, addr)
+		stderr, code := sendHello(t, bob, addr)
 		if c.refused == "" {
 			wantRun(t, c.options, stderr, code, exitDone, `^$`)
 			wantAdmitted(t, c.options, server, "bob", `^authorized_keys:1$`)
@@ -567,7 +567,7 @@ func TestAuthorizedKeysOptions(t *testing.T) {
 			wantRefused(t, c.options, server, c.refused)
 		}
 		for range 2 {
-			stderr, code = tell(t, cleo, addr)
+			stderr, code = sendHello(t, cleo, addr)
 			wantRun(t, c.options+"the other line", stderr, code, exitDone, `^$`)
 			wantAdmitted(t, c.options+"the other line", server, "cleo", `^authorized_keys:2$`)
 		}
@@ -605,7 +605,7 @@ func TestIdentities(t *testing.T) {
 		put(t, filepath.Join(anna, "authorized_keys"), []byte(readText(t, path+".pub")))
 		try := func(how string, args ...string) {
 			t.Helper()
-			stderr, code := tell(t, bob, addr, args...)
+			stderr, code := sendHello(t, bob, addr, args...)
 			wantRun(t, name+" "+how, stderr, code, exitDone, `^$`)
 			wantAdmitted(t, name+" "+how, server, name, `^authorized_keys:1$`)
 		}
@@ -617,37 +617,37 @@ func TestIdentities(t *testing.T) {
 	}
 
 	path := filepath.Join(keys, "ed25519-256")
-	stderr, code := tell(t, bob, addr, "-identity", path)
+	stderr, code := sendHello(t, bob, addr, "-identity", path)
 	wantRun(t, "a passphrase and no terminal", stderr, code, exitTrouble,
 		`has a passphrase and there is no terminal to ask for it: use -passphrase-file`)
-	stderr, code = tell(t, bob, addr, "-identity", path, "-passphrase-file", wrong)
+	stderr, code = sendHello(t, bob, addr, "-identity", path, "-passphrase-file", wrong)
 	wantRun(t, "a wrong passphrase", stderr, code, exitTrouble,
 		`wrong passphrase: the one in \S+wrong does not open \S+ed25519-256`)
 	if err := os.Chmod(pass, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	stderr, code = tell(t, bob, addr, "-identity", path, "-passphrase-file", pass)
+	stderr, code = sendHello(t, bob, addr, "-identity", path, "-passphrase-file", pass)
 	wantRun(t, "a passphrase for all to read", stderr, code, exitTrouble,
 		`other users can access \S+pass: run chmod 600 \S+pass`)
 	t.Setenv("CREDENTIALS_DIRECTORY", credentials)
-	stderr, code = tell(t, bob, addr, "-identity", path)
+	stderr, code = sendHello(t, bob, addr, "-identity", path)
 	wantRun(t, "a systemd credential", stderr, code, exitDone, `^$`)
 	runTool(t, "ssh-add", "-q", "-D")
-	stderr, code = tell(t, bob, addr, "-identity", path+".pub")
+	stderr, code = sendHello(t, bob, addr, "-identity", path+".pub")
 	wantRun(t, "a key the agent has not", stderr, code, exitTrouble,
 		`ssh-agent does not have the key SHA256:\S+ of \S+: add it with ssh-add`)
 	t.Setenv("SSH_AUTH_SOCK", "")
-	stderr, code = tell(t, bob, addr, "-identity", path+".pub")
+	stderr, code = sendHello(t, bob, addr, "-identity", path+".pub")
 	wantRun(t, "no agent", stderr, code, exitTrouble, `is a public key, and there is no ssh-agent to sign with`)
-	stderr, code = tell(t, bob, addr, "-identity", filepath.Join(keys, "absent"))
+	stderr, code = sendHello(t, bob, addr, "-identity", filepath.Join(keys, "absent"))
 	wantRun(t, "no file", stderr, code, exitTrouble, `reading the identity: open \S+absent: no such file`)
 
 	weak := filepath.Join(keys, "weak")
 	runTool(t, "ssh-keygen", "-q", "-t", "rsa", "-b", "1024", "-N", "", "-f", weak)
-	stderr, code = tell(t, bob, addr, "-identity", weak)
+	stderr, code = sendHello(t, bob, addr, "-identity", weak)
 	wantRun(t, "RSA-1024", stderr, code, exitTrouble, `1024`)
 	appendFile(t, filepath.Join(anna, "authorized_keys"), readText(t, weak+".pub"))
-	stderr, code = tell(t, bob, addr)
+	stderr, code = sendHello(t, bob, addr)
 	wantRun(t, "a stranger beside it", stderr, code, exitUntrusted, `does not admit this key`)
 	server.err.match(t, `authorized_keys:2 admits no key: an RSA key of 1024 bits is not accepted`)
 }
@@ -801,26 +801,26 @@ func TestOwnIdentityAndPins(t *testing.T) {
 	anna, bob := state(t, "anna"), state(t, "bob")
 	_, addr := serve(t, bob)
 	known, listed := filepath.Join(bob, "known_hosts"), filepath.Join(bob, "authorized_keys")
-	stderr, code := tell(t, bob, addr)
+	stderr, code := sendHello(t, bob, addr)
 	wantRun(t, "the own room, without a line", stderr, code, exitDone, `^$`)
 
 	// A relay from anna's address to bob's own room looks like this to bob's client.
 	pin(t, bob, addr, anna)
-	stderr, code = tell(t, bob, addr, "-accept-new")
+	stderr, code = sendHello(t, bob, addr, "-accept-new")
 	wantRun(t, "the own identity at a pinned address", stderr, code, exitUntrusted,
 		`the key of \S+ has changed: \S+known_hosts:1 pins`)
 	put(t, known, []byte("@cert-authority * "+publicKeyOf(t, anna)+"\n"))
-	stderr, code = tell(t, bob, addr)
+	stderr, code = sendHello(t, bob, addr)
 	wantRun(t, "the own identity where a CA has a line", stderr, code, exitUntrusted,
 		`is unknown: its key is SHA256:\S+, without a certificate by CA`)
 	if err := os.Remove(known); err != nil {
 		t.Fatal(err)
 	}
 	put(t, listed, []byte(`from="192.0.2.0/24" `+publicKeyOf(t, bob)+" bob\n"))
-	stderr, code = tell(t, bob, addr)
+	stderr, code = sendHello(t, bob, addr)
 	wantRun(t, "the own identity, limited by its line", stderr, code, exitUntrusted, `does not admit this key`)
 	put(t, listed, []byte(publicKeyOf(t, bob)+" robert\n"))
-	stderr, code = tell(t, bob, addr)
+	stderr, code = sendHello(t, bob, addr)
 	wantRun(t, "the own identity, named by its line", stderr, code, exitDone, `^$`)
 }
 
@@ -831,10 +831,10 @@ func TestExactLineBeforeLoose(t *testing.T) {
 	_, addr := serve(t, anna)
 	known := filepath.Join(bob, "known_hosts")
 	put(t, known, []byte("127.0.0.1 "+publicKeyOf(t, anna)+"\n"))
-	stderr, code := tell(t, bob, addr)
+	stderr, code := sendHello(t, bob, addr)
 	wantRun(t, "a loose line alone", stderr, code, exitDone, `^$`)
 	pin(t, bob, addr, bob)
-	stderr, code = tell(t, bob, addr, "-accept-new")
+	stderr, code = sendHello(t, bob, addr, "-accept-new")
 	wantRun(t, "with an exact line for another key", stderr, code, exitUntrusted, `has changed: \S+known_hosts:2 pins`)
 }
 
@@ -848,19 +848,19 @@ func TestCAAndNoCertificate(t *testing.T) {
 	for _, dir := range []string{bob, cleo} {
 		put(t, filepath.Join(dir, "known_hosts"), []byte("@cert-authority * "+keyLine(ca)+"\n"))
 	}
-	stderr, code := tell(t, bob, addr)
+	stderr, code := sendHello(t, bob, addr)
 	wantRun(t, "unknown", stderr, code, exitUntrusted,
 		`the server \S+ is unknown: its key is SHA256:\S+, without a certificate by CA SHA256:\S+ of `+
 			`\S+known_hosts:1\n.*add to`)
-	stderr, code = tell(t, bob, addr, "-accept-new")
+	stderr, code = sendHello(t, bob, addr, "-accept-new")
 	wantRun(t, "-accept-new", stderr, code, exitDone, `is now pinned`)
 	out, _, _ := runToEnd(t, t.TempDir(), "", "-invite", "cleo", "-dir", anna)
 	t.Setenv("SECURECHAT_INVITE", strings.TrimSpace(out))
-	stderr, code = tell(t, cleo, addr, "-join")
+	stderr, code = sendHello(t, cleo, addr, "-join")
 	wantRun(t, "an invite", stderr, code, exitDone, `is now pinned`)
 	os.Unsetenv("SECURECHAT_INVITE")
 	for _, dir := range []string{bob, cleo} {
-		stderr, code = tell(t, dir, addr)
+		stderr, code = sendHello(t, dir, addr)
 		wantRun(t, "pinned by its own line", stderr, code, exitDone, `^$`)
 	}
 }
@@ -890,7 +890,7 @@ func TestRevocationShapes(t *testing.T) {
 		{"UTF-16", string(utf16Text(key + "\n")), `revoked_keys is UTF-16 text: save it as UTF-8`},
 	} {
 		put(t, revoked, []byte(c.text))
-		stderr, code := tell(t, bob, addr)
+		stderr, code := sendHello(t, bob, addr)
 		if strings.Contains(c.words, ": revoked by ") {
 			wantRun(t, c.name, stderr, code, exitUntrusted, `does not admit this key`)
 		} else { // the server has not decided, so it sends no refusal
@@ -914,14 +914,14 @@ func TestRevocationShapes(t *testing.T) {
 		{"joined to a line", other + "@revoked * " + annas, `known_hosts:2, which may revoke a key, cannot be read`},
 	} {
 		put(t, known, []byte(pinned+c.text+"\n"))
-		stderr, code := tell(t, bob, addr, "-accept-new")
+		stderr, code := sendHello(t, bob, addr, "-accept-new")
 		wantRun(t, c.name, stderr, code, exitUntrusted, c.words)
 	}
 
 	cleo := state(t, "cleo")
 	pin(t, cleo, addr, anna)
 	put(t, filepath.Join(anna, "authorized_keys"), []byte(publicKeyOf(t, cleo)+" cleo"+key+" bob\n"))
-	stderr, code := tell(t, cleo, addr)
+	stderr, code := sendHello(t, cleo, addr)
 	wantRun(t, "the first key of joined lines", stderr, code, exitDone, `^$`)
 	wantAdmitted(t, "the first key of joined lines", server, "cleo", `^authorized_keys:1$`)
 	server.err.match(t, `authorized_keys:1 admits one key and leaves out SHA256:\S+ \(bob\): put it on a line of its own`)
@@ -939,7 +939,7 @@ func TestAddressSpellings(t *testing.T) {
 		"[::FFFF:7f00:1]:000" + port}
 	for _, s := range spellings {
 		put(t, known, []byte("[127.0.0.1]:"+port+" "+publicKeyOf(t, anna)+"\n"))
-		stderr, code := tell(t, bob, s)
+		stderr, code := sendHello(t, bob, s)
 		wantRun(t, "-connect "+s, stderr, code, exitDone, `^$`)
 	}
 	for _, s := range spellings {
@@ -947,7 +947,7 @@ func TestAddressSpellings(t *testing.T) {
 			s = "[127.0.0.1]:" + portOf(s)
 		}
 		put(t, known, []byte(s+" "+publicKeyOf(t, bob)+"\n"))
-		stderr, code := tell(t, bob, addr, "-accept-new")
+		stderr, code := sendHello(t, bob, addr, "-accept-new")
 		wantRun(t, "in the file: "+s, stderr, code, exitUntrusted, `has changed: \S+known_hosts:1 pins`)
 		command := regexp.MustCompile(`ssh-keygen (-R .*)\n`).FindStringSubmatch(stderr + "\n")
 		runTool(t, "sh", "-c", "ssh-keygen "+command[1])
@@ -1008,7 +1008,7 @@ func TestPaperKeyElsewhere(t *testing.T) {
 	used, locked, pinned, free := filepath.Join(keys, "used"), filepath.Join(keys, "locked"), filepath.Join(keys,
 		"pinned"), filepath.Join(keys, "free")
 	for range 2 {
-		tell(t, bob, addr, "-identity", used)
+		sendHello(t, bob, addr, "-identity", used)
 	}
 	if text := readText(t, filepath.Join(bob, usedIdentities)); strings.Count(text, "\n") != 1 {
 		t.Errorf("the key is recorded more than once: %q", text)
