@@ -1,6 +1,6 @@
 package main
 
-// Text that is safe to print, and names: what reaches a terminal or a file from a peer is escaped.
+// Text that is safe to print, and names: text of a peer is escaped before it reaches a terminal or a file.
 
 import (
 	"strings"
@@ -9,7 +9,7 @@ import (
 	"unicode/utf8"
 )
 
-// TestSafeEscapes: each attack shows, exactly so.
+// TestSafeEscapes checks the exact escaped form of each attack.
 func TestSafeEscapes(t *testing.T) {
 	for _, c := range []struct{ name, in, want string }{
 		{"a forged speaker", "hi\nbob: hi", `hi\nbob: hi`},
@@ -56,7 +56,7 @@ func TestSafeEscapes(t *testing.T) {
 	}
 }
 
-// TestSafeKeepsText: what people write survives, byte for byte.
+// TestSafeKeepsText: ordinary text in any language is not changed.
 func TestSafeKeepsText(t *testing.T) {
 	for _, text := range []string{
 		"", "plain ASCII, with ~ and `", `C:\new\x1b`, "Zoë naïve e\u0301", "Ελληνικά", "Привет",
@@ -77,7 +77,7 @@ func TestSafeKeepsText(t *testing.T) {
 	}
 }
 
-// checkSafe fails unless out keeps every promise of safetext.go, whatever in was.
+// checkSafe fails unless out is a safe form of in, as safetext.go describes it.
 func checkSafe(t *testing.T, in, out string) {
 	t.Helper()
 	if !utf8.ValidString(out) {
@@ -89,7 +89,7 @@ func checkSafe(t *testing.T, in, out string) {
 	marks, last := 0, rune(0)
 	for _, r := range out {
 		joiner := r == zwj || r == zwnj
-		tag := 0xe0020 <= r && r <= 0xe007f // only behind a black flag, below
+		tag := 0xe0020 <= r && r <= 0xe007f // Tags are allowed only after a black flag; see below.
 		switch {
 		case r < ' ', 0x7f <= r && r < 0xa0, r == 0x2028, r == 0x2029, r&0xfffe == 0xfffe, unicode.Is(unicode.Co, r),
 			unicode.Is(unicode.Bidi_Control, r), unicode.Is(unicode.Noncharacter_Code_Point, r),
@@ -116,12 +116,12 @@ func checkSafe(t *testing.T, in, out string) {
 	}
 }
 
-// TestSafeEveryRune: alone, between letters and between emoji.
+// TestSafeEveryRune checks every rune alone, between letters and between emoji.
 func TestSafeEveryRune(t *testing.T) {
 	t.Parallel()
 	for r := range rune(unicode.MaxRune + 1) {
 		if 0xd800 <= r && r < 0xe000 || r >= 0x34000 && r&0xfff < 0xff0 && r>>12 != 0xe0 {
-			continue // surrogates; of the planes of which nothing is assigned, the edges do
+			continue // Surrogates are skipped, and so are unassigned planes, except for their edges.
 		}
 		for _, around := range []string{"", "a", "ب", "👩"} {
 			in := around + string(r) + around
@@ -148,7 +148,7 @@ func FuzzSafe(f *testing.F) {
 	})
 }
 
-// TestSafeAllocates nothing for plain ASCII.
+// TestSafeAllocates: plain ASCII needs no allocation.
 func TestSafeAllocates(t *testing.T) {
 	text, dst := strings.Repeat("a plain line ", 8), make([]byte, 0, 200)
 	raw := []byte(text)

@@ -1,6 +1,6 @@
 package main
 
-// The line editor, on a pseudo-terminal whose screen is compared with what should be on it.
+// The line editor, on a pseudo-terminal whose screen is compared with the expected one.
 
 import (
 	"bufio"
@@ -22,7 +22,7 @@ import (
 	"golang.org/x/term"
 )
 
-// screen is a terminal to test against: a pty and an emulator of what terminal.go writes.
+// screen is a terminal for tests: a pty, and an emulator of the sequences that terminal.go writes.
 type screen struct {
 	t      *testing.T
 	master *os.File
@@ -88,7 +88,7 @@ func (s *screen) send(keys string) {
 	}
 }
 
-// wait blocks until the output so far satisfies seen, and fails the test after ten seconds.
+// wait waits until seen returns true for the output so far, and fails the test after ten seconds.
 func (s *screen) wait(what string, seen func(output string) bool) {
 	s.t.Helper()
 	late := false
@@ -104,7 +104,7 @@ func (s *screen) wait(what string, seen func(output string) bool) {
 	}
 }
 
-// shows waits until the last rows of the screen are these; ‸ stands for the cursor.
+// shows waits until the last rows of the screen are these. ‸ stands for the cursor.
 func (s *screen) shows(rows ...string) {
 	s.t.Helper()
 	var got []string
@@ -119,7 +119,7 @@ func (s *screen) shows(rows ...string) {
 	})
 }
 
-// draw is the emulator: it returns the rows of what output leaves on an endless screen, wide runes filling two columns.
+// draw is the emulator. It returns the rows that output leaves on an endless screen; wide runes fill two columns.
 func draw(output string, columns int) []string {
 	type cell = string
 	grid, y, x, savedX, wrap := [][]cell{nil}, 0, 0, 0, true
@@ -204,14 +204,14 @@ func draw(output string, columns int) []string {
 	return rows
 }
 
-// result is what readLine returned.
+// result holds what readLine returned.
 type result struct {
 	line   string
 	pasted bool
 	err    error
 }
 
-// open makes a terminal on the screen, whose lines come on the channel until it closes.
+// open opens a terminal on the screen. Its lines arrive on the channel, which is closed at the end.
 func (s *screen) open() (*terminal, chan result) {
 	s.t.Helper()
 	s.t.Setenv("TERM", "xterm")
@@ -237,8 +237,8 @@ func (s *screen) open() (*terminal, chan result) {
 			}
 		}
 	}()
-	s.t.Cleanup(func() { // an end of the reading goroutine, whatever the test typed
-		s.send("\x1b[201~\x15\x04\n") // the newline for a terminal closed under the read
+	s.t.Cleanup(func() { // Ends the reading goroutine, whatever the test has typed.
+		s.send("\x1b[201~\x15\x04\n") // The newline is for a terminal that was closed during the read.
 		for range lines {
 		}
 		tm.close()
@@ -296,7 +296,8 @@ func TestTerminalKeys(t *testing.T) {
 	_, lines := s.open()
 	s.send("dropped\x03")
 	expect(t, lines, result{err: errInterrupt})
-	s.send("ab\x1b[D\x04\x04\x04\r\n") // Ctrl-D deletes forward, then nothing; a newline behind Enter is no line
+	// Ctrl-D deletes the next character, or nothing at the end. A newline right after Enter is not a line.
+	s.send("ab\x1b[D\x04\x04\x04\r\n")
 	expect(t, lines, result{line: "a"})
 	s.send("\r")
 	expect(t, lines, result{})
@@ -337,7 +338,7 @@ func TestTerminalHistoryBounded(t *testing.T) {
 	}
 }
 
-// TestTerminalPrints: others' lines come above the row that is typed on, before, meanwhile and after.
+// TestTerminalPrints: lines of others appear above the row that is being typed, before, during and after typing.
 func TestTerminalPrints(t *testing.T) {
 	s := newScreen(t, 20)
 	tm, lines := s.open()
@@ -391,7 +392,7 @@ func TestTerminalPastes(t *testing.T) {
 	s.shows(`> tab\there\x03\x04\x1a`, "> rest‸")
 	s.send("!\r")
 	expect(t, lines, result{line: "rest!"})
-	s.send("\x1b[200~\x1b[2J\x1b]52;c;cm0=\a\x1b[20\x1b\x1b[201~\r") // hostile: it is text, and shows
+	s.send("\x1b[200~\x1b[2J\x1b]52;c;cm0=\a\x1b[20\x1b\x1b[201~\r") // Hostile sequences are shown as text.
 	expect(t, lines, result{line: "\x1b[2J\x1b]52;c;cm0=\a\x1b[20\x1b"})
 	s.shows(`> \x1b[2J\x1b]52;c;cm0=\x07\x1b[20\x1b`, "> ‸")
 	s.wait("no clear screen", func(output string) bool {
@@ -399,8 +400,8 @@ func TestTerminalPastes(t *testing.T) {
 	})
 }
 
-// TestTerminalLongLines: a line of the greatest length arrives whole, a longer paste in parts, and typing stops at
-// the end.
+// TestTerminalLongLines: a line of the greatest length arrives whole, a longer paste arrives in parts, and typing stops
+// at the greatest length.
 func TestTerminalLongLines(t *testing.T) {
 	s := newScreen(t, 80)
 	_, lines := s.open()
@@ -429,7 +430,7 @@ func TestTerminalSecrets(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if kind == "dumb" { // the kernel keeps what is typed ahead, but not across a switch to raw mode and back
+			if kind == "dumb" { // The kernel keeps what is typed ahead, but not across a switch to raw mode and back.
 				go func() {
 					s.wait("the prompt", func(output string) bool { return strings.HasSuffix(output, "code: ") })
 					s.send("hush\x7fsh\r")
@@ -448,7 +449,7 @@ func TestTerminalSecrets(t *testing.T) {
 				t.Fatalf("%q, %v", secret, err)
 			}
 			console.setPrompt("name: ")
-			line, _, err := console.readLine() // what was typed ahead is not lost
+			line, _, err := console.readLine() // Text that was typed ahead is not lost.
 			if line != "seen" || err != nil {
 				t.Fatalf("%q, %v", line, err)
 			}
@@ -486,7 +487,7 @@ func TestTerminalDumb(t *testing.T) {
 			reading = tm.shown
 			tm.mu.Unlock()
 		}
-		tm.setPrompt("> ") // only now, as where the server's welcome comes after the reader has begun
+		tm.setPrompt("> ") // The prompt is set late, as when the server's welcome arrives after the reader has started.
 		tm.setPrompt("> ")
 		s.wait("the prompt", func(output string) bool { return strings.HasSuffix(output, "> ") })
 		tm.print("bob: hi")
@@ -525,8 +526,8 @@ func TestTerminalNeedsTerminals(t *testing.T) {
 	}
 }
 
-// TestTerminalProcess: what only a process of its own can show, under a shell with job control: Ctrl-Z and fg, a stop
-// from outside, a changed window, a panic. After each the terminal is as it was.
+// TestTerminalProcess tests what needs a process of its own under a shell with job control: Ctrl-Z and fg, a stop by a
+// signal, a resized window, a panic. After each the terminal is as it was before.
 func TestTerminalProcess(t *testing.T) {
 	t.Parallel()
 	const child = "SECURECHAT_TEST_TERMINAL"
@@ -589,7 +590,7 @@ func TestTerminalProcess(t *testing.T) {
 				if c.name == "Ctrl-Z" {
 					s.shows("> typed‸")
 				}
-				s.resize(20) // SIGWINCH comes from the pty
+				s.resize(20) // The pty sends SIGWINCH.
 				s.send("\x15" + strings.Repeat("x", 30) + "y")
 				s.shows("> <" + strings.Repeat("x", 15) + "y‸")
 				s.send("\x15\x04")
@@ -601,7 +602,7 @@ func TestTerminalProcess(t *testing.T) {
 	}
 }
 
-// FuzzTerminal types anything: lines come, the cursor stays within the line, and the size is the line's.
+// FuzzTerminal types arbitrary bytes. The cursor stays within the line, and the size is that of the line.
 func FuzzTerminal(f *testing.F) {
 	for _, seed := range []string{"hello\r", "\x1b[200~pasted\ntext\x1b[201~\r", "\x1b[D\x1b[C\x1b[A\x1b[B",
 		"e\u0301\x7f", "\x01\x05\x0b\x15\x17\t\t", "\xff\xfe", "\x1b[999999999999~x", "\x1b", "\x03\x04"} {
@@ -613,7 +614,7 @@ func FuzzTerminal(f *testing.F) {
 	}
 	f.Cleanup(func() { null.Close() })
 	f.Fuzz(func(t *testing.T, typed []byte) {
-		// Ctrl-Z would stop us and all in our process group, and nothing would ever wake them.
+		// Ctrl-Z would stop this process and its whole process group, and nothing would continue them.
 		typed = bytes.ReplaceAll(typed, []byte{0x1a}, nil)
 		tm := &terminal{in: null, out: null, keys: keyReader{r: bufio.NewReader(bytes.NewReader(typed))}, undo: func() {},
 			complete: func(string, int) []string { return []string{"bob", "bobby"} }}

@@ -47,7 +47,7 @@ func wantRefused(t *testing.T, what string, server *proc, reason string) {
 	timeout := time.After(patience)
 	for {
 		server.err.mu.Lock()
-		more := server.err.more // closed by what the server reports next, which it has recorded before
+		more := server.err.more // The channel closes at the server's next output, which follows the record.
 		server.err.mu.Unlock()
 		r := decision(t, server)
 		got, _ := r["reason"].(string)
@@ -64,8 +64,8 @@ func wantRefused(t *testing.T, what string, server *proc, reason string) {
 	}
 }
 
-// TestFirstContactPiped checks that a client without a terminal refuses an unknown server, that -accept-new pins it, and that
-// a changed key is refused even then.
+// TestFirstContactPiped checks that a client without a terminal refuses an unknown server, that -accept-new pins it,
+// and that a changed key is refused even then.
 func TestFirstContactPiped(t *testing.T) {
 	t.Parallel()
 	anna, bob := state(t, "anna"), state(t, "bob")
@@ -206,8 +206,8 @@ func TestIPv6(t *testing.T) {
 
 var inviteLine = regexp.MustCompile(`(?m)^ *([A-Z2-7]{6}(?:-[A-Z2-7]{1,6})+)$`)
 
-// TestInvites creates invites with and without a running server. Each can be used once, and all refusals look the same to
-// the client.
+// TestInvites creates invites with and without a running server. Each can be used once, and all refusals look the same
+// to the client.
 func TestInvites(t *testing.T) {
 	anna, bob, cleo, dora := state(t, "anna"), state(t, "bob"), state(t, "cleo"), state(t, "dora")
 	invite := func(dir, name string) string {
@@ -224,7 +224,7 @@ func TestInvites(t *testing.T) {
 		defer os.Unsetenv("SECURECHAT_INVITE")
 		return sendHello(t, dir, addr, "-join")
 	}
-	early := invite(anna, "robert") // while no server runs
+	early := invite(anna, "robert") // No server runs yet.
 	server, addr := serve(t, anna, "-invite", "beside")
 	beside := inviteLine.FindStringSubmatch(server.err.match(t, `(?m)^  [A-Z2-7]{6}-\S+$`)[0])[1]
 	if strings.ReplaceAll(early, "-", "") == strings.ReplaceAll(beside, "-", "") {
@@ -243,7 +243,7 @@ func TestInvites(t *testing.T) {
 	wrongText := wrongCode(t, early)
 	wrong, wrongExit := join(cleo, addr, wrongText)
 	wantRefused(t, "wrong", server, `joins by an invite that is wrong, used or expired`)
-	expiring := invite(anna, "cleo") // while the server runs
+	expiring := invite(anna, "cleo") // The server runs.
 	waits := filepath.Join(anna, "invites")
 	put(t, waits,
 		[]byte(regexp.MustCompile(` \d{4}-\S+ cleo`).ReplaceAllString(readText(t, waits), " 2020-01-01T00:00:00Z cleo")))
@@ -287,7 +287,8 @@ func TestInvites(t *testing.T) {
 	_, stderr, code = runToEnd(t, t.TempDir(), "", "-invite", "two words", "-dir", anna)
 	wantRun(t, "no name", stderr, code, exitUsage, `"two words" is no name: letters, digits`)
 
-	for _, mode := range []string{"-invite", "-allow", "-listen", "-connect"} { // as from an unset variable of a script
+	// An unset variable of a script gives such an argument.
+	for _, mode := range []string{"-invite", "-allow", "-listen", "-connect"} {
 		_, stderr, code = runToEnd(t, t.TempDir(), "", mode, "", "-dir", anna)
 		wantRun(t, mode+" with nothing", stderr, code, exitUsage, `empty one|"" is no name`)
 	}
@@ -392,7 +393,7 @@ func TestUserCertificatesEndToEnd(t *testing.T) {
 		ca         string
 		args       []string
 		revoke     func(cert string) []byte
-		as, words  string // as whom and by what, or why not
+		as, words  string // The name and what admits it, or the reason of the refusal.
 	}{
 		{"good", line, ca, []string{"-I", "bob.b", "-z", "5", "-n", "bob"}, nil, "bob.b",
 			`^certificate "bob\.b" serial 5 by CA authorized_keys:1$`},
@@ -457,7 +458,7 @@ func TestUserCertificatesEndToEnd(t *testing.T) {
 			wantAdmitted(t, c.name, server, c.as, c.words)
 			continue
 		}
-		if strings.Contains(c.words, "cannot be read") { // the server has not decided, so it sends no refusal
+		if strings.Contains(c.words, "cannot be read") { // The server could not decide, so it sends no refusal.
 			wantRun(t, c.name, stderr, code, exitTrouble,
 				`^securechat: handshake with \S+: the server closed the connection: .*\n$`)
 		} else {
@@ -519,8 +520,8 @@ func TestHostCertificatesEndToEnd(t *testing.T) {
 	}
 }
 
-// TestAuthorizedKeysOptions checks the options of authorized_keys. A line with an unknown option admits no key and is reported
-// once, and the other lines stay valid.
+// TestAuthorizedKeysOptions checks the options of authorized_keys. A line with an unknown option admits no key and is
+// reported once, and the other lines stay valid.
 func TestAuthorizedKeysOptions(t *testing.T) {
 	t.Parallel()
 	anna, bob, cleo := state(t, "anna"), state(t, "bob"), state(t, "cleo")
@@ -533,8 +534,8 @@ func TestAuthorizedKeysOptions(t *testing.T) {
 	file := filepath.Join(anna, "authorized_keys")
 	for _, c := range []struct {
 		options  string
-		reported string // on the server's stderr
-		refused  string // "" = admitted
+		reported string // A part of the server's stderr.
+		refused  string // Empty: the key is admitted.
 	}{
 		{`from="127.0.0.0/8" `, "", ""},
 		{`from="!127.0.0.2,127.0.0.*" `, "", ""},
@@ -657,7 +658,7 @@ func TestKeygenFlag(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		args []string
-		want string // of ssh-keygen -lf
+		want string // A part of the output of ssh-keygen -lf.
 	}{
 		{nil, `^256 SHA256:\S+ \S+ \(ED25519\)`},
 		{[]string{"-type", "ecdsa", "-comment", "anna"}, `^256 SHA256:\S+ anna \(ECDSA\)`},
@@ -731,7 +732,8 @@ func TestKeygenFlag(t *testing.T) {
 	wantRun(t, "-bits 1024", stderr, code, exitUsage, `an RSA key of 1024 bits: use 2048 to 4096`)
 }
 
-// TestNamesInTheRoom checks that two keys with the same name, or with names that look alike, are shown under different names.
+// TestNamesInTheRoom checks that two keys with the same name, or with names that look alike, are shown under different
+// names.
 func TestNamesInTheRoom(t *testing.T) {
 	t.Parallel()
 	anna, bob, twin, alike, fake := state(t, "anna"), state(t, "bob"), state(t, "twin"), state(t, "alike"), state(t,
@@ -749,7 +751,8 @@ func TestNamesInTheRoom(t *testing.T) {
 	join(twin, `bob~[0-9a-f]{8}`)
 	third := join(alike, `B0b~[0-9a-f]{8}`)
 	operator := join(fake, `anna~[0-9a-f]{8}`)
-	second := start(t, t.TempDir(), "-connect", addr, "-dir", bob) // the same key from another place: the same name
+	// The same key connects from another place, and gets the same name.
+	second := start(t, t.TempDir(), "-connect", addr, "-dir", bob)
 	server.err.match(t, `(?s)\* bob joined\n.*\* bob joined\n`)
 	second.send("it is me again\n")
 	third.send("and I am not he\n")
@@ -759,7 +762,7 @@ func TestNamesInTheRoom(t *testing.T) {
 	first.out.match(t, `(?m)^anna~[0-9a-f]{8}: nor am I the operator$`)
 }
 
-// TestRefusalTable checks that the messages in docs/KEYS.md are messages of the program.
+// TestRefusalTable checks that the program's source contains the messages in docs/KEYS.md.
 func TestRefusalTable(t *testing.T) {
 	files, err := filepath.Glob("*.go")
 	if err != nil {
@@ -865,8 +868,8 @@ func TestCAAndNoCertificate(t *testing.T) {
 	}
 }
 
-// TestRevocationShapes checks through the binary that a revocation is either obeyed or makes its file unusable, whatever the
-// shape of the file.
+// TestRevocationShapes checks through the binary that a revocation is either obeyed or makes its file unusable,
+// whatever the shape of the file.
 func TestRevocationShapes(t *testing.T) {
 	t.Parallel()
 	anna, bob := state(t, "anna"), state(t, "bob")
@@ -893,7 +896,7 @@ func TestRevocationShapes(t *testing.T) {
 		stderr, code := sendHello(t, bob, addr)
 		if strings.Contains(c.words, ": revoked by ") {
 			wantRun(t, c.name, stderr, code, exitUntrusted, `does not admit this key`)
-		} else { // the server has not decided, so it sends no refusal
+		} else { // The server could not decide, so it sends no refusal.
 			wantRun(t, c.name, stderr, code, exitTrouble,
 				`^securechat: handshake with \S+: the server closed the connection: .*\n$`)
 		}
