@@ -429,6 +429,7 @@ func TestAttackForwarding(t *testing.T) {
 // TestAttackReflection: neither side accepts its own messages from the other side, nor one stage in the place of
 // another.
 func TestAttackReflection(t *testing.T) {
+	t.Parallel()
 	a := newArena(t)
 	run := a.recordRun()
 	a.attack("hello as stage 1", "stage 1: malformed", func(conn net.Conn) error {

@@ -372,8 +372,9 @@ func TestHistory(t *testing.T) {
 
 // hostileText contains everything that must not reach a terminal, and letters contains what must.
 const (
-	hostileText = "a\x00\x07\x08\r\x1b[2J\x1b]8;;http://x\x07y\x1b]52;c;eA==\x1b\\\x7f\u0085\u009b2J\x9b2J\xff\u200b\u200e\u202e\u2066\u2028\u2029\ufeff\u00adz"
-	letters     = "Ελληνικά 中文 العربية e\u0301 👩\u200d👩\u200d👧 🇬🇷 ❤\ufe0f"
+	hostileText = "a\x00\x07\x08\r\x1b[2J\x1b]8;;http://x\x07y\x1b]52;c;eA==\x1b\\\x7f\u0085\u009b2J\x9b2J\xff" +
+		"\u200b\u200e\u202e\u2066\u2028\u2029\ufeff\u00adz"
+	letters = "Ελληνικά 中文 العربية e\u0301 👩\u200d👩\u200d👧 🇬🇷 ❤\ufe0f"
 )
 
 // harmful describes what in out must not reach a terminal, or returns "". Lines may contain the program's own colours.
@@ -390,6 +391,7 @@ func harmful(out string) string {
 // TestHostileClient sends harmful text over a session that the test writes. Every receiver shows it as one line of its
 // sender.
 func TestHostileClient(t *testing.T) {
+	t.Parallel()
 	anna := state(t, "anna")
 	server, addr := serve(t, anna)
 	bob, eve := guest(t, anna, addr, "bob"), guest(t, anna, addr, "eve")

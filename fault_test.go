@@ -327,6 +327,7 @@ func checkSpoken(t *testing.T, logged []string, speakers []*speaker) (sent, acke
 
 // TestFaultsAndKills runs real clients and a real server with random faults and kills.
 func TestFaultsAndKills(t *testing.T) {
+	t.Parallel()
 	rng := rand.New(rand.NewPCG(*faultSeed, 6))
 	anna := state(t, "anna")
 	wd := t.TempDir()

@@ -39,7 +39,8 @@ func TestSources(t *testing.T) {
 func TestPenalties(t *testing.T) {
 	var g gate
 	now := testNow
-	bad, mapped, good := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("::ffff:192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	bad, good := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	mapped := netip.MustParseAddr("::ffff:192.0.2.1")
 	enters := func(ip netip.Addr) bool {
 		t.Helper()
 		r := g.enter(ip, now)

@@ -281,7 +281,7 @@ func checkRefused(t *testing.T, what string, c, s outcome, want string) {
 	}
 }
 
-// TestHandshake runs the handshake with each type of key. Both sides get the same secrets, and no two runs have a
+// TestHandshake runs the handshake with each type of key, and with each size of encryption key for two of the types. Both sides get the same secrets, and no two runs have a
 // secret in common.
 func TestHandshake(t *testing.T) {
 	t.Parallel()
@@ -304,7 +304,11 @@ func TestHandshake(t *testing.T) {
 	plainClient, plainServer := twoParties(t)
 	seen := map[[64]byte]string{}
 	for name, signer := range signers {
-		for _, bits := range []string{"server", "3072", "4096"} {
+		sizes := []string{"server"}
+		if name == "ed25519" || name == "rsa4096" {
+			sizes = []string{"server", "3072", "4096"}
+		}
+		for _, bits := range sizes {
 			p := partyOf(t, signer, onceKeys[bits]())
 			for _, asServer := range []bool{false, true} {
 				client, server := p, plainServer

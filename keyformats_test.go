@@ -18,6 +18,7 @@ func identityOf(t *testing.T, dir, path string, args ...string) (print, stderr s
 
 // TestKeyFiles reads private keys that other programs wrote.
 func TestKeyFiles(t *testing.T) {
+	t.Parallel()
 	anna, dir := state(t, "anna"), t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
 	openssl := func(args ...string) string { return runTool(t, "openssl", args...) }
@@ -94,11 +95,13 @@ cGVuc3NoLmNvbQAAACAAAQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHwAAAARzc2g6AAAAAA==
 // TestKeyFilesToConvert: for a key file in an unsupported format, the error names the command that converts it, and
 // comes before any question for a passphrase.
 func TestKeyFilesToConvert(t *testing.T) {
+	t.Parallel()
 	anna, dir := state(t, "anna"), t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
-	runTool(t, "ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-N", "secret", "-Z", "chacha20-poly1305@openssh.com", "-f",
+	runTool(t, "ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-N", "secret", "-a", "1", "-Z",
+		"chacha20-poly1305@openssh.com", "-f",
 		at("chacha"))
-	runTool(t, "ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-Z", "aes128-ctr", "-f", at("ctr"))
+	runTool(t, "ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-a", "1", "-Z", "aes128-ctr", "-f", at("ctr"))
 	runTool(t, "ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-N", "", "-m", "PEM", "-f", at("rsa"))
 	runTool(t, "openssl", "pkcs8", "-topk8", "-in", at("rsa"), "-passout", "pass:secret", "-out", at("pkcs8"))
 	runTool(t, "openssl", "rsa", "-in", at("rsa"), "-traditional", "-camellia256", "-passout", "pass:secret", "-out",
@@ -165,6 +168,7 @@ func TestKeyFilesToConvert(t *testing.T) {
 
 // TestAllowFormats checks that -allow reads public keys in SSH2's format and in PEM, and that other formats are errors.
 func TestAllowFormats(t *testing.T) {
+	t.Parallel()
 	anna, dir := state(t, "anna"), t.TempDir()
 	listed := filepath.Join(anna, "authorized_keys")
 	at := func(name string) string { return filepath.Join(dir, name) }

@@ -521,7 +521,7 @@ func TestPaperProgramKeys(t *testing.T) {
 	if err := os.Rename(file("server_pri.pem.pub"), file("server_pub.pem")); err != nil {
 		t.Fatal(err)
 	}
-	tool("ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-N", "x", "-f", file("sshlocked_pri.pem"))
+	tool("ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-N", "x", "-a", "1", "-f", file("sshlocked_pri.pem"))
 	tool("ssh-keygen", "-q", "-t", "rsa", "-b", "3072", "-N", "", "-f", file("big_pri.pem"))
 	if err := os.Rename(file("big_pri.pem.pub"), file("big_pub.pem")); err != nil {
 		t.Fatal(err)

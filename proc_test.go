@@ -125,10 +125,17 @@ type proc struct {
 // start runs securechat with these arguments in the folder wd. Its stdin is a pipe that stays open.
 func start(t testing.TB, wd string, args ...string) *proc {
 	t.Helper()
+	return startWith(t, wd, nil, args...)
+}
+
+// startWith is start with more variables in the environment. Unlike t.Setenv it works in parallel tests.
+func startWith(t testing.TB, wd string, env []string, args ...string) *proc {
+	t.Helper()
 	p := &proc{t: t, out: newWatched(), err: newWatched(), ended: make(chan struct{})}
 	p.cmd = exec.Command(os.Args[0], args...)
 	p.cmd.Dir = wd
 	p.cmd.Env = append(os.Environ(), asSecurechat+"=1", "HOME="+wd, "SECURECHAT_DIR=", "XDG_CONFIG_HOME=")
+	p.cmd.Env = append(p.cmd.Env, env...)
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.err
 	var err error
 	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
@@ -170,7 +177,14 @@ func (p *proc) send(lines string) {
 // runToEnd runs securechat to its end with stdin as its input.
 func runToEnd(t testing.TB, wd, stdin string, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
-	p := start(t, wd, args...)
+	return runToEndWith(t, wd, nil, stdin, args...)
+}
+
+// runToEndWith is runToEnd with more variables in the environment.
+func runToEndWith(t testing.TB, wd string, env []string, stdin string, args ...string) (stdout, stderr string,
+	code int) {
+	t.Helper()
+	p := startWith(t, wd, env, args...)
 	go func() { io.WriteString(p.stdin, stdin); p.stdin.Close() }()
 	code = p.wait()
 	return p.out.String(), p.err.String(), code
