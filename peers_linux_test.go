@@ -1455,7 +1455,8 @@ func BenchmarkPeersSoak(b *testing.B) {
 		b.Fatal(err)
 	}
 	reasons := map[string]int{}
-	for _, m := range regexp.MustCompile(`(?m)^securechat: refused (?:\S+|\S+, \S+): (.*)$`).FindAllStringSubmatch(string(words), -1) {
+	refused := regexp.MustCompile(`(?m)^securechat: refused (?:\S+|\S+, \S+): (.*)$`)
+	for _, m := range refused.FindAllStringSubmatch(string(words), -1) {
 		reasons[regexp.MustCompile(`tcp \S+->\S+: `).ReplaceAllString(m[1], "")]++
 	}
 	for reason, n := range reasons {
