@@ -866,7 +866,7 @@ func TestAttackLeakedServerKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !bytes.Contains(cred, a.bob.identity) {
-		t.Error("the server's encryption key does not tell who called: README.md and docs/SECURITY.md say that it does")
+		t.Error("the server's encryption key does not reveal the client: README.md and docs/SECURITY.md say that it does")
 	}
 	a.attack("bob's signature of another run", "stage 1: bad signature", func(conn net.Conn) error {
 		return reseal(conn, a.anna, clearPart, msg, cred)
@@ -1250,7 +1250,7 @@ func TestSecretsNotPrinted(t *testing.T) {
 	show(string(log), a.server.out.String(), a.server.err.String())
 	text := told.String()
 	if !strings.Contains(text, "stage 4  S → C") || !strings.Contains(text, "refused ") {
-		t.Fatalf("too little was told: %.2000s", text)
+		t.Fatalf("too little was printed: %.2000s", text)
 	}
 	joined := strings.Join(strings.Fields(text), "") // Base64 in files may be wrapped.
 	for name, secret := range hidden {
@@ -1259,7 +1259,7 @@ func TestSecretsNotPrinted(t *testing.T) {
 			for _, form := range []string{string(b), hex.EncodeToString(b), strings.ToUpper(hex.EncodeToString(b)),
 				std[:len(std)-4], base64.RawURLEncoding.EncodeToString(b)} {
 				if strings.Contains(text, form) || strings.Contains(joined, form) {
-					t.Errorf("%s was told", name)
+					t.Errorf("%s was printed", name)
 				}
 			}
 		}

@@ -365,7 +365,7 @@ func TestHistory(t *testing.T) {
 		if w, got, _ := visit(cut, "fourth"); c.history == "1000" &&
 			(!slices.Contains(got, "a1") || !slices.Contains(got, "second") || w.flags != 0) ||
 			c.history != "1000" && (slices.Contains(got, "a1") || w.flags != welcomeGap) {
-			t.Errorf("history %s: who was cut off got %q, flags %d", c.history, got, w.flags)
+			t.Errorf("history %s: the client that was cut off received %q, flags %d", c.history, got, w.flags)
 		}
 	}
 }

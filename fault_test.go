@@ -310,13 +310,13 @@ func checkSpoken(t *testing.T, logged []string, speakers []*speaker) (sent, acke
 		for _, text := range h {
 			at, there := place[text]
 			if !there || at <= last {
-				t.Fatalf("%s heard %q, which is at %d in the log, after what is at %d", s.label, text, at, last)
+				t.Fatalf("%s received %q, which is at %d in the log, after the line at %d", s.label, text, at, last)
 			}
 			if own := s.label + " "; strings.HasPrefix(text, own) {
-				t.Errorf("%s heard itself", s.label)
+				t.Errorf("%s received its own line", s.label)
 			}
 			if s.sent == 0 && last >= 0 && at != last+1 { // The receiver had one connection, so it has no gap.
-				t.Fatalf("%s heard nothing between %q and %q", s.label, logged[last], text)
+				t.Fatalf("%s received nothing between %q and %q", s.label, logged[last], text)
 			}
 			last = at
 		}
@@ -455,7 +455,7 @@ func TestFaultsAndKills(t *testing.T) {
 	t.Logf("seed %d: faults %v, kills %v, processes %d: %d lines sent, %d acknowledged, %d logged, %d heard",
 		*faultSeed, struck, killed, len(all), sent, acked, len(logged), heard)
 	if len(logged) == 0 || heard == 0 {
-		t.Error("nobody said or heard anything")
+		t.Error("no line was sent or received")
 	}
 }
 

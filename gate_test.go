@@ -107,7 +107,7 @@ func TestPenaltiesAreBounded(t *testing.T) {
 		t.Errorf("%d sources, or the wrong one is gone", len(g.sources))
 	}
 	if g.enter(netip.MustParseAddr("192.0.2.1"), testNow) == nil {
-		t.Error("one who came to a full table is let in")
+		t.Error("a connection beyond a full table is admitted")
 	}
 	g.penalise(netip.MustParseAddr("192.0.2.2"), penaltyLeft, testNow.Add(time.Hour))
 	if len(g.sources) != 1 {
@@ -325,7 +325,7 @@ func TestServerPenalises(t *testing.T) {
 		}
 		if n := strings.Count(told.String(),
 			"refused 192.0.2.1:4711: too many failed tries from 192.0.2.1: it is kept out for"); n != 1 {
-			t.Errorf("told %d times: %s", n, told)
+			t.Errorf("reported %d times: %s", n, told)
 		}
 	})
 	n := 0

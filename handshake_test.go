@@ -256,7 +256,7 @@ func checkAgreement(t *testing.T, what string, c, s outcome) {
 	said := []string{"join", "one", "two", closeText}
 	for _, o := range []outcome{c, s} {
 		if len(o.heard) > len(said) || !slices.Equal(o.heard, said[:len(o.heard)]) {
-			t.Errorf("%s: heard %q", what, o.heard)
+			t.Errorf("%s: received %q", what, o.heard)
 		}
 		if len(o.heard) > 0 && (c.secrets == nil || s.secrets == nil || *c.secrets != *s.secrets) {
 			t.Errorf("%s: a packet was accepted under a key that the other side does not have", what)

@@ -461,7 +461,7 @@ func TestRemovedLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := messages(t, path); !slices.Equal(got, []string{"two"}) || len(told) != 1 {
-		t.Errorf("the new file has %q; told %q", got, told)
+		t.Errorf("the new file has %q; reported %q", got, told)
 	}
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
@@ -486,7 +486,7 @@ func TestRemovedLog(t *testing.T) {
 		t.Errorf("the new file has %q", events)
 	}
 	if len(told) != 4 || !strings.Contains(told[1], "cannot write the log") || told[3] != "the log can be written again" {
-		t.Errorf("told %q", told)
+		t.Errorf("reported %q", told)
 	}
 	if _, err := verifyLog(bytes.NewReader(contents(t, path))); err != nil {
 		t.Error(err)
@@ -548,7 +548,7 @@ func TestSync(t *testing.T) {
 	}
 	again, w := enter(t, r, "bob", "key b", 2)
 	if w.recorded != 3 {
-		t.Errorf("on its return bob is told of %d", w.recorded)
+		t.Errorf("on its return bob receives the number %d", w.recorded)
 	}
 	say(again, 4, "b4")
 	<-begun

@@ -91,7 +91,7 @@ func TestUnlistedClient(t *testing.T) {
 			recordField(r, "reason") != ""
 	}
 	if !refused {
-		t.Error("the log does not tell of the refusal")
+		t.Error("the log does not record the refusal")
 	}
 }
 
@@ -135,10 +135,10 @@ func TestRelay(t *testing.T) {
 	server.out.match(t, `(?s)b49.*c49|c49.*b49`)
 	dora.out.match(t, `(?s)b49.*c49|c49.*b49`)
 	if got, want := dora.out.String(), server.out.String(); "anna: welcome all\n"+want != got {
-		t.Errorf("dora heard %q, the server %q", got, want)
+		t.Errorf("dora received %q, the server %q", got, want)
 	}
 	if strings.Contains(bob.out.String(), "bob: ") {
-		t.Error("bob hears himself")
+		t.Error("bob receives his own lines")
 	}
 }
 

@@ -851,7 +851,7 @@ func TestPaperLinkStuck(t *testing.T) {
 			err = l.write(buf)
 		}
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("a write that nobody reads: %v", err)
+			t.Errorf("a write that the other side does not read: %v", err)
 		}
 		l.setReadTimeout(goodbyeTimeout, false)
 		if _, _, err := l.read(); !errors.Is(err, os.ErrDeadlineExceeded) {

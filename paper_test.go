@@ -586,7 +586,7 @@ func TestPaperClientToReference(t *testing.T) {
 				t.Fatalf("the keys agree: %t, %v", key == v.key, err)
 			}
 			if took := time.Since(start); took < 3*delay {
-				t.Errorf("took %v: someone did not wait", took)
+				t.Errorf("took %v: one side did not wait", took)
 			}
 			p := newPaperConn(c, &key)
 			for _, text := range paperTexts {
@@ -909,7 +909,7 @@ func TestPaperServerRefusals(t *testing.T) {
 		}
 	}
 	if len(words) != 1 {
-		t.Errorf("what does not open and what nobody signed have different words: %v", words)
+		t.Errorf("a message that does not open and an unsigned one give different errors: %v", words)
 	}
 
 	run3 := func(stage3 func(rb string) []byte) error {

@@ -1435,7 +1435,7 @@ func BenchmarkPeersSoak(b *testing.B) {
 	resident, open := sample("after")
 	least, most := said.Load(), said.Load()+failed.Load()*saying // Some lines of visits that failed may be in the log.
 	if n := heard.Load(); n < least*stayers || n > most*stayers {
-		b.Errorf("those who stayed heard %d lines, not %d", n, least*stayers)
+		b.Errorf("the clients that stayed received %d lines, not %d", n, least*stayers)
 	}
 	if open != openBefore {
 		b.Errorf("%d files are open, not %d", open, openBefore)

@@ -94,7 +94,7 @@ func heard(t *testing.T, r *room, m *member) (all []string) {
 	for {
 		items, missed := take(r, m)
 		if missed > 0 {
-			t.Errorf("%s missed %d items and was not told", m.name, missed)
+			t.Errorf("%s missed %d items without a notice", m.name, missed)
 		}
 		if len(items) == 0 {
 			return all
@@ -112,7 +112,7 @@ func heard(t *testing.T, r *room, m *member) (all []string) {
 func wantHeard(t *testing.T, r *room, m *member, want ...string) {
 	t.Helper()
 	if got := heard(t, r, m); !slices.Equal(got, want) {
-		t.Errorf("%s heard %q, not %q", m.name, got, want)
+		t.Errorf("%s received %q, not %q", m.name, got, want)
 	}
 }
 
@@ -153,7 +153,7 @@ func TestRoomRecordsOnce(t *testing.T) {
 	}
 	thief, w := enter(t, r, "mallory", "key m", 2)
 	if w.recorded != 0 {
-		t.Error("a stream's count is told to another key")
+		t.Error("a stream's count is sent to another key")
 	}
 	if err := r.say(thief, says(1, "not bob")); err != nil {
 		t.Fatal(err)
@@ -221,7 +221,7 @@ func TestRoomOrder(t *testing.T) {
 	for i, m := range speakers {
 		for _, said := range heard(t, r, m) {
 			if strings.HasPrefix(said, fmt.Sprintf("say speaker%d ", i)) {
-				t.Fatalf("%s hears itself", m.name)
+				t.Fatalf("%s receives its own lines", m.name)
 			}
 		}
 	}
@@ -287,7 +287,7 @@ func TestNonListener(t *testing.T) {
 		t.Errorf("dropped: %q, %q", deaf.ending.reason, console.ending.reason)
 	}
 	if items, _ := take(r, deaf); len(items) != 0 {
-		t.Errorf("who does not listen got %d items", len(items))
+		t.Errorf("a member that receives no lines got %d items", len(items))
 	}
 	if items, missed := take(r, console); missed == 0 || len(items) == 0 {
 		t.Errorf("the console missed %d items and got %d", missed, len(items))
@@ -302,7 +302,7 @@ func TestRoomNames(t *testing.T) {
 	}{{"bob", "1", "bob"}, {"bob", "1", "bob"}, {"bob", "2", "bob~2XXX"}, {"B0B", "3", "B0B~3XXX"}, {"rob", "4", "rob"}} {
 		m, w := enter(t, r, c.name, c.key, byte(len(r.members))+1)
 		if m.name != c.want || w.name != c.want {
-			t.Errorf("%s with key %s is %s, and told %s", c.name, c.key, m.name, w.name)
+			t.Errorf("%s with key %s is %s, and its welcome says %s", c.name, c.key, m.name, w.name)
 		}
 	}
 	if got := whoLine(r.names()); got != "4 here: B0B~3XXX, bob, bob~2XXX, rob" {
@@ -392,7 +392,7 @@ func TestHistoryStartsAtFirstJoin(t *testing.T) {
 		}
 		for _, got := range heard(t, r, m) {
 			if strings.Contains(got, "before") || strings.Contains(got, "anna") {
-				t.Errorf("seen %d: a newcomer heard %q", seen, got)
+				t.Errorf("seen %d: a new member received %q", seen, got)
 			}
 		}
 	}
@@ -411,7 +411,7 @@ func TestUndelivered(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := heard(t, r, anna); len(got) != 1 || !strings.HasPrefix(got[0], "undelivered") {
-			t.Errorf("to %s: the sender heard %q", to, got)
+			t.Errorf("to %s: the sender received %q", to, got)
 		}
 	}
 	bob, _ := enter(t, r, "bob", "key b", 3)

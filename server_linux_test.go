@@ -106,7 +106,7 @@ func TestFullDisk(t *testing.T) {
 				// A small record may fit although a large one did not, because a block is freed in between. So this case is
 				// separate.
 				if told := strings.Count(server.err.String(), "cannot write the log "+path); told < turn+1 || told > 2*(turn+1) {
-					t.Errorf("the operator was told %d times in %d turns", told, turn+1)
+					t.Errorf("%d messages to the operator in %d rounds", told, turn+1)
 				}
 				server.err.match(t, strings.Repeat(`(?s)the log can be written again.*`, turn+1))
 			}

@@ -88,7 +88,7 @@ func TestServerDeadline(t *testing.T) {
 			}
 			printNotes(s.console)
 			if !strings.Contains(notes.String(), "i/o timeout") {
-				t.Errorf("%d frames: the operator was told %q", frames, notes)
+				t.Errorf("%d frames: the operator saw %q", frames, notes)
 			}
 			notes.Reset()
 			here.Close()
@@ -199,7 +199,7 @@ func TestFirstPacketRefusals(t *testing.T) {
 		})
 		printNotes(s.console)
 		if !strings.Contains(notes.String(), "first packet: "+errMalformed.Error()) {
-			t.Errorf("%s: the operator was told %q", what, notes)
+			t.Errorf("%s: the operator saw %q", what, notes)
 		}
 		notes.Reset()
 	}
@@ -317,7 +317,7 @@ func TestGathered(t *testing.T) {
 					got = append(got, fmt.Sprintf("%vs %s %s %s", it.time.Sub(began).Seconds(), itemNames[it.what], it.name, it.text))
 				}
 				if !slices.Equal(got, c.heard) {
-					t.Errorf("heard %q", got)
+					t.Errorf("received %q", got)
 				}
 			})
 		})
@@ -705,7 +705,7 @@ func TestNonListenerKept(t *testing.T) {
 					j.send(t, kindText, linesOf(1, itemSay, "", "recorded"))
 				}
 				if kind, _, err := j.sess.read(); kind != want || err != nil {
-					t.Errorf("who does not listen got kind %d, %v; want %d", kind, err, want)
+					t.Errorf("the client that receives no lines got kind %d, %v; want %d", kind, err, want)
 				}
 				j.conn.Close()
 				<-j.over
@@ -744,7 +744,7 @@ func TestAfterKick(t *testing.T) {
 		}
 	}
 	if heard > 0 {
-		t.Errorf("after the kick she got %d more messages", heard)
+		t.Errorf("after the kick the client received %d more messages", heard)
 	}
 }
 
@@ -837,7 +837,7 @@ func TestBusyClientHearsReason(t *testing.T) {
 				ln.Close()
 			}
 			if told != rounds {
-				t.Errorf("%d of %d busy clients were told", told, rounds)
+				t.Errorf("%d of %d busy clients received the reason", told, rounds)
 			}
 		})
 	}

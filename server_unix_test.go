@@ -54,7 +54,7 @@ func TestLogTrouble(t *testing.T) {
 		t.Errorf("the log has %q", got)
 	}
 	if n := strings.Count(server.err.String(), "cannot write the log "+path); n != 1 {
-		t.Errorf("the operator was told %d times", n)
+		t.Errorf("the operator saw the message %d times", n)
 	}
 }
 

@@ -160,7 +160,7 @@ func TestServiceManager(t *testing.T) {
 		case s := <-heard:
 			return s
 		case <-time.After(patience):
-			t.Fatalf("the service manager heard nothing: %s", p.err)
+			t.Fatalf("the service manager received nothing: %s", p.err)
 			return ""
 		}
 	}
