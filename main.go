@@ -263,12 +263,11 @@ func (p *process) readInvite() (*inviteCode, error) {
 // connect joins a room, or carries bytes with -raw.
 func (p *process) connect(ctx context.Context, e *endpoint) error {
 	config := clientConfig{
-		endpoint: *e, addr: p.options.connect, console: p.console, to: p.to, stay: p.stay, count: p.count, timeout: p.timeout,
+		endpoint: *e, addr: p.options.connect, console: p.console, to: p.to, keepReceiving: p.stay, count: p.count, timeout: p.timeout,
 		reconnect: p.reconnect || p.console.term != nil && !p.given["reconnect"] && e.protocol.acknowledges(), persist: p.reconnect,
 	}
 	if p.raw {
 		config.pipe = newRawPipe(p.stdin, p.stdout, p.console.progress())
-		return newClient(config).carry(ctx)
 	}
 	return newClient(config).run(ctx)
 }
