@@ -349,11 +349,14 @@ func (c *client) joined(server *peer, w welcome) error {
 		return nil
 	}
 	c.console.setRoom(w.server, server.fingerprint, w.present)
-	gap := w.flags&welcomeGap != 0
-	if w.epoch != c.place.epoch || gap {
-		if c.place.seen > 0 || gap {
-			c.console.note("some messages from the time of absence are missing: the server no longer holds them")
-		}
+	gap, restarted := w.flags&welcomeGap != 0, w.epoch != c.place.epoch
+	switch {
+	case gap:
+		c.console.note("some messages were missed: the server no longer holds them")
+	case restarted && c.place.seen > 0:
+		c.console.note("the server has restarted: messages from just before may be missing")
+	}
+	if gap || restarted {
 		c.place.epoch, c.place.seen = w.epoch, w.seq
 	}
 	if err := c.box.resume(w.recorded); err != nil || w.recorded == 0 {
