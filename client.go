@@ -1,11 +1,11 @@
 package main
 
-// The client: a person at a terminal, or a pipe. What is to be sent waits in the outbox until the server has acknowledged
-// it, which the server does once the line is in its log.
+// The client: a person at a terminal, or a pipe. What is to be sent waits in the outbox until the server has
+// acknowledged it, which the server does once the line is in its log.
 //
-// A stay in the room lasts over any number of connections. A context, client.ending, is done when the stay has to end soon,
-// and its cause says why: a signal, -timeout, or errDone for everything that is no error: the person left, -count is
-// reached, standard output is closed. Then the outbox takes no more lines, what it holds has leaveTimeout to be
+// A stay in the room lasts over any number of connections. A context, client.ending, is done when the stay has to end
+// soon, and its cause says why: a signal, -timeout, or errDone for everything that is no error: the person left, -count
+// is reached, standard output is closed. Then the outbox takes no more lines, what it holds has leaveTimeout to be
 // acknowledged, and after that a second context, client.over, is done. The end of piped input only closes the outbox:
 // what it holds may take any time.
 
@@ -95,7 +95,8 @@ func (e *errLost) Error() string {
 	if e.unacknowledged == 0 {
 		return fmt.Sprintf("connection lost: %v; every line sent was acknowledged", e.why)
 	}
-	return fmt.Sprintf("connection lost: %v; %d lines not acknowledged, so perhaps not in the server's log", e.why, e.unacknowledged)
+	return fmt.Sprintf("connection lost: %v; %d lines not acknowledged, so perhaps not in the server's log",
+		e.why, e.unacknowledged)
 }
 
 func (e *errLost) Unwrap() error { return e.why }
@@ -147,7 +148,9 @@ func (c *client) run(ctx context.Context) error {
 		return err
 	}
 	if c.console.term != nil {
-		c.console.term.complete = func(line string, pos int) []string { return completions(line, pos, clientHelp, c.people.names()) }
+		c.console.term.complete = func(line string, pos int) []string {
+			return completions(line, pos, clientHelp, c.people.names())
+		}
 	}
 	go func() { // ends with the input; with a terminal's, when the process does
 		defer c.console.guard()
@@ -222,8 +225,8 @@ func (b *backoff) pause(ctx context.Context) {
 	}
 }
 
-// reconnectTo connects again, after pauses that grow, until an attempt succeeds or fails for good. A stay that has to end
-// while it is disconnected ends at once; one that had to end before still has its time.
+// reconnectTo connects again, after pauses that grow, until an attempt succeeds or fails for good. A stay that has to
+// end while it is disconnected ends at once; one that had to end before still has its time.
 func (c *client) reconnectTo(b *backoff) (*clientConn, error) {
 	until := c.ending
 	if until.Err() != nil && c.over.Err() == nil {
@@ -249,7 +252,8 @@ func (c *client) connect(ctx context.Context) (*clientConn, error) {
 	dialer := net.Dialer{Timeout: dialTimeout, KeepAlive: c.protocol.keepAlive()}
 	conn, err := dialer.DialContext(ctx, "tcp", c.addr)
 	if err != nil {
-		return nil, errUnreachable{fmt.Errorf("cannot reach %s: %s; is securechat -listen running there?", c.addr, netReason(err))}
+		err = fmt.Errorf("cannot reach %s: %s; is securechat -listen running there?", c.addr, netReason(err))
+		return nil, errUnreachable{err}
 	}
 	joined, err := c.join(ctx, conn)
 	if err != nil {
@@ -305,7 +309,8 @@ func (c *client) joined(server *peer, w welcome) error {
 	return c.shown(c.console.acked(w.recorded)) // their acknowledgement may have been lost with the connection
 }
 
-// session serves one connection to its end. A nil error means that everything was acknowledged and the goodbye was sent.
+// session serves one connection to its end. A nil error means that everything was acknowledged and the goodbye was
+// sent.
 func (c *client) session(conn *clientConn) error {
 	defer conn.Close()
 	if err := c.shown(c.console.welcome(conn.welcome.name, conn.welcome.flags&welcomeGap != 0)); err != nil {
@@ -411,8 +416,8 @@ func (c *client) outputClosed() {
 	}
 }
 
-// shown decides what an error of standard output means: if its reader is gone, nothing more is shown; any other error ends
-// the stay.
+// shown decides what an error of standard output means: if its reader is gone, nothing more is shown; any other error
+// ends the stay.
 func (c *client) shown(err error) error {
 	switch {
 	case err == nil:
@@ -427,8 +432,8 @@ func (c *client) shown(err error) error {
 // ask lets the person decide about an unknown server, and pins its key: yes, no, or the fingerprint it should have.
 func (c *client) ask(id ssh.PublicKey) error {
 	print := fingerprint(id)
-	c.console.notePlain("The server %s is unknown here. Its key is\n  %s %s\nCompare it with the one that the server showed at its start.",
-		c.addr, id.Type(), print)
+	c.console.notePlain("The server %s is unknown here. Its key is\n  %s %s\n"+
+		"Compare it with the one that the server showed at its start.", c.addr, id.Type(), print)
 	c.console.term.setPrompt("Trust it? (yes / no / paste the fingerprint) ")
 	defer c.console.term.setPrompt("")
 	for {
@@ -452,7 +457,8 @@ func (c *client) ask(id ssh.PublicKey) error {
 	}
 }
 
-// readInput fills the outbox from the console until the input ends. It returns an error if some of it could not be sent.
+// readInput fills the outbox from the console until the input ends. It returns an error if some of it could not be
+// sent.
 func (c *client) readInput() error {
 	var failed error
 	afterPaste := false

@@ -1,7 +1,7 @@
 package main
 
-// The command line. One table holds every flag: its help, the modes it belongs to, what it excludes and how its value is
-// checked. -help-all, the checks and the completion of shells are made from it; a test holds the man page to it.
+// The command line. One table holds every flag: its help, the modes it belongs to, what it excludes and how its value
+// is checked. -help-all, the checks and the completion of shells are made from it; a test holds the man page to it.
 
 import (
 	"errors"
@@ -134,8 +134,9 @@ func (o *options) table() []optionGroup {
 				help: "use an invite's code, which is asked for or taken from $SECURECHAT_INVITE"},
 			{name: "accept-new", field: &o.acceptNew, modes: client, excludes: notPaper,
 				help: "trust an unknown server without asking; a changed key is refused all the same"},
-			{name: "to", value: "NAME", field: &o.to, common: true, modes: client, excludes: []string{"paper", "raw"}, check: o.checkTo,
-				help: "send everything to NAME alone"},
+			{name: "to", value: "NAME", field: &o.to, common: true, modes: client, excludes: []string{"paper", "raw"},
+				check: o.checkTo,
+				help:  "send everything to NAME alone"},
 			{name: "stay", field: &o.stay, common: true, modes: client, excludes: []string{"raw"},
 				help: "keep receiving after the end of the input"},
 			{name: "count", value: "N", field: &o.count, modes: client, excludes: []string{"raw"}, check: o.checkCount,
@@ -212,7 +213,9 @@ func wrongUse(format string, a ...any) error { return errUsage{fmt.Errorf(format
 
 // newOptions returns the defaults.
 func newOptions() *options {
-	return &options{typ: "ed25519", log: "connection.log", logText: true, maxClients: maxClients, history: 1000, given: map[string]bool{}}
+	return &options{
+		typ: "ed25519", log: "connection.log", logText: true, maxClients: maxClients, history: 1000, given: map[string]bool{},
+	}
 }
 
 // flags makes a flag set of the table.
@@ -244,7 +247,8 @@ func parseFlags(args []string) (*options, error) {
 	err := f.Parse(args)
 	joinsWithCode := func(a string) bool { return strings.HasPrefix(strings.TrimLeft(a, "-"), "join=") }
 	if o.join && f.NArg() > 0 || slices.ContainsFunc(args, joinsWithCode) {
-		return nil, wrongUse("-join takes no code, since other users can read the command line: it is asked for, or taken from $SECURECHAT_INVITE")
+		return nil, wrongUse("-join takes no code, since other users can read the command line: " +
+			"it is asked for, or taken from $SECURECHAT_INVITE")
 	}
 	if err != nil {
 		return nil, wrongUse("%v; -help-all lists the flags", err)
@@ -408,7 +412,8 @@ func (o *options) checkDelay() error {
 		return errors.New("-delay belongs to -listen, or to -paper on either side")
 	}
 	if o.delay < 0 || o.delay > 5*time.Second {
-		return fmt.Errorf("-delay %v: it must be from 0s to 5s, so that four of them fit the handshake's %v", o.delay, handshakeTimeout)
+		return fmt.Errorf("-delay %v: it must be from 0s to 5s, so that four of them fit the handshake's %v",
+			o.delay, handshakeTimeout)
 	}
 	return nil
 }
@@ -416,7 +421,8 @@ func (o *options) checkDelay() error {
 func (o *options) checkPaper() error {
 	switch {
 	case o.identity == "" || len(o.peers) == 0:
-		return errors.New("-paper needs -identity FILE, our private RSA-2048 key, and -peer FILE, the other side's public key")
+		return errors.New("-paper needs -identity FILE, our private RSA-2048 key, " +
+			"and -peer FILE, the other side's public key")
 	case o.connect != "" && len(o.peers) != 1:
 		return errors.New("-paper -connect takes one -peer FILE: the server's public key")
 	}

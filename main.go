@@ -6,8 +6,8 @@
 //	some-job | securechat -connect host:9000     report to it
 //
 // It implements a paper, "A Client-Server Secure Communication Approach" (2016): RSA with cipher block chaining, a
-// four-stage challenge-response handshake, an AES session and connection.log, hardened for today. README.md shows how to
-// use it, docs/ARCHITECTURE.md how it is built, docs/PROTOCOL.md what goes over the wire.
+// four-stage challenge-response handshake, an AES session and connection.log, hardened for today. README.md shows how
+// to use it, docs/ARCHITECTURE.md how it is built, docs/PROTOCOL.md what goes over the wire.
 package main
 
 // The modes, each a function, and the exit codes. Nothing else ends the process.
@@ -129,7 +129,8 @@ func (p *process) loadKeys() (k *keys, t *trust, made bool, err error) {
 		checkComment = openTrust(p.dir, nil, "", p.console.note).checkNewName
 	}
 	k, err = loadKeys(keyOptions{
-		checkComment: checkComment, dir: p.dir, typ: p.typ, bits: p.bits, comment: p.comment, identity: p.identity, passphraseFile: p.passphraseFile,
+		checkComment: checkComment, dir: p.dir, typ: p.typ, bits: p.bits, comment: p.comment,
+		identity: p.identity, passphraseFile: p.passphraseFile,
 		notify: func(format string, a ...any) { made = true; p.console.note(format, a...) }, prompt: p.console.secretPrompt(),
 	})
 	if err != nil {
@@ -222,7 +223,8 @@ func (p *process) endpoint() (*endpoint, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &securechat2{me: me, trust: t, raw: p.raw, note: p.console.note, trace: trace, server: securechat2Server{delay: p.delay}}
+	s := &securechat2{me: me, trust: t, raw: p.raw, note: p.console.note, trace: trace}
+	s.server = securechat2Server{delay: p.delay}
 	s.client = securechat2Client{addr: p.options.connect, acceptNew: p.acceptNew}
 	if p.join {
 		if s.client.invite, err = p.readInvite(); err != nil {
@@ -264,7 +266,8 @@ func (p *process) readInvite() (*inviteCode, error) {
 func (p *process) connect(ctx context.Context, e *endpoint) error {
 	config := clientConfig{
 		endpoint: *e, addr: p.options.connect, console: p.console, to: p.to, stay: p.stay, count: p.count, timeout: p.timeout,
-		reconnect: p.reconnect || p.console.term != nil && !p.given["reconnect"] && e.protocol.acknowledges(), persist: p.reconnect,
+		reconnect: p.reconnect || p.console.term != nil && !p.given["reconnect"] && e.protocol.acknowledges(),
+		persist:   p.reconnect,
 	}
 	if p.raw {
 		config.pipe = newRawPipe(p.stdin, p.stdout, p.console.progress())
@@ -292,8 +295,8 @@ func (p *process) serve(ctx context.Context, e *endpoint) (err error) {
 		}
 	}()
 	config := serverConfig{
-		endpoint: *e, console: p.console, log: log, sync: p.sync, history: p.history, clients: p.maxClients, norelay: p.norelay,
-		invite: p.invite,
+		endpoint: *e, console: p.console, log: log, sync: p.sync, history: p.history, clients: p.maxClients,
+		norelay: p.norelay, invite: p.invite,
 	}
 	if p.raw {
 		config.pipe = newRawPipe(p.stdin, p.stdout, p.console.progress())

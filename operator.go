@@ -244,7 +244,8 @@ func (s *strangers) pick(print string) (ssh.PublicKey, error) {
 	return nil, fmt.Errorf("several unknown keys have been refused: say which, as /allow NAME SHA256:…%s", list.String())
 }
 
-const inviteWords = "An invite for %s, good once and for a day. On the other machine, run\n  securechat -connect %s -join\nand paste this code when it asks:"
+const inviteWords = "An invite for %s, good once and for a day. On the other machine, run\n" +
+	"  securechat -connect %s -join\nand paste this code when it asks:"
 
 // makeInvite makes a code and shows the operator what the other side does with it.
 func makeInvite(t *trust, c *console, name, port string) error {

@@ -83,7 +83,8 @@ func hintOf(err error) string {
 	case errors.As(err, &u) && u.hint != "":
 		return "\nsecurechat: hint: " + strings.ReplaceAll(u.hint, "\n", "\nsecurechat: hint: ")
 	case errors.Is(err, errUnverified):
-		return "\nsecurechat: hint: the connection was dropped; try from another network, and compare fingerprints with the operator"
+		return "\nsecurechat: hint: the connection was dropped; try from another network, " +
+			"and compare fingerprints with the operator"
 	}
 	return ""
 }

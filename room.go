@@ -473,7 +473,8 @@ func (r *room) next(m *member, d *delivery) (ok, over bool) {
 
 // doneLocked reports whether a member that has to leave has been delivered and acknowledged everything.
 func (m *member) doneLocked(r *room) bool {
-	return m.ending.reason != "" && (!m.listens || m.next >= min(r.queue.end(), m.ending.until)) && m.stream.durable == m.stream.last
+	delivered := !m.listens || m.next >= min(r.queue.end(), m.ending.until)
+	return m.ending.reason != "" && delivered && m.stream.durable == m.stream.last
 }
 
 // takeLocked appends m's notices and the items from m's place on to into, takeBytes at most, and moves the place.
@@ -635,7 +636,8 @@ func (r *room) notify(m *member, text string) {
 // notifyLocked leaves an item for m alone. A member that does not read has maxNotices of them at most.
 func (m *member) notifyLocked(what byte, text string) {
 	if len(m.notices) < maxNotices {
-		m.notices = append(m.notices, item{time: time.Now(), what: what, text: []byte(text[:min(len(text), maxLine)])}.append(nil))
+		it := item{time: time.Now(), what: what, text: []byte(text[:min(len(text), maxLine)])}
+		m.notices = append(m.notices, it.append(nil))
 	}
 	m.wakeLocked()
 }

@@ -154,7 +154,8 @@ func (s *server) serveRoom(ctx context.Context, o *operator, listeners []net.Lis
 
 // serveRaw serves one client with -raw and returns how that went.
 func (s *server) serveRaw(ctx context.Context, stop func(), listeners []net.Listener) error {
-	r := &rawServer{server: s, ctx: ctx, stop: stop, result: &errCut{why: errors.New("the server was stopped before anyone had joined")}}
+	r := &rawServer{server: s, ctx: ctx, stop: stop}
+	r.result = &errCut{why: errors.New("the server was stopped before a client had joined")}
 	if err := s.serve(ctx, listeners, r.join); err != nil {
 		return err
 	}
@@ -650,7 +651,8 @@ func listenOn(addr string, keepAlive time.Duration) ([]net.Listener, error) {
 		return []net.Listener{l}, nil
 	}
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("cannot listen on %s: another program has this port; name another with -listen, or end that program", addr)
+		return nil, fmt.Errorf("cannot listen on %s: another program has this port; "+
+			"name another with -listen, or end that program", addr)
 	}
 	return nil, fmt.Errorf("cannot listen on %s: %s", addr, netReason(err))
 }
