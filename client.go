@@ -35,6 +35,7 @@ const (
 	firstBackoff = 200 * time.Millisecond // before the first attempt to reconnect; each further one doubles it,
 	maxBackoff   = 15 * time.Second       // up to this
 	leaveTimeout = 5 * time.Second        // for the last lines to be acknowledged
+	recheckTrust = 2 * time.Second        // between two looks at the files that trust servers
 )
 
 // clientConfig is what a client is made of. Nothing of it changes during the stay.
@@ -136,6 +137,7 @@ func (c *client) start(ctx context.Context) (stop func()) {
 // clientConn is one connection of a stay.
 type clientConn struct {
 	net.Conn
+	server  *peer
 	link    link
 	welcome welcome
 }
@@ -287,7 +289,7 @@ func (c *client) join(ctx context.Context, conn net.Conn) (*clientConn, error) {
 	if err := conn.SetDeadline(time.Time{}); err != nil {
 		return nil, errUnreachable{err}
 	}
-	return &clientConn{conn, l, w}, c.joined(server, w)
+	return &clientConn{conn, server, l, w}, c.joined(server, w)
 }
 
 // joined takes over what the server's welcome says.
@@ -327,6 +329,8 @@ func (c *client) session(conn *clientConn) error {
 		read <- s.read()
 	})
 	working.Go(func() { written <- s.write() }) // ends after the goodbye, a failed write, or stop
+	distrusted := make(chan error, 1)
+	working.Go(func() { s.watchTrust(conn.server, distrusted) }) // ends at stop
 	defer func() {
 		close(s.stop)
 		conn.Close()
@@ -357,8 +361,38 @@ func (c *client) session(conn *clientConn) error {
 			return c.result()
 		}
 		return s.lost(err)
+	case err := <-distrusted:
+		return err
 	case <-c.over.Done():
 		return s.lost(errors.New("the server did not acknowledge in time"))
+	}
+}
+
+// watchTrust checks the server's key again when known_hosts or revoked_keys change, or its certificate expires. It
+// reports an error to distrusted if the server is no longer trusted.
+func (s *clientSession) watchTrust(server *peer, distrusted chan error) {
+	if s.trust == nil {
+		return
+	}
+	files, end := s.trust.fileWatch(), certificateEnd(server.key)
+	ticker := time.NewTicker(recheckTrust)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-s.stop:
+			return
+		case now := <-ticker.C:
+			expired := !end.IsZero() && !now.Before(end)
+			if !files.changed(now) && !expired {
+				continue
+			}
+			_, err := s.trust.checkServer(s.addr, server.remote, server.key, now)
+			var u *untrusted
+			if errors.As(err, &u) && u.kind != undecided {
+				distrusted <- err
+				return
+			}
+		}
 	}
 }
 

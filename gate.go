@@ -187,6 +187,8 @@ func (g *gate) forgive(ip netip.Addr) {
 func penaltyFor(err error) time.Duration {
 	var u *untrusted
 	switch {
+	case errors.As(err, &u) && u.kind == undecided:
+		return 0 // a file of ours cannot be read
 	case errors.As(err, &u) && u.kind == invalidInvite:
 		return penaltyInvite
 	case errors.As(err, &u), errors.Is(err, errUnverified), errors.Is(err, errMalformed), errors.Is(err, errBadPacket):

@@ -577,7 +577,7 @@ func (p *paperMode) check(line outLine) error {
 }
 
 func (p *paperMode) accept(conn net.Conn) (*peer, link, joinRequest, error) {
-	from := &peer{addr: conn.RemoteAddr().String()}
+	from := newPeer(conn)
 	key, i, err := paperServerHandshake(conn, p.me, p.peers, p.delay, p.tracer(from.addr+"  "))
 	if err != nil {
 		return from, nil, joinRequest{}, err
@@ -610,7 +610,8 @@ func (p *paperMode) dial(conn net.Conn, _ joinRequest) (*peer, link, welcome, er
 		}
 		return nil, nil, welcome{}, errUnreachable{err}
 	}
-	server := &peer{addr: conn.RemoteAddr().String(), name: p.names[0]}
+	server := newPeer(conn)
+	server.name = p.names[0]
 	id, err := ssh.NewPublicKey(p.peers[0])
 	if err != nil {
 		return nil, nil, welcome{}, err

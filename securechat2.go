@@ -51,7 +51,7 @@ func (s *securechat2) traffic(otherwise *traffic) *traffic {
 
 func (s *securechat2) dial(conn net.Conn, req joinRequest) (*peer, link, welcome, error) {
 	addr := s.client.addr
-	p := &peer{addr: conn.RemoteAddr().String()}
+	p := newPeer(conn)
 	pin := false
 	var proof func(h0, hpkePublic, identity []byte) []byte
 	if s.client.invite != nil {
@@ -195,13 +195,13 @@ func (s *securechat2) notAdmitted() error {
 
 func (s *securechat2) accept(conn net.Conn) (*peer, link, joinRequest, error) {
 	remote := conn.RemoteAddr()
-	p := &peer{addr: remote.String()}
+	p := newPeer(conn)
 	admit := func(id ssh.PublicKey, proof, h0, hpkePublic []byte, confirmed bool) error {
 		g, err := s.trust.admit(id, remote, time.Now())
 		if err != nil && len(proof) > 0 {
 			g, err = s.trust.redeem(proof, h0, hpkePublic, id, time.Now(), confirmed)
 		}
-		p.name, p.admittedBy = g.name, g.by
+		p.name, p.admittedBy, p.until = g.name, g.by, g.until
 		return err
 	}
 	me := *s.me

@@ -27,6 +27,7 @@ const (
 	stdoutTimeout   = time.Second             // from the signal, for printing what is left
 	acceptPause     = 200 * time.Millisecond  // after an accept failed because the machine is short of something
 	freePause       = 2 * time.Second         // without a handshake, before memory is given back to the system
+	recheckEvery    = 2 * time.Second         // between two looks at the files that admit clients
 	logRetry        = time.Second             // between two attempts to record a message,
 	logPatience     = time.Minute             // and until its client is disconnected; -reconnect sends the message again
 )
@@ -536,7 +537,7 @@ func leaveReason(readErr, writeErr error) string {
 func (s *server) letIn(conn net.Conn) bool {
 	r := s.gate.enter(remoteIP(conn.RemoteAddr()), time.Now())
 	if r != nil && r.first {
-		s.refuse(&peer{addr: conn.RemoteAddr().String()}, r)
+		s.refuse(newPeer(conn), r)
 	}
 	return r == nil
 }
@@ -561,6 +562,29 @@ func (s *server) refuse(p *peer, err error) {
 	s.console.note("refused %s: %v%s", from, err, hint)
 }
 
+// recheck ends the sessions of clients that are no longer admitted: after a change of the files of any client, otherwise
+// of those whose line or certificate has expired. While a file cannot be read the sessions go on, and no client is
+// admitted.
+func (s *server) recheck(changed bool) {
+	now := time.Now()
+	due := s.room.due(now, changed)
+	if len(due) == 0 {
+		return
+	}
+	rules := s.trust.clientRules()
+	for _, m := range due {
+		g, err := rules.admit(m.peer.key, m.peer.remote, now)
+		var u *untrusted
+		switch {
+		case err == nil:
+			s.room.renew(m, g.until)
+		case errors.As(err, &u) && u.kind != undecided:
+			s.console.note("%s has to leave: %v", m.peer.name, err)
+			s.room.expel(m)
+		}
+	}
+}
+
 // watch reopens the log at each SIGHUP, answers the service manager's watchdog, and returns when ctx ends. At a
 // terminal SIGHUP means that the terminal is gone, so it stops the server.
 func (s *server) watch(ctx context.Context, stop func()) {
@@ -573,6 +597,13 @@ func (s *server) watch(ctx context.Context, stop func()) {
 		defer ticker.Stop()
 		beat = ticker.C
 	}
+	var recheck <-chan time.Time
+	var files *fileWatch
+	if s.trust != nil {
+		ticker := time.NewTicker(recheckEvery)
+		defer ticker.Stop()
+		recheck, files = ticker.C, s.trust.fileWatch()
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -580,9 +611,16 @@ func (s *server) watch(ctx context.Context, stop func()) {
 		case <-hangup:
 			if s.console.term != nil {
 				stop()
-			} else if err := s.room.reopen(); err != nil {
+				continue
+			}
+			if err := s.room.reopen(); err != nil {
 				s.console.note("%v", err)
 			}
+			if s.trust != nil {
+				s.recheck(true)
+			}
+		case <-recheck:
+			s.recheck(files.changed(time.Now()))
 		case <-beat:
 			s.room.names() // takes room.mu, so that a deadlocked server stops answering the watchdog
 			s.notifyManager("WATCHDOG=1")
