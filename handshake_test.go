@@ -4,7 +4,7 @@ package main
 // man in the middle, with scripted peers that break each stage in turn, and with peers that stall. After these come the
 // lines of -trace and two benchmarks: BenchmarkHandshakeFloor compares the server's cost with its RSA and HPKE operations
 // (bench/handshake.sh), and BenchmarkTiming measures how long the server takes to close the connection after each kind of
-// failure (bench/timing.sh).
+// failure (bench/timing.sh; docs/SECURITY.md says which failures are compared, and why some may differ).
 
 import (
 	"bytes"
