@@ -578,7 +578,7 @@ func (c *client) command(line []byte) (out outLine, send, leave bool) {
 	case name == "/quit":
 		return out, false, true
 	case name == "/help":
-		c.console.notePlain("%s", clientHelp)
+		c.console.notePlain(clientHelp)
 	default:
 		c.console.notePlain(unknownCommand, name)
 	}

@@ -139,7 +139,7 @@ func (o *operator) command(line []byte) (out outLine, send bool) {
 	case name == "/quit":
 		o.stop()
 	case name == "/help":
-		o.console.notePlain("%s", operatorHelp)
+		o.console.notePlain(operatorHelp)
 	case o.trust == nil && (name == "/invite" || name == "/allow"):
 		o.console.notePlain("-paper knows its clients by -peer alone: end the server and name the key there")
 	case name == "/kick":
@@ -152,7 +152,7 @@ func (o *operator) command(line []byte) (out outLine, send bool) {
 		o.console.notePlain(unknownCommand, name)
 	}
 	if err != nil {
-		o.console.note("%v", err)
+		o.console.note("%s", ownLines(err.Error()))
 	}
 	return out, false
 }

@@ -117,7 +117,7 @@ func (s *securechat2) join(conn net.Conn, sess *session, req joinRequest) (welco
 	if err == nil && kind == kindText {
 		var it item
 		if it, _, err = cutItem(payload); err == nil {
-			away = fmt.Errorf("%w: %s", away, it.text)
+			away = fmt.Errorf("%w: %s", away, clip(string(it.text), maxReason))
 			kind, payload, err = sess.read()
 		}
 		if err == nil && kind != kindClose {

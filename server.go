@@ -544,7 +544,7 @@ func (s *server) letIn(conn net.Conn) bool {
 
 // refuse records and reports why a connection came to nothing. It sends nothing to the peer.
 func (s *server) refuse(p *peer, err error) {
-	hint := hintOf(err)
+	reason, hint := clip(err.Error(), maxReason), hintOf(err)
 	var u *untrusted
 	if errors.As(err, &u) && u.kind == unknownKey && p.key != nil {
 		s.strangers.add(p.key)
@@ -554,12 +554,12 @@ func (s *server) refuse(p *peer, err error) {
 	}
 	who := newPeerFields(p.addr, p.name, p.fingerprint, "", nil)
 	now := time.Now()
-	s.room.record(func(b []byte) []byte { return appendRecord(b, now, eventRefused, who, "reason", err.Error()) })
+	s.room.record(func(b []byte) []byte { return appendRecord(b, now, eventRefused, who, "reason", reason) })
 	from := p.addr
 	if p.fingerprint != "" {
 		from += ", " + p.fingerprint
 	}
-	s.console.note("refused %s: %v%s", from, err, hint)
+	s.console.note("refused %s: %s%s", from, reason, ownLines(hint))
 }
 
 // recheck ends the sessions of clients that are no longer admitted: after a change of the files of any client, otherwise
