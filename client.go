@@ -39,6 +39,7 @@ const (
 	firstBackoff = 200 * time.Millisecond // about the first pause before connecting again; each further one is doubled,
 	maxBackoff   = 15 * time.Second       // up to this
 	leaveTimeout = 5 * time.Second        // for the last lines to be acknowledged
+	recheckTrust = 2 * time.Second        // between two looks at the files that trust servers
 )
 
 // clientConfig is a plain record of what a client does. Nothing in it changes.
@@ -277,6 +278,7 @@ func (b *backoff) wait(ctx context.Context) {
 // clientConn is one connection to the room.
 type clientConn struct {
 	net.Conn
+	server  *peer
 	link    link
 	welcome welcome
 }
@@ -340,7 +342,7 @@ func (c *client) join(ctx context.Context, conn net.Conn) (*clientConn, error) {
 		l.wipe()
 		return nil, err
 	}
-	return &clientConn{conn, l, w}, nil
+	return &clientConn{conn, server, l, w}, nil
 }
 
 // joined takes over what the server's welcome says.
@@ -483,7 +485,7 @@ func (c *client) command(line []byte) (out outLine, send, quit bool) {
 	case name == "/quit":
 		return out, false, true
 	case name == "/help":
-		c.console.notePlain("%s", clientHelp)
+		c.console.notePlain(clientHelp)
 	default:
 		c.console.notePlain(unknownCommand, name)
 	}
@@ -543,7 +545,8 @@ func (c *client) address(out outLine) (outLine, error) {
 // sent secure-close.
 func (c *client) session(conn *clientConn) error {
 	s := &clientSession{
-		client: c, clientConn: conn, quit: make(chan struct{}), read: make(chan error, 1), written: make(chan error, 1),
+		client: c, clientConn: conn, quit: make(chan struct{}),
+		read: make(chan error, 1), written: make(chan error, 1), distrusted: make(chan error, 1),
 	}
 	defer s.close()
 	if err := s.printed(s.console.welcome(conn.welcome.name, conn.welcome.flags&welcomeGap != 0)); err != nil {
@@ -554,6 +557,7 @@ func (c *client) session(conn *clientConn) error {
 	}
 	s.working.Go(s.reader)
 	s.working.Go(s.writer)
+	s.working.Go(s.watchTrust)
 	select {
 	case err := <-s.read:
 		return s.outcome(err, false)
@@ -563,20 +567,23 @@ func (c *client) session(conn *clientConn) error {
 			readErr = err
 		}
 		return s.outcome(readErr, err == nil)
+	case err := <-s.distrusted:
+		return err
 	case <-c.over.Done():
 		return s.outcome(errors.New("the server did not acknowledge in time"), false)
 	}
 }
 
-// clientSession is one connection in use. A goroutine reads and another one writes.
+// clientSession is one connection in use. One goroutine reads, one writes, and one watches the files of trust.
 type clientSession struct {
 	*client
 	*clientConn
-	working sync.WaitGroup
-	quit    chan struct{} // closed to end the writer
-	read    chan error    // why the reader has ended; of capacity 1
-	written chan error    // why the writer has ended, nil after secure-close; of capacity 1
-	removed bool          // the operator has removed this client; the reader's
+	working    sync.WaitGroup
+	quit       chan struct{} // closed to end the writer and the watcher
+	read       chan error    // why the reader has ended; of capacity 1
+	written    chan error    // why the writer has ended, nil after secure-close; of capacity 1
+	distrusted chan error    // why the server is no longer trusted; of capacity 1
+	removed    bool          // the operator has removed this client; the reader's
 }
 
 // reader ends when reading fails, which closing the connection makes it do, unless standard output is stuck.
@@ -601,7 +608,35 @@ func (s *clientSession) readEnd() error {
 	}
 }
 
-// close ends the two goroutines and the connection.
+// watchTrust checks the server's key again when known_hosts or revoked_keys change, or its certificate expires. It ends
+// when the server is no longer trusted, or when quit is closed.
+func (s *clientSession) watchTrust() {
+	if s.trust == nil {
+		return
+	}
+	files, end := s.trust.fileWatch(), certificateEnd(s.server.key)
+	ticker := time.NewTicker(recheckTrust)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-s.quit:
+			return
+		case now := <-ticker.C:
+			expired := !end.IsZero() && !now.Before(end)
+			if !files.changed(now) && !expired {
+				continue
+			}
+			_, err := s.trust.checkServer(s.addr, s.server.remote, s.server.key, now)
+			var u *untrusted
+			if errors.As(err, &u) && u.kind != undecided {
+				s.distrusted <- err
+				return
+			}
+		}
+	}
+}
+
+// close ends the goroutines and the connection.
 func (s *clientSession) close() {
 	close(s.quit)
 	s.Close()

@@ -644,7 +644,7 @@ func TestTimeoutStuck(t *testing.T) {
 		defer other.Close()
 		l := stuckLink{free: make(chan struct{})}
 		defer close(l.free)
-		if err := c.session(&clientConn{conn, l, welcome{name: "bob"}}); err != nil || !errors.Is(c.result(), errTimeout) {
+		if err := c.session(&clientConn{conn, nil, l, welcome{name: "bob"}}); err != nil || !errors.Is(c.result(), errTimeout) {
 			t.Errorf("it ended with %v, result %v", err, c.result())
 		}
 	})

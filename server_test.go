@@ -352,12 +352,13 @@ func TestGatheredWaits(t *testing.T) {
 
 // joined is a client in the room of a quietServer, over a pipe; test code speaks for it.
 type joined struct {
-	s    *server
-	c    *client
-	conn net.Conn // its end
-	sess *session
-	w    welcome
-	over chan struct{} // closed when the server is done with it
+	s      *server
+	c      *client
+	conn   net.Conn // its end
+	server *peer
+	sess   *session
+	w      welcome
+	over   chan struct{} // closed when the server is done with it
 }
 
 // asTCP is a pipe whose reader hears of its own Close in TCP's words.
@@ -389,7 +390,7 @@ func joinOver(t *testing.T, s *server, c *client, fresh bool) *joined {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &joined{s, c, here, conn.link.(*session), conn.welcome, over}
+	return &joined{s, c, here, conn.server, conn.link.(*session), conn.welcome, over}
 }
 
 func (j *joined) send(t *testing.T, kind byte, payload []byte) {
@@ -514,7 +515,7 @@ func TestKeepalive(t *testing.T) {
 				go io.Copy(io.Discard, there)
 			}
 			var lost *errLost
-			if err := j.c.session(&clientConn{here, j.sess, j.w}); !errors.As(err, &lost) {
+			if err := j.c.session(&clientConn{here, j.server, j.sess, j.w}); !errors.As(err, &lost) {
 				t.Error(err)
 			}
 			if d := time.Since(begin); d > limit || d < pingInterval {
@@ -530,7 +531,7 @@ func TestKeepalive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := joinOver(t, s, c, true)
 		time.AfterFunc(24*time.Hour, func() { j.c.leave(errQuit) })
-		if err := j.c.session(&clientConn{j.conn, j.sess, j.w}); err != nil || j.c.leaving.Err() == nil {
+		if err := j.c.session(&clientConn{j.conn, j.server, j.sess, j.w}); err != nil || j.c.leaving.Err() == nil {
 			t.Errorf("after a day of silence: %v", err)
 		}
 		<-j.over
@@ -573,7 +574,7 @@ func TestLongLinesKeepalive(t *testing.T) {
 			}
 			begin := time.Now()
 			defer time.AfterFunc(24*time.Hour, func() { there.Close() }).Stop()
-			err = j.c.session(&clientConn{here, mine, j.w})
+			err = j.c.session(&clientConn{here, j.server, mine, j.w})
 			seen = j.c.place.seen
 			lasted = time.Since(begin)
 			there.Close()
