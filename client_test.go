@@ -881,3 +881,37 @@ func TestResumeTooFar(t *testing.T) {
 		t.Errorf("%d lines from %d, %v", len(batch), first, done)
 	}
 }
+
+// TestLeavingOffline: leaving ends a client that has no connection at once. One that was leaving before it lost the
+// connection has leaveTimeout to deliver its lines.
+func TestLeavingOffline(t *testing.T) {
+	for _, c := range []struct {
+		leaves, ends time.Duration
+		cause, want  error
+	}{
+		{time.Second, time.Second, errQuit, errOffline},
+		{time.Second, time.Second, errTimeout, errTimeout},
+		{0, leaveTimeout, errCountReached, errOffline},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			cl := newClient(clientConfig{
+				endpoint: endpoint{protocol: &securechat2{}}, addr: "127.0.0.1:1",
+				console: unstartedConsole(strings.NewReader(""), io.Discard),
+			})
+			begin := time.Now()
+			if c.leaves == 0 {
+				cl.leave(c.cause)
+			} else {
+				time.AfterFunc(c.leaves, func() { cl.leave(c.cause) })
+			}
+			conn, err := cl.connectAgain(&backoff{next: time.Hour}) // no attempt comes before the end
+			if conn != nil || !errors.Is(err, c.want) || time.Since(begin) != c.ends {
+				t.Errorf("%v: it ended with %v after %v", c.cause, err, time.Since(begin))
+			}
+			synctest.Wait()
+			if !cl.box.finished() {
+				t.Error("the outbox is open")
+			}
+		})
+	}
+}
