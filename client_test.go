@@ -635,18 +635,17 @@ func (l stuckLink) setReadTimeout(time.Duration, bool) {}
 func TestTimeoutStuck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newClient(clientConfig{
-			stay: true, timeout: time.Second,
-			console: newConsole(strings.NewReader(""), io.Discard, io.Discard, nil, consoleOptions{}),
+			keepReceiving: true,
+			console:       newConsole(strings.NewReader(""), io.Discard, io.Discard, nil, consoleOptions{}),
 		})
-		defer c.start(t.Context())()
 		defer c.console.close()
+		time.AfterFunc(time.Second, func() { c.leave(errTimeout) })
 		conn, other := net.Pipe()
 		defer other.Close()
 		l := stuckLink{free: make(chan struct{})}
 		defer close(l.free)
-		err := c.session(&clientConn{conn, nil, l, welcome{name: "bob"}})
-		if !errors.Is(err, errTimeout) {
-			t.Errorf("it ended with %v", err)
+		if err := c.session(&clientConn{conn, &peer{}, l, welcome{name: "bob"}}); err != nil || !errors.Is(c.result(), errTimeout) {
+			t.Errorf("it ended with %v, result %v", err, c.result())
 		}
 	})
 }

@@ -5,8 +5,6 @@ package main
 
 import (
 	"bytes"
-	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -129,8 +127,7 @@ func TestServerRefusals(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			here, there := net.Pipe()
 			go serveConn(s, there)
-			c.box = newOutbox()
-			rand.Read(c.stream[:])
+			c := newClient(c.clientConfig)
 			joined, err := c.join(t.Context(), here)
 			if err != nil {
 				t.Fatalf("%s: %v", what, err)
@@ -384,10 +381,11 @@ func joinOver(t *testing.T, s *server, c *client, fresh bool) *joined {
 		defer close(over)
 		serveConn(s, asTCP{there})
 	}()
-	c.box = newOutbox()
-	if fresh {
-		rand.Read(c.stream[:])
+	again := newClient(c.clientConfig) // its channels belong to the bubble
+	if !fresh {
+		again.stream = c.stream
 	}
+	c = again
 	conn, err := c.join(t.Context(), here)
 	if err != nil {
 		t.Fatal(err)
@@ -517,11 +515,9 @@ func TestKeepalive(t *testing.T) {
 				go io.Copy(io.Discard, there)
 			}
 			var lost *errLost
-			stop := c.start(t.Context())
-			if err := c.session(&clientConn{here, j.server, j.sess, j.w}); !errors.As(err, &lost) {
+			if err := j.c.session(&clientConn{here, j.server, j.sess, j.w}); !errors.As(err, &lost) {
 				t.Error(err)
 			}
-			stop()
 			if d := time.Since(begin); d > limit || d < pingInterval {
 				t.Errorf("it takes what is sent: %v: the client found a dead server after %v", takes, d)
 			}
@@ -534,10 +530,8 @@ func TestKeepalive(t *testing.T) {
 	c.console.out = newOutput(io.Discard)
 	synctest.Test(t, func(t *testing.T) {
 		j := joinOver(t, s, c, true)
-		ctx, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
-		defer cancel()
-		defer c.start(ctx)()
-		if err := c.session(&clientConn{j.conn, j.server, j.sess, j.w}); err != nil || ctx.Err() == nil {
+		time.AfterFunc(24*time.Hour, func() { j.c.leave(errQuit) })
+		if err := j.c.session(&clientConn{j.conn, j.server, j.sess, j.w}); err != nil || j.c.leaving.Err() == nil {
 			t.Errorf("after a day of silence: %v", err)
 		}
 		<-j.over
@@ -559,6 +553,7 @@ func (w *stuckOnce) Write(b []byte) (int, error) {
 // waited for a stuck standard output, and is dead though a part of a line came right behind its first words.
 func TestLongLinesKeepalive(t *testing.T) {
 	s, c, _ := quietServer(t)
+	var seen uint64
 	talk := func(out io.Writer, welcome bool, server func(there net.Conn, sess *session)) (lasted time.Duration, err error) {
 		synctest.Test(t, func(t *testing.T) {
 			c.console.out = newOutput(out)
@@ -570,7 +565,7 @@ func TestLongLinesKeepalive(t *testing.T) {
 			if err := errors.Join(err1, err2); err != nil {
 				t.Fatal(err)
 			}
-			c.place.seen = 0
+			j.c.place.seen = 0
 			go server(there, theirs)
 			if welcome { // which has been read before the session begins
 				if _, _, err := mine.read(); err != nil {
@@ -579,9 +574,8 @@ func TestLongLinesKeepalive(t *testing.T) {
 			}
 			begin := time.Now()
 			defer time.AfterFunc(24*time.Hour, func() { there.Close() }).Stop()
-			stop := c.start(t.Context())
-			err = c.session(&clientConn{here, j.server, mine, j.w})
-			stop()
+			err = j.c.session(&clientConn{here, j.server, mine, j.w})
+			seen = j.c.place.seen
 			lasted = time.Since(begin)
 			there.Close()
 			j.conn.Close()
@@ -611,8 +605,8 @@ func TestLongLinesKeepalive(t *testing.T) {
 			time.Sleep(pingInterval)
 		}
 	})
-	if c.place.seen != lines || lasted < 5*time.Minute {
-		t.Errorf("%d of %d long lines were shown, in %v: %v", c.place.seen, lines, lasted, err)
+	if seen != lines || lasted < 5*time.Minute {
+		t.Errorf("%d of %d long lines were shown, in %v: %v", seen, lines, lasted, err)
 	}
 
 	lasted, err = talk(io.Discard, true, func(there net.Conn, sess *session) {
@@ -746,8 +740,7 @@ func TestBusyTold(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				c.box = newOutbox()
-				rand.Read(c.stream[:])
+				c = newClient(c.clientConfig)
 				joined, err := c.join(t.Context(), conn)
 				if err != nil {
 					t.Fatal(err)
