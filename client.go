@@ -40,6 +40,9 @@ const (
 	maxBackoff   = 15 * time.Second       // up to this
 	leaveTimeout = 5 * time.Second        // for the last lines to be acknowledged
 	recheckTrust = 2 * time.Second        // between two looks at the files that trust servers
+	recheckTrust = 2 * time.Second        // between two looks at the files that trust servers
+	recheckTrust = 2 * time.Second        // between two looks at the files that trust servers
+	recheckTrust = 2 * time.Second        // between two looks at the files that trust servers
 )
 
 // clientConfig is a plain record of what a client does. Nothing in it changes.
@@ -351,11 +354,14 @@ func (c *client) joined(server *peer, w welcome) error {
 		return nil
 	}
 	c.console.setRoom(w.server, server.fingerprint, w.present)
-	gap := w.flags&welcomeGap != 0
-	if w.epoch != c.place.epoch || gap {
-		if c.place.seen > 0 || gap {
-			c.console.note("some messages from the time of absence are missing: the server no longer holds them")
-		}
+	gap, restarted := w.flags&welcomeGap != 0, w.epoch != c.place.epoch
+	switch {
+	case gap:
+		c.console.note("some messages were missed: the server no longer holds them")
+	case restarted && c.place.seen > 0:
+		c.console.note("the server has restarted: messages from just before may be missing")
+	}
+	if gap || restarted {
 		c.place.epoch, c.place.seen = w.epoch, w.seq
 	}
 	if err := c.box.resume(w.recorded); err != nil || w.recorded == 0 {
@@ -542,7 +548,8 @@ func (c *client) address(out outLine) (outLine, error) {
 // sent secure-close.
 func (c *client) session(conn *clientConn) error {
 	s := &clientSession{
-		client: c, clientConn: conn, quit: make(chan struct{}), read: make(chan error, 1), written: make(chan error, 1),
+		client: c, clientConn: conn, quit: make(chan struct{}),
+		read: make(chan error, 1), written: make(chan error, 1), distrusted: make(chan error, 1),
 	}
 	defer s.close()
 	if err := s.printed(s.console.welcome(conn.welcome.name, conn.welcome.flags&welcomeGap != 0)); err != nil {
@@ -553,8 +560,12 @@ func (c *client) session(conn *clientConn) error {
 	}
 	s.working.Go(s.reader)
 	s.working.Go(s.writer)
+<<<<<<< HEAD
 	distrusted := make(chan error, 1)
 	s.working.Go(func() { s.watchTrust(distrusted) })
+=======
+	s.working.Go(s.watchTrust)
+>>>>>>> client
 	select {
 	case err := <-s.read:
 		return s.outcome(err, false)
@@ -564,13 +575,18 @@ func (c *client) session(conn *clientConn) error {
 			readErr = err
 		}
 		return s.outcome(readErr, err == nil)
+<<<<<<< HEAD
 	case err := <-distrusted:
+=======
+	case err := <-s.distrusted:
+>>>>>>> client
 		return err
 	case <-c.over.Done():
 		return s.outcome(errors.New("the server did not acknowledge in time"), false)
 	}
 }
 
+<<<<<<< HEAD
 // watchTrust checks the server's key again when known_hosts or revoked_keys change, or its certificate expires. It
 // reports an error to distrusted if the server is no longer trusted, and ends at quit.
 func (s *clientSession) watchTrust(distrusted chan error) {
@@ -599,15 +615,16 @@ func (s *clientSession) watchTrust(distrusted chan error) {
 	}
 }
 
-// clientSession is one connection in use. A goroutine reads and another one writes.
+// clientSession is one connection in use. One goroutine reads, one writes, and one watches the files of trust.
 type clientSession struct {
 	*client
 	*clientConn
-	working sync.WaitGroup
-	quit    chan struct{} // closed to end the writer
-	read    chan error    // why the reader has ended; of capacity 1
-	written chan error    // why the writer has ended, nil after secure-close; of capacity 1
-	removed bool          // the operator has removed this client; the reader's
+	working    sync.WaitGroup
+	quit       chan struct{} // closed to end the writer and the watcher
+	read       chan error    // why the reader has ended; of capacity 1
+	written    chan error    // why the writer has ended, nil after secure-close; of capacity 1
+	distrusted chan error    // why the server is no longer trusted; of capacity 1
+	removed    bool          // the operator has removed this client; the reader's
 }
 
 // reader ends when reading fails, which closing the connection makes it do, unless standard output is stuck.
@@ -632,7 +649,35 @@ func (s *clientSession) readEnd() error {
 	}
 }
 
-// close ends the two goroutines and the connection.
+// watchTrust checks the server's key again when known_hosts or revoked_keys change, or its certificate expires. It ends
+// when the server is no longer trusted, or when quit is closed.
+func (s *clientSession) watchTrust() {
+	if s.trust == nil {
+		return
+	}
+	files, end := s.trust.fileWatch(), certificateEnd(s.server.key)
+	ticker := time.NewTicker(recheckTrust)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-s.quit:
+			return
+		case now := <-ticker.C:
+			expired := !end.IsZero() && !now.Before(end)
+			if !files.changed(now) && !expired {
+				continue
+			}
+			_, err := s.trust.checkServer(s.addr, s.server.remote, s.server.key, now)
+			var u *untrusted
+			if errors.As(err, &u) && u.kind != undecided {
+				s.distrusted <- err
+				return
+			}
+		}
+	}
+}
+
+// close ends the goroutines and the connection.
 func (s *clientSession) close() {
 	close(s.quit)
 	s.Close()
