@@ -1,11 +1,11 @@
 package main
 
-// The client: a person at a terminal, or a pipe. What is to be sent waits in the outbox until the server has acknowledged
-// it, which the server does once the line is in its log.
+// The client: a person at a terminal, or a pipe. What is to be sent waits in the outbox until the server has
+// acknowledged it, which the server does once the line is in its log.
 //
-// A stay in the room lasts over any number of connections. A context, client.ending, is done when the stay has to end soon,
-// and its cause says why: a signal, -timeout, or errDone for everything that is no error: the person left, -count is
-// reached, standard output is closed. Then the outbox takes no more lines, what it holds has leaveTimeout to be
+// A stay in the room lasts over any number of connections. A context, client.ending, is done when the stay has to end
+// soon, and its cause says why: a signal, -timeout, or errDone for everything that is no error: the person left, -count
+// is reached, standard output is closed. Then the outbox takes no more lines, what it holds has leaveTimeout to be
 // acknowledged, and after that a second context, client.over, is done. The end of piped input only closes the outbox:
 // what it holds may take any time.
 
@@ -35,6 +35,7 @@ const (
 	firstBackoff = 200 * time.Millisecond // before the first attempt to reconnect; each further one doubles it,
 	maxBackoff   = 15 * time.Second       // up to this
 	leaveTimeout = 5 * time.Second        // for the last lines to be acknowledged
+	recheckTrust = 2 * time.Second        // between two looks at the files that trust servers
 )
 
 // clientConfig is what a client is made of. Nothing of it changes during the stay.
@@ -95,7 +96,8 @@ func (e *errLost) Error() string {
 	if e.unacknowledged == 0 {
 		return fmt.Sprintf("connection lost: %v; every line sent was acknowledged", e.why)
 	}
-	return fmt.Sprintf("connection lost: %v; %d lines not acknowledged, so perhaps not in the server's log", e.why, e.unacknowledged)
+	return fmt.Sprintf("connection lost: %v; %d lines not acknowledged, so perhaps not in the server's log",
+		e.why, e.unacknowledged)
 }
 
 func (e *errLost) Unwrap() error { return e.why }
@@ -135,6 +137,7 @@ func (c *client) start(ctx context.Context) (stop func()) {
 // clientConn is one connection of a stay.
 type clientConn struct {
 	net.Conn
+	server  *peer
 	link    link
 	welcome welcome
 }
@@ -147,7 +150,9 @@ func (c *client) run(ctx context.Context) error {
 		return err
 	}
 	if c.console.term != nil {
-		c.console.term.complete = func(line string, pos int) []string { return completions(line, pos, clientHelp, c.people.names()) }
+		c.console.term.complete = func(line string, pos int) []string {
+			return completions(line, pos, clientHelp, c.people.names())
+		}
 	}
 	go func() { // ends with the input; with a terminal's, when the process does
 		defer c.console.guard()
@@ -222,8 +227,8 @@ func (b *backoff) pause(ctx context.Context) {
 	}
 }
 
-// reconnectTo connects again, after pauses that grow, until an attempt succeeds or fails for good. A stay that has to end
-// while it is disconnected ends at once; one that had to end before still has its time.
+// reconnectTo connects again, after pauses that grow, until an attempt succeeds or fails for good. A stay that has to
+// end while it is disconnected ends at once; one that had to end before still has its time.
 func (c *client) reconnectTo(b *backoff) (*clientConn, error) {
 	until := c.ending
 	if until.Err() != nil && c.over.Err() == nil {
@@ -249,7 +254,8 @@ func (c *client) connect(ctx context.Context) (*clientConn, error) {
 	dialer := net.Dialer{Timeout: dialTimeout, KeepAlive: c.protocol.keepAlive()}
 	conn, err := dialer.DialContext(ctx, "tcp", c.addr)
 	if err != nil {
-		return nil, errUnreachable{fmt.Errorf("cannot reach %s: %s; is securechat -listen running there?", c.addr, netReason(err))}
+		err = fmt.Errorf("cannot reach %s: %s; is securechat -listen running there?", c.addr, netReason(err))
+		return nil, errUnreachable{err}
 	}
 	joined, err := c.join(ctx, conn)
 	if err != nil {
@@ -283,7 +289,7 @@ func (c *client) join(ctx context.Context, conn net.Conn) (*clientConn, error) {
 	if err := conn.SetDeadline(time.Time{}); err != nil {
 		return nil, errUnreachable{err}
 	}
-	return &clientConn{conn, l, w}, c.joined(server, w)
+	return &clientConn{conn, server, l, w}, c.joined(server, w)
 }
 
 // joined takes over what the server's welcome says.
@@ -305,7 +311,8 @@ func (c *client) joined(server *peer, w welcome) error {
 	return c.shown(c.console.acked(w.recorded)) // their acknowledgement may have been lost with the connection
 }
 
-// session serves one connection to its end. A nil error means that everything was acknowledged and the goodbye was sent.
+// session serves one connection to its end. A nil error means that everything was acknowledged and the goodbye was
+// sent.
 func (c *client) session(conn *clientConn) error {
 	defer conn.Close()
 	if err := c.shown(c.console.welcome(conn.welcome.name, conn.welcome.flags&welcomeGap != 0)); err != nil {
@@ -322,6 +329,8 @@ func (c *client) session(conn *clientConn) error {
 		read <- s.read()
 	})
 	working.Go(func() { written <- s.write() }) // ends after the goodbye, a failed write, or stop
+	distrusted := make(chan error, 1)
+	working.Go(func() { s.watchTrust(conn.server, distrusted) }) // ends at stop
 	defer func() {
 		close(s.stop)
 		conn.Close()
@@ -352,8 +361,38 @@ func (c *client) session(conn *clientConn) error {
 			return c.result()
 		}
 		return s.lost(err)
+	case err := <-distrusted:
+		return err
 	case <-c.over.Done():
 		return s.lost(errors.New("the server did not acknowledge in time"))
+	}
+}
+
+// watchTrust checks the server's key again when known_hosts or revoked_keys change, or its certificate expires. It
+// reports an error to distrusted if the server is no longer trusted.
+func (s *clientSession) watchTrust(server *peer, distrusted chan error) {
+	if s.trust == nil {
+		return
+	}
+	files, end := s.trust.fileWatch(), certificateEnd(server.key)
+	ticker := time.NewTicker(recheckTrust)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-s.stop:
+			return
+		case now := <-ticker.C:
+			expired := !end.IsZero() && !now.Before(end)
+			if !files.changed(now) && !expired {
+				continue
+			}
+			_, err := s.trust.checkServer(s.addr, server.remote, server.key, now)
+			var u *untrusted
+			if errors.As(err, &u) && u.kind != undecided {
+				distrusted <- err
+				return
+			}
+		}
 	}
 }
 
@@ -411,8 +450,8 @@ func (c *client) outputClosed() {
 	}
 }
 
-// shown decides what an error of standard output means: if its reader is gone, nothing more is shown; any other error ends
-// the stay.
+// shown decides what an error of standard output means: if its reader is gone, nothing more is shown; any other error
+// ends the stay.
 func (c *client) shown(err error) error {
 	switch {
 	case err == nil:
@@ -427,8 +466,8 @@ func (c *client) shown(err error) error {
 // ask lets the person decide about an unknown server, and pins its key: yes, no, or the fingerprint it should have.
 func (c *client) ask(id ssh.PublicKey) error {
 	print := fingerprint(id)
-	c.console.notePlain("The server %s is unknown here. Its key is\n  %s %s\nCompare it with the one that the server showed at its start.",
-		c.addr, id.Type(), print)
+	c.console.notePlain("The server %s is unknown here. Its key is\n  %s %s\n"+
+		"Compare it with the one that the server showed at its start.", c.addr, id.Type(), print)
 	c.console.term.setPrompt("Trust it? (yes / no / paste the fingerprint) ")
 	defer c.console.term.setPrompt("")
 	for {
@@ -452,7 +491,8 @@ func (c *client) ask(id ssh.PublicKey) error {
 	}
 }
 
-// readInput fills the outbox from the console until the input ends. It returns an error if some of it could not be sent.
+// readInput fills the outbox from the console until the input ends. It returns an error if some of it could not be
+// sent.
 func (c *client) readInput() error {
 	var failed error
 	afterPaste := false
@@ -538,7 +578,7 @@ func (c *client) command(line []byte) (out outLine, send, leave bool) {
 	case name == "/quit":
 		return out, false, true
 	case name == "/help":
-		c.console.notePlain("%s", clientHelp)
+		c.console.notePlain(clientHelp)
 	default:
 		c.console.notePlain(unknownCommand, name)
 	}

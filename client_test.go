@@ -644,7 +644,7 @@ func TestTimeoutStuck(t *testing.T) {
 		defer other.Close()
 		l := stuckLink{free: make(chan struct{})}
 		defer close(l.free)
-		err := c.session(&clientConn{conn, l, welcome{name: "bob"}})
+		err := c.session(&clientConn{conn, nil, l, welcome{name: "bob"}})
 		if !errors.Is(err, errTimeout) {
 			t.Errorf("it ended with %v", err)
 		}

@@ -115,13 +115,27 @@ func (c *console) read() (line []byte, pasted bool, err error) {
 	return []byte(s), pasted, err
 }
 
-// note prints a note to the user, which may have several lines, after the name of the program. It does not wait for
-// stderr.
+// ownLines is text of the program's own that may have several lines.
+type ownLines string
+
+// note prints a note to the user after the name of the program. Only newlines of the format and of ownLines begin a line:
+// every other argument is made safe by itself, since it may hold bytes of a peer. note does not wait for stderr.
 func (c *console) note(format string, a ...any) { c.notePlain("securechat: "+format, a...) }
 
 // notePlain is note without the name of the program.
 func (c *console) notePlain(format string, a ...any) {
-	lines := strings.Split(fmt.Sprintf(format, a...), "\n")
+	args := make([]any, len(a))
+	for i, arg := range a {
+		switch arg := arg.(type) {
+		case ownLines:
+			args[i] = string(arg)
+		case int, int64, uint64:
+			args[i] = arg
+		default:
+			args[i] = safe(fmt.Sprint(arg))
+		}
+	}
+	lines := strings.Split(fmt.Sprintf(format, args...), "\n")
 	for i := range lines {
 		lines[i] = safe(lines[i])
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -190,5 +191,26 @@ func BenchmarkShow(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// TestNoteArguments: bytes of a peer in an argument begin no line of their own and reach the terminal escaped.
+func TestNoteArguments(t *testing.T) {
+	var out bytes.Buffer
+	c := unstartedConsole(strings.NewReader(""), &out)
+	c.note("refused %s: %v%s", "peer\nsecurechat: room open", errors.New("unknown algorithm \x1b[2J\r\nx"), ownLines("\nhint: two\nlines"))
+	printNotes(c)
+	want := "securechat: refused peer\\nsecurechat: room open: unknown algorithm \\x1b[2J\\r\\nx\nhint: two\nlines\n"
+	if out.String() != want {
+		t.Errorf("%q, want %q", out.String(), want)
+	}
+}
+
+// TestClip: a long reason is cut between characters.
+func TestClip(t *testing.T) {
+	for text, want := range map[string]string{"short": "short", "exactly": "exactly", "1234567é": "1234567…", "123456é9": "123456…"} {
+		if got := clip(text, 7); got != want {
+			t.Errorf("%q becomes %q, want %q", text, got, want)
+		}
 	}
 }

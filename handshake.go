@@ -121,11 +121,11 @@ func clientHandshake(conn net.Conn, me *party, trusts trustFunc, proof proofFunc
 	if err != nil {
 		return nil, fmt.Errorf("stage 1: %w", err)
 	}
-	claim, err := me.sealClaim(ra, x.h0, kemKey.PublicKey().Bytes(), proof)
+	claimed, err := me.sealClaim(ra, x.h0, kemKey.PublicKey().Bytes(), proof)
 	if err != nil {
 		return nil, fmt.Errorf("stage 1: %w", err)
 	}
-	if err := x.send(1, eks, claim, ra); err != nil {
+	if err := x.send(1, eks, claimed, ra); err != nil {
 		return nil, err
 	}
 	if err := x.startWrapping(ra); err != nil {

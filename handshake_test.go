@@ -1,9 +1,10 @@
 package main
 
-// The handshake from both sides at once, over net.Pipe inside testing/synctest, so that deadlines and -delay cost no real
-// time; then with a man in the middle, with scripted peers that break each stage in turn, and with peers that stall.
-// At the end: the lines of -trace, and BenchmarkTiming (bench/timing.sh), which measures how long the server takes to close
-// on each kind of failure. docs/SECURITY.md says which kinds are compared, and why some pairs may differ.
+// Both sides of the handshake over net.Pipe inside testing/synctest, so that deadlines and -delay cost no real time: with a
+// man in the middle, with scripted peers that break each stage in turn, and with peers that stall. After these come the
+// lines of -trace and two benchmarks: BenchmarkHandshakeFloor compares the server's cost with its RSA and HPKE operations
+// (bench/handshake.sh), and BenchmarkTiming measures how long the server takes to close the connection after each kind of
+// failure (bench/timing.sh; docs/SECURITY.md says which failures are compared, and why some may differ).
 
 import (
 	"bytes"
@@ -1729,8 +1730,9 @@ func TestTraceLines(t *testing.T) {
 	})
 }
 
-// BenchmarkTiming tries each failure b.N times, in random order, and compares pairs of failures with Welch's t: over all
-// times, and over the fastest half and tenth, where a machine's noise is least. Two failures differ if t is beyond 4.5.
+// BenchmarkTiming tries each failure b.N times, in random order, and compares pairs of failures with Welch's t: over
+// all times, and over the fastest half and tenth, where a machine's noise is least. Two failures differ if t is beyond
+// 4.5.
 func BenchmarkTiming(b *testing.B) {
 	tr := openTrust(b.TempDir(), nil, "", nil)
 	client, server := twoParties(b)

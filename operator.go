@@ -139,7 +139,7 @@ func (o *operator) command(line []byte) (out outLine, send bool) {
 	case name == "/quit":
 		o.stop()
 	case name == "/help":
-		o.console.notePlain("%s", operatorHelp)
+		o.console.notePlain(operatorHelp)
 	case o.trust == nil && (name == "/invite" || name == "/allow"):
 		o.console.notePlain("-paper knows its clients by -peer alone: end the server and name the key there")
 	case name == "/kick":
@@ -152,7 +152,7 @@ func (o *operator) command(line []byte) (out outLine, send bool) {
 		o.console.notePlain(unknownCommand, name)
 	}
 	if err != nil {
-		o.console.note("%v", err)
+		o.console.note("%s", ownLines(err.Error()))
 	}
 	return out, false
 }
@@ -244,7 +244,8 @@ func (s *strangers) pick(print string) (ssh.PublicKey, error) {
 	return nil, fmt.Errorf("several unknown keys have been refused: say which, as /allow NAME SHA256:…%s", list.String())
 }
 
-const inviteWords = "An invite for %s, good once and for a day. On the other machine, run\n  securechat -connect %s -join\nand paste this code when it asks:"
+const inviteWords = "An invite for %s, good once and for a day. On the other machine, run\n" +
+	"  securechat -connect %s -join\nand paste this code when it asks:"
 
 // makeInvite makes a code and shows the operator what the other side does with it.
 func makeInvite(t *trust, c *console, name, port string) error {

@@ -1,62 +1,66 @@
 package main
 
+// The outbox: the lines that a client has to send and that the server has not acknowledged yet. They have the numbers
+// from 1 on over the client's life, whatever the connections.
+
 import (
 	"bytes"
 	"sync"
 )
 
-// The outbox: the lines that a client has to send and that the server has not acknowledged yet.
+const (
+	outboxBytes  = 4 << 20 // held at most: then adding a line waits
+	lineOverhead = 56      // bytes that a line takes beside its text
+)
 
-// outbox holds the lines that the server has not acknowledged, numbered from 1 over the client's life.
+// outbox may be used by any goroutine. One goroutine adds lines, one takes them.
 type outbox struct {
+	wake  chan struct{} // of capacity 1: there may be something to take
+	space chan struct{} // of capacity 1: there may be space for another line
+
 	mu     sync.Mutex
 	lines  []outLine // lines[i] has the number acked+1+i
-	acked  uint64
-	sent   int    // of lines, on this connection
-	most   uint64 // the last that was sent on any
-	bytes  int
-	closed bool
-	wake   chan struct{} // of capacity 1: something to take
-	space  chan struct{} // of capacity 1: room to add
+	acked  uint64    // number of the last line that the server has acknowledged
+	sent   int       // of lines, on this connection
+	most   uint64    // number of the last line that was sent on any connection
+	bytes  int       // that lines takes
+	closed bool      // no line is added any more
 }
 
 func newOutbox() *outbox {
 	return &outbox{wake: make(chan struct{}, 1), space: make(chan struct{}, 1)}
 }
 
-// add puts a copy of line at the end, after waiting for room. now says that no further line is at hand, so that the
-// writer should not wait for one. False: the outbox is closed.
-func (b *outbox) add(line outLine, now bool) bool {
-	for {
-		b.mu.Lock()
-		if b.closed {
-			b.mu.Unlock()
-			return false
-		}
-		if b.bytes < outboxBytes {
-			break
-		}
-		b.mu.Unlock()
+// add puts a copy of line at the end, and waits for space if need be. Without urgent the line may wait for more lines,
+// which are sent with it. add returns false if the outbox is closed.
+func (b *outbox) add(line outLine, urgent bool) bool {
+	for !b.hasSpace() {
 		wake(b.wake)
 		<-b.space
 	}
 	line.text = bytes.Clone(line.text)
-	b.lines = append(b.lines, line)
-	b.bytes += len(line.text) + lineOverhead
-	now = now || b.bytes >= outboxBytes/8
+	b.mu.Lock()
+	closed := b.closed
+	if !closed {
+		b.lines = append(b.lines, line)
+		b.bytes += len(line.text) + lineOverhead
+	}
+	urgent = urgent || b.bytes >= outboxBytes/8
 	b.mu.Unlock()
-	if now {
+	if urgent {
 		wake(b.wake)
 	}
-	return true
+	return !closed
 }
 
-const (
-	outboxBytes  = 4 << 20 // unacknowledged, before reading more input waits
-	lineOverhead = 56      // bytes that a line in the outbox takes beside its text
-)
+// hasSpace reports whether adding a line need not wait: there is space for it, or the outbox is closed.
+func (b *outbox) hasSpace() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.closed || b.bytes < outboxBytes
+}
 
-// close says that no more lines come.
+// close accepts no further lines. Those in the outbox are still sent.
 func (b *outbox) close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -65,39 +69,39 @@ func (b *outbox) close() {
 	wake(b.space)
 }
 
-// take returns some lines that were not sent on this connection, and the number of the first. done says that the outbox is
-// closed and all is acknowledged.
+// take appends lines that were not sent on this connection to into, and returns the number of the first. done means
+// that the outbox is closed and everything is acknowledged.
 func (b *outbox) take(into []outLine) (first uint64, batch []outLine, done bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	first = b.acked + 1 + uint64(b.sent)
-	n := 0
 	from := b.sent
-	for b.sent < len(b.lines) && n < takeBytes {
+	for n := 0; b.sent < len(b.lines) && n < takeBytes; b.sent++ {
 		n += len(b.lines[b.sent].text)
-		b.sent++
 	}
 	b.most = max(b.most, b.acked+uint64(b.sent))
 	return first, append(into, b.lines[from:b.sent]...), b.closed && len(b.lines) == 0
 }
 
-// resume begins a connection: the server has the lines up to number n, or does not know the stream (0).
+// resume begins a connection: the server has recorded the lines up to number n, or does not know the stream (0).
 func (b *outbox) resume(n uint64) error {
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.sent = len(b.lines)
-	n = max(n, b.acked)
-	b.mu.Unlock()
-	err := b.acknowledge(n)
-	b.mu.Lock()
+	err := b.acknowledgeLocked(max(n, b.acked))
 	b.sent = 0
-	b.mu.Unlock()
 	return err
 }
 
-// acknowledge drops the lines up to number n, which were sent on this connection.
+// acknowledge drops the lines up to number n.
 func (b *outbox) acknowledge(n uint64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	return b.acknowledgeLocked(n)
+}
+
+// acknowledgeLocked refuses a number that goes back, and one of a line that was never sent.
+func (b *outbox) acknowledgeLocked(n uint64) error {
 	if n < b.acked || n > max(b.most, b.acked+uint64(b.sent)) {
 		return errMalformed
 	}
@@ -114,20 +118,21 @@ func (b *outbox) acknowledge(n uint64) error {
 	return nil
 }
 
-// finished says that the outbox is closed and all of it acknowledged.
+// finished reports whether the outbox is closed and everything is acknowledged.
 func (b *outbox) finished() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.closed && len(b.lines) == 0
 }
 
-// acknowledged is the number of the last line that the server has.
+// acknowledged returns the number of the last line that the server has acknowledged.
 func (b *outbox) acknowledged() uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.acked
 }
 
+// unacknowledged returns how many lines the server has not acknowledged.
 func (b *outbox) unacknowledged() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -355,12 +355,13 @@ func TestGatheredWaits(t *testing.T) {
 
 // joined is a client in the room of a quietServer, over a pipe; test code speaks for it.
 type joined struct {
-	s    *server
-	c    *client
-	conn net.Conn // its end
-	sess *session
-	w    welcome
-	over chan struct{} // closed when the server is done with it
+	s      *server
+	c      *client
+	conn   net.Conn // its end
+	server *peer
+	sess   *session
+	w      welcome
+	over   chan struct{} // closed when the server is done with it
 }
 
 // asTCP is a pipe whose reader hears of its own Close in TCP's words.
@@ -391,7 +392,7 @@ func joinOver(t *testing.T, s *server, c *client, fresh bool) *joined {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &joined{s, c, here, conn.link.(*session), conn.welcome, over}
+	return &joined{s, c, here, conn.server, conn.link.(*session), conn.welcome, over}
 }
 
 func (j *joined) send(t *testing.T, kind byte, payload []byte) {
@@ -517,7 +518,7 @@ func TestKeepalive(t *testing.T) {
 			}
 			var lost *errLost
 			stop := c.start(t.Context())
-			if err := c.session(&clientConn{here, j.sess, j.w}); !errors.As(err, &lost) {
+			if err := c.session(&clientConn{here, j.server, j.sess, j.w}); !errors.As(err, &lost) {
 				t.Error(err)
 			}
 			stop()
@@ -536,7 +537,7 @@ func TestKeepalive(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
 		defer cancel()
 		defer c.start(ctx)()
-		if err := c.session(&clientConn{j.conn, j.sess, j.w}); err != nil || ctx.Err() == nil {
+		if err := c.session(&clientConn{j.conn, j.server, j.sess, j.w}); err != nil || ctx.Err() == nil {
 			t.Errorf("after a day of silence: %v", err)
 		}
 		<-j.over
@@ -579,7 +580,7 @@ func TestLongLinesKeepalive(t *testing.T) {
 			begin := time.Now()
 			defer time.AfterFunc(24*time.Hour, func() { there.Close() }).Stop()
 			stop := c.start(t.Context())
-			err = c.session(&clientConn{here, mine, j.w})
+			err = c.session(&clientConn{here, j.server, mine, j.w})
 			stop()
 			lasted = time.Since(begin)
 			there.Close()

@@ -707,7 +707,7 @@ func TestRefusalTable(t *testing.T) {
 			source.WriteString(readText(t, f))
 		}
 	}
-	text := source.String()
+	text := regexp.MustCompile(`" \+\n\s*"`).ReplaceAllString(source.String(), "") // messages over several lines
 	_, table, found := strings.Cut(readText(t, filepath.Join("docs", "KEYS.md")), "| sentence | where | exit |\n|---|---|---|\n")
 	if !found {
 		t.Fatal("no table")
@@ -956,4 +956,53 @@ func TestPaperKeyElsewhere(t *testing.T) {
 	}
 	_, stderr, code := runToEnd(t, t.TempDir(), "", "-paper", "-connect", "127.0.0.1:1", "-dir", anna, "-identity", used, "-peer", free+".pub")
 	wantRun(t, "with another state folder", stderr, code, exitTrouble, `connection refused`)
+}
+
+// TestRevocationReachesSessions: a client or a server that is no longer trusted loses its session within seconds: its line
+// is gone, its key is revoked, or its admission has expired. Nothing said afterwards is for a key that was expelled, also
+// after it is admitted again.
+func TestRevocationReachesSessions(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	server, addr := serve(t, anna)
+	log := filepath.Join(server.cmd.Dir, "connection.log")
+	list := filepath.Join(anna, "authorized_keys")
+	join := func(name string, args ...string) (*proc, string) {
+		dir := guest(t, anna, addr, name)
+		p := start(t, t.TempDir(), append([]string{"-connect", addr, "-dir", dir, "-stay"}, args...)...)
+		server.err.match(t, `(?m)^\* `+name+` joined`)
+		return p, dir
+	}
+	wantExpelled := func(p *proc, name string) {
+		t.Helper()
+		p.err.match(t, `the key is no longer admitted`)
+		server.err.match(t, `(?m)^\* `+name+` left: the key is no longer admitted`)
+		if code := p.wait(); code != exitTrouble {
+			t.Errorf("%s: exit %d", name, code)
+		}
+		all := records(t, log)
+		if last := all[len(all)-1]; last["event"] != eventDisconnect || last["reason"] != notAdmitted || last["name"] != name {
+			t.Errorf("%s: the log has %v", name, last)
+		}
+	}
+
+	bob, _ := join("bob")
+	put(t, list, []byte(regexp.MustCompile(`(?m)^.* bob\n`).ReplaceAllString(readText(t, list), "")))
+	wantExpelled(bob, "bob")
+
+	cleo, cleoDir := join("cleo")
+	put(t, filepath.Join(anna, "revoked_keys"), []byte(readText(t, filepath.Join(cleoDir, "identity.pub"))))
+	wantExpelled(cleo, "cleo")
+	put(t, filepath.Join(anna, "revoked_keys"), []byte("# none\n"))
+
+	dora, _ := join("dora")
+	until := time.Now().UTC().Add(3 * time.Second).Format("20060102150405Z")
+	put(t, list, []byte(regexp.MustCompile(`(?m)^(.* dora)$`).ReplaceAllString(readText(t, list), `expiry-time="`+until+`" $1`)))
+	wantExpelled(dora, "dora")
+
+	emil, emilDir := join("emil", "-reconnect")
+	appendFile(t, filepath.Join(emilDir, "known_hosts"), "@revoked * "+readText(t, filepath.Join(anna, "identity.pub")))
+	if code := emil.wait(); code != exitUntrusted || !strings.Contains(emil.err.String(), "revoked by") {
+		t.Errorf("a revoked server: exit %d, %s", code, emil.err)
+	}
 }
