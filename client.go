@@ -40,9 +40,6 @@ const (
 	maxBackoff   = 15 * time.Second       // up to this
 	leaveTimeout = 5 * time.Second        // for the last lines to be acknowledged
 	recheckTrust = 2 * time.Second        // between two looks at the files that trust servers
-	recheckTrust = 2 * time.Second        // between two looks at the files that trust servers
-	recheckTrust = 2 * time.Second        // between two looks at the files that trust servers
-	recheckTrust = 2 * time.Second        // between two looks at the files that trust servers
 )
 
 // clientConfig is a plain record of what a client does. Nothing in it changes.
@@ -560,12 +557,7 @@ func (c *client) session(conn *clientConn) error {
 	}
 	s.working.Go(s.reader)
 	s.working.Go(s.writer)
-<<<<<<< HEAD
-	distrusted := make(chan error, 1)
-	s.working.Go(func() { s.watchTrust(distrusted) })
-=======
 	s.working.Go(s.watchTrust)
->>>>>>> client
 	select {
 	case err := <-s.read:
 		return s.outcome(err, false)
@@ -575,43 +567,10 @@ func (c *client) session(conn *clientConn) error {
 			readErr = err
 		}
 		return s.outcome(readErr, err == nil)
-<<<<<<< HEAD
-	case err := <-distrusted:
-=======
 	case err := <-s.distrusted:
->>>>>>> client
 		return err
 	case <-c.over.Done():
 		return s.outcome(errors.New("the server did not acknowledge in time"), false)
-	}
-}
-
-<<<<<<< HEAD
-// watchTrust checks the server's key again when known_hosts or revoked_keys change, or its certificate expires. It
-// reports an error to distrusted if the server is no longer trusted, and ends at quit.
-func (s *clientSession) watchTrust(distrusted chan error) {
-	if s.trust == nil {
-		return
-	}
-	files, end := s.trust.fileWatch(), certificateEnd(s.server.key)
-	ticker := time.NewTicker(recheckTrust)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-s.quit:
-			return
-		case now := <-ticker.C:
-			expired := !end.IsZero() && !now.Before(end)
-			if !files.changed(now) && !expired {
-				continue
-			}
-			_, err := s.trust.checkServer(s.addr, s.server.remote, s.server.key, now)
-			var u *untrusted
-			if errors.As(err, &u) && u.kind != undecided {
-				distrusted <- err
-				return
-			}
-		}
 	}
 }
 

@@ -644,11 +644,7 @@ func TestTimeoutStuck(t *testing.T) {
 		defer other.Close()
 		l := stuckLink{free: make(chan struct{})}
 		defer close(l.free)
-<<<<<<< HEAD
-		if err := c.session(&clientConn{conn, &peer{}, l, welcome{name: "bob"}}); err != nil || !errors.Is(c.result(), errTimeout) {
-=======
 		if err := c.session(&clientConn{conn, nil, l, welcome{name: "bob"}}); err != nil || !errors.Is(c.result(), errTimeout) {
->>>>>>> client
 			t.Errorf("it ended with %v, result %v", err, c.result())
 		}
 	})

@@ -181,11 +181,7 @@ func TestFirstConnectDown(t *testing.T) {
 	person.says("connecting again")
 	start(t, t.TempDir(), "-listen", addr, "-dir", anna)
 	person.says("joined " + addr + " as anna;")
-<<<<<<< HEAD
-	person.says("connected to " + addr + "\r\n")
-=======
 	person.says("connected to " + addr)
->>>>>>> client
 	person.wait("one greeting", func(out string) bool { return strings.Count(out, "joined") == 1 })
 	person.send("\r")
 	person.leaves(cmd, exitDone)
