@@ -5,6 +5,7 @@ package main
 import (
 	"cmp"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -728,5 +730,174 @@ func TestAckOverReconnect(t *testing.T) {
 	}
 	if err := b.acknowledge(10); err != nil { // the sync that was under way ends before our writer begins
 		t.Errorf("the acknowledgement: %v", err)
+	}
+}
+
+// scriptedLink is a link whose other side is the test: it receives the kinds that are written, and sends messages to read.
+type scriptedLink struct {
+	link
+	kinds chan byte
+	reads chan message
+}
+
+func newScriptedLink() *scriptedLink {
+	return &scriptedLink{kinds: make(chan byte, 16), reads: make(chan message, 16)}
+}
+
+func (l *scriptedLink) append(buf []byte, kind byte, _ []byte) ([]byte, error) {
+	return append(buf, kind), nil
+}
+
+func (l *scriptedLink) write(buf []byte) error {
+	for _, kind := range buf {
+		if kind != kindPing {
+			l.kinds <- kind
+		}
+	}
+	return nil
+}
+
+func (l *scriptedLink) read() (byte, []byte, error) {
+	m := <-l.reads
+	return m.kind, m.payload, m.err
+}
+
+func (l *scriptedLink) ready() bool { return false }
+
+func (l *scriptedLink) setReadTimeout(time.Duration, bool) {}
+
+func (l *scriptedLink) wipe() {}
+
+// number is the payload of kindAck and kindSent.
+func number(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
+
+// fullDisk is a standard output that takes nothing.
+type fullDisk struct{}
+
+func (fullDisk) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
+
+// TestSessionEnds: how a session with one line ends, by what the server sends after the line and after secure-close.
+func TestSessionEnds(t *testing.T) {
+	said := item{seq: 1, what: itemSay, name: "bob", text: []byte("last")}.append(nil)
+	ack, sent := message{kind: kindAck, payload: number(1)}, message{kind: kindSent, payload: number(1)}
+	bye, cut := message{kind: kindClose, payload: []byte(closeText)}, message{err: errTruncated}
+	removed := message{kind: kindText, payload: item{what: itemRemoved, text: []byte("removed")}.append(nil)}
+	lost := func(n int) func(error) bool {
+		return func(err error) bool {
+			var e *errLost
+			return errors.As(err, &e) && e.unacknowledged == n
+		}
+	}
+	is := func(want error) func(error) bool { return func(err error) bool { return errors.Is(err, want) } }
+	for _, c := range []struct {
+		name     string
+		line     []message // after the line
+		goodbye  []message // after the client's secure-close
+		fullDisk bool
+		want     func(error) bool
+		trouble  bool // which another connection may mend
+	}{
+		{"all well", []message{ack}, []message{bye}, false, is(nil), false},
+		{"a connection that is cut after secure-close", []message{ack}, []message{cut}, false, is(nil), false},
+		{"a forged packet after secure-close", []message{ack}, []message{{err: errBadPacket}}, false, is(errBadPacket), false},
+		{"a full disk after secure-close", []message{ack}, []message{{kind: kindText, payload: said}, bye}, true, is(syscall.ENOSPC), false},
+		{"a cut before the acknowledgement", []message{cut}, nil, false, lost(1), true},
+		{"a server that stops", []message{bye}, nil, false, lost(1), true},
+		{"removed", []message{removed, bye}, nil, false, is(errRemoved), false},
+		{"an acknowledgement of what was not sent", []message{{kind: kindAck, payload: number(2)}}, nil, false, lost(1), true},
+		{"handed over, and the server closes", []message{sent}, []message{bye}, false, is(nil), false},
+		{"handed over, and the connection is cut", []message{sent}, []message{cut}, false, lost(1), true},
+		{"handed over, and cut before secure-close", []message{sent, cut}, nil, false, lost(1), true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cl := newClient(clientConfig{console: unstartedConsole(strings.NewReader(""), io.Discard)})
+				if c.fullDisk {
+					cl.console.out = newOutput(fullDisk{})
+				}
+				conn, other := net.Pipe()
+				defer other.Close()
+				l := newScriptedLink()
+				go func() {
+					defer close(l.kinds) // a write after this would panic
+					if kind := <-l.kinds; kind != kindText {
+						t.Errorf("the client sent kind %d", kind)
+					}
+					for _, m := range c.line {
+						l.reads <- m
+					}
+					if c.goodbye == nil {
+						return
+					}
+					if kind := <-l.kinds; kind != kindClose {
+						t.Errorf("the client sent kind %d", kind)
+					}
+					for _, m := range c.goodbye {
+						l.reads <- m
+					}
+				}()
+				cl.box.add(outLine{text: []byte("line"), what: itemSay}, true)
+				if c.goodbye != nil {
+					cl.box.close()
+				}
+				err := cl.session(&clientConn{conn, nil, l, welcome{name: "anna"}})
+				if !c.want(err) || isTrouble(err) != c.trouble {
+					t.Errorf("the session ended with %v; trouble %v", err, isTrouble(err))
+				}
+			})
+		})
+	}
+}
+
+// TestClosedOutputPatience: lines that are piped in have any time to be acknowledged, also with -stay and a closed output.
+func TestClosedOutputPatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newClient(clientConfig{
+			endpoint: endpoint{protocol: &securechat2{}}, keepReceiving: true,
+			console: unstartedConsole(strings.NewReader("line\n"), io.Discard),
+		})
+		conn, other := net.Pipe()
+		defer other.Close()
+		l := newScriptedLink()
+		begin := time.Now()
+		time.AfterFunc(time.Second, func() {
+			if err := c.printed(syscall.EPIPE); err != nil {
+				t.Error(err)
+			}
+		})
+		time.AfterFunc(time.Minute, func() { l.reads <- message{kind: kindAck, payload: number(1)} })
+		go func() {
+			for kind := range l.kinds {
+				if kind == kindClose {
+					l.reads <- message{kind: kindClose, payload: []byte(closeText)}
+					return
+				}
+			}
+		}()
+		go c.input()
+		if err := c.session(&clientConn{conn, nil, l, welcome{name: "anna"}}); err != nil || c.result() != nil {
+			t.Errorf("it ended with %v", err)
+		}
+		if d := time.Since(begin); d != time.Minute {
+			t.Errorf("it ended after %v", d)
+		}
+	})
+}
+
+// TestResumeTooFar: a server cannot acknowledge lines that were never sent.
+func TestResumeTooFar(t *testing.T) {
+	b := newOutbox()
+	for range 3 {
+		b.add(outLine{text: []byte("x"), what: itemSay}, true)
+	}
+	if err := b.resume(1); !errors.Is(err, errMalformed) {
+		t.Errorf("resume: %v", err)
+	}
+	b.take(nil)
+	if err := b.resume(2); err != nil || b.unacknowledged() != 1 {
+		t.Errorf("resume: %v, %d lines unacknowledged", err, b.unacknowledged())
+	}
+	if first, batch, done := b.take(nil); first != 3 || len(batch) != 1 || done {
+		t.Errorf("%d lines from %d, %v", len(batch), first, done)
 	}
 }

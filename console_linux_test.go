@@ -189,6 +189,50 @@ func TestFirstConnectDown(t *testing.T) {
 	person.leaves(cmd, exitDone)
 }
 
+// TestTypedTo: with -to every typed line is for one receiver alone, and /me, which is for all, is not sent.
+func TestTypedTo(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	server, addr := serve(t, anna)
+	bob, cmd := sit(t, "", "-connect", addr, "-dir", guest(t, anna, addr, "bob"), "-to", "anna")
+	bob.says("bob> ")
+	bob.send("psst\r")
+	bob.send("/me waves\r")
+	bob.says("not sent: /me goes to everyone, and with -to every line is for anna alone")
+	bob.send("a" + pasteMark("one\r") + "\r")
+	bob.send("/quit\r")
+	bob.leaves(cmd, exitDone)
+	var got []string
+	for _, r := range records(t, filepath.Join(server.cmd.Dir, "connection.log")) {
+		if r["event"] == eventMessage {
+			got = append(got, recordField(r, "message")+" to "+recordField(r, "to"))
+		}
+	}
+	if want := []string{"psst to anna", "aone to anna"}; !slices.Equal(got, want) {
+		t.Errorf("the log has %q, want %q", got, want)
+	}
+}
+
+// TestInterruptedConnect: Ctrl-C ends a client that waits for a server in its first handshake.
+func TestInterruptedConnect(t *testing.T) {
+	t.Parallel()
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	// A dumb terminal is not in raw mode, so Ctrl-C is a signal.
+	person, cmd := sit(t, "TERM=dumb", "-connect", silent.Addr().String(), "-dir", state(t, "anna"), "-reconnect")
+	conn, err := silent.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	person.send("\x03")
+	person.says("left while there was no connection")
+	person.leaves(cmd, exitTrouble)
+}
+
 // atTerminal runs securechat at a terminal of its own.
 func atTerminal(t *testing.T, args ...string) (*proc, *screen) {
 	t.Helper()

@@ -147,7 +147,7 @@ func (s *securechat2) handshakeError(err error) error {
 	}
 	if closedByPeer(err) {
 		err = errors.New("the server closed the connection: it may be stopping or busy, " +
-			"or reject this address for a while after failed attempts")
+			"or reject this address for a while after failed attempts; try again in a minute")
 	}
 	err = fmt.Errorf("handshake with %s: %w", s.client.addr, err)
 	if errors.Is(err, errUnverified) || errors.Is(err, errBadPacket) {

@@ -389,7 +389,7 @@ func truncated(err error) error {
 
 // closedByPeer reports whether err is the end of the connection by the other side.
 func closedByPeer(err error) bool {
-	for _, end := range []error{io.EOF, io.ErrUnexpectedEOF, errTruncated, syscall.ECONNRESET} {
+	for _, end := range []error{io.EOF, io.ErrUnexpectedEOF, errTruncated, syscall.ECONNRESET, syscall.EPIPE} {
 		if errors.Is(err, end) {
 			return true
 		}
