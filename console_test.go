@@ -90,7 +90,8 @@ func TestShow(t *testing.T) {
 	const start = `{"type":"message","seq":%d,"time":"2026-11-23T21:36:00.000Z","name":"bob","what":"say","text":`
 	want := fmt.Sprintf(start, 5) + `"old","history":true,"server":"pi","origin":"SHA256:abc"}` + "\n" +
 		fmt.Sprintf(start, 6) + `"hi\u001b[2J","server":"pi","origin":"SHA256:abc"}` + "\n" +
-		`{"type":"ack","id":7}` + "\n" + `{"type":"welcome","name":"ann","gap":true,"server":"pi","origin":"SHA256:abc"}` + "\n"
+		`{"type":"ack","id":7}` + "\n" + `{"type":"welcome","name":"ann","gap":true,"server":"pi","origin":"SHA256:abc"}` +
+		"\n"
 	if stdout.String() != want {
 		t.Errorf("objects: %s, want %s", stdout.String(), want)
 	}
@@ -171,7 +172,8 @@ func TestParseTyped(t *testing.T) {
 			}
 			continue
 		}
-		if err != nil || string(out.text) != c.text || out.to != c.to || out.what != c.what || command != c.command || arg != c.arg {
+		if err != nil || string(out.text) != c.text || out.to != c.to || out.what != c.what || command != c.command ||
+			arg != c.arg {
 			t.Errorf("%q: %q, %q, %q, %v", c.line, out.text, command, arg, err)
 		}
 	}

@@ -67,11 +67,17 @@ func TestVerify(t *testing.T) {
 		change func(l [][]byte) [][]byte
 		want   string
 	}{
-		"edited":       {func(l [][]byte) [][]byte { l[3] = bytes.Replace(l[3], []byte("line 4"), []byte("line x"), 1); return l }, "line 4 was edited"},
-		"first edited": {func(l [][]byte) [][]byte { l[0] = bytes.Replace(l[0], []byte("line 1"), []byte("line x"), 1); return l }, "line 1 was edited"},
-		"removed":      {func(l [][]byte) [][]byte { return slices.Delete(l, 3, 4) }, "line 4 does not follow line 3"},
-		"two removed":  {func(l [][]byte) [][]byte { return slices.Delete(l, 3, 5) }, "line 4 does not follow line 3"},
-		"doubled":      {func(l [][]byte) [][]byte { return slices.Insert(l, 3, l[2]) }, "line 3 was inserted"},
+		"edited": {func(l [][]byte) [][]byte {
+			l[3] = bytes.Replace(l[3], []byte("line 4"), []byte("line x"), 1)
+			return l
+		}, "line 4 was edited"},
+		"first edited": {func(l [][]byte) [][]byte {
+			l[0] = bytes.Replace(l[0], []byte("line 1"), []byte("line x"), 1)
+			return l
+		}, "line 1 was edited"},
+		"removed":     {func(l [][]byte) [][]byte { return slices.Delete(l, 3, 4) }, "line 4 does not follow line 3"},
+		"two removed": {func(l [][]byte) [][]byte { return slices.Delete(l, 3, 5) }, "line 4 does not follow line 3"},
+		"doubled":     {func(l [][]byte) [][]byte { return slices.Insert(l, 3, l[2]) }, "line 3 was inserted"},
 		"inserted, unchained": {func(l [][]byte) [][]byte {
 			return slices.Insert(l, 3, bytes.Replace(l[7], []byte("line 8"), []byte("forged"), 1))
 		},
@@ -82,12 +88,18 @@ func TestVerify(t *testing.T) {
 			"line 4 was inserted"},
 		"two inserted": {func(l [][]byte) [][]byte { return slices.Insert(l, 3, l[6], l[7]) }, "lines 4 to 5 were inserted"},
 		"swapped":      {func(l [][]byte) [][]byte { l[3], l[4] = l[4], l[3]; return l }, "line 4 is out of place"},
-		"moved":        {func(l [][]byte) [][]byte { return append(slices.Delete(slices.Clone(l), 3, 4), append(l[3], '\n')) }, "line 4 is out of place"},
-		"cut within":   {func(l [][]byte) [][]byte { l[3] = append(l[3][:20:20], '\n'); return l }, "line 4 was edited"},
-		"cut at end":   {func(l [][]byte) [][]byte { l[8] = l[8][:50]; return l }, "line 9 is torn"},
-		"text":         {func(l [][]byte) [][]byte { return slices.Insert(l, 3, []byte("hello\n")) }, "line 4 was edited or inserted"},
-		"empty line":   {func(l [][]byte) [][]byte { return slices.Insert(l, 3, []byte("\n")) }, "line 4 was edited or inserted"},
-		"no line":      {func(l [][]byte) [][]byte { return [][]byte{make([]byte, maxRecord+1)} }, "line 1 is longer"},
+		"moved": {func(l [][]byte) [][]byte {
+			return append(slices.Delete(slices.Clone(l), 3, 4), append(l[3], '\n'))
+		}, "line 4 is out of place"},
+		"cut within": {func(l [][]byte) [][]byte { l[3] = append(l[3][:20:20], '\n'); return l }, "line 4 was edited"},
+		"cut at end": {func(l [][]byte) [][]byte { l[8] = l[8][:50]; return l }, "line 9 is torn"},
+		"text": {func(l [][]byte) [][]byte {
+			return slices.Insert(l, 3, []byte("hello\n"))
+		}, "line 4 was edited or inserted"},
+		"empty line": {func(l [][]byte) [][]byte {
+			return slices.Insert(l, 3, []byte("\n"))
+		}, "line 4 was edited or inserted"},
+		"no line": {func(l [][]byte) [][]byte { return [][]byte{make([]byte, maxRecord+1)} }, "line 1 is longer"},
 	} {
 		l := lines()
 		l[8] = append(l[8], '\n')
@@ -104,7 +116,8 @@ func TestVerify(t *testing.T) {
 		changed := bytes.Clone(whole)
 		changed[i] ^= 1 // never a newline
 		v, err := verifyLog(bytes.NewReader(changed))
-		if line := 1 + bytes.Count(whole[:i], []byte("\n")); err == nil && (line < 9 || v.head == sha256.Sum256(append(last, '\n'))) {
+		if line := 1 + bytes.Count(whole[:i], []byte("\n")); err == nil &&
+			(line < 9 || v.head == sha256.Sum256(append(last, '\n'))) {
 			t.Fatalf("byte %d, in line %d, can be changed", i, line)
 		}
 	}
@@ -125,13 +138,16 @@ func TestVerifyFiles(t *testing.T) {
 		fill(t, path, 4+n, 4+n)
 	}
 	out, stderr, code := runToEnd(t, dir, "", "-verify-log", "connection.log.2", "connection.log.1", "connection.log")
-	if code != exitDone || strings.Count(out, "unbroken") != 3 || !strings.Contains(out, "connection.log.2: 3 records, unbroken; begins a chain; head ") {
+	if code != exitDone || strings.Count(out, "unbroken") != 3 ||
+		!strings.Contains(out, "connection.log.2: 3 records, unbroken; begins a chain; head ") {
 		t.Errorf("exit %d: %s%s", code, out, stderr)
 	}
-	if out, stderr, code := runToEnd(t, dir, "", "-verify-log", "connection.log.2", "connection.log"); code != exitTrouble || !strings.Contains(stderr, "line 1 does not follow") {
+	if out, stderr, code := runToEnd(t, dir, "", "-verify-log", "connection.log.2",
+		"connection.log"); code != exitTrouble || !strings.Contains(stderr, "line 1 does not follow") {
 		t.Errorf("exit %d: %s%s", code, out, stderr)
 	}
-	if _, stderr, code := runToEnd(t, dir, "", "-verify-log", "no.log"); code != exitTrouble || !strings.Contains(stderr, "no.log") {
+	if _, stderr, code := runToEnd(t, dir, "", "-verify-log", "no.log"); code != exitTrouble ||
+		!strings.Contains(stderr, "no.log") {
 		t.Errorf("exit %d: %s", code, stderr)
 	}
 }
@@ -170,7 +186,8 @@ func TestTornRecord(t *testing.T) {
 				t.Fatal(err)
 			}
 			l.close()
-			if torn := cut - end + zeros; strings.HasPrefix(l.began, "repaired") != (torn > 0) || !bytes.Equal(contents(t, path), whole[:end]) || l.end.head != sha256.Sum256(whole[end/2:end]) {
+			if torn := cut - end + zeros; strings.HasPrefix(l.began, "repaired") != (torn > 0) ||
+				!bytes.Equal(contents(t, path), whole[:end]) || l.end.head != sha256.Sum256(whole[end/2:end]) {
 				t.Fatalf("cut at %d of %d, %d zeros: %q", cut, len(whole), zeros, l.began)
 			}
 		}
@@ -186,13 +203,16 @@ func TestTornRecord(t *testing.T) {
 		}
 	}
 	for what, content := range map[string][]byte{
-		"text": []byte("alias ll='ls -l'\n"), "text without an end": []byte("export A"), "a long line": bytes.Repeat([]byte("x"), 3*maxRecord),
-		"other JSON": []byte("{\"time\":\"x\"}\n"), "zeros": make([]byte, 100), "text behind records": append(bytes.Clone(whole), "hello\n"...),
+		"text": []byte("alias ll='ls -l'\n"), "text without an end": []byte("export A"),
+		"a long line": bytes.Repeat([]byte("x"), 3*maxRecord),
+		"other JSON":  []byte("{\"time\":\"x\"}\n"), "zeros": make([]byte, 100),
+		"text behind records": append(bytes.Clone(whole), "hello\n"...),
 	} {
 		if err := os.WriteFile(path, content, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := openLog(logOptions{path: path}); err == nil || !strings.Contains(err.Error(), errForeignLog.Error()) || !bytes.Equal(contents(t, path), content) {
+		if _, err := openLog(logOptions{path: path}); err == nil || !strings.Contains(err.Error(), errForeignLog.Error()) ||
+			!bytes.Equal(contents(t, path), content) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
@@ -211,7 +231,8 @@ func TestRepairSaid(t *testing.T) {
 	if p.wait() != exitDone {
 		t.Error(p.err)
 	}
-	if all := records(t, path); all[3]["event"] != eventStart || !strings.HasPrefix(fmt.Sprint(all[3]["log"]), "repaired") {
+	if all := records(t, path); all[3]["event"] != eventStart || !strings.HasPrefix(fmt.Sprint(all[3]["log"]),
+		"repaired") {
 		t.Errorf("the start record: %v", all[3])
 	}
 	if out, stderr, code := runToEnd(t, dir, "", "-verify-log", path); code != exitDone {
@@ -404,7 +425,8 @@ func TestDigestsOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	all := records(t, path)
-	if got := all[1]; got["sha256"] != fmt.Sprintf("%x", sha256.Sum256([]byte("a secret"))) || got["msg_len"] != 8. || got["message"] != nil || bytes.Contains(contents(t, path), []byte("secret")) {
+	if got := all[1]; got["sha256"] != fmt.Sprintf("%x", sha256.Sum256([]byte("a secret"))) || got["msg_len"] != 8. ||
+		got["message"] != nil || bytes.Contains(contents(t, path), []byte("secret")) {
 		t.Error(got)
 	}
 }
@@ -533,7 +555,8 @@ func TestSync(t *testing.T) {
 	close(r.flush)
 	<-over
 	l.syncFile = func(*os.File) error { return nil }
-	if v, err := verifyLog(bytes.NewReader(contents(t, path))); err != nil || !slices.Equal(messages(t, path), []string{"a1", "a", "b", "a", "b", "a", "b", "b4"}) {
+	if v, err := verifyLog(bytes.NewReader(contents(t, path))); err != nil ||
+		!slices.Equal(messages(t, path), []string{"a1", "a", "b", "a", "b", "a", "b", "b4"}) {
 		t.Errorf("%d records, %v, %q", v.records, err, messages(t, path))
 	}
 }
@@ -635,7 +658,8 @@ func FuzzVerifyLog(f *testing.F) {
 		}
 		for i := 1; i < v.records; i++ {
 			sum := sha256.Sum256(records[i-1])
-			if !bytes.HasSuffix(records[i], fmt.Appendf(nil, "%x\"}\n", sum)) && !bytes.HasSuffix(bytes.ToLower(records[i]), fmt.Appendf(nil, "%x\"}\n", sum)) {
+			if !bytes.HasSuffix(records[i], fmt.Appendf(nil, "%x\"}\n", sum)) && !bytes.HasSuffix(bytes.ToLower(records[i]),
+				fmt.Appendf(nil, "%x\"}\n", sum)) {
 				t.Errorf("record %d does not hold the hash of the one before: %q", i+1, records[i])
 			}
 		}

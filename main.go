@@ -345,13 +345,12 @@ func (p *process) connect() error {
 	o := p.options.client
 	config := clientConfig{
 		endpoint: *e, addr: p.options.connect, console: p.console,
-		to: o.to, stay: o.stay, count: o.count, timeout: o.timeout,
+		to: o.to, keepReceiving: o.stay, count: o.count, timeout: o.timeout,
 		reconnect: o.reconnect || p.console.term != nil && !p.options.given["reconnect"] && e.protocol.acknowledges(),
 		persist:   o.reconnect,
 	}
 	if p.options.output.raw {
 		config.pipe = newRawPipe(p.stdin, p.stdout, p.console.progress())
-		return newClient(config).carry(ctx)
 	}
 	return newClient(config).run(ctx)
 }

@@ -1,7 +1,6 @@
 package main
 
-// The outbox: the lines that a client has to send and that the server has not acknowledged yet. They have the numbers
-// from 1 on over the client's life, whatever the connections.
+// The outbox: the lines that a client has to send and that the server has not acknowledged.
 
 import (
 	"bytes"
@@ -9,58 +8,63 @@ import (
 )
 
 const (
-	outboxBytes  = 4 << 20 // held at most: then adding a line waits
-	lineOverhead = 56      // bytes that a line takes beside its text
+	outboxBytes  = 4 << 20 // that the lines in the outbox take before the input has to wait
+	lineOverhead = 56      // bytes that a line in the outbox takes beside its text
 )
 
-// outbox may be used by any goroutine. One goroutine adds lines, one takes them.
+// outbox numbers a client's lines from 1 on, over all its connections, and holds each line until it is acknowledged:
+//
+//	up to acked             acknowledged, and no longer held
+//	the next sent lines     sent on this connection: lines[:sent]
+//	the rest                not sent on this connection: lines[sent:]
+//
+// An earlier connection may have sent more, up to number most. The server may acknowledge those before they are sent
+// again.
 type outbox struct {
-	wake  chan struct{} // of capacity 1: there may be something to take
-	space chan struct{} // of capacity 1: there may be space for another line
+	wake  chan struct{} // of capacity 1: there may be something for the writer to do
+	space chan struct{} // of capacity 1: add may have room
 
-	mu     sync.Mutex
-	lines  []outLine // lines[i] has the number acked+1+i
-	acked  uint64    // number of the last line that the server has acknowledged
-	sent   int       // of lines, on this connection
-	most   uint64    // number of the last line that was sent on any connection
-	bytes  int       // that lines takes
-	closed bool      // no line is added any more
+	mu     sync.Mutex // guards the fields below
+	lines  []outLine
+	acked  uint64
+	sent   int
+	most   uint64
+	bytes  int  // that lines takes
+	handed int  // lines that are no longer held and not confirmed; see handOver
+	closed bool // no more lines come
 }
 
 func newOutbox() *outbox {
 	return &outbox{wake: make(chan struct{}, 1), space: make(chan struct{}, 1)}
 }
 
-// add puts a copy of line at the end, and waits for space if need be. Without urgent the line may wait for more lines,
-// which are sent with it. add returns false if the outbox is closed.
-func (b *outbox) add(line outLine, urgent bool) bool {
-	for !b.hasSpace() {
-		wake(b.wake)
+// add puts a copy of line at the end, and waits for room first. It wakes the writer if flush is set or many lines wait.
+// It returns false if the outbox is closed.
+func (b *outbox) add(line outLine, flush bool) bool {
+	line.text = bytes.Clone(line.text)
+	for {
+		b.mu.Lock()
+		closed, full := b.closed, b.bytes >= outboxBytes
+		if !closed && !full {
+			b.lines = append(b.lines, line)
+			b.bytes += len(line.text) + lineOverhead
+			flush = flush || b.bytes >= outboxBytes/8
+		}
+		b.mu.Unlock()
+		if closed {
+			return false
+		}
+		if full || flush {
+			wake(b.wake)
+		}
+		if !full {
+			return true
+		}
 		<-b.space
 	}
-	line.text = bytes.Clone(line.text)
-	b.mu.Lock()
-	closed := b.closed
-	if !closed {
-		b.lines = append(b.lines, line)
-		b.bytes += len(line.text) + lineOverhead
-	}
-	urgent = urgent || b.bytes >= outboxBytes/8
-	b.mu.Unlock()
-	if urgent {
-		wake(b.wake)
-	}
-	return !closed
 }
 
-// hasSpace reports whether adding a line need not wait: there is space for it, or the outbox is closed.
-func (b *outbox) hasSpace() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.closed || b.bytes < outboxBytes
-}
-
-// close accepts no further lines. Those in the outbox are still sent.
+// close makes add return false, and the writer end once everything is acknowledged.
 func (b *outbox) close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -69,8 +73,8 @@ func (b *outbox) close() {
 	wake(b.space)
 }
 
-// take appends lines that were not sent on this connection to into, and returns the number of the first. done means
-// that the outbox is closed and everything is acknowledged.
+// take appends to into some lines that are to be sent next, and returns the number of the first. done reports that the
+// outbox is closed and holds no line.
 func (b *outbox) take(into []outLine) (first uint64, batch []outLine, done bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -83,27 +87,44 @@ func (b *outbox) take(into []outLine) (first uint64, batch []outLine, done bool)
 	return first, append(into, b.lines[from:b.sent]...), b.closed && len(b.lines) == 0
 }
 
-// resume begins a connection: the server has recorded the lines up to number n, or does not know the stream (0).
+// resume begins a connection. The server has every line up to number n, or it does not know the stream and n is 0.
 func (b *outbox) resume(n uint64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.sent = len(b.lines)
-	err := b.acknowledgeLocked(max(n, b.acked))
 	b.sent = 0
+	_, err := b.drop(max(n, b.acked))
 	return err
 }
 
-// acknowledge drops the lines up to number n.
+// acknowledge drops the lines up to number n, which are in the server's log.
 func (b *outbox) acknowledge(n uint64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.acknowledgeLocked(n)
+	_, err := b.drop(n)
+	return err
 }
 
-// acknowledgeLocked refuses a number that goes back, and one of a line that was never sent.
-func (b *outbox) acknowledgeLocked(n uint64) error {
-	if n < b.acked || n > max(b.most, b.acked+uint64(b.sent)) {
-		return errMalformed
+// handOver drops the lines up to number n, which went to the network on a connection without acknowledgements. They
+// count as unacknowledged until confirm.
+func (b *outbox) handOver(n uint64) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	k, err := b.drop(n)
+	b.handed += k
+	return err
+}
+
+// confirm reports that the server has read all lines that were handed over.
+func (b *outbox) confirm() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.handed = 0
+}
+
+// drop drops the lines up to number n, and returns how many it dropped. The caller holds mu.
+func (b *outbox) drop(n uint64) (int, error) {
+	if n < b.acked || n > b.most {
+		return 0, errMalformed
 	}
 	k := int(n - b.acked)
 	for _, line := range b.lines[:k] {
@@ -115,26 +136,26 @@ func (b *outbox) acknowledgeLocked(n uint64) error {
 		wake(b.wake)
 	}
 	wake(b.space)
-	return nil
+	return k, nil
 }
 
-// finished reports whether the outbox is closed and everything is acknowledged.
+// finished reports whether the outbox is closed and every line acknowledged.
 func (b *outbox) finished() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.closed && len(b.lines) == 0
+	return b.closed && len(b.lines)+b.handed == 0
 }
 
-// acknowledged returns the number of the last line that the server has acknowledged.
+// acknowledged returns the number of the last line that was dropped.
 func (b *outbox) acknowledged() uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.acked
 }
 
-// unacknowledged returns how many lines the server has not acknowledged.
+// unacknowledged returns how many lines may not be in the server's log.
 func (b *outbox) unacknowledged() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return len(b.lines)
+	return len(b.lines) + b.handed
 }

@@ -57,7 +57,8 @@ func TestPacketSizes(t *testing.T) {
 		for n := range maxMsg {
 			frame := out.seal([]byte("before"), byte(n), payload[:n])[len("before"):]
 			body, rest, ok := cutVector(frame)
-			if !ok || len(rest) != 0 || len(frame) > maxPacket || len(body)%packetAlign != 0 || len(body)-n > 2*packetAlign+msgLenSize {
+			if !ok || len(rest) != 0 || len(frame) > maxPacket || len(body)%packetAlign != 0 ||
+				len(body)-n > 2*packetAlign+msgLenSize {
 				t.Fatalf("%d bytes: a packet of %d", n, len(frame))
 			}
 			kind, got, err := in.open(body)

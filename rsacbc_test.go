@@ -53,8 +53,10 @@ func TestRSACBCLengths(t *testing.T) {
 				if err != nil {
 					t.Fatalf("%d bytes: seal: %v", n, err)
 				}
-				if want := (n/tc.block+1)*tc.key.Size() + tc.block; len(sealed) != want || tc.c.sealedSize(&tc.key.PublicKey, n) != want {
-					t.Fatalf("%d bytes: sealed to %d, sealedSize says %d, want %d", n, len(sealed), tc.c.sealedSize(&tc.key.PublicKey, n), want)
+				if want := (n/tc.block+1)*tc.key.Size() + tc.block; len(sealed) != want ||
+					tc.c.sealedSize(&tc.key.PublicKey, n) != want {
+					t.Fatalf("%d bytes: sealed to %d, sealedSize says %d, want %d", n, len(sealed),
+						tc.c.sealedSize(&tc.key.PublicKey, n), want)
 				}
 				got, err := tc.c.open(tc.key, sealed)
 				if err != nil || !bytes.Equal(got, msg) {
@@ -138,7 +140,8 @@ func TestRSACBCRefusals(t *testing.T) {
 			for what, sealed := range moved {
 				if tc.c.label != nil {
 					refused(what, sealed)
-				} else if got, err := tc.c.open(tc.key, sealed); err != nil && err != errRSACBC || err == nil && bytes.Equal(got, msg) {
+				} else if got, err := tc.c.open(tc.key, sealed); err != nil && err != errRSACBC || err == nil &&
+					bytes.Equal(got, msg) {
 					t.Errorf("%s: opened to the same message, or another error: %v", what, err)
 				}
 			}

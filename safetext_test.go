@@ -23,7 +23,8 @@ func TestSafeEscapes(t *testing.T) {
 		{"next line", "a\u0085b", `a\u0085b`},
 		{"separators", "a\u2028b\u2029c", `a\u2028b\u2029c`},
 		{"bidi override", "\u202egpj.exe", `\u202egpj.exe`},
-		{"bidi isolates and marks", "\u2066\u2067\u2068\u2069\u200e\u200f\u061c", `\u2066\u2067\u2068\u2069\u200e\u200f\u061c`},
+		{"bidi isolates and marks", "\u2066\u2067\u2068\u2069\u200e\u200f\u061c",
+			`\u2066\u2067\u2068\u2069\u200e\u200f\u061c`},
 		{"zero width", "b\u200bo\u2060b\ufeff\u00ad\u180e", `b\u200bo\u2060b\ufeff\u00ad\u180e`},
 		{"invisible operators", "\u2061\u2062\u2063\u2064\u2065\u206a", `\u2061\u2062\u2063\u2064\u2065\u206a`},
 		{"fillers", "\u3164\u115f\u1160\uffa0\u034f\u17b4", `\u3164\u115f\u1160\uffa0\u034f\u17b4`},
@@ -58,10 +59,14 @@ func TestSafeEscapes(t *testing.T) {
 // TestSafeSpares: what people write survives, byte for byte.
 func TestSafeSpares(t *testing.T) {
 	for _, text := range []string{
-		"", "plain ASCII, with ~ and `", `C:\new\x1b`, "Zoë naïve e\u0301", "Ελληνικά", "Привет", "漢字かなカナ한국어", "각", "שָׁלוֹם", "السَّلامُ عليكم",
-		"می\u200cخواهم", "क\u094d\u200dष", "क\u094d\u200cष", "\u0d28\u0d4d\u200d", "ක්\u200dර", "ภาษาไทย น้ำ", "བོད་ཡིག", "Tiếng Việt", "ᠮᠣᠩᠭᠣᠯ",
-		"👍🏽", "👨\u200d👩\u200d👧\u200d👦", "🏳️\u200d🌈", "👩🏽\u200d💻", "❤️\u200d🔥", "🇬🇷🇺🇸", "1️⃣#️⃣*️⃣", "❤️ ☺︎", "葛\U000e0100",
-		"🏴\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f", "a\u00a0b\u3000c", "∩\ufe00", "\ufffd", "٣\u06dd", "⠓⠊",
+		"", "plain ASCII, with ~ and `", `C:\new\x1b`, "Zoë naïve e\u0301", "Ελληνικά", "Привет",
+		"漢字かなカナ한국어", "각", "שָׁלוֹם", "السَّلامُ عليكم",
+		"می\u200cخواهم", "क\u094d\u200dष", "क\u094d\u200cष", "\u0d28\u0d4d\u200d", "ක්\u200dර",
+		"ภาษาไทย น้ำ", "བོད་ཡིག", "Tiếng Việt", "ᠮᠣᠩᠭᠣᠯ",
+		"👍🏽", "👨\u200d👩\u200d👧\u200d👦", "🏳️\u200d🌈", "👩🏽\u200d💻", "❤️\u200d🔥",
+		"🇬🇷🇺🇸", "1️⃣#️⃣*️⃣", "❤️ ☺︎", "葛\U000e0100",
+		"🏴\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f", "a\u00a0b\u3000c", "∩\ufe00", "\ufffd",
+		"٣\u06dd", "⠓⠊",
 	} {
 		if got := safe(text); got != text {
 			t.Errorf("safe(%q) = %q", text, got)
@@ -93,7 +98,8 @@ func checkSafe(t *testing.T, in, out string) {
 			t.Fatalf("safe(%q) = %q: holds %U", in, out, r)
 		case tag && last != blackFlag && (last < 0xe0020 || last > 0xe007e):
 			t.Fatalf("safe(%q) = %q: a tag without a flag", in, out)
-		case (joiner || selector(r)) && (last == zwj || last == zwnj || selector(last) && r != zwj || last < 0x80 && r != 0xfe0f):
+		case (joiner || selector(r)) && (last == zwj || last == zwnj || selector(last) && r != zwj || last < 0x80 &&
+			r != 0xfe0f):
 			t.Fatalf("safe(%q) = %q: %U behind %U", in, out, r, last)
 		case joiner || selector(r):
 		case unicode.IsMark(r):
@@ -128,7 +134,8 @@ func TestSafeEveryRune(t *testing.T) {
 }
 
 func FuzzSafe(f *testing.F) {
-	for _, seed := range []string{"hi\nbob: hi", "\x1b[2J", "\u009b", "می\u200cخ", "👨\u200d👩", "क\u094d\u200dष\u0301", "1️⃣",
+	for _, seed := range []string{"hi\nbob: hi", "\x1b[2J", "\u009b", "می\u200cخ", "👨\u200d👩",
+		"क\u094d\u200dष\u0301", "1️⃣",
 		"🏴\U000e0067\U000e0062\U000e007f", "葛\U000e0100\U000e0101", "\xed\xa0\x80", "ᠮ\u180b\u180e"} {
 		f.Add([]byte(seed))
 	}
@@ -181,7 +188,8 @@ func TestNames(t *testing.T) {
 			t.Errorf("validName(%q) = %v", in, validName(in))
 		}
 	}
-	if name := keyName("", key); !validName(name) || len(name) != len("key-")+8 || !strings.HasPrefix(name, "key-"+nameSuffix(key)) {
+	if name := keyName("", key); !validName(name) || len(name) != len("key-")+8 ||
+		!strings.HasPrefix(name, "key-"+nameSuffix(key)) {
 		t.Errorf("a nameless key is %q, its suffix %q", name, nameSuffix(key))
 	}
 	for _, pair := range [][2]string{{"Bob", "bob"}, {"b0b", "bOb"}, {"l1I", "iLl"}, {"a.b", "a_b"}, {"a-b", "a.b"}} {
@@ -195,7 +203,8 @@ func TestNames(t *testing.T) {
 }
 
 func TestShellQuote(t *testing.T) {
-	for in, want := range map[string]string{"/a/b-c_1": "/a/b-c_1", "": "''", "a b": "'a b'", "a'b": `'a'\''b'`, "[h]:1": "'[h]:1'"} {
+	for in, want := range map[string]string{"/a/b-c_1": "/a/b-c_1", "": "''", "a b": "'a b'", "a'b": `'a'\''b'`,
+		"[h]:1": "'[h]:1'"} {
 		if got := shellQuote(in); got != want {
 			t.Errorf("shellQuote(%q) = %s, want %s", in, got, want)
 		}

@@ -75,7 +75,8 @@ func newScreen(t *testing.T, columns int) *screen {
 
 func (s *screen) resize(columns int) {
 	s.columns = columns
-	if err := unix.IoctlSetWinsize(int(s.master.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 20, Col: uint16(columns)}); err != nil {
+	if err := unix.IoctlSetWinsize(int(s.master.Fd()), unix.TIOCSWINSZ,
+		&unix.Winsize{Row: 20, Col: uint16(columns)}); err != nil {
 		s.t.Fatal(err)
 	}
 }
@@ -221,7 +222,9 @@ func (s *screen) open() (*terminal, chan result) {
 	tm.setPrompt("> ")
 	tm.complete = func(line string, pos int) []string {
 		word := line[strings.LastIndexByte(line[:pos], ' ')+1 : pos]
-		return slices.DeleteFunc([]string{"bob", "bobby", "carol"}, func(c string) bool { return !strings.HasPrefix(c, word) })
+		return slices.DeleteFunc([]string{"bob", "bobby", "carol"}, func(c string) bool {
+			return !strings.HasPrefix(c, word)
+		})
 	}
 	lines := make(chan result, 100)
 	go func() {
@@ -249,7 +252,8 @@ func expect(t *testing.T, lines chan result, want ...result) {
 		select {
 		case got := <-lines:
 			if got.line != w.line || got.pasted != w.pasted || !errors.Is(got.err, w.err) {
-				t.Fatalf("got %.100q, pasted %v, %v; want %.100q, pasted %v, %v", got.line, got.pasted, got.err, w.line, w.pasted, w.err)
+				t.Fatalf("got %.100q, pasted %v, %v; want %.100q, pasted %v, %v", got.line, got.pasted, got.err, w.line, w.pasted,
+					w.err)
 			}
 		case <-time.After(10 * time.Second):
 			t.Fatalf("no line came; want %.100q", w.line)
@@ -599,7 +603,8 @@ func TestTerminalProcess(t *testing.T) {
 
 // FuzzTerminal types anything: lines come, the cursor stays within the line, and the size is the line's.
 func FuzzTerminal(f *testing.F) {
-	for _, seed := range []string{"hello\r", "\x1b[200~pasted\ntext\x1b[201~\r", "\x1b[D\x1b[C\x1b[A\x1b[B", "e\u0301\x7f", "\x01\x05\x0b\x15\x17\t\t", "\xff\xfe", "\x1b[999999999999~x", "\x1b", "\x03\x04"} {
+	for _, seed := range []string{"hello\r", "\x1b[200~pasted\ntext\x1b[201~\r", "\x1b[D\x1b[C\x1b[A\x1b[B",
+		"e\u0301\x7f", "\x01\x05\x0b\x15\x17\t\t", "\xff\xfe", "\x1b[999999999999~x", "\x1b", "\x03\x04"} {
 		f.Add([]byte(seed))
 	}
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
@@ -614,8 +619,10 @@ func FuzzTerminal(f *testing.F) {
 			complete: func(string, int) []string { return []string{"bob", "bobby"} }}
 		for {
 			line, _, err := tm.readLine()
-			if tm.line.pos < 0 || tm.line.pos > len(tm.line.runes) || tm.line.size != len(string(tm.line.runes)) || len(line) > maxInput+utf8.UTFMax {
-				t.Fatalf("%q: the cursor at %d of %d, %d bytes said to be %d; a line of %d", typed, tm.line.pos, len(tm.line.runes), len(string(tm.line.runes)), tm.line.size, len(line))
+			if tm.line.pos < 0 || tm.line.pos > len(tm.line.runes) || tm.line.size != len(string(tm.line.runes)) ||
+				len(line) > maxInput+utf8.UTFMax {
+				t.Fatalf("%q: the cursor at %d of %d, %d bytes said to be %d; a line of %d", typed, tm.line.pos,
+					len(tm.line.runes), len(string(tm.line.runes)), tm.line.size, len(line))
 			}
 			if err != nil && err != errInterrupt {
 				return
