@@ -25,8 +25,7 @@ func decision(t *testing.T, server *proc) map[string]any {
 			return r
 		}
 	}
-	t.Fatal("no decision in the log")
-	return nil
+	return map[string]any{"event": "no decision yet"}
 }
 
 // wantAdmitted checks that the last decision admitted a client, its name, and the line or CA that admitted it.
@@ -35,7 +34,7 @@ func wantAdmitted(t *testing.T, what string, server *proc, name, by string) {
 	r := decision(t, server)
 	got, _ := r["by"].(string)
 	if r["event"] != eventConnect || r["name"] != name || !regexp.MustCompile(by).MatchString(got) ||
-		!strings.HasPrefix(r["client"].(string), "127.0.0.1:") || !strings.HasPrefix(r["fingerprint"].(string), "SHA256:") {
+		!strings.HasPrefix(fmt.Sprint(r["client"]), "127.0.0.1:") || !strings.HasPrefix(fmt.Sprint(r["fingerprint"]), "SHA256:") {
 		t.Errorf("%s: the log has %v, want %s by %q", what, r, name, by)
 	}
 }
@@ -52,7 +51,7 @@ func wantRefused(t *testing.T, what string, server *proc, reason string) {
 		r := decision(t, server)
 		got, _ := r["reason"].(string)
 		if r["event"] == eventRefused && regexp.MustCompile(reason).MatchString(got) &&
-			strings.HasPrefix(r["client"].(string), "127.0.0.1:") && strings.HasPrefix(fmt.Sprint(r["fingerprint"]), "SHA256:") {
+			strings.HasPrefix(fmt.Sprint(r["client"]), "127.0.0.1:") && strings.HasPrefix(fmt.Sprint(r["fingerprint"]), "SHA256:") {
 			return
 		}
 		select {
@@ -78,7 +77,7 @@ func TestFirstContactPiped(t *testing.T) {
 	wantRun(t, "unknown", stderr, code, exitUntrusted,
 		`the server \S+ is unknown: its key is SHA256:\S+\n.*add to \S+known_hosts: \[127\.0\.0\.1\]:\d+ ssh-ed25519 `+
 			`\S+\n.*-accept-new.*-join`)
-	if r := decision(t, server); !strings.Contains(r["reason"].(string), "it left before saying who it is") {
+	if r := decision(t, server); !strings.Contains(fmt.Sprint(r["reason"]), "it left before saying who it is") {
 		t.Errorf("the log has %v", r)
 	}
 	line := regexp.MustCompile(`(?m)add to \S+: (.*)$`).FindStringSubmatch(stderr)
