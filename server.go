@@ -113,7 +113,7 @@ func (s *server) run(ctx context.Context, listeners []net.Listener) error {
 	return err
 }
 
-// announce tells the operator where the server listens and how to join it.
+// announce reports to the operator where the server listens and how to join it.
 func (s *server) announce(addr, port string) {
 	s.console.setRoom(s.name, fingerprint(s.id), 0)
 	opened, flag := "room open", ""
