@@ -231,9 +231,10 @@ func BenchmarkParseObject(b *testing.B) {
 			`"text":"temperature 21.5 in the hall","server":"anna","origin":"SHA256:abc"}`,
 	} {
 		b.Run(name, func(b *testing.B) {
+			line := []byte(line)
 			b.ReportAllocs()
 			for b.Loop() {
-				if out, _, err := parseObject([]byte(line), outLine{what: itemSay}, ""); err != nil || out.text == nil {
+				if out, _, err := parseObject(line, outLine{what: itemSay}, ""); err != nil || out.text == nil {
 					b.Fatal(err)
 				}
 			}
