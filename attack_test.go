@@ -90,7 +90,8 @@ func attackServer(t *testing.T, server *proc, addr, name, want string, do func(c
 // ended says that an error is the connection's end and nothing else.
 func ended(err error) bool {
 	var op *net.OpError
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, errTruncated) || errors.As(err, &op) && !op.Timeout()
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, errTruncated) ||
+		errors.As(err, &op) && !op.Timeout()
 }
 
 // serves checks that the server is as well as before.
@@ -328,7 +329,8 @@ func TestAttackForwarding(t *testing.T) {
 	}
 	defer l.Close()
 	port := l.Addr().String()[strings.LastIndex(l.Addr().String(), ":"):]
-	appendFile(t, filepath.Join(a.bobDir, "known_hosts"), fmt.Sprintf("[127.0.0.1]%s %s", port, ssh.MarshalAuthorizedKey(a.mallory.signer.PublicKey())))
+	appendFile(t, filepath.Join(a.bobDir, "known_hosts"),
+		fmt.Sprintf("[127.0.0.1]%s %s", port, ssh.MarshalAuthorizedKey(a.mallory.signer.PublicKey())))
 	bob := start(t, t.TempDir(), "-connect", l.Addr().String(), "-dir", a.bobDir)
 	victim, err := l.Accept()
 	if err != nil {
@@ -347,7 +349,9 @@ func TestAttackForwarding(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.attack("Lowe", "stage 1: bad signature", func(conn net.Conn) error { return reseal(conn, a.anna, clearPart, msg, cred) })
+	a.attack("Lowe", "stage 1: bad signature", func(conn net.Conn) error {
+		return reseal(conn, a.anna, clearPart, msg, cred)
+	})
 	victim.Close()
 	if bob.wait() == exitDone {
 		t.Error("bob ended well")
@@ -385,8 +389,10 @@ func TestAttackForwarding(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		mine := appendVector(appendVector(appendVector(nil, a.mallory.identity), marshalEncryptionKey(&a.mallory.encryption.PublicKey)), nil)
-		stage1, err := tr.seal(1, a.mallory.signer, &a.anna.encryption.PublicKey, box.Seal(bytes.Clone(clearPart[:1+hpkePublicSize]), zeroNonce[:], mine, nil), ra)
+		mine := appendVector(appendVector(appendVector(nil, a.mallory.identity),
+			marshalEncryptionKey(&a.mallory.encryption.PublicKey)), nil)
+		stage1, err := tr.seal(1, a.mallory.signer, &a.anna.encryption.PublicKey,
+			box.Seal(bytes.Clone(clearPart[:1+hpkePublicSize]), zeroNonce[:], mine, nil), ra)
 		if err != nil {
 			return err
 		}
@@ -469,7 +475,8 @@ func TestAttackReflection(t *testing.T) {
 		}
 		return [][]byte{frame}, nil, false
 	})
-	if stderr, code := a.call(addr, "x\n"); code != exitUntrusted || !strings.Contains(stderr, "stage 4: the wrapping does not open") {
+	if stderr, code := a.call(addr, "x\n"); code != exitUntrusted ||
+		!strings.Contains(stderr, "stage 4: the wrapping does not open") {
 		t.Errorf("stage 3 as stage 4: exit %d: %s", code, stderr)
 	}
 	a.serves()
@@ -484,13 +491,17 @@ func TestAttackReplay(t *testing.T) {
 	a.attack("stage 1", noBlock, answer(run[true][0]))
 	a.attack("stage 3 first", "stage 1: malformed", answer(run[true][1]))
 	for n := range 2 { // stage 1 or 3 twice in one run
-		addr := between(t, a.addr, at(true, n, func(frame []byte) ([][]byte, [][]byte, bool) { return [][]byte{frame, frame}, nil, false }))
+		addr := between(t, a.addr, at(true, n, func(frame []byte) ([][]byte, [][]byte, bool) {
+			return [][]byte{frame, frame}, nil, false
+		}))
 		if stderr, code := a.call(addr, "x\n"); code == exitDone {
 			t.Errorf("frame %d twice: exit %d: %s", n, code, stderr)
 		}
 	}
 	for n := 1; n < 3; n++ { // stage 2 or 4
-		addr := between(t, a.addr, at(false, n, func(frame []byte) ([][]byte, [][]byte, bool) { return [][]byte{frame, frame}, nil, false }))
+		addr := between(t, a.addr, at(false, n, func(frame []byte) ([][]byte, [][]byte, bool) {
+			return [][]byte{frame, frame}, nil, false
+		}))
 		if stderr, code := a.call(addr, "x\n"); code != exitUntrusted {
 			t.Errorf("frame %d twice to the client: exit %d: %s", n, code, stderr)
 		}
@@ -514,18 +525,23 @@ func TestAttackSplicing(t *testing.T) {
 			if !toServer && n == 0 {
 				continue // an old hello is an honest hello of another Rs: the server notices at stage 1, as below
 			}
-			addr := between(t, a.addr, at(toServer, n, func([]byte) ([][]byte, [][]byte, bool) { return [][]byte{frames[n]}, nil, false }))
+			addr := between(t, a.addr, at(toServer, n, func([]byte) ([][]byte, [][]byte, bool) {
+				return [][]byte{frames[n]}, nil, false
+			}))
 			if stderr, code := a.call(addr, "x\n"); code == exitDone || strings.Contains(stderr, "panic") {
 				t.Errorf("to the server %v, frame %d: exit %d: %s", toServer, n, code, stderr)
 			}
 		}
 	}
-	addr := between(t, a.addr, at(false, 0, func([]byte) ([][]byte, [][]byte, bool) { return [][]byte{old[false][0]}, nil, false }))
+	addr := between(t, a.addr, at(false, 0, func([]byte) ([][]byte, [][]byte, bool) {
+		return [][]byte{old[false][0]}, nil, false
+	}))
 	if stderr, code := a.call(addr, "x\n"); code == exitDone {
 		t.Errorf("an old hello: exit %d: %s", code, stderr)
 	}
 	a.serves()
-	for _, want := range []string{noBlock, "stage 3: the wrapping does not open", "first packet: a packet that cannot be verified"} {
+	for _, want := range []string{noBlock, "stage 3: the wrapping does not open",
+		"first packet: a packet that cannot be verified"} {
 		a.waitReason(0, want)
 	}
 }
@@ -535,17 +551,18 @@ func blockAttacks(sealed []byte, k int, n *big.Int) map[string][]byte {
 	b := k / 2
 	blocks := (len(sealed) - b) / k
 	all := map[string][]byte{
-		"first block cut":     sealed[k:],
-		"last block cut":      slices.Concat(sealed[:(blocks-1)*k], sealed[blocks*k:]),
-		"blocks swapped":      slices.Concat(sealed[k:2*k], sealed[:k], sealed[2*k:]),
-		"a block twice":       slices.Concat(sealed[:k], sealed),
-		"another IV":          flip(sealed, len(sealed)-1),
-		"a block as IV":       slices.Concat(sealed[:blocks*k], sealed[:b]),
-		"a block of zeros":    slices.Concat(make([]byte, k), sealed[k:]),
-		"a block of one":      slices.Concat(make([]byte, k-1), []byte{1}, sealed[k:]),
-		"a block of n":        slices.Concat(n.FillBytes(make([]byte, k)), sealed[k:]),
-		"a block of n-1":      slices.Concat(new(big.Int).Sub(n, big.NewInt(1)).FillBytes(make([]byte, k)), sealed[k:]),
-		"a block times 2^e":   slices.Concat(new(big.Int).Mod(new(big.Int).Mul(new(big.Int).SetBytes(sealed[:k]), new(big.Int).Exp(big.NewInt(2), big.NewInt(65537), n)), n).FillBytes(make([]byte, k)), sealed[k:]),
+		"first block cut":  sealed[k:],
+		"last block cut":   slices.Concat(sealed[:(blocks-1)*k], sealed[blocks*k:]),
+		"blocks swapped":   slices.Concat(sealed[k:2*k], sealed[:k], sealed[2*k:]),
+		"a block twice":    slices.Concat(sealed[:k], sealed),
+		"another IV":       flip(sealed, len(sealed)-1),
+		"a block as IV":    slices.Concat(sealed[:blocks*k], sealed[:b]),
+		"a block of zeros": slices.Concat(make([]byte, k), sealed[k:]),
+		"a block of one":   slices.Concat(make([]byte, k-1), []byte{1}, sealed[k:]),
+		"a block of n":     slices.Concat(n.FillBytes(make([]byte, k)), sealed[k:]),
+		"a block of n-1":   slices.Concat(new(big.Int).Sub(n, big.NewInt(1)).FillBytes(make([]byte, k)), sealed[k:]),
+		"a block times 2^e": slices.Concat(new(big.Int).Mod(new(big.Int).Mul(new(big.Int).SetBytes(sealed[:k]),
+			new(big.Int).Exp(big.NewInt(2), big.NewInt(65537), n)), n).FillBytes(make([]byte, k)), sealed[k:]),
 		"the IV alone":        sealed[blocks*k:],
 		"nothing":             nil,
 		"the last bit":        flip(sealed, blocks*k-1),
@@ -561,7 +578,8 @@ func TestAttackBlocks(t *testing.T) {
 	t.Parallel()
 	a := newArena(t)
 	signer := keySigner(t, onceKeys["3072"]()) // its signature makes a message of several blocks
-	appendFile(t, filepath.Join(a.annaDir, "authorized_keys"), string(bytes.TrimSpace(ssh.MarshalAuthorizedKey(signer.PublicKey())))+" rsa\n")
+	appendFile(t, filepath.Join(a.annaDir, "authorized_keys"),
+		string(bytes.TrimSpace(ssh.MarshalAuthorizedKey(signer.PublicKey())))+" rsa\n")
 	me := partyOf(t, signer, onceKeys["client"]())
 	k := a.anna.encryption.Size()
 	for name := range blockAttacks(make([]byte, 5*k), k, big.NewInt(7)) {
@@ -580,7 +598,8 @@ func TestAttackBlocks(t *testing.T) {
 			if !ok {
 				return errMalformed
 			}
-			return writeFrame(conn, appendVector(appendVector(nil, clearPart), blockAttacks(sealed, k, a.anna.encryption.N)[name]))
+			return writeFrame(conn,
+				appendVector(appendVector(nil, clearPart), blockAttacks(sealed, k, a.anna.encryption.N)[name]))
 		})
 	}
 	a.serves()
@@ -604,8 +623,10 @@ func paperArena(t *testing.T) (server *proc, addr string, args []string) {
 		put(t, filepath.Join(dir, name+".pub"), ssh.MarshalAuthorizedKey(pub))
 	}
 	file := func(name string) string { return filepath.Join(dir, name) }
-	server, addr = serve(t, filepath.Join(dir, "state"), "-paper", "-identity", file("paper-server.pem"), "-peer", file("paper-client.pub"), "-peer", file("paper-third.pub"), "-delay", "0s")
-	return server, addr, []string{"-paper", "-identity", file("paper-client.pem"), "-peer", file("paper-server.pub"), "-delay", "0s", "-dir", filepath.Join(dir, "state")}
+	server, addr = serve(t, filepath.Join(dir, "state"), "-paper", "-identity", file("paper-server.pem"), "-peer",
+		file("paper-client.pub"), "-peer", file("paper-third.pub"), "-delay", "0s")
+	return server, addr, []string{"-paper", "-identity", file("paper-client.pem"), "-peer", file("paper-server.pub"),
+		"-delay", "0s", "-dir", filepath.Join(dir, "state")}
 }
 
 // TestAttackPaperBlocks: the paper's blocks have no label; whatever is done to them there is one error and no other sign.
@@ -627,10 +648,11 @@ func TestAttackPaperBlocks(t *testing.T) {
 		if len(wire) < paperSealed { // the stage has one length
 			wire = append(wire, make([]byte, paperSealed-len(wire))...)
 		}
-		attackServer(t, server, addr, name, "stage 1: the message does not open, or no client (-peer) signed it", func(conn net.Conn) error {
-			_, err := conn.Write(wire[:paperSealed])
-			return err
-		})
+		attackServer(t, server, addr, name, "stage 1: the message does not open, or no client (-peer) signed it",
+			func(conn net.Conn) error {
+				_, err := conn.Write(wire[:paperSealed])
+				return err
+			})
 	}
 	if _, stderr, code := runToEnd(t, t.TempDir(), "still here\n", append(client, "-connect", addr)...); code != exitDone {
 		t.Fatalf("exit %d: %s", code, stderr)
@@ -645,7 +667,8 @@ func TestAttackPaperKnown(t *testing.T) {
 	_, _, client := paperArena(t)
 	theirs, ours := vectorRSA(t, "paper-server"), vectorRSA(t, "paper-client")
 	planted := bytes.Repeat([]byte{7}, paperKey)
-	elsewhere, err := paperSeal(theirs, &ours.PublicKey, planted) // signed for Z; sealing it anew needs the client's public key alone
+	// signed for Z; sealing it anew needs the client's public key alone
+	elsewhere, err := paperSeal(theirs, &ours.PublicKey, planted)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -703,14 +726,20 @@ func TestAttackFirstPackets(t *testing.T) {
 		m    meddler
 		want string
 	}{
-		{"join repeated", at(true, join, func(f []byte) ([][]byte, [][]byte, bool) { return [][]byte{f, f}, nil, false }), "a packet that cannot be verified"},
+		{"join repeated", at(true, join, func(f []byte) ([][]byte, [][]byte, bool) { return [][]byte{f, f}, nil, false }),
+			"a packet that cannot be verified"},
 		{"a packet inserted before", at(true, join, func(f []byte) ([][]byte, [][]byte, bool) {
 			return [][]byte{appendVector(nil, make([]byte, 48)), f}, nil, false
 		}), "first packet: a packet that cannot be verified"},
-		{"join reflected", at(true, join, func(f []byte) ([][]byte, [][]byte, bool) { return nil, [][]byte{f}, false }), "first packet: "},
-		{"join changed", at(true, join, func(f []byte) ([][]byte, [][]byte, bool) { return [][]byte{flip(f, len(f)-1)}, nil, false }), "first packet: a packet that cannot be verified"},
-		{"cut after stage 3", at(true, join, func([]byte) ([][]byte, [][]byte, bool) { return nil, nil, true }), "first packet: "},
-		{"a packet of lines dropped", at(true, join+1, func([]byte) ([][]byte, [][]byte, bool) { return nil, nil, false }), "a packet that cannot be verified"},
+		{"join reflected", at(true, join, func(f []byte) ([][]byte, [][]byte, bool) { return nil, [][]byte{f}, false }),
+			"first packet: "},
+		{"join changed", at(true, join, func(f []byte) ([][]byte, [][]byte, bool) {
+			return [][]byte{flip(f, len(f)-1)}, nil, false
+		}), "first packet: a packet that cannot be verified"},
+		{"cut after stage 3", at(true, join, func([]byte) ([][]byte, [][]byte, bool) { return nil, nil, true }),
+			"first packet: "},
+		{"a packet of lines dropped", at(true, join+1, func([]byte) ([][]byte, [][]byte, bool) { return nil, nil, false }),
+			"a packet that cannot be verified"},
 		{"lines swapped", func(toServer bool, n int, f []byte) ([][]byte, [][]byte, bool) {
 			switch {
 			case toServer && n == join+1:
@@ -721,9 +750,14 @@ func TestAttackFirstPackets(t *testing.T) {
 			}
 			return [][]byte{f}, nil, false
 		}, "a packet that cannot be verified"},
-		{"cut among the lines", at(true, join+2, func([]byte) ([][]byte, [][]byte, bool) { return nil, nil, true }), "without secure-close|connection reset"}, // as the acknowledgements under way have it
-		{"welcome changed", at(false, 3, func(f []byte) ([][]byte, [][]byte, bool) { return [][]byte{flip(f, len(f)-1)}, nil, false }), ""},
-		{"welcome repeated", at(false, 3, func(f []byte) ([][]byte, [][]byte, bool) { return [][]byte{f, f}, nil, false }), ""},
+		// as the acknowledgements under way have it
+		{"cut among the lines", at(true, join+2, func([]byte) ([][]byte, [][]byte, bool) { return nil, nil, true }),
+			"without secure-close|connection reset"},
+		{"welcome changed", at(false, 3, func(f []byte) ([][]byte, [][]byte, bool) {
+			return [][]byte{flip(f, len(f)-1)}, nil, false
+		}), ""},
+		{"welcome repeated", at(false, 3, func(f []byte) ([][]byte, [][]byte, bool) { return [][]byte{f, f}, nil, false }),
+			""},
 		{"a packet inserted before the welcome", at(false, 3, func(f []byte) ([][]byte, [][]byte, bool) {
 			return [][]byte{appendVector(nil, make([]byte, 48)), f}, nil, false
 		}), ""},
@@ -750,13 +784,17 @@ func TestAttackDowngrade(t *testing.T) {
 	t.Parallel()
 	a := newArena(t)
 	change := func(toServer bool, i int) string {
-		return between(t, a.addr, at(toServer, 0, func(f []byte) ([][]byte, [][]byte, bool) { return [][]byte{flip(f, i)}, nil, false }))
+		return between(t, a.addr, at(toServer, 0, func(f []byte) ([][]byte, [][]byte, bool) {
+			return [][]byte{flip(f, i)}, nil, false
+		}))
 	}
-	if stderr, code := a.call(change(false, 2+11), "x\n"); code == exitDone || !strings.Contains(stderr, "does not speak securechat/2") {
+	if stderr, code := a.call(change(false, 2+11), "x\n"); code == exitDone ||
+		!strings.Contains(stderr, "does not speak securechat/2") {
 		t.Errorf("version: exit %d: %s", code, stderr)
 	}
 	before := len(a.reasons())
-	for name, addr := range map[string]string{"hello's AES byte": change(false, 2+12), "stage 1's AES byte": change(true, 2+2)} {
+	for name, addr := range map[string]string{"hello's AES byte": change(false, 2+12),
+		"stage 1's AES byte": change(true, 2+2)} {
 		if stderr, code := a.call(addr, "x\n"); code == exitDone {
 			t.Errorf("%s: exit %d: %s", name, code, stderr)
 		}
@@ -771,12 +809,15 @@ func TestAttackBorrowedKeys(t *testing.T) {
 	a := newArena(t)
 	mallory := a.mallory
 	ca := fixedSigner(t, "ca")
-	appendFile(t, filepath.Join(a.annaDir, "authorized_keys"), "cert-authority "+strings.TrimSpace(string(ssh.MarshalAuthorizedKey(ca.PublicKey())))+"\n")
+	appendFile(t, filepath.Join(a.annaDir, "authorized_keys"),
+		"cert-authority "+strings.TrimSpace(string(ssh.MarshalAuthorizedKey(ca.PublicKey())))+"\n")
 	cert := certSigner(t, a.bob.signer, ssh.UserCert)
 	ek := marshalEncryptionKey(&mallory.encryption.PublicKey)
 	claim := func(identity, ek []byte) func(net.Conn) error {
 		return func(conn net.Conn) error {
-			return scriptedClient(conn, mallory, onStage(1, func(d *deed) { d.cred = appendVector(appendVector(appendVector(nil, identity), ek), nil) }))
+			return scriptedClient(conn, mallory, onStage(1, func(d *deed) {
+				d.cred = appendVector(appendVector(appendVector(nil, identity), ek), nil)
+			}))
 		}
 	}
 	const bad = "stage 1: bad signature"
@@ -784,7 +825,8 @@ func TestAttackBorrowedKeys(t *testing.T) {
 	a.attack("bob's key and encryption key", bad, claim(a.bob.identity, marshalEncryptionKey(&a.bob.encryption.PublicKey)))
 	a.attack("bob's certificate", bad, claim(cert.PublicKey().Marshal(), ek))
 	a.attack("the server's own key", bad, claim(a.anna.identity, ek))
-	a.attack("the server's own key and encryption key", bad, claim(a.anna.identity, marshalEncryptionKey(&a.anna.encryption.PublicKey)))
+	a.attack("the server's own key and encryption key", bad,
+		claim(a.anna.identity, marshalEncryptionKey(&a.anna.encryption.PublicKey)))
 	a.attack("the CA's key", bad, claim(ca.PublicKey().Marshal(), ek))
 
 	helloAs := func(p *party) []byte {
@@ -794,10 +836,13 @@ func TestAttackBorrowedKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.victim("anna's key over mallory's encryption key", "did not sign the encryption key", exitUntrusted, greet(appendVector(nil, helloOf(1, a.anna.identity, ek, sig))))
+	a.victim("anna's key over mallory's encryption key", "did not sign the encryption key", exitUntrusted,
+		greet(appendVector(nil, helloOf(1, a.anna.identity, ek, sig))))
 	a.victim("mallory's own hello", "has changed", exitUntrusted, greet(helloAs(a.mallory)))
-	a.victim("anna's hello, not proven", "stage 2: the wrapping does not open", exitUntrusted, greet(helloAs(a.anna), appendVector(nil, make([]byte, 1526))))
-	a.victim("the client's own key at a pinned address", "has changed", exitUntrusted, greet(helloAs(a.bob), appendVector(nil, make([]byte, 1526))))
+	a.victim("anna's hello, not proven", "stage 2: the wrapping does not open", exitUntrusted,
+		greet(helloAs(a.anna), appendVector(nil, make([]byte, 1526))))
+	a.victim("the client's own key at a pinned address", "has changed", exitUntrusted,
+		greet(helloAs(a.bob), appendVector(nil, make([]byte, 1526))))
 	a.serves()
 }
 
@@ -812,7 +857,9 @@ func TestAttackLeakedServerKeys(t *testing.T) {
 	if !bytes.Contains(cred, a.bob.identity) {
 		t.Error("the server's encryption key does not tell who called: README.md and docs/SECURITY.md say that it does")
 	}
-	a.attack("bob's signature of another run", "stage 1: bad signature", func(conn net.Conn) error { return reseal(conn, a.anna, clearPart, msg, cred) })
+	a.attack("bob's signature of another run", "stage 1: bad signature", func(conn net.Conn) error {
+		return reseal(conn, a.anna, clearPart, msg, cred)
+	})
 	a.attack("bob's name, the server's signature", "stage 1: bad signature", func(conn net.Conn) error {
 		return scriptedClient(conn, a.anna, onStage(1, func(d *deed) { d.cred = cred }))
 	})
@@ -847,7 +894,9 @@ func TestAttackShares(t *testing.T) {
 		"a byte short":      {func(d *deed) { d.kem = d.kem[1:] }, "stage 2: malformed"},
 		"a byte long":       {func(d *deed) { d.kem = append(d.kem, 0) }, "stage 2: malformed"},
 	} {
-		a.victim("to the client: "+name, c.want, exitUntrusted, func(conn net.Conn) error { return scriptedServer(conn, a.anna, hello, onStage(2, c.alter)) })
+		a.victim("to the client: "+name, c.want, exitUntrusted, func(conn net.Conn) error {
+			return scriptedServer(conn, a.anna, hello, onStage(2, c.alter))
+		})
 	}
 	a.serves()
 }
@@ -875,7 +924,9 @@ func TestAttackRSAKeys(t *testing.T) {
 		wire := rsaWire(c.n, c.e)
 		claim := func(identity, ek []byte) func(net.Conn) error {
 			return func(conn net.Conn) error {
-				return scriptedClient(conn, a.mallory, onStage(1, func(d *deed) { d.cred = appendVector(appendVector(appendVector(nil, identity), ek), nil) }))
+				return scriptedClient(conn, a.mallory, onStage(1, func(d *deed) {
+					d.cred = appendVector(appendVector(appendVector(nil, identity), ek), nil)
+				}))
 			}
 		}
 		a.attack(name+" as identity", c.identity, claim(wire, marshalEncryptionKey(&a.mallory.encryption.PublicKey)))
@@ -884,12 +935,15 @@ func TestAttackRSAKeys(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		a.victim(name+" in a hello that anna signed", c.ek, exitUntrusted, greet(appendVector(nil, helloOf(1, a.anna.identity, wire, sig))))
-		a.victim(name+" as identity in a hello", c.identity, exitUntrusted, greet(appendVector(nil, helloOf(1, wire, marshalEncryptionKey(&a.mallory.encryption.PublicKey), sig))))
+		a.victim(name+" in a hello that anna signed", c.ek, exitUntrusted,
+			greet(appendVector(nil, helloOf(1, a.anna.identity, wire, sig))))
+		a.victim(name+" as identity in a hello", c.identity, exitUntrusted,
+			greet(appendVector(nil, helloOf(1, wire, marshalEncryptionKey(&a.mallory.encryption.PublicKey), sig))))
 	}
 	a.attack("the server's own encryption key", "stage 3: ", func(conn net.Conn) error {
 		err := scriptedClient(conn, a.mallory, onStage(1, func(d *deed) {
-			d.cred = appendVector(appendVector(appendVector(nil, a.mallory.identity), marshalEncryptionKey(&a.anna.encryption.PublicKey)), nil)
+			d.cred = appendVector(appendVector(appendVector(nil, a.mallory.identity),
+				marshalEncryptionKey(&a.anna.encryption.PublicKey)), nil)
 		}))
 		if !errors.Is(err, errUnverified) {
 			return errors.New("mallory could read stage 2")
@@ -904,12 +958,16 @@ func TestAttackRSAKeys(t *testing.T) {
 func TestAttackEnumeration(t *testing.T) {
 	a := newArena(t)
 	revoked, unlisted := fixedSigner(t, "revoked"), fixedSigner(t, "unlisted")
-	appendFile(t, filepath.Join(a.annaDir, "authorized_keys"), string(bytes.TrimSpace(ssh.MarshalAuthorizedKey(revoked.PublicKey())))+" revoked\n")
+	appendFile(t, filepath.Join(a.annaDir, "authorized_keys"),
+		string(bytes.TrimSpace(ssh.MarshalAuthorizedKey(revoked.PublicKey())))+" revoked\n")
 	appendFile(t, filepath.Join(a.annaDir, "revoked_keys"), string(ssh.MarshalAuthorizedKey(revoked.PublicKey())))
 	ek := marshalEncryptionKey(&a.mallory.encryption.PublicKey)
-	for name, id := range map[string]ssh.PublicKey{"listed": a.bob.signer.PublicKey(), "unlisted": unlisted.PublicKey(), "revoked": revoked.PublicKey(), "the server's": a.anna.signer.PublicKey()} {
+	for name, id := range map[string]ssh.PublicKey{"listed": a.bob.signer.PublicKey(), "unlisted": unlisted.PublicKey(),
+		"revoked": revoked.PublicKey(), "the server's": a.anna.signer.PublicKey()} {
 		a.attack(name+", not held", "stage 1: bad signature", func(conn net.Conn) error {
-			return scriptedClient(conn, a.mallory, onStage(1, func(d *deed) { d.cred = appendVector(appendVector(appendVector(nil, id.Marshal()), ek), nil) }))
+			return scriptedClient(conn, a.mallory, onStage(1, func(d *deed) {
+				d.cred = appendVector(appendVector(appendVector(nil, id.Marshal()), ek), nil)
+			}))
 		})
 	}
 	for name, c := range map[string]struct {
@@ -994,7 +1052,9 @@ func TestNoKeyByValue(t *testing.T) {
 			for _, p := range params {
 				array, ok := p.Type.(*ast.ArrayType)
 				name, _ := p.Type.(*ast.Ident)
-				if ok && array.Len != nil || name != nil && slices.Contains([]string{"secrets", "halfConn", "session", "inviteCode", "invite", "paperConn", "party", "wrapper"}, name.Name) {
+				if ok && array.Len != nil || name != nil &&
+					slices.Contains([]string{"secrets", "halfConn", "session", "inviteCode", "invite", "paperConn", "party",
+						"wrapper"}, name.Name) {
 					t.Errorf("%s: %s takes a key by value", f, decl.Name.Name)
 				}
 			}
@@ -1058,7 +1118,8 @@ func (f *thief) open(client, server *rsa.PrivateKey, toServer, toClient io.Reade
 		return err
 	}
 	h0 := f.tr.start(hello)
-	next := func(stage byte, r io.Reader, wrap *wrapper, key *rsa.PrivateKey, clearSize, serialsSize int) (*stageMessage, error) {
+	next := func(stage byte, r io.Reader, wrap *wrapper, key *rsa.PrivateKey, clearSize, serialsSize int) (*stageMessage,
+		error) {
 		body, err := readFrame(r, maxHandshakeFrame)
 		if err == nil && wrap != nil {
 			body, err = wrap.open(stage, body)
@@ -1159,13 +1220,16 @@ func TestNothingSecretIsTold(t *testing.T) {
 		{"-connect", a.addr, "-dir", a.bobDir, "-json"},
 		{"-connect", a.addr, "-dir", state(t, "stranger"), "-trace"},
 		{"-connect", a.addr, "-dir", a.bobDir, "-identity", filepath.Join(a.annaDir, "encryption")},
-		{"-fingerprint", "-dir", a.bobDir}, {"-keygen", "-dir", a.bobDir}, {"-allow", filepath.Join(a.bobDir, "identity"), "-dir", a.annaDir},
-		{"-paper", "-connect", a.addr, "-identity", filepath.Join(a.bobDir, "encryption"), "-peer", filepath.Join(a.bobDir, "identity"), "-dir", a.bobDir},
+		{"-fingerprint", "-dir", a.bobDir}, {"-keygen", "-dir", a.bobDir}, {"-allow", filepath.Join(a.bobDir, "identity"),
+			"-dir", a.annaDir},
+		{"-paper", "-connect", a.addr, "-identity", filepath.Join(a.bobDir, "encryption"), "-peer",
+			filepath.Join(a.bobDir, "identity"), "-dir", a.bobDir},
 	} {
 		stdout, stderr, _ := runToEnd(t, t.TempDir(), "hello\n", args...)
 		tell(stdout, stderr)
 	}
-	a.attack("bad block", noBlock, answer(make([]byte, 0), appendVector(nil, appendVector(appendVector(nil, make([]byte, 1300)), make([]byte, 384)))))
+	a.attack("bad block", noBlock,
+		answer(make([]byte, 0), appendVector(nil, appendVector(appendVector(nil, make([]byte, 1300)), make([]byte, 384)))))
 	a.serves()
 	log, err := os.ReadFile(filepath.Join(a.server.cmd.Dir, "connection.log"))
 	if err != nil {
@@ -1180,7 +1244,8 @@ func TestNothingSecretIsTold(t *testing.T) {
 	for name, secret := range hidden {
 		for _, b := range [][]byte{secret, secret[:16], secret[len(secret)-16:]} {
 			std := base64.StdEncoding.EncodeToString(b)
-			for _, form := range []string{string(b), hex.EncodeToString(b), strings.ToUpper(hex.EncodeToString(b)), std[:len(std)-4], base64.RawURLEncoding.EncodeToString(b)} {
+			for _, form := range []string{string(b), hex.EncodeToString(b), strings.ToUpper(hex.EncodeToString(b)),
+				std[:len(std)-4], base64.RawURLEncoding.EncodeToString(b)} {
 				if strings.Contains(text, form) || strings.Contains(joined, form) {
 					t.Errorf("%s was told", name)
 				}
@@ -1195,7 +1260,8 @@ func TestForwardSecrecy(t *testing.T) {
 	a := newArena(t)
 	run := a.recordRun()
 	var f thief
-	if err := f.open(a.bob.encryption, a.anna.encryption, bytes.NewReader(slices.Concat(run[true]...)), bytes.NewReader(slices.Concat(run[false]...))); err != nil {
+	if err := f.open(a.bob.encryption, a.anna.encryption, bytes.NewReader(slices.Concat(run[true]...)),
+		bytes.NewReader(slices.Concat(run[false]...))); err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(f.caller.Marshal(), a.bob.identity) || len(f.sm) != smSize {
@@ -1283,7 +1349,8 @@ func TestPaperHasNoForwardSecrecy(t *testing.T) {
 		})
 		io.Copy(io.MultiWriter(left, &toClient), right)
 	})
-	if _, stderr, code := runToEnd(t, t.TempDir(), "once a secret\n", append(client, "-connect", l.Addr().String())...); code != exitDone {
+	if _, stderr, code := runToEnd(t, t.TempDir(), "once a secret\n",
+		append(client, "-connect", l.Addr().String())...); code != exitDone {
 		t.Fatalf("exit %d: %s", code, stderr)
 	}
 	wg.Wait()

@@ -32,7 +32,8 @@ func TestObjects(t *testing.T) {
 	client := start(t, t.TempDir(), "-connect", addr, "-dir", bob, "-json")
 	client.out.match(t, `"type":"welcome"`)
 	server.out.match(t, `"type":"join"`)
-	client.send(`{"text":"hi\u001b[2J"}` + "\n" + `{"text":"waves","what":"action"}` + "\n" + `{"text":"psst","to":"anna"}` + "\n" +
+	client.send(`{"text":"hi\u001b[2J"}` + "\n" + `{"text":"waves","what":"action"}` + "\n" +
+		`{"text":"psst","to":"anna"}` + "\n" +
 		`{"base64":"/w=="}` + "\n" + `{"type":"ack","id":1}` + "\n" + `{"text":"none","to":"nobody"}` + "\n")
 	server.send(`{"text":"hello"}` + "\n" + "no object\n" + `{"text":"again","to":"bob"}` + "\n")
 	server.out.match(t, `"id":2}`)
@@ -109,7 +110,8 @@ func TestBridge(t *testing.T) {
 		`{"type":"message","name":"dora","text":"three","origin":"SHA256:x","server":"pi","to":"bob"}` + "\n" +
 		`{"name":"eve","text":"four"}` + "\n")
 	client.out.match(t, `four`)
-	if got, want := client.out.String(), "cleo~1a2b3c4d@pi: one\ne-v-il-x@abcdefgh: two\ndora@pi (to you): three\nanna: four\n"; got != want {
+	if got, want := client.out.String(), "cleo~1a2b3c4d@pi: one\ne-v-il-x@abcdefgh: two\ndora@pi (to you): "+
+		"three\nanna: four\n"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
 	if strings.Contains(server.out.String(), "one") {
@@ -161,11 +163,13 @@ func TestObjectSizes(t *testing.T) {
 		t.Fatal(err)
 	}
 	huge := `{"text":"` + strings.Repeat("x", maxObject)
-	_, stderr, code := runToEnd(t, t.TempDir(), fmt.Sprintf("%s\n%s\n%s\n{\"text\":\"last\"}\n", in, over, huge), "-connect", addr, "-dir", dir, "-json")
+	_, stderr, code := runToEnd(t, t.TempDir(), fmt.Sprintf("%s\n%s\n%s\n{\"text\":\"last\"}\n", in, over, huge),
+		"-connect", addr, "-dir", dir, "-json")
 	if code != exitTrouble || !strings.Contains(stderr, "line 2: ") || !strings.Contains(stderr, "line 3 is longer") {
 		t.Errorf("exit %d: %.300s", code, stderr)
 	}
-	if got := messages(t, filepath.Join(server.cmd.Dir, "connection.log")); len(got) != 2 || got[0] != longest || got[1] != "last" {
+	if got := messages(t, filepath.Join(server.cmd.Dir, "connection.log")); len(got) != 2 || got[0] != longest ||
+		got[1] != "last" {
 		t.Errorf("the log has %d messages", len(got))
 	}
 }
@@ -185,14 +189,16 @@ func TestShellEnds(t *testing.T) {
 		{client + " <&-", "", exitDone, "^$"},
 		{client + " </dev/null", "", exitDone, "^$"},
 		{client + " -stay -timeout 10ms <&-", "", exitTimeout, "-timeout ran out"},
-		{`yes '{"text":"x"}' | head -20000 | ` + client + " -json | head -1; exit ${PIPESTATUS[2]}", `^{"type":"welcome".*}\n$`, exitDone, "^$"},
+		{`yes '{"text":"x"}' | head -20000 | ` + client + " -json | head -1; exit ${PIPESTATUS[2]}",
+			`^{"type":"welcome".*}\n$`, exitDone, "^$"},
 		{"echo x | " + client + " -json >/dev/full", "", exitTrouble, "cannot write standard output: .*no space"},
 		{"echo x | " + client + " >/dev/full", "", exitDone, "^$"}, // nothing to write
 		{"echo x | " + client + " >&-", "", exitDone, "^$"},
 		{"echo x | " + client + " 2>&-", "", exitDone, "^$"},
 		{client + " -json <<< '{'", `{"type":"error","line":1,`, exitTrouble, "line 1: no JSON object"},
 		{client + " -json <<< '7'", `{"type":"error","line":1,`, exitTrouble, "line 1: a JSON number and no object"},
-		{client + ` -json <<< '{"text":7}'`, `{"type":"error","line":1,`, exitTrouble, `line 1: "text" cannot be a JSON number`},
+		{client + ` -json <<< '{"text":7}'`, `{"type":"error","line":1,`, exitTrouble,
+			`line 1: "text" cannot be a JSON number`},
 		{"echo x | " + client + " -to nobody", "", exitTrouble, "nobody here is called nobody"},
 		{client + " -count 0", "", exitUsage, "-count"},
 	} {
@@ -231,7 +237,8 @@ func TestHeadEnds(t *testing.T) {
 	anna := state(t, "anna")
 	server, addr := serve(t, anna)
 	bob := guest(t, anna, addr, "bob")
-	cmd := exec.Command("bash", "-c", "mkfifo more && (seq 30000; cat more) | $SECURECHAT -stay -connect "+addr+" -dir "+bob+" | (head -1; exec <&-; echo gone >&2); exit ${PIPESTATUS[1]}")
+	cmd := exec.Command("bash", "-c", "mkfifo more && (seq 30000; cat more) | $SECURECHAT -stay -connect "+addr+" -dir "+
+		bob+" | (head -1; exec <&-; echo gone >&2); exit ${PIPESTATUS[1]}")
 	cmd.Dir = t.TempDir()
 	cmd.Env = append(os.Environ(), asSecurechat+"=1", "SECURECHAT="+os.Args[0], "HOME="+cmd.Dir)
 	stdout, stderr := newWatched(), newWatched()
@@ -253,7 +260,8 @@ func TestHeadEnds(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(cmd.Dir, "more"), []byte(input), 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Wait(); err != nil || stdout.String() != "anna: go\n" || strings.Contains(stderr.String(), "securechat: ") {
+	if err := cmd.Wait(); err != nil || stdout.String() != "anna: go\n" ||
+		strings.Contains(stderr.String(), "securechat: ") {
 		t.Errorf("%v, stdout %q, stderr %q", err, stdout, stderr)
 	}
 	got := messages(t, filepath.Join(server.cmd.Dir, "connection.log"))
@@ -269,7 +277,8 @@ func TestHistory(t *testing.T) {
 		history string
 		want    []string
 		gap     bool
-	}{{"1000", []string{"2 said while you were away:", "a1", "a2"}, false}, {"1", []string{"1 said while you were away:", "a2"}, true}, {"0", nil, true}} {
+	}{{"1000", []string{"2 said while you were away:", "a1", "a2"}, false},
+		{"1", []string{"1 said while you were away:", "a2"}, true}, {"0", nil, true}} {
 		anna := state(t, "anna")
 		server, addr := serve(t, anna, "-history", c.history)
 		bob := guest(t, anna, addr, "bob")
@@ -351,7 +360,8 @@ func TestHistory(t *testing.T) {
 			t.Errorf("history %s: a bot got %q, flags %d", c.history, got, w.flags)
 		}
 		cut := joinRequest{stream: streamID{1}, flags: joinListens, epoch: w.epoch, seen: seen}
-		if w, got, _ := visit(cut, "fourth"); c.history == "1000" && (!slices.Contains(got, "a1") || !slices.Contains(got, "second") || w.flags != 0) ||
+		if w, got, _ := visit(cut, "fourth"); c.history == "1000" &&
+			(!slices.Contains(got, "a1") || !slices.Contains(got, "second") || w.flags != 0) ||
 			c.history != "1000" && (slices.Contains(got, "a1") || w.flags != welcomeGap) {
 			t.Errorf("history %s: who was cut off got %q, flags %d", c.history, got, w.flags)
 		}
@@ -367,7 +377,8 @@ const (
 // harmful says what of out must not be on a terminal; its lines may be coloured where colours are ours.
 func harmful(out string) string {
 	for i, r := range out {
-		if r < ' ' && r != '\n' || r >= 0x7f && r < 0xa0 || strings.ContainsRune("\u200b\u200e\u202e\u2066\u2028\u2029\ufeff\u00ad\ufffd", r) {
+		if r < ' ' && r != '\n' || r >= 0x7f && r < 0xa0 ||
+			strings.ContainsRune("\u200b\u200e\u202e\u2066\u2028\u2029\ufeff\u00ad\ufffd", r) {
 			return fmt.Sprintf("%q", out[max(0, i-20):min(len(out), i+20)])
 		}
 	}
@@ -391,10 +402,12 @@ func TestHostileClient(t *testing.T) {
 	}
 	packet, err := sess.append(nil, kindText, buf)
 	if err == nil {
-		packet, err = sess.append(packet, kindText, appendLine(appendLinesHeader(nil, 5, itemAction, ""), []byte("end\n"+hostileText)))
+		packet, err = sess.append(packet, kindText, appendLine(appendLinesHeader(nil, 5, itemAction, ""),
+			[]byte("end\n"+hostileText)))
 	}
 	if err == nil {
-		packet, err = sess.append(packet, kindText, appendLine(appendLinesHeader(nil, 6, itemDirect, hostileText[:20]), []byte("to nobody")))
+		packet, err = sess.append(packet, kindText, appendLine(appendLinesHeader(nil, 6, itemDirect, hostileText[:20]),
+			[]byte("to nobody")))
 	}
 	if err == nil {
 		packet, err = sess.append(packet, kindText, appendLine(appendLinesHeader(nil, 7, itemSay, ""), []byte("done")))
@@ -434,7 +447,8 @@ func TestHostileClient(t *testing.T) {
 	}
 	exact := 0
 	for _, r := range records(t, log) {
-		if r["base64"] == base64.StdEncoding.EncodeToString([]byte(hostileText)) || r["message"] == letters || r["message"] == evil[1] {
+		if r["base64"] == base64.StdEncoding.EncodeToString([]byte(hostileText)) || r["message"] == letters ||
+			r["message"] == evil[1] {
 			exact++
 		}
 	}
@@ -486,13 +500,15 @@ func TestHostileServer(t *testing.T) {
 	for _, c := range []struct {
 		name string // of the last item's speaker
 		code int
-	}{{"bob", exitDone}, {"b\x1b[2J", exitLost}, {"b\nanna", exitLost}, {"b\u202e", exitLost}, {"-", exitLost}, {"b@x@y", exitLost}} {
+	}{{"bob", exitDone}, {"b\x1b[2J", exitLost}, {"b\nanna", exitLost}, {"b\u202e", exitLost}, {"-", exitLost},
+		{"b@x@y", exitLost}} {
 		addr := fakeServer(t, dir, func(sess *session) error {
 			w := welcome{name: "anna", server: "anna", seq: 1}
 			packet, err := sess.append(nil, kindJoin, w.encode())
 			var items []byte
 			for i, what := range []byte{itemSay, itemAction, itemDirect, itemLeave, itemNotice, itemUndelivered, itemJoin} {
-				it := item{seq: uint64(i + 1), time: time.Now(), what: what, name: "bob", text: []byte(hostileText + "\nanna: forged")}
+				it := item{seq: uint64(i + 1), time: time.Now(), what: what, name: "bob",
+					text: []byte(hostileText + "\nanna: forged")}
 				items = it.append(items)
 			}
 			items = item{seq: 9, time: time.Now(), what: itemSay, name: c.name, text: []byte(letters)}.append(items)
@@ -565,7 +581,8 @@ func TestSentAway(t *testing.T) {
 			return err
 		})
 		out, stderr, code := runToEnd(t, t.TempDir(), "hello\n", "-connect", addr, "-dir", dir)
-		if code != exitTrouble || out != "" || !strings.Contains(stderr, c.want) || strings.Count(stderr, "\n") != 1 || harmful(stderr) != "" {
+		if code != exitTrouble || out != "" || !strings.Contains(stderr, c.want) || strings.Count(stderr, "\n") != 1 ||
+			harmful(stderr) != "" {
 			t.Errorf("after %d bytes, kind %d: exit %d: %q%q", len(c.payload), c.then, code, out, stderr)
 		}
 	}
@@ -595,7 +612,9 @@ func fakeServer(t *testing.T, dir string, serve func(*session) error) (addr stri
 			if err != nil {
 				return
 			}
-			secrets, _, err := serverHandshake(conn, me, 0, func(ssh.PublicKey, []byte, []byte, []byte, bool) error { return nil })
+			secrets, _, err := serverHandshake(conn, me, 0, func(ssh.PublicKey, []byte, []byte, []byte, bool) error {
+				return nil
+			})
 			var sess *session
 			if err == nil {
 				sess, err = newSession(conn, secrets, true, pipeTraffic)
@@ -659,7 +678,8 @@ func TestTimeoutSilent(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer silent.Close()
-	_, stderr, code := runToEnd(t, t.TempDir(), "", "-connect", silent.Addr().String(), "-timeout", "100ms", "-dir", state(t, "anna"))
+	_, stderr, code := runToEnd(t, t.TempDir(), "", "-connect", silent.Addr().String(), "-timeout", "100ms", "-dir",
+		state(t, "anna"))
 	if code != exitTimeout {
 		t.Errorf("exit %d: %s", code, stderr)
 	}

@@ -118,8 +118,8 @@ func (c *console) read() (line []byte, pasted bool, err error) {
 // ownLines is text of the program's own that may have several lines.
 type ownLines string
 
-// note prints a note to the user after the name of the program. Only newlines of the format and of ownLines begin a line:
-// every other argument is made safe by itself, since it may hold bytes of a peer. note does not wait for stderr.
+// note prints a note to the user after the name of the program. Only newlines of the format and of ownLines begin a
+// line: every other argument is made safe by itself, since it may hold bytes of a peer. note does not wait for stderr.
 func (c *console) note(format string, a ...any) { c.notePlain("securechat: "+format, a...) }
 
 // notePlain is note without the name of the program.

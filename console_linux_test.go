@@ -60,7 +60,9 @@ func (s *screen) leaves(cmd *exec.Cmd, code int) {
 	if state.Lflag&unix.ECHO == 0 || state.Lflag&unix.ICANON == 0 || state.Oflag&unix.OPOST == 0 {
 		s.t.Errorf("the terminal is left raw: %+v", state)
 	}
-	s.wait("the end of marked pastes", func(out string) bool { return strings.LastIndex(out, pasteOff) >= strings.LastIndex(out, pasteOn) })
+	s.wait("the end of marked pastes", func(out string) bool {
+		return strings.LastIndex(out, pasteOff) >= strings.LastIndex(out, pasteOn)
+	})
 }
 
 // TestConversation has three at terminals: what each types and hears, commands, a paste, a kick, and every way to leave.
@@ -238,7 +240,8 @@ func atTerminal(t *testing.T, args ...string) (*proc, *screen) {
 	p := &proc{t: t, ended: make(chan struct{})}
 	p.cmd = exec.Command(os.Args[0], args...)
 	p.cmd.Dir = t.TempDir()
-	p.cmd.Env = append(os.Environ(), asSecurechat+"=1", "HOME="+p.cmd.Dir, "TERM=xterm", "NO_COLOR=1", "SECURECHAT_DIR=", "XDG_CONFIG_HOME=")
+	p.cmd.Env = append(os.Environ(), asSecurechat+"=1", "HOME="+p.cmd.Dir, "TERM=xterm", "NO_COLOR=1", "SECURECHAT_DIR=",
+		"XDG_CONFIG_HOME=")
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = s.slave, s.slave, s.slave
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	if err := p.cmd.Start(); err != nil {
@@ -295,7 +298,9 @@ func TestFirstContact(t *testing.T) {
 		{"no", []string{"no"}, exitUntrusted, `securechat: 127\.0\.0\.1:\d+ was not trusted`},
 		{"the fingerprint", []string{print}, exitDone, `joined`},
 		{"ssh-keygen's line", []string{"256 " + print + " anna (ED25519)"}, exitDone, `joined`},
-		{"another fingerprint", []string{other}, exitUntrusted, `securechat: the key of 127\.0\.0\.1:\d+ is SHA256:\S+, not the one you expect\r\nsecurechat: hint: someone may be in the middle`},
+		{"another fingerprint", []string{other}, exitUntrusted,
+			`securechat: the key of 127\.0\.0\.1:\d+ is SHA256:\S+, not the one you expect\r\nsecurechat: hint: someone may ` +
+				`be in the middle`},
 		{"nonsense, then yes", []string{"well", "", "y", "yes"}, exitDone, `joined`},
 		{"Ctrl-C", []string{"\x03"}, exitUntrusted, `was not trusted`},
 		{"Ctrl-D", []string{"\x04"}, exitUntrusted, `was not trusted`},
@@ -376,11 +381,14 @@ func TestOperator(t *testing.T) {
 	pin(t, cleo, addr, anna)
 	pin(t, dora, addr, anna)
 	stderr, exit = tell(t, cleo, addr)
-	wantRun(t, "a stranger", stderr, exit, exitUntrusted, `does not admit this key; its log says why\n.*have this line added to its authorized_keys: ssh-ed25519 `)
+	wantRun(t, "a stranger", stderr, exit, exitUntrusted,
+		`does not admit this key; its log says why\n.*have this line added to its authorized_keys: ssh-ed25519 `)
 	op.sees(`refused 127\.0\.0\.1:\d+, SHA256:\S+: key SHA256:\S+ is not in \S+authorized_keys`)
 	op.sees(`hint: or type /allow NAME`)
 	op.send("/allow cleo\r")
-	op.sees(`cleo may join now \(` + regexp.QuoteMeta(strings.Fields(runTool(t, "ssh-keygen", "-lf", filepath.Join(cleo, "identity.pub")))[1]) + `, authorized_keys:2\)`)
+	op.sees(`cleo may join now \(` +
+		regexp.QuoteMeta(strings.Fields(runTool(t, "ssh-keygen", "-lf", filepath.Join(cleo, "identity.pub")))[1]) +
+		`, authorized_keys:2\)`)
 	stderr, exit = tell(t, cleo, addr)
 	wantRun(t, "allowed", stderr, exit, exitDone, `^$`)
 	wantAdmitted(t, "/allow", server, "cleo", `^authorized_keys:2$`)
@@ -404,7 +412,8 @@ func TestOperator(t *testing.T) {
 		op.sees(`refused \S+, ` + regexp.QuoteMeta(key)) // the client may receive the refusal before the operator does
 	}
 	op.send("/allow dora\r")
-	op.sees(`several unknown keys have been refused: say which, as /allow NAME SHA256:…\r\n.*  SHA256:\S+\r\n.*  SHA256:\S+`)
+	op.sees(`several unknown keys have been refused: say which, as /allow NAME SHA256:…\r\n.*  SHA256:\S+\r\n.*  ` +
+		`SHA256:\S+`)
 	print := strings.Fields(runTool(t, "ssh-keygen", "-lf", filepath.Join(dora, "identity.pub")))[1]
 	op.send("/allow dora SHA256:x\r")
 	op.sees(`that is none of the keys refused lately, which are\r\n.*  SHA256:`)
@@ -481,7 +490,8 @@ func TestAmbiguousName(t *testing.T) {
 	p, s := atTerminal(t, "-connect", addr, "-dir", anna)
 	s.sees(`joined \S+ as anna`)
 	s.send("/msg bob for one of you\r")
-	choice := s.sees(`bob is ambiguous: say which, B0b~` + suffix + ` or (bob~[0-9a-f]{8}); what you sent is in the log only`)[1]
+	choice := s.sees(`bob is ambiguous: say which, B0b~` + suffix +
+		` or (bob~[0-9a-f]{8}); what you sent is in the log only`)[1]
 	s.send("/msg " + choice + " for bob\r")
 	s.send("/msg B0b~" + suffix + " for the other\r")
 	first.out.match(t, `(?m)^anna \(to you\): for bob$`)
@@ -495,7 +505,8 @@ func TestAmbiguousName(t *testing.T) {
 	s.sees(`nobody here is called bob; B0b~` + suffix + ` is here`)
 	s.send("\r")
 	ends(t, p, s, exitDone)
-	if out := first.out.String() + second.out.String(); strings.Contains(out, "one of you") || strings.Contains(out, "where are you") {
+	if out := first.out.String() + second.out.String(); strings.Contains(out, "one of you") ||
+		strings.Contains(out, "where are you") {
 		t.Errorf("a message without a receiver was delivered: %q", out)
 	}
 }

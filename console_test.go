@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// unstartedConsole is a console without the goroutine that prints its notes; printNotes prints them. Its stdout is discarded.
+// unstartedConsole returns a console without the goroutine that prints its notes; printNotes prints them. Its stdout
+// is discarded.
 func unstartedConsole(stdin io.Reader, stderr io.Writer) *console {
 	c := &console{display: display{stderr: stderr}, out: newOutput(io.Discard), lines: newLineReader(stdin, maxLine)}
 	c.notes = newNoteQueue(c.print)
@@ -90,7 +91,8 @@ func TestShow(t *testing.T) {
 	const start = `{"type":"message","seq":%d,"time":"2026-11-23T21:36:00.000Z","name":"bob","what":"say","text":`
 	want := fmt.Sprintf(start, 5) + `"old","history":true,"server":"pi","origin":"SHA256:abc"}` + "\n" +
 		fmt.Sprintf(start, 6) + `"hi\u001b[2J","server":"pi","origin":"SHA256:abc"}` + "\n" +
-		`{"type":"ack","id":7}` + "\n" + `{"type":"welcome","name":"ann","gap":true,"server":"pi","origin":"SHA256:abc"}` + "\n"
+		`{"type":"ack","id":7}` + "\n" +
+		`{"type":"welcome","name":"ann","gap":true,"server":"pi","origin":"SHA256:abc"}` + "\n"
 	if stdout.String() != want {
 		t.Errorf("objects: %s, want %s", stdout.String(), want)
 	}
@@ -104,7 +106,7 @@ func (w stuckWriter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// TestNotesStuck: a stuck stderr delays neither a note nor, for longer than notesTimeout, the end.
+// TestNotesStuck checks that a stuck stderr delays no note, and the end by no more than notesTimeout.
 func TestNotesStuck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := stuckWriter{make(chan struct{})}
@@ -126,7 +128,7 @@ func TestNotesStuck(t *testing.T) {
 	})
 }
 
-// TestNotesDropped: the number of dropped lines is printed once stderr works again.
+// TestNotesDropped checks that the number of dropped lines is printed after stderr works again.
 func TestNotesDropped(t *testing.T) {
 	var printed []string
 	q := newNoteQueue(func(text string) { printed = append(printed, text) })
@@ -171,7 +173,8 @@ func TestParseTyped(t *testing.T) {
 			}
 			continue
 		}
-		if err != nil || string(out.text) != c.text || out.to != c.to || out.what != c.what || command != c.command || arg != c.arg {
+		if err != nil || string(out.text) != c.text || out.to != c.to || out.what != c.what || command != c.command ||
+			arg != c.arg {
 			t.Errorf("%q: %q, %q, %q, %v", c.line, out.text, command, arg, err)
 		}
 	}
@@ -198,7 +201,8 @@ func BenchmarkShow(b *testing.B) {
 func TestNoteArguments(t *testing.T) {
 	var out bytes.Buffer
 	c := unstartedConsole(strings.NewReader(""), &out)
-	c.note("refused %s: %v%s", "peer\nsecurechat: room open", errors.New("unknown algorithm \x1b[2J\r\nx"), ownLines("\nhint: two\nlines"))
+	c.note("refused %s: %v%s", "peer\nsecurechat: room open", errors.New("unknown algorithm \x1b[2J\r\nx"),
+		ownLines("\nhint: two\nlines"))
 	printNotes(c)
 	want := "securechat: refused peer\\nsecurechat: room open: unknown algorithm \\x1b[2J\\r\\nx\nhint: two\nlines\n"
 	if out.String() != want {
@@ -208,7 +212,8 @@ func TestNoteArguments(t *testing.T) {
 
 // TestClip: a long reason is cut between characters.
 func TestClip(t *testing.T) {
-	for text, want := range map[string]string{"short": "short", "exactly": "exactly", "1234567é": "1234567…", "123456é9": "123456…"} {
+	for text, want := range map[string]string{"short": "short", "exactly": "exactly", "1234567é": "1234567…",
+		"123456é9": "123456…"} {
 		if got := clip(text, 7); got != want {
 			t.Errorf("%q becomes %q, want %q", text, got, want)
 		}

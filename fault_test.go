@@ -228,7 +228,8 @@ type speaker struct {
 
 func startSpeaker(t *testing.T, label string, args ...string) *speaker {
 	t.Helper()
-	s := &speaker{proc: &proc{t: t, err: newWatched(), ended: make(chan struct{})}, ear: &ear{news: make(chan struct{}, 1)}, label: label}
+	s := &speaker{proc: &proc{t: t, err: newWatched(), ended: make(chan struct{})},
+		ear: &ear{news: make(chan struct{}, 1)}, label: label}
 	s.cmd = exec.Command(os.Args[0], append([]string{"-json"}, args...)...)
 	s.cmd.Dir = t.TempDir()
 	s.cmd.Env = append(os.Environ(), asSecurechat+"=1", "HOME="+s.cmd.Dir)
@@ -358,7 +359,8 @@ func TestFaultsAndKills(t *testing.T) {
 		mu.Lock()
 		rows[i] = 0
 		mu.Unlock()
-		s := startSpeaker(t, fmt.Sprintf("%s%d", names[i], len(all)), "-connect", proxies[i].l.Addr().String(), "-dir", dirs[i], "-reconnect")
+		s := startSpeaker(t, fmt.Sprintf("%s%d", names[i], len(all)), "-connect", proxies[i].l.Addr().String(), "-dir",
+			dirs[i], "-reconnect")
 		current[i], all = s, append(all, s)
 		go func() { s.speak(stop); s.stdin.Close() }()
 	}
@@ -544,5 +546,6 @@ func TestFaultAtEachByte(t *testing.T) {
 	if full < said || struck[true] == 0 || struck[false] == 0 {
 		t.Errorf("%d clients say that all went well, %d have all their lines in the log", said, full)
 	}
-	t.Logf("resets: %d on the way to the server, %d on the way back; %d of %d clients delivered all, %d are in the log whole", struck[true], struck[false], said, 2*((8000+stride-1)/stride), full)
+	t.Logf("resets: %d on the way to the server, %d on the way back; %d of %d clients delivered all, %d are in the log "+
+		"whole", struck[true], struck[false], said, 2*((8000+stride-1)/stride), full)
 }

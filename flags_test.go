@@ -63,26 +63,30 @@ func TestFlagDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := serverFlags{log: "connection.log", logText: true, maxClients: 1024, history: 1000}
-	if o.server != want || o.keys != (keyFlags{typ: "ed25519"}) || o.client != (clientFlags{}) || o.output != (outputFlags{}) {
+	keys := keyFlags{typ: "ed25519"}
+	if o.server != want || o.keys != keys || o.client != (clientFlags{}) || o.output != (outputFlags{}) {
 		t.Errorf("%+v", o)
 	}
 }
 
 // TestFlagValues parses one value for each flag that has one.
 func TestFlagValues(t *testing.T) {
-	o, err := parseFlags(strings.Fields("-connect :9000 -dir d -identity i -passphrase-file p -type rsa -bits 3072 -comment c " +
-		"-join -accept-new -to bob -count 3 -timeout 2m -reconnect -json -quiet -nobell -trace"))
+	o, err := parseFlags(strings.Fields("-connect :9000 -dir d -identity i -passphrase-file p -type rsa -bits 3072 " +
+		"-comment c -join -accept-new -to bob -count 3 -timeout 2m -reconnect -json -quiet -nobell -trace"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	keys := keyFlags{dir: "d", identity: "i", passphraseFile: "p", typ: "rsa", comment: "c", bits: 3072}
-	client := clientFlags{join: true, acceptNew: true, to: "bob", stay: true, reconnect: true, count: 3, timeout: 2 * time.Minute}
+	client := clientFlags{
+		join: true, acceptNew: true, to: "bob", stay: true, reconnect: true, count: 3, timeout: 2 * time.Minute,
+	}
 	output := outputFlags{json: true, quiet: true, nobell: true, trace: true}
-	if o.mode != "connect" || o.connect != "localhost:9000" || o.keys != keys || o.client != client || o.output != output {
+	if o.mode != "connect" || o.connect != "localhost:9000" ||
+		o.keys != keys || o.client != client || o.output != output {
 		t.Errorf("%+v", o)
 	}
-	o, err = parseFlags(strings.Fields("-listen systemd -invite anna -log off -log-text=false -sync -max-clients 2 -norelay " +
-		"-history 0 -delay 5s"))
+	o, err = parseFlags(strings.Fields("-listen systemd -invite anna -log off -log-text=false -sync -max-clients 2 " +
+		"-norelay -history 0 -delay 5s"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,6 +102,13 @@ func TestFlagValues(t *testing.T) {
 	if err != nil || o.mode != "verify-log" || !slices.Equal(o.verifyLog, []string{"log.1", "log"}) {
 		t.Errorf("%+v, %v", o, err)
 	}
+	for line, stay := range map[string]bool{
+		"-connect :1": false, "-connect :1 -count 3": true, "-connect :1 -timeout 1s": true,
+	} {
+		if o, err := parseFlags(strings.Fields(line)); err != nil || o.client.stay != stay {
+			t.Errorf("%s: %+v, %v; want stay %v", line, o, err, stay)
+		}
+	}
 	for line, mode := range map[string]string{
 		"-h": "help", "-help": "help", "-listen :1 -help": "help", "-connect :1 -join -help-all": "help-all",
 		"-keygen": "keygen", "-fingerprint": "fingerprint", "-allow f -force": "allow", "-invite anna": "invite",
@@ -112,8 +123,8 @@ func TestFlagValues(t *testing.T) {
 // flagSamples are valid values of the flags that have one.
 var flagSamples = map[string]string{
 	"listen": ":9000", "connect": "host:9000", "invite": "anna", "allow": "f", "verify-log": "f", "completion": "bash",
-	"identity": "f", "passphrase-file": "f", "type": "rsa", "bits": "2048", "comment": "anna", "dir": "d",
-	"to": "bob", "count": "1", "timeout": "1s", "log": "f", "max-clients": "1", "history": "1", "delay": "1s", "peer": "f",
+	"identity": "f", "passphrase-file": "f", "type": "rsa", "bits": "2048", "comment": "anna", "dir": "d", "to": "bob",
+	"count": "1", "timeout": "1s", "log": "f", "max-clients": "1", "history": "1", "delay": "1s", "peer": "f",
 }
 
 // sample returns a flag with a valid value.
@@ -127,7 +138,9 @@ func sample(name string) string {
 // TestFlagConflicts has every flag that belongs to a mode refused in another mode, and every flag that excludes another
 // one refused together with that one. All other pairs are accepted.
 func TestFlagConflicts(t *testing.T) {
-	belongs := map[string]string{"force": "allow", "delay": "listen or -connect", "paper": "listen or -connect", "peer": "paper"}
+	belongs := map[string]string{
+		"force": "allow", "delay": "listen or -connect", "paper": "listen or -connect", "peer": "paper",
+	}
 	for name := range strings.FieldsSeq("join accept-new to stay count timeout reconnect") {
 		belongs[name] = "connect"
 	}
@@ -201,6 +214,8 @@ func TestModeConflicts(t *testing.T) {
 
 // TestWrongFlagValues has each wrong value refused by an error that names the flag.
 func TestWrongFlagValues(t *testing.T) {
+	manyPeers := "-listen :1 -paper -identity i" + strings.Repeat(" -peer p", maxPaperClients+1)
+	longName := "-connect :1 -to " + strings.Repeat("x", maxShown+1)
 	for line, want := range map[string]string{
 		"":                                   "nothing to do: -listen :9000 opens a room",
 		"-keygen=false":                      "nothing to do",
@@ -243,9 +258,9 @@ func TestWrongFlagValues(t *testing.T) {
 		"-listen :1 -paper -peer p":          "-paper needs -identity FILE",
 		"-connect :1 -peer p":                "-peer belongs to -paper",
 		"-keygen -paper -identity i -peer p": "-paper belongs to -listen or -connect",
-		"-connect :1 -paper -identity i -peer a -peer b":                                "-paper -connect takes one -peer FILE",
-		"-listen :1 -paper -identity i" + strings.Repeat(" -peer p", maxPaperClients+1): "-peer was given 65 times: 64 clients at most",
-		"-connect :1 -to " + strings.Repeat("x", maxShown+1):                            "-to: the name has ",
+		"-paper -connect :1 -identity i -peer a -peer b": "-paper -connect takes one -peer FILE",
+		manyPeers: "-peer was given 65 times: 64 clients at most",
+		longName:  "-to: the name has ",
 	} {
 		wantUsageError(t, line, want)
 	}
@@ -254,13 +269,15 @@ func TestWrongFlagValues(t *testing.T) {
 	}
 }
 
-// TestFlagErrorOrder has several wrong flags reported in the order of the table, whatever their order on the command line.
+// TestFlagErrorOrder has wrong flags reported in the order of the table, whatever their order on the command line.
 func TestFlagErrorOrder(t *testing.T) {
 	for _, c := range []struct {
 		line  string
-		wants []string // the first error, and the next one once the wrong flag is left out
+		wants []string // each error after the flag of the error before it is left out
 	}{
-		{"-listen=:1 -count=3 -stay -join -bits=1", []string{"-bits: ", "-join belongs", "-stay belongs", "-count belongs"}},
+		{"-listen=:1 -count=3 -stay -join -bits=1", []string{
+			"-bits: ", "-join belongs", "-stay belongs", "-count belongs",
+		}},
 		{"-connect=:1 -history=-1 -sync -log=f", []string{"-log belongs", "-sync belongs", "-history belongs"}},
 		{"-connect=:1 -raw -nobell -json -to=bob", []string{"-to and -raw", "-json and -raw", "-nobell and -raw"}},
 	} {

@@ -71,7 +71,8 @@ func keySigner(t testing.TB, key any) ssh.Signer {
 // certSigner returns signer with a certificate of the given type.
 func certSigner(t testing.TB, signer ssh.Signer, certType uint32) ssh.Signer {
 	t.Helper()
-	cert := &ssh.Certificate{Key: signer.PublicKey(), CertType: certType, ValidPrincipals: []string{"anna"}, ValidBefore: ssh.CertTimeInfinity}
+	cert := &ssh.Certificate{Key: signer.PublicKey(), CertType: certType, ValidPrincipals: []string{"anna"},
+		ValidBefore: ssh.CertTimeInfinity}
 	if err := cert.SignCert(rand.Reader, fixedSigner(t, "ca")); err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +95,8 @@ func partyOf(t testing.TB, signer ssh.Signer, encryption *rsa.PrivateKey) *party
 // twoParties returns a client and a server with keys of the default types.
 func twoParties(t testing.TB) (client, server *party) {
 	t.Helper()
-	return partyOf(t, fixedSigner(t, "client"), onceKeys["client"]()), partyOf(t, fixedSigner(t, "server"), onceKeys["server"]())
+	return partyOf(t, fixedSigner(t, "client"), onceKeys["client"]()), partyOf(t, fixedSigner(t, "server"),
+		onceKeys["server"]())
 }
 
 // admitAll admits every client.
@@ -237,12 +239,14 @@ func converse(conn net.Conn, keys *secrets, server bool, heard *[]string) error 
 
 // noticed reports whether a side's own check failed. A side that only saw the connection end has not noticed anything.
 func noticed(err error) bool {
-	return errors.Is(err, errUnverified) || errors.Is(err, errBadPacket) || err != nil && strings.Contains(err.Error(), "does not speak")
+	return errors.Is(err, errUnverified) || errors.Is(err, errBadPacket) || err != nil &&
+		strings.Contains(err.Error(), "does not speak")
 }
 
 // onlyEnded reports whether a side saw the connection close or received nothing, and no check of its own failed.
 func onlyEnded(err error) bool {
-	return err == nil || !noticed(err) && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, errTruncated) ||
+	return err == nil || !noticed(err) && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, errTruncated) ||
 		errors.Is(err, io.ErrClosedPipe) || errors.Is(err, os.ErrDeadlineExceeded))
 }
 
@@ -290,10 +294,13 @@ func TestHandshake(t *testing.T) {
 		return keySigner(t, key)
 	}
 	signers := map[string]ssh.Signer{
-		"ed25519": fixedSigner(t, "someone"), "p256": ec(elliptic.P256()), "p384": ec(elliptic.P384()), "p521": ec(elliptic.P521()),
-		"rsa2048": keySigner(t, onceKeys["client"]()), "rsa3072": keySigner(t, onceKeys["3072"]()), "rsa4096": keySigner(t, onceKeys["4096"]()),
-		"user certificate": certSigner(t, fixedSigner(t, "someone"), ssh.UserCert), "host certificate": certSigner(t, fixedSigner(t, "someone"), ssh.HostCert),
-		"rsa certificate": certSigner(t, keySigner(t, onceKeys["4096"]()), ssh.UserCert),
+		"ed25519": fixedSigner(t, "someone"), "p256": ec(elliptic.P256()), "p384": ec(elliptic.P384()),
+		"p521":    ec(elliptic.P521()),
+		"rsa2048": keySigner(t, onceKeys["client"]()), "rsa3072": keySigner(t, onceKeys["3072"]()),
+		"rsa4096":          keySigner(t, onceKeys["4096"]()),
+		"user certificate": certSigner(t, fixedSigner(t, "someone"), ssh.UserCert),
+		"host certificate": certSigner(t, fixedSigner(t, "someone"), ssh.HostCert),
+		"rsa certificate":  certSigner(t, keySigner(t, onceKeys["4096"]()), ssh.UserCert),
 	}
 	plainClient, plainServer := twoParties(t)
 	seen := map[[64]byte]string{}
@@ -342,7 +349,8 @@ func TestHandshakeCipher(t *testing.T) {
 					t.Fatal(c.err, s.err)
 				}
 				if want := clientAES && serverAES; c.secrets.aes != want || s.secrets.aes != want {
-					t.Errorf("client has AES: %v, server: %v; they chose %v and %v", clientAES, serverAES, c.secrets.aes, s.secrets.aes)
+					t.Errorf("client has AES: %v, server: %v; they chose %v and %v", clientAES, serverAES, c.secrets.aes,
+						s.secrets.aes)
 				}
 			})
 		}
@@ -420,7 +428,8 @@ func TestFlippedBytes(t *testing.T) {
 				switch {
 				case is > was && !noticed(victim.err): // it waits for the rest, or the length is over the limit
 					checkAgreement(t, what, c, s)
-					if victim.err == nil || !onlyEnded(victim.err) && !strings.Contains(victim.err.Error(), "over the limit of 16384") {
+					if victim.err == nil || !onlyEnded(victim.err) && !strings.Contains(victim.err.Error(),
+						"over the limit of 16384") {
 						t.Errorf("%s: %v", what, victim.err)
 					}
 					return
@@ -501,12 +510,16 @@ func TestMovedFrames(t *testing.T) {
 		}
 		if n != last { // nothing is read after the close
 			try("twice", func(frame []byte) ([][]byte, [][]byte, bool) { return [][]byte{frame, frame}, nil, false })
-			try("an empty frame behind it", func(frame []byte) ([][]byte, [][]byte, bool) { return [][]byte{frame, {0, 0}}, nil, false })
+			try("an empty frame behind it", func(frame []byte) ([][]byte, [][]byte, bool) {
+				return [][]byte{frame, {0, 0}}, nil, false
+			})
 		}
 		if toServer || n != last { // the server reads nothing after its own close
 			try("reflected", func(frame []byte) ([][]byte, [][]byte, bool) { return nil, [][]byte{frame}, false })
 		}
-		try("an empty frame before it", func(frame []byte) ([][]byte, [][]byte, bool) { return [][]byte{{0, 0}, frame}, nil, false })
+		try("an empty frame before it", func(frame []byte) ([][]byte, [][]byte, bool) {
+			return [][]byte{{0, 0}, frame}, nil, false
+		})
 		try("trailing bytes in the frame", func(frame []byte) ([][]byte, [][]byte, bool) {
 			return [][]byte{appendVector(nil, append(frame[frameHeader:], 0))}, nil, false
 		})
@@ -515,9 +528,10 @@ func TestMovedFrames(t *testing.T) {
 				if !toServer && n == 0 && !direction && i == 0 {
 					continue // the server notices an old hello: see below
 				}
-				try(fmt.Sprintf("replaced by frame %d of another run, to server: %v", i, direction), func([]byte) ([][]byte, [][]byte, bool) {
-					return [][]byte{old}, nil, false
-				})
+				try(fmt.Sprintf("replaced by frame %d of another run, to server: %v", i, direction),
+					func([]byte) ([][]byte, [][]byte, bool) {
+						return [][]byte{old}, nil, false
+					})
 			}
 		}
 		synctest.Test(t, func(t *testing.T) {
@@ -531,7 +545,9 @@ func TestMovedFrames(t *testing.T) {
 	})
 	client, server := twoParties(t)
 	synctest.Test(t, func(t *testing.T) {
-		c, s := meet(client, server, at(false, 0, func([]byte) ([][]byte, [][]byte, bool) { return [][]byte{other[false][0]}, nil, false }))
+		c, s := meet(client, server, at(false, 0, func([]byte) ([][]byte, [][]byte, bool) {
+			return [][]byte{other[false][0]}, nil, false
+		}))
 		checkRefused(t, "an old hello", c, s, "server")
 	})
 	for toServer, n := range map[bool]int{true: 3, false: 4} {
@@ -559,7 +575,8 @@ func TestOversizedFrame(t *testing.T) {
 		r := bytes.NewReader(binary.BigEndian.AppendUint16(nil, uint16(size)))
 		allocated := testing.AllocsPerRun(1, func() {
 			r.Seek(0, io.SeekStart)
-			if _, err := readFrame(r, maxHandshakeFrame); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%d bytes, over the limit of %d", size, maxHandshakeFrame)) {
+			if _, err := readFrame(r, maxHandshakeFrame); err == nil ||
+				!strings.Contains(err.Error(), fmt.Sprintf("%d bytes, over the limit of %d", size, maxHandshakeFrame)) {
 				t.Error(err)
 			}
 		})
@@ -570,7 +587,8 @@ func TestOversizedFrame(t *testing.T) {
 	if err := writeFrame(io.Discard, make([]byte, maxHandshakeFrame+1)); err == nil {
 		t.Error("a frame over the limit was written")
 	}
-	if body, err := readFrame(bytes.NewReader(appendVector(nil, make([]byte, maxHandshakeFrame))), maxHandshakeFrame); err != nil || len(body) != maxHandshakeFrame {
+	if body, err := readFrame(bytes.NewReader(appendVector(nil, make([]byte, maxHandshakeFrame))),
+		maxHandshakeFrame); err != nil || len(body) != maxHandshakeFrame {
 		t.Error(err)
 	}
 }
@@ -591,9 +609,13 @@ func TestReplayedClient(t *testing.T) {
 		}()
 		there.SetDeadline(time.Now().Add(handshakeTimeout))
 		admitted := false
-		keys, id, err := serverHandshake(there, server, 0, func(ssh.PublicKey, []byte, []byte, []byte, bool) error { admitted = true; return nil })
+		keys, id, err := serverHandshake(there, server, 0, func(ssh.PublicKey, []byte, []byte, []byte, bool) error {
+			admitted = true
+			return nil
+		})
 		there.Close()
-		if keys != nil || id != nil || admitted || !errors.Is(err, errUnverified) || !strings.HasPrefix(err.Error(), "stage 1: ") {
+		if keys != nil || id != nil || admitted || !errors.Is(err, errUnverified) ||
+			!strings.HasPrefix(err.Error(), "stage 1: ") {
 			t.Errorf("admit was asked: %v; %v", admitted, err)
 		}
 	})
@@ -612,7 +634,8 @@ func TestStall(t *testing.T) {
 					}
 					return [][]byte{frame}, nil, false
 				})
-				if !errors.Is(c.err, os.ErrDeadlineExceeded) && !errors.Is(s.err, os.ErrDeadlineExceeded) || !onlyEnded(c.err) || !onlyEnded(s.err) {
+				if !errors.Is(c.err, os.ErrDeadlineExceeded) && !errors.Is(s.err, os.ErrDeadlineExceeded) || !onlyEnded(c.err) ||
+					!onlyEnded(s.err) {
 					t.Errorf("client: %v; server: %v", c.err, s.err)
 				}
 				if time.Since(begin) < handshakeTimeout {
@@ -785,7 +808,8 @@ func TestLyingClient(t *testing.T) {
 		{"stage 1 of another number", onStage(1, func(d *deed) { d.stage = 4 }), "stage 1: ", 0, 0},
 		{"AES byte 2", onStage(1, func(d *deed) { d.aes = 2 }), "stage 1: malformed", 0, 0},
 		{"no HPKE key", onStage(1, func(d *deed) { d.kem, d.cred = nil, nil }), "stage 1: malformed", 0, 0},
-		{"an HPKE key out of range", onStage(1, func(d *deed) { d.kem = bytes.Repeat([]byte{0xff}, hpkePublicSize) }), "stage 1: HPKE", 1, 0},
+		{"an HPKE key out of range", onStage(1, func(d *deed) { d.kem = bytes.Repeat([]byte{0xff}, hpkePublicSize) }),
+			"stage 1: HPKE", 1, 0},
 		{"a low-order X25519 share", onStage(1, func(d *deed) { clear(d.kem[1184:]) }), "HPKE", 1, 0},
 		{"a short Ra", onStage(1, func(d *deed) { d.nonces = d.nonces[1:] }), "stage 1: ", 0, 0},
 		{"a long Ra", onStage(1, func(d *deed) { d.nonces = append(d.nonces, 0) }), "stage 1: ", 0, 0},
@@ -793,15 +817,23 @@ func TestLyingClient(t *testing.T) {
 		{"bytes behind the box", onStage(1, func(d *deed) { d.extra = []byte{0} }), "box does not open", 0, 0},
 		{"sealed to another", onStage(1, func(d *deed) { d.ek = &client.encryption.PublicKey }), "stage 1: ", 0, 0},
 		{"an empty credential", onStage(1, func(d *deed) { d.cred = nil }), "malformed credential", 0, 0},
-		{"no proof vector", onStage(1, func(d *deed) { d.cred = credential(client.identity, ek) }), "malformed credential", 0, 0},
-		{"a proof of 31 bytes", onStage(1, func(d *deed) { d.cred = credential(client.identity, ek, make([]byte, 31)) }), "malformed credential", 0, 0},
-		{"a proof of 32 bytes", onStage(1, func(d *deed) { d.cred = credential(client.identity, ek, make([]byte, 32)) }), "", 1, 1},
-		{"a fourth vector", onStage(1, func(d *deed) { d.cred = credential(client.identity, ek, nil, nil) }), "malformed credential", 0, 0},
+		{"no proof vector", onStage(1, func(d *deed) { d.cred = credential(client.identity, ek) }), "malformed credential",
+			0, 0},
+		{"a proof of 31 bytes", onStage(1, func(d *deed) { d.cred = credential(client.identity, ek, make([]byte, 31)) }),
+			"malformed credential", 0, 0},
+		{"a proof of 32 bytes", onStage(1, func(d *deed) { d.cred = credential(client.identity, ek, make([]byte, 32)) }), "",
+			1, 1},
+		{"a fourth vector", onStage(1, func(d *deed) { d.cred = credential(client.identity, ek, nil, nil) }),
+			"malformed credential", 0, 0},
 		{"no identity", onStage(1, func(d *deed) { d.cred = credential(nil, ek, nil) }), "no SSH key", 0, 0},
 		{"a weak identity", onStage(1, func(d *deed) { d.cred = credential(weak.Marshal(), ek, nil) }), "1024 bits", 0, 0},
-		{"a weak encryption key", onStage(1, func(d *deed) { d.cred = credential(client.identity, weak.Marshal(), nil) }), "1024 bits", 0, 0},
-		{"an Ed25519 encryption key", onStage(1, func(d *deed) { d.cred = credential(client.identity, client.identity, nil) }), "not RSA", 0, 0},
-		{"an identity too long", onStage(1, func(d *deed) { d.cred = credential(make([]byte, maxIdentity+1), ek, nil) }), "identity of 8193 bytes", 0, 0},
+		{"a weak encryption key", onStage(1, func(d *deed) { d.cred = credential(client.identity, weak.Marshal(), nil) }),
+			"1024 bits", 0, 0},
+		{"an Ed25519 encryption key", onStage(1, func(d *deed) {
+			d.cred = credential(client.identity, client.identity, nil)
+		}), "not RSA", 0, 0},
+		{"an identity too long", onStage(1, func(d *deed) { d.cred = credential(make([]byte, maxIdentity+1), ek, nil) }),
+			"identity of 8193 bytes", 0, 0},
 		{"another encryption key", onStage(1, func(d *deed) {
 			d.cred = credential(client.identity, marshalEncryptionKey(&onceKeys["3072"]().PublicKey), nil)
 		}), "stage 3: EOF", 1, 0},
@@ -812,9 +844,11 @@ func TestLyingClient(t *testing.T) {
 		{"a short Rb", onStage(3, func(d *deed) { d.nonces = d.nonces[1:] }), "stage 3: ", 1, 0},
 		{"a long Rb", onStage(3, func(d *deed) { d.nonces = append(bytes.Clone(d.nonces), 0) }), "stage 3: ", 1, 0},
 		{"stage 3 of another number", onStage(3, func(d *deed) { d.stage = 1 }), "stage 3: an RSA-CBC", 1, 0},
-		{"another number inside stage 3", inside(func(b []byte) []byte { b[len(b)-nonceSize-1] = 1; return b }), "stage 3: malformed", 1, 0},
+		{"another number inside stage 3", inside(func(b []byte) []byte { b[len(b)-nonceSize-1] = 1; return b }),
+			"stage 3: malformed", 1, 0},
 		{"stage 3 with a clear part", onStage(3, func(d *deed) { d.extra = []byte{0} }), "stage 3: malformed", 1, 0},
-		{"stage 3 sealed to itself", onStage(3, func(d *deed) { d.ek = &client.encryption.PublicKey }), "stage 3: an RSA-CBC", 1, 0},
+		{"stage 3 sealed to itself", onStage(3, func(d *deed) { d.ek = &client.encryption.PublicKey }),
+			"stage 3: an RSA-CBC", 1, 0},
 		{"nothing in stage 3", body(func([]byte) []byte { return nil }), "stage 3: malformed", 1, 0},
 		{"two empty parts in stage 3", body(func([]byte) []byte { return make([]byte, 4) }), "stage 3: an RSA-CBC", 1, 0},
 		{"a byte behind stage 3", body(func(b []byte) []byte { return append(b, 0) }), "stage 3: malformed", 1, 0},
@@ -823,10 +857,13 @@ func TestLyingClient(t *testing.T) {
 		{"an empty message inside stage 3", inside(func([]byte) []byte { return nil }), "stage 3: malformed", 1, 0},
 		{"one byte inside stage 3", inside(func([]byte) []byte { return []byte{3} }), "stage 3: malformed", 1, 0},
 		{"no seq inside stage 3", inside(func(b []byte) []byte { return b[len(b)-nonceSize:] }), "stage 3: malformed", 1, 0},
-		{"no signature inside stage 3", inside(func(b []byte) []byte { return b[len(b)-nonceSize-1:] }), "stage 3: bad signature", 1, 0},
+		{"no signature inside stage 3", inside(func(b []byte) []byte { return b[len(b)-nonceSize-1:] }),
+			"stage 3: bad signature", 1, 0},
 		{"the longest stage 3", inside(ofSize(longest)), "stage 3: bad signature", 1, 0},
 		{"a byte over the longest stage 3", inside(ofSize(longest + 1)), "stage 3: malformed", 1, 0},
-		{"stage 3 in the other direction's wrapping", onStage(3, func(d *deed) { d.wrap = &wrapper{d.wrap.toClient, d.wrap.toServer} }), "wrapping does not open", 1, 0},
+		{"stage 3 in the other direction's wrapping", onStage(3, func(d *deed) {
+			d.wrap = &wrapper{d.wrap.toClient, d.wrap.toServer}
+		}), "wrapping does not open", 1, 0},
 		{"stage 1 without RSA-CBC", onStage(1, unsealed), "stage 1: an RSA-CBC", 0, 0},
 		{"stage 3 without RSA-CBC", onStage(3, unsealed), "stage 3: an RSA-CBC", 1, 0},
 		{"a signature too long", onStage(3, func(d *deed) { d.signer = wordy{d.signer} }), "stage 3: malformed", 1, 0},
@@ -850,7 +887,8 @@ func TestLyingClient(t *testing.T) {
 			})
 			there.Close()
 			peer := <-done
-			if (c.want == "") != (err == nil) || c.want != "" && (!strings.Contains(err.Error(), c.want) || !errors.Is(err, errUnverified) && !strings.HasSuffix(c.want, "EOF")) || err != nil && keys != nil {
+			if (c.want == "") != (err == nil) || c.want != "" && (!strings.Contains(err.Error(), c.want) ||
+				!errors.Is(err, errUnverified) && !strings.HasSuffix(c.want, "EOF")) || err != nil && keys != nil {
 				t.Errorf("%s: %v, want %q", c.name, err, c.want)
 			}
 			if asked != [2]int{c.asked, c.askedAgain} {
@@ -889,7 +927,8 @@ func (mute) SignWithAlgorithm(io.Reader, []byte, string) (*ssh.Signature, error)
 
 // refusedRun runs a handshake whose server refuses the client: at stage 3 if confirmed is set, else at stage 1. It
 // calls meddle with each frame of the server, which returns the frame to deliver, and returns both sides' errors.
-func refusedRun(t *testing.T, client, server *party, confirmed bool, why error, meddle func(n int, frame []byte) []byte) (c, s error) {
+func refusedRun(t *testing.T, client, server *party, confirmed bool, why error,
+	meddle func(n int, frame []byte) []byte) (c, s error) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		here, left := net.Pipe()
@@ -949,7 +988,8 @@ func TestRefusedByAdmit(t *testing.T) {
 		if !errors.Is(c, errRefused) || errors.Is(c, errUnverified) || !errors.Is(s, decision) {
 			t.Errorf("confirmed %v: client: %v; server: %v", confirmed, c, s)
 		}
-		for _, trouble := range []error{errors.New("reading the disk failed"), &untrusted{kind: undecided, reason: "a file cannot be read"}} {
+		for _, trouble := range []error{errors.New("reading the disk failed"),
+			&untrusted{kind: undecided, reason: "a file cannot be read"}} {
 			c, s = refusedRun(t, client, server, confirmed, trouble, func(n int, frame []byte) []byte {
 				if n == refusalFrame[confirmed] {
 					t.Errorf("confirmed %v: the server sent %x", confirmed, frame)
@@ -1065,9 +1105,14 @@ func forgedRefusals(t testing.TB, client, server *party, recorded []byte) []forg
 			return server.hello[len(server.hello)-ed25519.SignatureSize:]
 		}), unsigned},
 		{"no signature", "the signature is empty", wrapped(func(*exchange) []byte { return nil }), unsigned},
-		{"bit of signature", "a bit of the signature is flipped", wrapped(func(x *exchange) []byte { return flip(good(x), 63) }), unsigned},
-		{"short signature", "the signature's last byte is missing", wrapped(func(x *exchange) []byte { return good(x)[:63] }), unsigned},
-		{"long signature", "a byte follows the signature", wrapped(func(x *exchange) []byte { return append(good(x), 0) }), unsigned},
+		{"bit of signature", "a bit of the signature is flipped", wrapped(func(x *exchange) []byte {
+			return flip(good(x), 63)
+		}), unsigned},
+		{"short signature", "the signature's last byte is missing", wrapped(func(x *exchange) []byte {
+			return good(x)[:63]
+		}), unsigned},
+		{"long signature", "a byte follows the signature", wrapped(func(x *exchange) []byte { return append(good(x), 0) }),
+			unsigned},
 		{"longest frame", "as much as a frame holds", wrapped(func(*exchange) []byte {
 			return make([]byte, maxHandshakeFrame-aeadOverhead)
 		}), unsigned},
@@ -1078,10 +1123,18 @@ func forgedRefusals(t testing.TB, client, server *party, recorded []byte) []forg
 		}, closed},
 		{"not wrapped", "the signature alone", good, closed},
 		{"of another run", "recorded in another run", func(*exchange) []byte { return recorded }, closed},
-		{"bit of wrapping", "a bit of the wrapping is flipped", func(x *exchange) []byte { return flip(wrapped(good)(x), 0) }, closed},
-		{"bit of tag", "a bit of the wrapping's tag is flipped", func(x *exchange) []byte { return flip(wrapped(good)(x), 79) }, closed},
-		{"cut", "the last byte is missing, the frame's length says so", func(x *exchange) []byte { return wrapped(good)(x)[:79] }, closed},
-		{"trailing byte", "a byte more, the frame's length says so", func(x *exchange) []byte { return append(wrapped(good)(x), 0) }, closed},
+		{"bit of wrapping", "a bit of the wrapping is flipped", func(x *exchange) []byte {
+			return flip(wrapped(good)(x), 0)
+		}, closed},
+		{"bit of tag", "a bit of the wrapping's tag is flipped", func(x *exchange) []byte {
+			return flip(wrapped(good)(x), 79)
+		}, closed},
+		{"cut", "the last byte is missing, the frame's length says so", func(x *exchange) []byte {
+			return wrapped(good)(x)[:79]
+		}, closed},
+		{"trailing byte", "a byte more, the frame's length says so", func(x *exchange) []byte {
+			return append(wrapped(good)(x), 0)
+		}, closed},
 	}
 }
 
@@ -1135,7 +1188,8 @@ func TestForgedRefusal(t *testing.T) {
 		}
 		for _, c := range forgedRefusals(t, client, server, recorded) {
 			err := run(inPlaceOf(stage, c.body))
-			if errors.Is(err, errRefused) || !errors.Is(err, errUnverified) || !strings.HasPrefix(err.Error(), fmt.Sprintf("stage %d: %s", stage, c.check)) {
+			if errors.Is(err, errRefused) || !errors.Is(err, errUnverified) ||
+				!strings.HasPrefix(err.Error(), fmt.Sprintf("stage %d: %s", stage, c.check)) {
 				t.Errorf("stage %d, %s: %v", stage, c.name, err)
 			}
 		}
@@ -1146,7 +1200,8 @@ func TestForgedRefusal(t *testing.T) {
 			}
 			return x.wrap.seal(stage, sig)
 		})
-		if err := run(own); errors.Is(err, errRefused) || !errors.Is(err, errUnverified) || !strings.Contains(err.Error(), "malformed") {
+		if err := run(own); errors.Is(err, errRefused) || !errors.Is(err, errUnverified) ||
+			!strings.Contains(err.Error(), "malformed") {
 			t.Errorf("stage %d, wrapped as the stage: %v", stage, err)
 		}
 	}
@@ -1162,7 +1217,8 @@ func TestForgedRefusal(t *testing.T) {
 			d.raw = d.x.wrap.seal(refusalNumber, sig)
 		}
 	})
-	if errors.Is(err, errRefused) || !errors.Is(err, errUnverified) || !strings.HasPrefix(err.Error(), "stage 4: a refusal with a bad signature") {
+	if errors.Is(err, errRefused) || !errors.Is(err, errUnverified) ||
+		!strings.HasPrefix(err.Error(), "stage 4: a refusal with a bad signature") {
 		t.Errorf("stage 2's refusal at stage 4: %v", err)
 	}
 }
@@ -1272,14 +1328,19 @@ func TestLyingServer(t *testing.T) {
 		{"another program", []byte("SSH-2.0-OpenSSH_9.9"), good, "does not speak securechat/2", false},
 		{"an empty hello", nil, good, "does not speak securechat/2", false},
 		{"AES byte 2", helloOf(2, server.identity, ek, sig), good, "hello: malformed", false},
-		{"the identity is another's", helloOf(0, mallory.PublicKey().Marshal(), ek, sig), good, "did not sign the encryption key", false},
-		{"the encryption key is another's", helloOf(0, server.identity, marshalEncryptionKey(&client.encryption.PublicKey), sig), good, "did not sign", false},
+		{"the identity is another's", helloOf(0, mallory.PublicKey().Marshal(), ek, sig), good,
+			"did not sign the encryption key", false},
+		{"the encryption key is another's", helloOf(0, server.identity, marshalEncryptionKey(&client.encryption.PublicKey),
+			sig), good, "did not sign", false},
 		{"signed for another purpose", helloOf(0, server.identity, ek, sign(server.signer, ek)), good, "did not sign", false},
 		{"no signature", helloOf(0, server.identity, ek, nil), good, "did not sign", false},
 		{"trailing bytes", append(bytes.Clone(hello), 0), good, "hello: malformed", false},
-		{"stage 2 signed by another", hello, onStage(2, func(d *deed) { d.signer = mallory }), "stage 2: bad signature", true},
+		{"stage 2 signed by another", hello, onStage(2, func(d *deed) { d.signer = mallory }), "stage 2: bad signature",
+			true},
 		{"another Ra", hello, onStage(2, func(d *deed) { d.nonces[0] ^= 1 }), "a different challenge", true},
-		{"Rb before Ra", hello, onStage(2, func(d *deed) { d.nonces = append(d.nonces[nonceSize:], d.nonces[:nonceSize]...) }), "a different challenge", true},
+		{"Rb before Ra", hello, onStage(2, func(d *deed) {
+			d.nonces = append(d.nonces[nonceSize:], d.nonces[:nonceSize]...)
+		}), "a different challenge", true},
 		{"a short Rb", hello, onStage(2, func(d *deed) { d.nonces = d.nonces[1:] }), "stage 2: ", true},
 		{"stage 2 of another number", hello, onStage(2, func(d *deed) { d.stage = 4 }), "stage 2: ", true},
 		{"an encapsulation too short", hello, onStage(2, func(d *deed) { d.kem = d.kem[1:] }), "stage 2: malformed", true},
@@ -1288,8 +1349,11 @@ func TestLyingServer(t *testing.T) {
 		{"sealed to itself", hello, onStage(2, func(d *deed) { d.ek = &server.encryption.PublicKey }), "stage 2: ", true},
 		{"stage 2 without RSA-CBC", hello, onStage(2, func(d *deed) { d.unsealed = true }), "stage 2: an RSA-CBC", true},
 		{"stage 4 without RSA-CBC", hello, onStage(4, func(d *deed) { d.unsealed = true }), "stage 4: an RSA-CBC", true},
-		{"stage 2 in the other direction's wrapping", hello, onStage(2, func(d *deed) { d.wrap = &wrapper{d.wrap.toClient, d.wrap.toServer} }), "wrapping does not open", true},
-		{"stage 4 signed by another", hello, onStage(4, func(d *deed) { d.signer = mallory }), "stage 4: bad signature", true},
+		{"stage 2 in the other direction's wrapping", hello, onStage(2, func(d *deed) {
+			d.wrap = &wrapper{d.wrap.toClient, d.wrap.toServer}
+		}), "wrapping does not open", true},
+		{"stage 4 signed by another", hello, onStage(4, func(d *deed) { d.signer = mallory }), "stage 4: bad signature",
+			true},
 		{"a short Sm", hello, onStage(4, func(d *deed) { d.nonces = d.nonces[1:] }), "stage 4: ", true},
 		{"a long Sm", hello, onStage(4, func(d *deed) { d.nonces = append(d.nonces, 0) }), "stage 4: ", true},
 		{"stage 4 with a clear part", hello, onStage(4, func(d *deed) { d.extra = []byte{0} }), "stage 4: malformed", true},
@@ -1309,7 +1373,8 @@ func TestLyingServer(t *testing.T) {
 				return nil
 			}, nil)
 			here.Close()
-			if (c.want == "") != (err == nil) || c.want != "" && (!strings.Contains(err.Error(), c.want) || !noticed(err)) || err != nil && keys != nil || checked != c.checked {
+			if (c.want == "") != (err == nil) || c.want != "" && (!strings.Contains(err.Error(), c.want) || !noticed(err)) ||
+				err != nil && keys != nil || checked != c.checked {
 				t.Errorf("%s: trust asked: %v; %v, want %q", c.name, checked, err, c.want)
 			}
 			synctest.Wait()
@@ -1368,7 +1433,8 @@ func TestWrapperKeys(t *testing.T) {
 		if body, err := w.open(stage, sealed); err != nil || string(body) != "stage" {
 			t.Fatal(err)
 		}
-		for what, other := range map[string]*wrapper{"direction": {w.toClient, w.toServer}, "Ra": wrapperOf(2, 1), "h1": wrapperOf(1, 2)} {
+		for what, other := range map[string]*wrapper{"direction": {w.toClient, w.toServer}, "Ra": wrapperOf(2, 1),
+			"h1": wrapperOf(1, 2)} {
 			if _, err := other.open(stage, sealed); !errors.Is(err, errUnverified) {
 				t.Errorf("stage %d, another %s: %v", stage, what, err)
 			}
@@ -1413,7 +1479,8 @@ func TestDistrustedServer(t *testing.T) {
 // sign.
 func TestNewPartyRefuses(t *testing.T) {
 	signer := fixedSigner(t, "someone")
-	cert := &ssh.Certificate{Key: signer.PublicKey(), CertType: ssh.UserCert, ValidPrincipals: []string{strings.Repeat("x", maxIdentity)}}
+	cert := &ssh.Certificate{Key: signer.PublicKey(), CertType: ssh.UserCert,
+		ValidPrincipals: []string{strings.Repeat("x", maxIdentity)}}
 	if err := cert.SignCert(rand.Reader, signer); err != nil {
 		t.Fatal(err)
 	}
@@ -1449,7 +1516,8 @@ func FuzzFrame(f *testing.F) {
 
 func FuzzHello(f *testing.F) {
 	client, server := twoParties(f)
-	for _, p := range []*party{client, server, partyOf(f, certSigner(f, fixedSigner(f, "server"), ssh.HostCert), onceKeys["server"]())} {
+	for _, p := range []*party{client, server, partyOf(f, certSigner(f, fixedSigner(f, "server"), ssh.HostCert),
+		onceKeys["server"]())} {
 		f.Add(append(append([]byte(protocolName), make([]byte, 1+helloNonceSize)...), p.hello...))
 	}
 	f.Add([]byte(protocolName))
@@ -1523,7 +1591,8 @@ func FuzzStage(f *testing.F) {
 	f.Add(refusal, byte(fuzzRefusal))
 	f.Add([]byte{}, byte(fuzzRefusal))
 	seed.start(hello)
-	if stage, err = seed.seal(2, server.signer, &client.encryption.PublicKey, make([]byte, hpkeEncSize), make([]byte, 2*nonceSize)); err != nil {
+	if stage, err = seed.seal(2, server.signer, &client.encryption.PublicKey, make([]byte, hpkeEncSize),
+		make([]byte, 2*nonceSize)); err != nil {
 		f.Fatal(err)
 	}
 	f.Add(stage, byte(fuzzStage2))
@@ -1798,11 +1867,13 @@ func BenchmarkTiming(b *testing.B) {
 			rand.Read(em[1:])
 			em[0] = first
 			c := new(big.Int).Exp(new(big.Int).SetBytes(em), big.NewInt(65537), n).FillBytes(make([]byte, len(em)))
-			return appendVector(nil, appendVector(appendVector(nil, make([]byte, 1+hpkePublicSize+200)), append(c, make([]byte, 128)...)))
+			return appendVector(nil, appendVector(appendVector(nil, make([]byte, 1+hpkePublicSize+200)),
+				append(c, make([]byte, 128)...)))
 		}
 	}
 	claim := func(id, signer ssh.Signer) func([]byte) []byte {
-		cred := appendVector(appendVector(appendVector(nil, id.PublicKey().Marshal()), marshalEncryptionKey(&client.encryption.PublicKey)), nil)
+		cred := appendVector(appendVector(appendVector(nil, id.PublicKey().Marshal()),
+			marshalEncryptionKey(&client.encryption.PublicKey)), nil)
 		return func(hello []byte) []byte {
 			conn := cannedConn(appendVector(nil, hello))
 			scriptedClient(conn, client, onStage(1, func(d *deed) { d.cred, d.signer = cred, signer }))
@@ -1868,7 +1939,8 @@ func BenchmarkTiming(b *testing.B) {
 		if p.harmless != "" {
 			verdict += ": " + p.harmless
 		}
-		report += fmt.Sprintf("%-70s %7.1f %7.1f %7.1f  %s\n", classes[p.a].name+" / "+classes[p.b].name, t[0], t[1], t[2], verdict)
+		report += fmt.Sprintf("%-70s %7.1f %7.1f %7.1f  %s\n", classes[p.a].name+" / "+classes[p.b].name, t[0], t[1], t[2],
+			verdict)
 	}
 	fmt.Print(report)
 }

@@ -77,18 +77,22 @@ func pkcs8PEM(t testing.TB, key any) []byte {
 func TestFirstRun(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new", "state")
 	var reported []string
-	o := keyOptions{dir: dir, comment: "pi@router", notify: func(f string, a ...any) { reported = append(reported, fmt.Sprintf(f, a...)) }}
+	o := keyOptions{dir: dir, comment: "pi@router", notify: func(f string, a ...any) {
+		reported = append(reported, fmt.Sprintf(f, a...))
+	}}
 	k, err := loadKeys(o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if all := strings.Join(reported, "\n"); !strings.Contains(all, k.fingerprint()) || !strings.Contains(all, "made an encryption key") {
+	if all := strings.Join(reported, "\n"); !strings.Contains(all, k.fingerprint()) ||
+		!strings.Contains(all, "made an encryption key") {
 		t.Errorf("first run reported %q", reported)
 	}
 	if k.comment != "pi@router" || k.encryption.N.BitLen() != 2048 || k.signer.PublicKey().Type() != ssh.KeyAlgoED25519 {
 		t.Errorf("made %q, %d bits, %s", k.comment, k.encryption.N.BitLen(), k.signer.PublicKey().Type())
 	}
-	for name, mode := range map[string]os.FileMode{".": 0o700, "identity": 0o600, "identity.pub": 0o600, "encryption": 0o600} {
+	for name, mode := range map[string]os.FileMode{".": 0o700, "identity": 0o600, "identity.pub": 0o600,
+		"encryption": 0o600} {
 		info, err := os.Stat(filepath.Join(dir, name))
 		if err != nil {
 			t.Fatal(err)
@@ -99,7 +103,8 @@ func TestFirstRun(t *testing.T) {
 	}
 	reported = nil
 	again, err := loadKeys(o)
-	if err != nil || !sameKey(again.signer.PublicKey(), k.signer.PublicKey()) || !again.encryption.Equal(k.encryption) || reported != nil {
+	if err != nil || !sameKey(again.signer.PublicKey(), k.signer.PublicKey()) || !again.encryption.Equal(k.encryption) ||
+		reported != nil {
 		t.Errorf("second run: %v, reported %q", err, reported)
 	}
 
@@ -107,7 +112,8 @@ func TestFirstRun(t *testing.T) {
 	if out := runTool(t, "ssh-keygen", "-lf", path+".pub"); !strings.Contains(out, k.fingerprint()+" pi@router") {
 		t.Errorf("ssh-keygen -lf: %s", out)
 	}
-	if out := runTool(t, "ssh-keygen", "-y", "-f", path); !strings.HasPrefix(out, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(k.signer.PublicKey())))) {
+	if out := runTool(t, "ssh-keygen", "-y", "-f", path); !strings.HasPrefix(out,
+		strings.TrimSpace(string(ssh.MarshalAuthorizedKey(k.signer.PublicKey())))) {
 		t.Errorf("ssh-keygen -y: %s", out)
 	}
 	runTool(t, "ssh-keygen", "-y", "-f", filepath.Join(dir, "encryption"))
@@ -221,10 +227,11 @@ func TestIdentityFormats(t *testing.T) {
 		"ed25519 OpenSSH": opensshPEM(t, edKey),
 		"ed25519 PKCS8":   pkcs8PEM(t, edKey),
 		"rsa OpenSSH":     opensshPEM(t, rsaKey),
-		"rsa PKCS1":       pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(rsaKey)}),
-		"rsa PKCS8":       pkcs8PEM(t, rsaKey),
-		"ecdsa OpenSSH":   opensshPEM(t, ecKey),
-		"ecdsa PKCS8":     pkcs8PEM(t, ecKey),
+		"rsa PKCS1": pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY",
+			Bytes: x509.MarshalPKCS1PrivateKey(rsaKey)}),
+		"rsa PKCS8":     pkcs8PEM(t, rsaKey),
+		"ecdsa OpenSSH": opensshPEM(t, ecKey),
+		"ecdsa PKCS8":   pkcs8PEM(t, ecKey),
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := put(t, filepath.Join(t.TempDir(), "key"), data)
@@ -264,18 +271,29 @@ func TestLoadKeysErrors(t *testing.T) {
 		{"identity open", func(dir string, _ *keyOptions) {
 			os.Chmod(put(t, filepath.Join(dir, "identity"), opensshPEM(t, edKey)), 0o640)
 		}, "chmod 600 "},
-		{"identity a pipe", func(dir string, _ *keyOptions) { runTool(t, "mkfifo", filepath.Join(dir, "identity")) }, "not a regular file"},
-		{"identity a folder", func(dir string, _ *keyOptions) { os.Mkdir(filepath.Join(dir, "identity"), 0o700) }, "not a regular file"},
-		{"identity a dead link", func(dir string, _ *keyOptions) { os.Symlink("nowhere", filepath.Join(dir, "identity")) }, "reading the identity: open"},
-		{"identity huge", func(dir string, _ *keyOptions) { put(t, filepath.Join(dir, "identity"), make([]byte, maxKeyFile+1)) }, "longer than 64 KiB"},
-		{"identity empty", func(dir string, _ *keyOptions) { put(t, filepath.Join(dir, "identity"), nil) }, "not a private key"},
+		{"identity a pipe", func(dir string, _ *keyOptions) { runTool(t, "mkfifo", filepath.Join(dir, "identity")) },
+			"not a regular file"},
+		{"identity a folder", func(dir string, _ *keyOptions) {
+			os.Mkdir(filepath.Join(dir, "identity"), 0o700)
+		}, "not a regular file"},
+		{"identity a dead link", func(dir string, _ *keyOptions) { os.Symlink("nowhere", filepath.Join(dir, "identity")) },
+			"reading the identity: open"},
+		{"identity huge", func(dir string, _ *keyOptions) {
+			put(t, filepath.Join(dir, "identity"), make([]byte, maxKeyFile+1))
+		}, "longer than 64 KiB"},
+		{"identity empty", func(dir string, _ *keyOptions) {
+			put(t, filepath.Join(dir, "identity"), nil)
+		}, "not a private key"},
 		{"identity weak", func(dir string, _ *keyOptions) {
 			runTool(t, "ssh-keygen", "-q", "-t", "rsa", "-b", "1024", "-N", "", "-f", filepath.Join(dir, "identity"))
 		}, "1024 bits is not accepted"},
 		{"identity encrypted PKCS#8", func(dir string, _ *keyOptions) {
-			put(t, filepath.Join(dir, "identity"), []byte("-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n"))
+			put(t, filepath.Join(dir, "identity"),
+				[]byte("-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n"))
 		}, "ssh-keygen -p"},
-		{"identity of another", func(dir string, o *keyOptions) { o.identity = filepath.Join(dir, "none") }, "reading the identity: open"},
+		{"identity of another", func(dir string, o *keyOptions) {
+			o.identity = filepath.Join(dir, "none")
+		}, "reading the identity: open"},
 		{"public file of another key", func(dir string, _ *keyOptions) {
 			_, other := newEd25519(t)
 			put(t, filepath.Join(dir, "identity"), opensshPEM(t, edKey))
@@ -285,11 +303,15 @@ func TestLoadKeysErrors(t *testing.T) {
 			put(t, filepath.Join(dir, "identity"), opensshPEM(t, edKey))
 			put(t, filepath.Join(dir, "identity.pub"), []byte("?"))
 		}, "is not a public key file"},
-		{"certificate broken", func(dir string, _ *keyOptions) { put(t, filepath.Join(dir, "identity-cert.pub"), []byte("?")) }, "is not a certificate file"},
+		{"certificate broken", func(dir string, _ *keyOptions) {
+			put(t, filepath.Join(dir, "identity-cert.pub"), []byte("?"))
+		}, "is not a certificate file"},
 		{"certificate a bare key", func(dir string, _ *keyOptions) {
 			put(t, filepath.Join(dir, "identity-cert.pub"), ssh.MarshalAuthorizedKey(publicOf(t, edKey)))
 		}, "not a certificate: sign it"},
-		{"encryption key not RSA", func(dir string, _ *keyOptions) { put(t, filepath.Join(dir, "encryption"), opensshPEM(t, edKey)) }, "is not an RSA key"},
+		{"encryption key not RSA", func(dir string, _ *keyOptions) {
+			put(t, filepath.Join(dir, "encryption"), opensshPEM(t, edKey))
+		}, "is not an RSA key"},
 		{"encryption key weak", func(dir string, _ *keyOptions) {
 			put(t, filepath.Join(dir, "encryption"), opensshPEM(t, newRSA(t, 1024)))
 		}, "1024 bits is not accepted"},
@@ -409,7 +431,8 @@ func TestForeignCertificateIsReported(t *testing.T) {
 	}
 	reported := ""
 	again, err := loadKeys(keyOptions{dir: dir, notify: func(f string, a ...any) { reported += fmt.Sprintf(f, a...) }})
-	if err != nil || !strings.Contains(reported, "is not used") || !bytes.Equal(again.signer.PublicKey().Marshal(), k.signer.PublicKey().Marshal()) {
+	if err != nil || !strings.Contains(reported, "is not used") || !bytes.Equal(again.signer.PublicKey().Marshal(),
+		k.signer.PublicKey().Marshal()) {
 		t.Errorf("%v, reported %q", err, reported)
 	}
 }
@@ -595,7 +618,8 @@ func FuzzEncryptionKey(f *testing.F) {
 	addVectors(f, "identity", "wire", func(b []byte) { f.Add(b) })
 	f.Fuzz(func(t *testing.T, wire []byte) {
 		key, err := parseEncryptionKey(wire)
-		if err == nil && (!bytes.Equal(marshalEncryptionKey(key), wire) || key.E != 65537 || key.N.BitLen() < minRSABits || key.N.BitLen() > maxRSABits) {
+		if err == nil && (!bytes.Equal(marshalEncryptionKey(key), wire) || key.E != 65537 || key.N.BitLen() < minRSABits ||
+			key.N.BitLen() > maxRSABits) {
 			t.Fatalf("took %x", wire)
 		}
 	})

@@ -98,7 +98,8 @@ func TestReferences(t *testing.T) {
 // TestReferencesFindsFaults shows that TestReferences can fail: for a missing file, heading and test.
 func TestReferencesFindsFaults(t *testing.T) {
 	documents := map[string]string{
-		"a.md": "# One, `two`\n[good](b/c.md#three-3) [good](#one-two) [good](https://example.org/#x)\n```\n[code](gone)\n```\n" +
+		"a.md": "# One, `two`\n[good](b/c.md#three-3) [good](#one-two) " +
+			"[good](https://example.org/#x)\n```\n[code](gone)\n```\n" +
 			"[bad](b/d.md) [bad](b/c.md#four) `TestOne` `TestTwo`\n",
 		"b/c.md": "## Three (3)\n[good](../a.md) [bad](a.md)\n```\n# four\n```\n",
 	}

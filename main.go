@@ -7,9 +7,9 @@
 //
 // # Access control
 //
-// A server admits its own key and the keys in authorized_keys; a client trusts its own key and the servers in
-// known_hosts. Both files are in OpenSSH's formats and in one folder, which -dir or $SECURECHAT_DIR names. A one-time
-// code adds a key to both sides:
+// A server admits the keys in authorized_keys, and a client trusts the servers in known_hosts; on one machine, a server
+// and a client with the same key trust each other. Both files are in OpenSSH's formats and in one folder, which -dir
+// or $SECURECHAT_DIR names. A one-time code makes each side trust the other's key:
 //
 //	securechat -invite anna                      make a code for anna
 //	securechat -connect host:9000 -join          join; ask for the code

@@ -84,7 +84,8 @@ func TestStranger(t *testing.T) {
 	refused := false
 	for _, r := range records(t, filepath.Join(server.cmd.Dir, "connection.log")) {
 		refused = refused || r["event"] == eventRefused &&
-			recordField(r, "fingerprint") == strings.Fields(runTool(t, "ssh-keygen", "-l", "-f", filepath.Join(bob, "identity.pub")))[1] &&
+			recordField(r, "fingerprint") == strings.Fields(runTool(t, "ssh-keygen", "-l", "-f",
+				filepath.Join(bob, "identity.pub")))[1] &&
 			recordField(r, "reason") != ""
 	}
 	if !refused {
@@ -231,15 +232,19 @@ func TestWrongUse(t *testing.T) {
 		{[]string{"-listen", ":0", "-dir", dir, "-type", "dsa"}, exitUsage, `dsa`},
 		{[]string{"-listen", addr, "-dir", dir}, exitTrouble, `another program has this port`},
 		{[]string{"-connect", "127.0.0.1:1", "-dir", dir}, exitTrouble, `cannot reach 127.0.0.1:1: .*refused`},
-		{[]string{"-connect", "no.such.host.invalid:9000", "-dir", dir}, exitTrouble, `cannot reach no.such.host.invalid:9000`},
+		{[]string{"-connect", "no.such.host.invalid:9000", "-dir", dir}, exitTrouble,
+			`cannot reach no.such.host.invalid:9000`},
 		{[]string{"-listen", "127.0.0.1:0", "-dir", readable}, exitTrouble, `chmod 600 \S*identity`},
 		{[]string{"-listen", "127.0.0.1:0", "-dir", garbage}, exitTrouble, `identity`},
-		{[]string{"-listen", "127.0.0.1:0", "-dir", dir, "-log", "/no/such/folder/log"}, exitTrouble, `cannot write the log.*-log`},
+		{[]string{"-listen", "127.0.0.1:0", "-dir", dir, "-log", "/no/such/folder/log"}, exitTrouble,
+			`cannot write the log.*-log`},
 		{[]string{"-listen", "127.0.0.1:0", "-dir", dir, "-log", os.TempDir()}, exitTrouble, `cannot write the log.*-log`},
 	} {
 		out, stderr, code := runToEnd(t, t.TempDir(), "", c.args...)
-		if code != c.code || out != "" || !regexp.MustCompile(c.want).MatchString(stderr) || strings.Count(strings.TrimSpace(stderr), "\n") > 1 {
-			t.Errorf("securechat %s: exit %d, want %d; stdout %q; stderr %q, want %q", strings.Join(c.args, " "), code, c.code, out, stderr, c.want)
+		if code != c.code || out != "" || !regexp.MustCompile(c.want).MatchString(stderr) ||
+			strings.Count(strings.TrimSpace(stderr), "\n") > 1 {
+			t.Errorf("securechat %s: exit %d, want %d; stdout %q; stderr %q, want %q", strings.Join(c.args, " "), code, c.code,
+				out, stderr, c.want)
 		}
 	}
 }
@@ -265,7 +270,8 @@ func TestLongLine(t *testing.T) {
 	if code != exitTrouble || !strings.Contains(stderr, "line 3 ") {
 		t.Errorf("exit %d: %s", code, stderr)
 	}
-	if got := messages(t, filepath.Join(server.cmd.Dir, "connection.log")); len(got) != 3 || got[1] != longest || got[2] != "four" {
+	if got := messages(t, filepath.Join(server.cmd.Dir, "connection.log")); len(got) != 3 || got[1] != longest ||
+		got[2] != "four" {
 		t.Errorf("the log has %d messages", len(got))
 	}
 }

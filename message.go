@@ -29,7 +29,7 @@ const (
 )
 
 const (
-	closeText  = "secure-close"                           // the paper's word; here in an authenticated packet of its own kind
+	closeText  = "secure-close"                           // the paper's word, here in a packet of its own kind
 	maxLine    = 64 << 10                                 // bytes of a line, without its newline
 	maxMessage = maxLine + 1024                           // bytes of a message's payload: a line and the fields before it
 	maxBatch   = maxMsg - 1                               // bytes of payload in a message that fits one packet

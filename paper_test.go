@@ -233,8 +233,9 @@ func TestPaperStreamCuts(t *testing.T) {
 	ours := newPaperConn(nil, &key)
 	pad := strings.Repeat("\x10", 16)
 	streams := map[string][][]byte{
-		"reference":    {refPacket(key, "0123456789abcdef"), refPacket(key, "short"), refPacket(key, "fedcba9876543210")},
-		"ours":         {ours.seal([]byte("0123456789abcdef")), ours.seal([]byte("short")), ours.seal([]byte("fedcba9876543210"))},
+		"reference": {refPacket(key, "0123456789abcdef"), refPacket(key, "short"), refPacket(key, "fedcba9876543210")},
+		"ours": {ours.seal([]byte("0123456789abcdef")), ours.seal([]byte("short")),
+			ours.seal([]byte("fedcba9876543210"))},
 		"mixed":        {ours.seal(nil), refPacket(key, ""), refPacket(key, "0123456789abcde\n")},
 		"text of pads": {refPacket(key, pad), ours.seal([]byte(pad)), refPacket(key, pad+pad)},
 	}
@@ -345,18 +346,19 @@ func TestPaperPacketRefusals(t *testing.T) {
 	other := sha512.Sum512([]byte("other"))
 	pad := func(n int) string { return strings.Repeat(string(rune(n)), n) }
 	for what, plain := range map[string]string{
-		"another digest":       fmt.Sprintf("%x%032b%s", other, 3, "abc"+pad(13)),
-		"upper-case digest":    strings.ToUpper(digest) + fmt.Sprintf("%032b", 3) + "abc" + pad(13),
-		"msg_len too short":    digest + fmt.Sprintf("%032b", 2) + "abc" + pad(13),
-		"msg_len too long":     digest + fmt.Sprintf("%032b", 4) + "abc" + pad(13),
-		"msg_len not binary":   digest + fmt.Sprintf("%032d", 3) + "abc" + pad(13),
-		"msg_len with a sign":  digest + fmt.Sprintf("+%031b", 3) + "abc" + pad(13),
-		"msg_len with a _":     digest + fmt.Sprintf("0_%030b", 3) + "abc" + pad(13),
-		"msg_len over 4096":    digest + fmt.Sprintf("%032b", paperMaxRead+1) + strings.Repeat("x", paperMaxRead+16),
-		"msg_len 2^32-1":       digest + strings.Repeat("1", 32) + strings.Repeat("x", 5000),
-		"padding of zeros":     digest + fmt.Sprintf("%032b", 3) + "abc" + strings.Repeat("\x00", 13),
-		"two blocks of pad":    digest + fmt.Sprintf("%032b", 0) + pad(16) + pad(16) + digest + strings.Repeat("0", 32),
-		"pad after a short":    digest + fmt.Sprintf("%032b", 3) + "abc" + pad(13) + pad(16) + digest + strings.Repeat("0", 32),
+		"another digest":      fmt.Sprintf("%x%032b%s", other, 3, "abc"+pad(13)),
+		"upper-case digest":   strings.ToUpper(digest) + fmt.Sprintf("%032b", 3) + "abc" + pad(13),
+		"msg_len too short":   digest + fmt.Sprintf("%032b", 2) + "abc" + pad(13),
+		"msg_len too long":    digest + fmt.Sprintf("%032b", 4) + "abc" + pad(13),
+		"msg_len not binary":  digest + fmt.Sprintf("%032d", 3) + "abc" + pad(13),
+		"msg_len with a sign": digest + fmt.Sprintf("+%031b", 3) + "abc" + pad(13),
+		"msg_len with a _":    digest + fmt.Sprintf("0_%030b", 3) + "abc" + pad(13),
+		"msg_len over 4096":   digest + fmt.Sprintf("%032b", paperMaxRead+1) + strings.Repeat("x", paperMaxRead+16),
+		"msg_len 2^32-1":      digest + strings.Repeat("1", 32) + strings.Repeat("x", 5000),
+		"padding of zeros":    digest + fmt.Sprintf("%032b", 3) + "abc" + strings.Repeat("\x00", 13),
+		"two blocks of pad":   digest + fmt.Sprintf("%032b", 0) + pad(16) + pad(16) + digest + strings.Repeat("0", 32),
+		"pad after a short": digest + fmt.Sprintf("%032b", 3) + "abc" + pad(13) + pad(16) + digest + strings.Repeat("0",
+			32),
 		"pad before any":       pad(16) + digest + fmt.Sprintf("%032b", 3) + "abc" + pad(13),
 		"half a block of pad":  digest + fmt.Sprintf("%032b", 0) + pad(8) + pad(8) + digest + strings.Repeat("0", 32),
 		"another session, all": strings.Repeat("0", 160),
@@ -621,7 +623,8 @@ func TestPaperServerToReference(t *testing.T) {
 			}
 		}()
 		start := time.Now()
-		key, who, err := paperServerHandshake(s, v.server, []*rsa.PublicKey{&third.PublicKey, &v.client.PublicKey}, delay, nil)
+		key, who, err := paperServerHandshake(s, v.server, []*rsa.PublicKey{&third.PublicKey, &v.client.PublicKey}, delay,
+			nil)
 		if err != nil || who != 1 {
 			t.Fatalf("client %d, %v", who, err)
 		}
@@ -658,7 +661,9 @@ func TestPaperBothEnds(t *testing.T) {
 			done <- r
 		}()
 		var lines []string
-		key, err := paperClientHandshake(c, v.client, &v.server.PublicKey, delay, func(line string) { lines = append(lines, line) })
+		key, err := paperClientHandshake(c, v.client, &v.server.PublicKey, delay, func(line string) {
+			lines = append(lines, line)
+		})
 		r := <-done
 		if err != nil || r.err != nil || key != r.key {
 			t.Fatalf("%v, %v, keys agree: %t", err, r.err, key == r.key)
@@ -726,7 +731,8 @@ func againstClient(t *testing.T, v paperSession, script func(s net.Conn, ra stri
 }
 
 // againstServer is againstClient for the server; clients may be more than the vectors' one.
-func againstServer(t *testing.T, v paperSession, clients []*rsa.PublicKey, script func(c net.Conn)) (key [32]byte, client int, err error) {
+func againstServer(t *testing.T, v paperSession, clients []*rsa.PublicKey, script func(c net.Conn)) (key [32]byte,
+	client int, err error) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		c, s := net.Pipe()
@@ -754,17 +760,31 @@ func TestPaperClientRefusals(t *testing.T) {
 		"signed by another":    func(ra string) string { return str(refSeal(t, third, v.client, "00000010"+ra+testRb)) },
 		"signed by the client": func(ra string) string { return str(refSeal(t, v.client, v.client, "00000010"+ra+testRb)) },
 		"sealed to another":    func(ra string) string { return str(refSeal(t, v.server, third, "00000010"+ra+testRb)) },
-		"wrong serial_a":       func(ra string) string { return str(refSeal(t, v.server, v.client, "00000010"+testRb+testRb)) },
+		"wrong serial_a": func(ra string) string {
+			return str(refSeal(t, v.server, v.client, "00000010"+testRb+testRb))
+		},
 		"serial_a one bit off": func(ra string) string {
 			return str(refSeal(t, v.server, v.client, "00000010"+str(flip([]byte(ra), 31))+testRb))
 		},
-		"serials swapped":         func(ra string) string { return str(refSeal(t, v.server, v.client, "00000010"+testRb+ra)) },
-		"seq_id 1":                func(ra string) string { return str(refSeal(t, v.server, v.client, "00000001"+ra+testRb)) },
-		"seq_id 3":                func(ra string) string { return str(refSeal(t, v.server, v.client, "00000011"+ra+testRb)) },
-		"seq_id in decimal":       func(ra string) string { return str(refSeal(t, v.server, v.client, "00000002"+ra+testRb)) },
-		"serial_b not binary":     func(ra string) string { return str(refSeal(t, v.server, v.client, "00000010"+ra+testRb[1:]+"2")) },
-		"no serial_b":             func(ra string) string { return str(refSeal(t, v.server, v.client, "00000010"+ra)) },
-		"a byte more":             func(ra string) string { return str(refSeal(t, v.server, v.client, "00000010"+ra+testRb+"0")) },
+		"serials swapped": func(ra string) string {
+			return str(refSeal(t, v.server, v.client, "00000010"+testRb+ra))
+		},
+		"seq_id 1": func(ra string) string {
+			return str(refSeal(t, v.server, v.client, "00000001"+ra+testRb))
+		},
+		"seq_id 3": func(ra string) string {
+			return str(refSeal(t, v.server, v.client, "00000011"+ra+testRb))
+		},
+		"seq_id in decimal": func(ra string) string {
+			return str(refSeal(t, v.server, v.client, "00000002"+ra+testRb))
+		},
+		"serial_b not binary": func(ra string) string {
+			return str(refSeal(t, v.server, v.client, "00000010"+ra+testRb[1:]+"2"))
+		},
+		"no serial_b": func(ra string) string { return str(refSeal(t, v.server, v.client, "00000010"+ra)) },
+		"a byte more": func(ra string) string {
+			return str(refSeal(t, v.server, v.client, "00000010"+ra+testRb+"0"))
+		},
 		"a signature and no more": func(ra string) string { return str(refSeal(t, v.server, v.client, "")) },
 		"no signature": func(ra string) string {
 			s, _ := paperRSACBC.seal(&v.client.PublicKey, make([]byte, 328))
@@ -792,20 +812,22 @@ func TestPaperClientRefusals(t *testing.T) {
 	key := str(v.key[:])
 	good := b64(refSeal(t, v.server, v.client, key))
 	stage4 := map[string]func(ra string) string{
-		"signed by another":     func(string) string { return b64(refSeal(t, third, v.client, key)) },
-		"signed by the client":  func(string) string { return b64(refSeal(t, v.client, v.client, key)) },
-		"stage 2 as stage 4":    func(ra string) string { return b64(refSeal(t, v.server, v.client, "00000010"+ra+testRb)) },
-		"recorded stage 2":      func(string) string { return b64(v.stages[1].wire) },
-		"a key of 31 bytes":     func(string) string { return b64(refSeal(t, v.server, v.client, key[:31])) },
-		"a key of 33 bytes":     func(string) string { return b64(refSeal(t, v.server, v.client, key+"x")) },
-		"no key":                func(string) string { return b64(refSeal(t, v.server, v.client, "")) },
-		"seq_id 4":              func(string) string { return b64(refSeal(t, v.server, v.client, "00000100"+key)) },
-		"seq_id 3, a stage 3":   func(string) string { return b64(refSeal(t, v.server, v.client, "00000011"+testRb)) },
-		"not base64":            func(string) string { return "*" + good[1:] },
-		"URL base64":            func(string) string { return "-_" + good[2:] },
-		"a line end inside":     func(string) string { return good[:76] + "\n" + good[77:] },
-		"unpadded":              func(string) string { return good[:len(good)-1] + "A" },
-		"trailing bits":         func(string) string { return good[:len(good)-2] + string(nextBase64(good[len(good)-2])) + "=" },
+		"signed by another":    func(string) string { return b64(refSeal(t, third, v.client, key)) },
+		"signed by the client": func(string) string { return b64(refSeal(t, v.client, v.client, key)) },
+		"stage 2 as stage 4":   func(ra string) string { return b64(refSeal(t, v.server, v.client, "00000010"+ra+testRb)) },
+		"recorded stage 2":     func(string) string { return b64(v.stages[1].wire) },
+		"a key of 31 bytes":    func(string) string { return b64(refSeal(t, v.server, v.client, key[:31])) },
+		"a key of 33 bytes":    func(string) string { return b64(refSeal(t, v.server, v.client, key+"x")) },
+		"no key":               func(string) string { return b64(refSeal(t, v.server, v.client, "")) },
+		"seq_id 4":             func(string) string { return b64(refSeal(t, v.server, v.client, "00000100"+key)) },
+		"seq_id 3, a stage 3":  func(string) string { return b64(refSeal(t, v.server, v.client, "00000011"+testRb)) },
+		"not base64":           func(string) string { return "*" + good[1:] },
+		"URL base64":           func(string) string { return "-_" + good[2:] },
+		"a line end inside":    func(string) string { return good[:76] + "\n" + good[77:] },
+		"unpadded":             func(string) string { return good[:len(good)-1] + "A" },
+		"trailing bits": func(string) string {
+			return good[:len(good)-2] + string(nextBase64(good[len(good)-2])) + "="
+		},
 		"binary, not in base64": func(string) string { return string(make([]byte, paperBase64)) },
 		"the blocks in disorder": func(string) string {
 			s, _ := base64.StdEncoding.DecodeString(good)
@@ -908,18 +930,26 @@ func TestPaperServerRefusals(t *testing.T) {
 		return err
 	}
 	for what, build := range map[string]func(rb string) []byte{
-		"signed by another client":  func(rb string) []byte { return refSeal(t, third, v.server, "00000011"+rb) },
-		"signed by the server":      func(rb string) []byte { return refSeal(t, v.server, v.server, "00000011"+rb) },
-		"wrong serial_b":            func(rb string) []byte { return refSeal(t, v.client, v.server, "00000011"+testRa) },
-		"serial_b one bit off":      func(rb string) []byte { return refSeal(t, v.client, v.server, "00000011"+string(flip([]byte(rb), 0))) },
-		"seq_id 1":                  func(rb string) []byte { return refSeal(t, v.client, v.server, "00000001"+rb) },
-		"seq_id 4":                  func(rb string) []byte { return refSeal(t, v.client, v.server, "00000100"+rb) },
-		"stage 1 again":             func(rb string) []byte { return good1 },
-		"a recorded session's":      func(rb string) []byte { return v.stages[2].wire },
-		"a byte more":               func(rb string) []byte { return refSeal(t, v.client, v.server, "00000011"+rb+"0") },
-		"a changed byte, block 1":   func(rb string) []byte { return flip(refSeal(t, v.client, v.server, "00000011"+rb), 100) },
-		"a changed byte, block 3":   func(rb string) []byte { return flip(refSeal(t, v.client, v.server, "00000011"+rb), 700) },
-		"a changed byte, in the IV": func(rb string) []byte { return flip(refSeal(t, v.client, v.server, "00000011"+rb), 800) },
+		"signed by another client": func(rb string) []byte { return refSeal(t, third, v.server, "00000011"+rb) },
+		"signed by the server":     func(rb string) []byte { return refSeal(t, v.server, v.server, "00000011"+rb) },
+		"wrong serial_b":           func(rb string) []byte { return refSeal(t, v.client, v.server, "00000011"+testRa) },
+		"serial_b one bit off": func(rb string) []byte {
+			return refSeal(t, v.client, v.server, "00000011"+string(flip([]byte(rb), 0)))
+		},
+		"seq_id 1":             func(rb string) []byte { return refSeal(t, v.client, v.server, "00000001"+rb) },
+		"seq_id 4":             func(rb string) []byte { return refSeal(t, v.client, v.server, "00000100"+rb) },
+		"stage 1 again":        func(rb string) []byte { return good1 },
+		"a recorded session's": func(rb string) []byte { return v.stages[2].wire },
+		"a byte more":          func(rb string) []byte { return refSeal(t, v.client, v.server, "00000011"+rb+"0") },
+		"a changed byte, block 1": func(rb string) []byte {
+			return flip(refSeal(t, v.client, v.server, "00000011"+rb), 100)
+		},
+		"a changed byte, block 3": func(rb string) []byte {
+			return flip(refSeal(t, v.client, v.server, "00000011"+rb), 700)
+		},
+		"a changed byte, in the IV": func(rb string) []byte {
+			return flip(refSeal(t, v.client, v.server, "00000011"+rb), 800)
+		},
 	} {
 		if err := run3(build); !errors.Is(err, errUnverified) || !strings.HasPrefix(err.Error(), "stage 3: ") {
 			t.Errorf("stage 3, %s: %v", what, err)
@@ -929,7 +959,8 @@ func TestPaperServerRefusals(t *testing.T) {
 		err := run3(func(rb string) []byte { return make([]byte, n) })
 		_, _, err1 := againstServer(t, v, one, func(c net.Conn) { c.Write(make([]byte, n)) })
 		for _, err := range []error{err, err1} {
-			if err != nil && !errors.Is(err, errUnverified) && (errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded)) {
+			if err != nil && !errors.Is(err, errUnverified) && (errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) ||
+				errors.Is(err, os.ErrDeadlineExceeded)) {
 				continue
 			}
 			t.Errorf("cut at %d: %v", n, err)
@@ -1043,7 +1074,8 @@ func TestPaperPythonServer(t *testing.T) {
 		t.Errorf("%v: %s", err, words)
 	}
 	lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
-	if len(lines) != 6 || !slices.Equal(lines[:3], paperTexts[:3]) || strings.Join(lines[3:], "") != strings.Repeat("γειά", 1000) {
+	if len(lines) != 6 || !slices.Equal(lines[:3], paperTexts[:3]) ||
+		strings.Join(lines[3:], "") != strings.Repeat("γειά", 1000) {
 		t.Errorf("it printed %q", out.String())
 	}
 }
@@ -1139,8 +1171,10 @@ func TestPaperKeyFiles(t *testing.T) {
 		{"SPKI", "a public key", "", spki},
 		{"PKCS#1 public", "a public key", "", text("RSA PUBLIC KEY", x509.MarshalPKCS1PublicKey(&key.PublicKey))},
 		{"SSH line", "no private key", "", line},
-		{"SSH line, comments", "no private key", "", append([]byte("# mine\n"), append(line[:len(line)-1:len(line)-1], " me@here\n"...)...)},
-		{"OpenSSH, passphrase", "ssh-keygen -p", "never a private one", sshText(ssh.MarshalPrivateKeyWithPassphrase(key, "", []byte("x")))},
+		{"SSH line, comments", "no private key", "",
+			append([]byte("# mine\n"), append(line[:len(line)-1:len(line)-1], " me@here\n"...)...)},
+		{"OpenSSH, passphrase", "ssh-keygen -p", "never a private one",
+			sshText(ssh.MarshalPrivateKeyWithPassphrase(key, "", []byte("x")))},
 		{"PKCS#8, passphrase", "ssh-keygen -p", "never a private one", text("ENCRYPTED PRIVATE KEY", []byte{48, 0})},
 		{"PEM, passphrase", "ssh-keygen -p", "never a private one", pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY",
 			Headers: map[string]string{"Proc-Type": "4,ENCRYPTED", "DEK-Info": "AES-128-CBC,00"}, Bytes: []byte{1}})},
@@ -1164,7 +1198,8 @@ func TestPaperKeyFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 		says := func(half, want string, same bool, err error) {
-			if want == "" && (err != nil || !same) || want != "" && (err == nil || !strings.Contains(err.Error(), want) || !strings.HasPrefix(err.Error(), path)) {
+			if want == "" && (err != nil || !same) || want != "" && (err == nil || !strings.Contains(err.Error(), want) ||
+				!strings.HasPrefix(err.Error(), path)) {
 				t.Errorf("%s as the %s key: %v", tc.what, half, err)
 			}
 		}

@@ -182,13 +182,15 @@ func makePKI(dir string) error {
 	if err != nil {
 		return err
 	}
-	ca := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "bench"}, NotAfter: time.Now().Add(24 * time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	ca := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "bench"},
+		NotAfter: time.Now().Add(24 * time.Hour),
+		IsCA:     true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
 	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, &caKey.PublicKey, caKey)
 	if err != nil {
 		return err
 	}
-	leaf := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "localhost"}, NotAfter: ca.NotAfter, DNSNames: []string{"localhost"},
+	leaf := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "localhost"},
+		NotAfter: ca.NotAfter, DNSNames: []string{"localhost"},
 		IPAddresses: []net.IP{{127, 0, 0, 1}}, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
 	der, err := x509.CreateCertificate(rand.Reader, leaf, ca, &key.PublicKey, caKey)
@@ -215,10 +217,13 @@ func makePKI(dir string) error {
 	if err != nil {
 		return err
 	}
-	certPEM, keyPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
+	certPEM, keyPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE",
+		Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
 	for name, b := range map[string][]byte{
-		"ca.pem": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caDER}), "cert.pem": certPEM, "key.pem": keyPEM, "both.pem": slices.Concat(keyPEM, certPEM),
-		"ed25519": pem.EncodeToMemory(identity), "rsa": pem.EncodeToMemory(host), "authorized_keys": ssh.MarshalAuthorizedKey(signer.PublicKey()),
+		"ca.pem": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caDER}), "cert.pem": certPEM, "key.pem": keyPEM,
+		"both.pem": slices.Concat(keyPEM, certPEM),
+		"ed25519":  pem.EncodeToMemory(identity), "rsa": pem.EncodeToMemory(host),
+		"authorized_keys": ssh.MarshalAuthorizedKey(signer.PublicKey()),
 	} {
 		mode := os.FileMode(0o600)
 		if strings.HasSuffix(name, ".pem") {
@@ -239,7 +244,8 @@ func tlsConfig(pki string) (*tls.Config, error) {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(ca)
 	cert, err := tls.LoadX509KeyPair(filepath.Join(pki, "cert.pem"), filepath.Join(pki, "key.pem"))
-	return &tls.Config{Certificates: []tls.Certificate{cert}, RootCAs: pool, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert, ServerName: "localhost",
+	return &tls.Config{Certificates: []tls.Certificate{cert}, RootCAs: pool, ClientCAs: pool,
+		ClientAuth: tls.RequireAndVerifyClientCert, ServerName: "localhost",
 		MinVersion: tls.VersionTLS13, CurvePreferences: []tls.CurveID{tls.X25519MLKEM768}, SessionTicketsDisabled: true}, err
 }
 
@@ -262,7 +268,8 @@ func newLists(b *testing.B) *lists {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { os.RemoveAll(a.dir) })
-	a.binary, a.state, a.pki = filepath.Join(a.dir, "securechat"), filepath.Join(a.dir, "state"), filepath.Join(a.dir, "pki")
+	a.binary, a.state, a.pki = filepath.Join(a.dir, "securechat"), filepath.Join(a.dir, "state"), filepath.Join(a.dir,
+		"pki")
 	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", a.binary, ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -284,12 +291,18 @@ func newLists(b *testing.B) *lists {
 		b.Fatal(err)
 	}
 	for name, text := range map[string]string{
-		"mosquitto.conf": "listener PORT 127.0.0.1\ncafile PKI/ca.pem\ncertfile PKI/cert.pem\nkeyfile PKI/key.pem\nrequire_certificate true\ntls_version tlsv1.3\nallow_anonymous true\nmax_queued_messages 0\nlog_type error\n",
-		"ngircd.conf": "[Global]\nName = irc.bench.test\nInfo = bench\nAdminInfo1 = none\nListen = 127.0.0.1\nPorts = 1\nServerUID = nobody\nServerGID = nogroup\nMotdPhrase = hi\n" +
-			"[Limits]\nMaxConnections = 0\nMaxConnectionsIP = 0\nMaxPenaltyTime = 0\nPingTimeout = 3600\nPongTimeout = 3600\n[Options]\nDNS = no\nIdent = no\nPAM = no\n" +
+		"mosquitto.conf": "listener PORT 127.0.0.1\ncafile PKI/ca.pem\ncertfile PKI/cert.pem\nkeyfile " +
+			"PKI/key.pem\nrequire_certificate true\ntls_version tlsv1.3\nallow_anonymous true\nmax_queued_messages " +
+			"0\nlog_type error\n",
+		"ngircd.conf": "[Global]\nName = irc.bench.test\nInfo = bench\nAdminInfo1 = none\nListen = 127.0.0.1\nPorts = " +
+			"1\nServerUID = nobody\nServerGID = nogroup\nMotdPhrase = hi\n" +
+			"[Limits]\nMaxConnections = 0\nMaxConnectionsIP = 0\nMaxPenaltyTime = 0\nPingTimeout = 3600\nPongTimeout = " +
+			"3600\n[Options]\nDNS = no\nIdent = no\nPAM = no\n" +
 			"[SSL]\nCertFile = PKI/cert.pem\nKeyFile = PKI/key.pem\nPorts = PORT\n",
-		"sshd.conf": "Port PORT\nListenAddress 127.0.0.1\nHostKey PKI/rsa\nPidFile none\nUsePAM no\nUseDNS no\nStrictModes no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\n" +
-			"AuthorizedKeysFile PKI/authorized_keys\nMaxStartups 1000\nPrintMotd no\nPrintLastLog no\nCompression no\nLogLevel ERROR\n",
+		"sshd.conf": "Port PORT\nListenAddress 127.0.0.1\nHostKey PKI/rsa\nPidFile none\nUsePAM no\nUseDNS " +
+			"no\nStrictModes no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\n" +
+			"AuthorizedKeysFile PKI/authorized_keys\nMaxStartups 1000\nPrintMotd no\nPrintLastLog no\nCompression " +
+			"no\nLogLevel ERROR\n",
 	} {
 		if err := os.WriteFile(filepath.Join(a.dir, name), []byte(text), 0o644); err != nil {
 			b.Fatal(err)
@@ -307,8 +320,11 @@ type running struct {
 
 // expand sets what stands for it in a command.
 func (a *lists) expand(command, port string) string {
-	return strings.NewReplacer("BIN", a.binary+" -dir "+a.state, "PKI", a.pki, "DIR", a.dir, "PORT", port, "REF", "ADDR=127.0.0.1:"+port+" PKI="+a.pki+" "+asReference, "SELF", os.Args[0],
-		"SSH", "exec ssh -F none -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o IdentitiesOnly=yes -o IdentityAgent=none -o Compression=no -i "+a.pki+"/rsa -p "+port+" "+a.user+"@127.0.0.1").Replace(command)
+	return strings.NewReplacer("BIN", a.binary+" -dir "+a.state, "PKI", a.pki, "DIR", a.dir, "PORT", port, "REF",
+		"ADDR=127.0.0.1:"+port+" PKI="+a.pki+" "+asReference, "SELF", os.Args[0],
+		"SSH", "exec ssh -F none -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o "+
+			"LogLevel=ERROR -o IdentitiesOnly=yes -o IdentityAgent=none -o Compression=no -i "+a.pki+"/rsa -p "+port+" "+a.user+
+			"@127.0.0.1").Replace(command)
 }
 
 // run starts a command of the shell in a folder of its own.
@@ -326,7 +342,8 @@ func (a *lists) run(command, port string) *running {
 			a.Fatal(err)
 		}
 	}
-	r := &running{cmd: exec.Command("sh", "-c", a.expand(command, port)), addr: "127.0.0.1:" + port, ended: make(chan struct{})}
+	r := &running{cmd: exec.Command("sh", "-c", a.expand(command, port)), addr: "127.0.0.1:" + port,
+		ended: make(chan struct{})}
 	r.cmd.Dir = wd
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if testing.Verbose() {
@@ -528,7 +545,11 @@ func (a *lists) pipes(title, ours string, rows []pipeRow, targets ...target) {
 			server, port := a.serve(strings.ReplaceAll(row.server, "INTO", to))
 			began := time.Now()
 			client := a.run(strings.NewReplacer("FROM", in, "INTO", to).Replace(row.client), port)
-			late := time.AfterFunc(patience, func() { fmt.Printf("  %s: it does not end\n", row.name); client.kill(); server.kill() })
+			late := time.AfterFunc(patience, func() {
+				fmt.Printf("  %s: it does not end\n", row.name)
+				client.kill()
+				server.kill()
+			})
 			<-client.ended
 			if !strings.Contains(row.server, "sshd") {
 				<-server.ended
@@ -555,10 +576,16 @@ func BenchmarkPeersRaw(b *testing.B) {
 		return
 	}
 	newLists(b).pipes("-raw, MB/s", "securechat -raw", []pipeRow{
-		{"securechat -raw", "exec BIN -listen 127.0.0.1:PORT -raw </dev/null >INTO", "exec BIN -connect 127.0.0.1:PORT -raw <FROM"},
-		{"socat OPENSSL -b65536", "exec socat -u -b65536 OPENSSL-LISTEN:PORT,bind=127.0.0.1,reuseaddr,cert=PKI/both.pem,cafile=PKI/ca.pem,verify=1 STDOUT >INTO",
-			"exec socat -u -b65536 STDIN OPENSSL:127.0.0.1:PORT,cert=PKI/both.pem,cafile=PKI/ca.pem,verify=1,commonname=localhost <FROM"},
-		{"ncat --ssl", "mkfifo open && exec ncat -l --ssl --ssl-cert PKI/cert.pem --ssl-key PKI/key.pem 127.0.0.1 PORT <>open >INTO", "exec ncat --ssl --ssl-verify --ssl-trustfile PKI/ca.pem --ssl-servername localhost 127.0.0.1 PORT <FROM"},
+		{"securechat -raw", "exec BIN -listen 127.0.0.1:PORT -raw </dev/null >INTO",
+			"exec BIN -connect 127.0.0.1:PORT -raw <FROM"},
+		{"socat OPENSSL -b65536",
+			"exec socat -u -b65536 OPENSSL-LISTEN:PORT,bind=127.0.0.1,reuseaddr,cert=PKI/both.pem,cafile=PKI/ca.pem,verify=1 " +
+				"STDOUT >INTO",
+			"exec socat -u -b65536 STDIN " +
+				"OPENSSL:127.0.0.1:PORT,cert=PKI/both.pem,cafile=PKI/ca.pem,verify=1,commonname=localhost <FROM"},
+		{"ncat --ssl",
+			"mkfifo open && exec ncat -l --ssl --ssl-cert PKI/cert.pem --ssl-key PKI/key.pem 127.0.0.1 PORT <>open >INTO",
+			"exec ncat --ssl --ssl-verify --ssl-trustfile PKI/ca.pem --ssl-servername localhost 127.0.0.1 PORT <FROM"},
 		{"plain TCP, Go, 64 KiB", "REF=sink exec SELF >INTO", "REF=source exec SELF <FROM"},
 		{"openssh aes256-gcm", "exec /usr/sbin/sshd -D -e -f sshd.conf", "SSH -c aes256-gcm@openssh.com 'cat >INTO' <FROM"},
 	}, target{"socat OPENSSL -b65536", 1.3, 0}, target{"ncat --ssl", 1.8, 0}, target{"plain TCP, Go, 64 KiB", 0.6, 0})
@@ -570,8 +597,10 @@ func BenchmarkPeersChaCha(b *testing.B) {
 		return
 	}
 	newLists(b).pipes("-raw with ChaCha20-Poly1305, MB/s", "securechat -raw, ChaCha20", []pipeRow{
-		{"securechat -raw, ChaCha20", "GODEBUG=cpu.aes=off exec BIN -listen 127.0.0.1:PORT -raw </dev/null >INTO", "GODEBUG=cpu.aes=off exec BIN -connect 127.0.0.1:PORT -raw <FROM"},
-		{"openssh chacha20-poly1305", "exec /usr/sbin/sshd -D -e -f sshd.conf", "SSH -c chacha20-poly1305@openssh.com 'cat >INTO' <FROM"},
+		{"securechat -raw, ChaCha20", "GODEBUG=cpu.aes=off exec BIN -listen 127.0.0.1:PORT -raw </dev/null >INTO",
+			"GODEBUG=cpu.aes=off exec BIN -connect 127.0.0.1:PORT -raw <FROM"},
+		{"openssh chacha20-poly1305", "exec /usr/sbin/sshd -D -e -f sshd.conf",
+			"SSH -c chacha20-poly1305@openssh.com 'cat >INTO' <FROM"},
 	}, target{"openssh chacha20-poly1305", 2, 0})
 }
 
@@ -601,7 +630,8 @@ func BenchmarkPeersLines(b *testing.B) {
 		<-client.ended
 		took := time.Since(began)
 		log, err := os.ReadFile(filepath.Join(server.cmd.Dir, "connection.log"))
-		if n := bytes.Count(log, []byte(`"event":"message"`)); err != nil || n != 1000000 || client.cmd.ProcessState.ExitCode() != 0 {
+		if n := bytes.Count(log, []byte(`"event":"message"`)); err != nil || n != 1000000 ||
+			client.cmd.ProcessState.ExitCode() != 0 {
 			b.Fatalf("%d lines in the log, %v, exit %d", n, err, client.cmd.ProcessState.ExitCode())
 		}
 		server.stop()
@@ -612,7 +642,9 @@ func BenchmarkPeersLines(b *testing.B) {
 		for _, row := range []struct {
 			name, qos string
 			sub       bool
-		}{{"mosquitto_pub -l, TLS, QoS 0, until a subscriber has it", "0", true}, {"mosquitto_pub -l, TLS, QoS 1, acknowledged", "1", false}, {"mosquitto_pub -l, TLS, QoS 0, until it ends", "0", false}} {
+		}{{"mosquitto_pub -l, TLS, QoS 0, until a subscriber has it", "0", true},
+			{"mosquitto_pub -l, TLS, QoS 1, acknowledged", "1", false}, {"mosquitto_pub -l, TLS, QoS 0, until it ends", "0",
+				false}} {
 			const topic = " -h localhost -p PORT --cafile PKI/ca.pem --cert PKI/cert.pem --key PKI/key.pem -t bench "
 			server, port = a.serve("exec mosquitto -c mosquitto.conf")
 			var sub *running
@@ -642,7 +674,8 @@ func BenchmarkPeersLines(b *testing.B) {
 		}
 	}
 	rate.report("lines of a pipe, lines/s", "%.0f", "securechat, each logged and acknowledged", target{"", 400000, 0},
-		target{"mosquitto_pub -l, TLS, QoS 0, until a subscriber has it", 10, 0}, target{"mosquitto_pub -l, TLS, QoS 1, acknowledged", 10, 0})
+		target{"mosquitto_pub -l, TLS, QoS 0, until a subscriber has it", 10, 0},
+		target{"mosquitto_pub -l, TLS, QoS 1, acknowledged", 10, 0})
 }
 
 // chatRow is a room of some program.
@@ -667,7 +700,9 @@ func (a *lists) ours(command string) (*party, chatRow) {
 	if err != nil {
 		a.Fatal(err)
 	}
-	return me, chatRow{"securechat", command, func(addr string, listens bool) (*chatter, error) { return joinRoom(addr, me, listens) }}
+	return me, chatRow{"securechat", command, func(addr string, listens bool) (*chatter, error) {
+		return joinRoom(addr, me, listens)
+	}}
 }
 
 // rooms are ours, the bare hub, and others; ours last.
@@ -894,7 +929,8 @@ func (a *lists) flood(row chatRow, receivers, count int) (perSecond float64, cos
 
 // pour sends count lines, a multiple of writeLines, to receivers who count what is delivered, and returns how long that took
 // and the server's processor time.
-func (a *lists) pour(row chatRow, server *running, delivered *atomic.Int64, receivers, count int) (took, used time.Duration) {
+func (a *lists) pour(row chatRow, server *running, delivered *atomic.Int64, receivers, count int) (took,
+	used time.Duration) {
 	sender, err := row.join(server.addr, false)
 	if err != nil {
 		a.Fatal(err)
@@ -935,7 +971,8 @@ func BenchmarkPeersFanout(b *testing.B) {
 				cost.add(row.name, float64(c)/1e3)
 			}
 		}
-		rate.report(fmt.Sprintf("fan-out to %d, deliveries/s", n), "%.0f", "securechat", target{"ngircd, TLS", 2, 0}, target{"bare Go TLS hub, no log", 0.5, 0})
+		rate.report(fmt.Sprintf("fan-out to %d, deliveries/s", n), "%.0f", "securechat", target{"ngircd, TLS", 2, 0},
+			target{"bare Go TLS hub, no log", 0.5, 0})
 		cost.report("the server's processor time, µs for 1000 deliveries", "%.0f", "securechat")
 	}
 }
@@ -952,7 +989,8 @@ func BenchmarkPeersRouter(b *testing.B) {
 	if procs, err := a.cgroup(64 << 20); err != nil {
 		fmt.Printf("not measured with a limit that the kernel enforces: %v\n", err)
 	} else {
-		limits = append(limits, struct{ name, shell string }{"securechat, GOMEMLIMIT=64MiB in a cgroup of it", "echo $$ >" + procs + " && GOMEMLIMIT=64MiB "})
+		limits = append(limits, struct{ name, shell string }{"securechat, GOMEMLIMIT=64MiB in a cgroup of it",
+			"echo $$ >" + procs + " && GOMEMLIMIT=64MiB "})
 	}
 	ours := limits[len(limits)-1].name
 	var rate, peak figures
@@ -1022,7 +1060,8 @@ func BenchmarkPeersLatency(b *testing.B) {
 			tick := time.NewTicker(time.Second / rate)
 			for range count {
 				<-tick.C
-				if err := sender.send([][]byte{fmt.Appendf(nil, "%s%020d", bytes.Repeat([]byte("x"), lineBytes-20), time.Now().UnixNano())}); err != nil {
+				if err := sender.send([][]byte{fmt.Appendf(nil, "%s%020d", bytes.Repeat([]byte("x"), lineBytes-20),
+					time.Now().UnixNano())}); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -1037,7 +1076,8 @@ func BenchmarkPeersLatency(b *testing.B) {
 			server.stop()
 		}
 	}
-	late.report("99th percentile of delivery at 100 lines/s to 100 receivers, ms", "%.2f", "securechat", target{"bare Go TLS hub, no log", 0, 1.5})
+	late.report("99th percentile of delivery at 100 lines/s to 100 receivers, ms", "%.2f", "securechat",
+		target{"bare Go TLS hub, no log", 0, 1.5})
 }
 
 // BenchmarkPeersHandshake is fresh, mutually authenticated connections: the server's processor time for each.
@@ -1054,17 +1094,20 @@ func BenchmarkPeersHandshake(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	rows := append(a.rooms(), chatRow{"openssh sshd, RSA-2048", "exec /usr/sbin/sshd -D -e -f sshd.conf", func(addr string, _ bool) (*chatter, error) {
-		conn, err := net.Dial("tcp", addr)
-		if err != nil {
-			return nil, err
-		}
-		c, _, _, err := ssh.NewClientConn(conn, addr, &ssh.ClientConfig{User: a.user, Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)}, HostKeyCallback: ssh.FixedHostKey(signer.PublicKey())})
-		if err == nil {
-			err = c.Close()
-		}
-		return &chatter{conn: conn}, err
-	}})
+	rows := append(a.rooms(), chatRow{"openssh sshd, RSA-2048", "exec /usr/sbin/sshd -D -e -f sshd.conf",
+		func(addr string, _ bool) (*chatter, error) {
+			conn, err := net.Dial("tcp", addr)
+			if err != nil {
+				return nil, err
+			}
+			c, _, _, err := ssh.NewClientConn(conn, addr,
+				&ssh.ClientConfig{User: a.user, Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)},
+					HostKeyCallback: ssh.FixedHostKey(signer.PublicKey())})
+			if err == nil {
+				err = c.Close()
+			}
+			return &chatter{conn: conn}, err
+		}})
 	rows = slices.DeleteFunc(rows, func(r chatRow) bool { return strings.HasPrefix(r.name, "ngircd") })
 	rows[0].name = "Go crypto/tls, RSA-2048, X25519MLKEM768"
 	var cost, one, eight, scale figures
@@ -1104,7 +1147,8 @@ func BenchmarkPeersHandshake(b *testing.B) {
 			server.stop()
 		}
 	}
-	cost.report("handshakes, ms of the server's processor time for each", "%.2f", "securechat", target{"openssh sshd, RSA-2048", 0, 1.0 / 4})
+	cost.report("handshakes, ms of the server's processor time for each", "%.2f", "securechat",
+		target{"openssh sshd, RSA-2048", 0, 1.0 / 4})
 	one.report("handshakes/s, one at a time", "%.0f", "securechat")
 	eight.report("handshakes/s, eight at a time", "%.0f", "securechat")
 	scale.report("eight at a time / one at a time", "%.2f", "securechat", target{"", 1.8, 0})
@@ -1190,7 +1234,8 @@ func BenchmarkPeersStartup(b *testing.B) {
 	a := newLists(b)
 	var after figures
 	for range b.N {
-		for _, row := range append(a.rooms(), chatRow{name: "openssh sshd", server: "exec /usr/sbin/sshd -D -e -f sshd.conf"}) {
+		for _, row := range append(a.rooms(),
+			chatRow{name: "openssh sshd", server: "exec /usr/sbin/sshd -D -e -f sshd.conf"}) {
 			port := a.freePort()
 			began := time.Now()
 			server := a.run(row.server, port)
@@ -1209,7 +1254,8 @@ func BenchmarkPeersStartup(b *testing.B) {
 	}
 	after.report("start to listening, ms", "%.1f", "securechat", target{"", 0, 20})
 	out := filepath.Join(a.dir, "dist")
-	if msg, err := exec.CommandContext(context.Background(), "contrib/release.sh", out, "linux/amd64", "linux/arm/6", "linux/arm64", "linux/mips/softfloat", "linux/mipsle/softfloat", "linux/riscv64").CombinedOutput(); err != nil {
+	if msg, err := exec.CommandContext(context.Background(), "contrib/release.sh", out, "linux/amd64", "linux/arm/6",
+		"linux/arm64", "linux/mips/softfloat", "linux/mipsle/softfloat", "linux/riscv64").CombinedOutput(); err != nil {
 		b.Fatalf("%v: %s", err, msg)
 	}
 	sizes, err := filepath.Glob(out + "/securechat-*")
@@ -1311,10 +1357,13 @@ func BenchmarkPeersSoak(b *testing.B) {
 	var heard, visits, said, cut, strangers, failed atomic.Int64
 	leave := a.populate(server, me, stayers, &heard)
 	settle()
-	fmt.Printf("\n| minute | visits | lines said | cut off | no handshake | failed | RSS, KiB | peak RSS | threads | open files |\n|---|---|---|---|---|---|---|---|---|---|\n")
+	fmt.Printf("\n| minute | visits | lines said | cut off | no handshake | failed | RSS, KiB | peak RSS | threads | " +
+		"open files |\n|---|---|---|---|---|---|---|---|---|---|\n")
 	sample := func(when string) (resident float64, open int) {
 		resident, open = a.status(server, "VmRSS:"), a.open(server)
-		fmt.Printf("| %s | %d | %d | %d | %d | %d | %.0f | %.0f | %.0f | %d |\n", when, visits.Load(), said.Load(), cut.Load(), strangers.Load(), failed.Load(), resident, a.status(server, "VmHWM:"), a.status(server, "Threads:"), open)
+		fmt.Printf("| %s | %d | %d | %d | %d | %d | %.0f | %.0f | %.0f | %d |\n", when, visits.Load(), said.Load(),
+			cut.Load(), strangers.Load(), failed.Load(), resident, a.status(server, "VmHWM:"), a.status(server, "Threads:"),
+			open)
 		return resident, open
 	}
 	_, openBefore := sample("before")
@@ -1388,7 +1437,8 @@ func BenchmarkPeersSoak(b *testing.B) {
 	}
 	after := a.goroutines(server)
 	leave()
-	fmt.Printf("\ngoroutines with %d members: %d of a fresh server, %d after\nthose who stayed heard %d lines each, of %d acknowledged\nthe server's words:\n", stayers, goroutinesBefore, after, heard.Load()/stayers, said.Load())
+	fmt.Printf("\ngoroutines with %d members: %d of a fresh server, %d after\nthose who stayed heard %d lines each, of "+
+		"%d acknowledged\nthe server's words:\n", stayers, goroutinesBefore, after, heard.Load()/stayers, said.Load())
 	words, err := os.ReadFile(filepath.Join(server.cmd.Dir, "errors"))
 	if err != nil {
 		b.Fatal(err)
@@ -1539,7 +1589,8 @@ func BenchmarkPeersScaling(b *testing.B) {
 	var members []int
 	for _, n := range []int{10, 30, 100, 300, 1000, 3000, 10000} {
 		if uint64(n)+100 > limit.Cur {
-			fmt.Printf("%d members need a limit of open files of %d at least (ulimit -n), here and for the server; it is %d\n", n, n+100, limit.Cur)
+			fmt.Printf("%d members need a limit of open files of %d at least (ulimit -n), here and for the server; it is %d\n",
+				n, n+100, limit.Cur)
 			continue
 		}
 		var got [5]figures
@@ -1575,7 +1626,8 @@ func BenchmarkPeersScaling(b *testing.B) {
 			}
 			leave()
 			server.stop()
-			for i, v := range []float64{memory, handshake / 1000, told, float64(used.Nanoseconds()) / 1000 / float64(n*count), among / 1000} {
+			for i, v := range []float64{memory, handshake / 1000, told, float64(used.Nanoseconds()) / 1000 / float64(n*count),
+				among / 1000} {
 				got[i].add("", v)
 			}
 			fmt.Fprintf(os.Stderr, "%d members: %.0f s\n", n, time.Since(began).Seconds())
@@ -1649,16 +1701,24 @@ func plot(members []int, curves []*curve) []byte {
 	x := func(n float64) float64 { return left + (math.Log10(n)-first)/(last-first)*(width-left-right) }
 	y := func(v float64) float64 { return top + (high-math.Log10(v))/(high-low)*(height-top-bottom) }
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" font-family=\"sans-serif\" font-size=\"13\" fill=\"#222\">\n", width, height)
-	fmt.Fprintf(&b, "<title>What a member costs the server, by the number of members</title>\n<rect width=\"%d\" height=\"%d\" fill=\"#fff\"/>\n", width, height)
+	fmt.Fprintf(&b,
+		"<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" font-family=\"sans-serif\" font-size=\"13\" "+
+			"fill=\"#222\">\n", width, height)
+	fmt.Fprintf(&b,
+		"<title>What a member costs the server, by the number of members</title>\n<rect width=\"%d\" height=\"%d\" "+
+			"fill=\"#fff\"/>\n", width, height)
 	for e := low; e <= high; e++ {
 		v := math.Pow(10, e)
-		fmt.Fprintf(&b, "<path d=\"M%d %.1fH%d\" stroke=\"#ccc\"/><text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%g</text>\n", left, y(v), width-right, left-8, y(v)+4, v)
+		fmt.Fprintf(&b, "<path d=\"M%d %.1fH%d\" stroke=\"#ccc\"/><text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%g</text>\n",
+			left, y(v), width-right, left-8, y(v)+4, v)
 	}
 	for _, n := range members {
-		fmt.Fprintf(&b, "<path d=\"M%.1f %dV%d\" stroke=\"#eee\"/><text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%d</text>\n", x(float64(n)), top, height-bottom, x(float64(n)), height-bottom+18, n)
+		fmt.Fprintf(&b,
+			"<path d=\"M%.1f %dV%d\" stroke=\"#eee\"/><text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%d</text>\n",
+			x(float64(n)), top, height-bottom, x(float64(n)), height-bottom+18, n)
 	}
-	fmt.Fprintf(&b, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">members</text>\n", (left+width-right)/2, height-bottom+36)
+	fmt.Fprintf(&b, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">members</text>\n", (left+width-right)/2,
+		height-bottom+36)
 	for i, c := range curves {
 		var points []string
 		for j, v := range c.values {
@@ -1666,13 +1726,15 @@ func plot(members []int, curves []*curve) []byte {
 				points = append(points, fmt.Sprintf("%.1f,%.1f", x(float64(members[j])), y(v)))
 			}
 		}
-		fmt.Fprintf(&b, "<polyline points=\"%s\" fill=\"none\" stroke=\"%s\" stroke-width=\"2\"/>\n", strings.Join(points, " "), c.colour)
+		fmt.Fprintf(&b, "<polyline points=\"%s\" fill=\"none\" stroke=\"%s\" stroke-width=\"2\"/>\n",
+			strings.Join(points, " "), c.colour)
 		for _, p := range points {
 			at, on, _ := strings.Cut(p, ",")
 			fmt.Fprintf(&b, "<circle cx=\"%s\" cy=\"%s\" r=\"3\" fill=\"%s\"/>\n", at, on, c.colour)
 		}
 		at := height - bottom + 56 + 17*i
-		fmt.Fprintf(&b, "<path d=\"M%d %dh24\" stroke=\"%s\" stroke-width=\"2\"/><text x=\"%d\" y=\"%d\">%s</text>\n", left, at-4, c.colour, left+32, at, c.name)
+		fmt.Fprintf(&b, "<path d=\"M%d %dh24\" stroke=\"%s\" stroke-width=\"2\"/><text x=\"%d\" y=\"%d\">%s</text>\n", left,
+			at-4, c.colour, left+32, at, c.name)
 	}
 	b.WriteString("</svg>\n")
 	return b.Bytes()

@@ -95,7 +95,8 @@ func pin(t testing.TB, who, addr, server string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	appendFile(t, filepath.Join(who, "known_hosts"), fmt.Sprintf("[127.0.0.1]:%s %s", addr[strings.LastIndex(addr, ":")+1:], line))
+	appendFile(t, filepath.Join(who, "known_hosts"),
+		fmt.Sprintf("[127.0.0.1]:%s %s", addr[strings.LastIndex(addr, ":")+1:], line))
 }
 
 func appendFile(t testing.TB, path, text string) {

@@ -1,7 +1,7 @@
 package main
 
 // The room: what its members say, in one order that the log and all receivers share. A line is in the log before it is
-// in the queue, and its sender is told so only then.
+// in the queue, and acknowledged only then.
 //
 // One lock, room.mu, guards all of it. The log's own lock is taken under it, and the log is written under both, so
 // that the log's order is the room's.
@@ -174,7 +174,7 @@ func (r *room) enterLocked(m *member, listens bool) {
 	r.members[m] = struct{}{}
 }
 
-// nameLocked returns what a peer is called in the room. Two keys with names that look alike are told apart by
+// nameLocked returns what a peer is called in the room. Two keys with names that look alike are distinguished by
 // ~XXXXXXXX; the connections of one key have one name.
 func (r *room) nameLocked(p *peer) string {
 	name := p.name

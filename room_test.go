@@ -46,7 +46,8 @@ func quietRoom(t *testing.T) (*room, string) {
 
 // stubMember makes a member that is not in a room.
 func stubMember(name, key string, stream byte) *member {
-	p := &peer{name: name, addr: "192.0.2.1:1", fingerprint: key, suffix: key[len(key)-1:] + "XXX", stream: streamID{stream}}
+	p := &peer{name: name, addr: "192.0.2.1:1", fingerprint: key, suffix: key[len(key)-1:] + "XXX",
+		stream: streamID{stream}}
 	return newMember(p, &stubReceiver{})
 }
 
@@ -158,7 +159,8 @@ func TestRoomOnce(t *testing.T) {
 	if got := messages(t, path); !slices.Equal(got, []string{"one", "two", "three", "four", "not bob"}) {
 		t.Errorf("the log has %q", got)
 	}
-	wantHeard(t, r, anna, "join bob ", "say bob one", "say bob two", "say bob three", "join bob ", "say bob four", "join mallory ", "say mallory not bob")
+	wantHeard(t, r, anna, "join bob ", "say bob one", "say bob two", "say bob three", "join bob ", "say bob four",
+		"join mallory ", "say mallory not bob")
 	wantHeard(t, r, again, "join mallory ", "say mallory not bob")
 	if ending := endOf(r, bob); ending != "" && !strings.Contains(ending, "replaced") {
 		t.Errorf("the old connection ends with %q", ending)
@@ -249,7 +251,8 @@ func TestSlowConsumer(t *testing.T) {
 			heard(t, r, quick)
 			heard(t, r, loud)
 		}
-		if n < queueBytes/maxLine-2 || n > queueBytes/maxLine+2 || slow.out.(*stubReceiver).aborted != 1 || quick.out.(*stubReceiver).aborted+loud.out.(*stubReceiver).aborted != 0 {
+		if n < queueBytes/maxLine-2 || n > queueBytes/maxLine+2 || slow.out.(*stubReceiver).aborted != 1 ||
+			quick.out.(*stubReceiver).aborted+loud.out.(*stubReceiver).aborted != 0 {
 			t.Errorf("%s: dropped after %d of them, closed %d times", what, n, slow.out.(*stubReceiver).aborted)
 		}
 		if r.queue.bytes > queueBytes {
@@ -397,7 +400,8 @@ func TestUndelivered(t *testing.T) {
 	r.mute(deaf)
 	for n, to := range []string{"anna", "deaf", "nobody"} {
 		heard(t, r, anna)
-		if err := r.say(anna, lines{first: uint64(n) + 1, what: itemDirect, to: to, texts: [][]byte{[]byte("psst")}}); err != nil {
+		if err := r.say(anna, lines{first: uint64(n) + 1, what: itemDirect, to: to,
+			texts: [][]byte{[]byte("psst")}}); err != nil {
 			t.Fatal(err)
 		}
 		if got := heard(t, r, anna); len(got) != 1 || !strings.HasPrefix(got[0], "undelivered") {
@@ -527,8 +531,10 @@ func TestRoomQueue(t *testing.T) {
 				kept++
 			}
 		}
-		if total != r.queue.bytes || total > queueBytes || total < queueBytes-2*(size+64+queueItemSize) || kept != len(r.queue.items) || int(r.queue.first)+len(r.queue.items) != len(texts)+1 {
-			t.Errorf("lines of %d bytes: %d items of %d bytes, counted as %d; %d are kept", size, len(r.queue.items), total, r.queue.bytes, kept)
+		if total != r.queue.bytes || total > queueBytes || total < queueBytes-2*(size+64+queueItemSize) ||
+			kept != len(r.queue.items) || int(r.queue.first)+len(r.queue.items) != len(texts)+1 {
+			t.Errorf("lines of %d bytes: %d items of %d bytes, counted as %d; %d are kept", size, len(r.queue.items), total,
+				r.queue.bytes, kept)
 		}
 		if room := len(r.queue.array) * int(unsafe.Sizeof(queueItem{})); room > queueBytes {
 			t.Errorf("lines of %d bytes: the space takes %d bytes", size, room)

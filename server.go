@@ -113,7 +113,7 @@ func (s *server) run(ctx context.Context, listeners []net.Listener) error {
 	return err
 }
 
-// announce tells the operator where the server listens and how to join it.
+// announce reports to the operator where the server listens and how to join it.
 func (s *server) announce(addr, port string) {
 	s.console.setRoom(s.name, fingerprint(s.id), 0)
 	opened, flag := "room open", ""
@@ -562,9 +562,9 @@ func (s *server) refuse(p *peer, err error) {
 	s.console.note("refused %s: %s%s", from, reason, ownLines(hint))
 }
 
-// recheck ends the sessions of clients that are no longer admitted: after a change of the files of any client, otherwise
-// of those whose line or certificate has expired. While a file cannot be read the sessions go on, and no client is
-// admitted.
+// recheck ends the sessions of clients that are no longer admitted: after a change of the files of any client,
+// otherwise of those whose line or certificate has expired. While a file cannot be read the sessions go on, and no
+// client is admitted.
 func (s *server) recheck(changed bool) {
 	now := time.Now()
 	due := s.room.due(now, changed)

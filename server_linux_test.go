@@ -49,7 +49,8 @@ func TestFullDisk(t *testing.T) {
 			path, filler := filepath.Join(dir, "connection.log"), filepath.Join(dir, "filler")
 			server, addr := serve(t, anna, "-log", path, fmt.Sprintf("-sync=%v", strings.HasSuffix(kind, "sync")))
 			limit := func(n uint64) {
-				if err := unix.Prlimit(server.cmd.Process.Pid, unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: n, Max: unix.RLIM_INFINITY}, nil); err != nil {
+				if err := unix.Prlimit(server.cmd.Process.Pid, unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: n, Max: unix.RLIM_INFINITY},
+					nil); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -151,7 +152,9 @@ func TestReadOnlyLog(t *testing.T) {
 		case os.Geteuid() != 0:
 			err, unlock = os.Chmod(dir, 0o500), func() { os.Chmod(dir, 0o700) }
 		case mount(t, dir, dir, "", unix.MS_BIND, ""):
-			err, unlock = unix.Mount("", dir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""), func() { unix.Unmount(dir, unix.MNT_DETACH) }
+			err, unlock = unix.Mount("", dir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""), func() {
+				unix.Unmount(dir, unix.MNT_DETACH)
+			}
 		default:
 			err, unlock = os.Rename(dir, away), func() { os.Rename(away, dir) }
 		}
@@ -161,7 +164,8 @@ func TestReadOnlyLog(t *testing.T) {
 		return unlock
 	}
 	unlock := lock()
-	if _, stderr, code := runToEnd(t, t.TempDir(), "", "-listen", "127.0.0.1:0", "-dir", anna, "-log", path); code != exitTrouble ||
+	if _, stderr, code := runToEnd(t, t.TempDir(), "", "-listen", "127.0.0.1:0", "-dir", anna, "-log",
+		path); code != exitTrouble ||
 		!strings.HasPrefix(stderr, "securechat: cannot write the log "+path) || !strings.Contains(stderr, "-log FILE") {
 		t.Errorf("exit %d: %s", code, stderr)
 	}

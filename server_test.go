@@ -28,7 +28,8 @@ func quietServer(t *testing.T) (*server, *client, *bytes.Buffer) {
 	put(t, tr.path("authorized_keys"), []byte(publicLine(tr.own, "anna"))) // a pipe has no address of this machine
 	put(t, tr.path("known_hosts"), []byte("[127.0.0.1]:9000 "+publicLine(tr.own, "")))
 	s, err := newServer(serverConfig{
-		endpoint: endpoint{&securechat2{me: me, trust: tr}, me.signer.PublicKey(), "anna", tr}, log: r.log, clients: maxClients,
+		endpoint: endpoint{&securechat2{me: me, trust: tr}, me.signer.PublicKey(), "anna", tr}, log: r.log,
+		clients: maxClients,
 		console: unstartedConsole(strings.NewReader(""), &notes),
 	})
 	if err != nil {
@@ -37,7 +38,8 @@ func quietServer(t *testing.T) (*server, *client, *bytes.Buffer) {
 	t.Cleanup(func() { s.free.Stop() })
 	proto := &securechat2{me: me, trust: tr, client: securechat2Client{addr: "127.0.0.1:9000"}}
 	c := newClient(clientConfig{
-		endpoint: endpoint{protocol: proto, trust: tr}, addr: "127.0.0.1:9000", console: unstartedConsole(strings.NewReader(""), io.Discard),
+		endpoint: endpoint{protocol: proto, trust: tr}, addr: "127.0.0.1:9000",
+		console: unstartedConsole(strings.NewReader(""), io.Discard),
 	})
 	return s, c, &notes
 }
@@ -119,10 +121,13 @@ func TestServerRefusals(t *testing.T) {
 			}
 			return sess.append(buf, kindText, linesOf(9, itemSay, "", "x"))
 		}, "line 9 came after line 7: " + errMalformed.Error()},
-		"parts without an end":  {message(kindText, make([]byte, maxMessage+1)), errMalformed.Error()},
-		"a packet that is none": {func(*session) ([]byte, error) { return appendVector(nil, make([]byte, 32)), nil }, errBadPacket.Error() + ": possible man-in-the-middle attack"},
-		"nothing more":          {func(*session) ([]byte, error) { return nil, nil }, "nothing heard from it for too long"},
-		"half a packet":         {func(*session) ([]byte, error) { return []byte{0, 32, 1}, nil }, "nothing heard from it for too long"},
+		"parts without an end": {message(kindText, make([]byte, maxMessage+1)), errMalformed.Error()},
+		"a packet that is none": {func(*session) ([]byte, error) { return appendVector(nil, make([]byte, 32)), nil },
+			errBadPacket.Error() + ": possible man-in-the-middle attack"},
+		"nothing more": {func(*session) ([]byte, error) { return nil, nil }, "nothing heard from it for too long"},
+		"half a packet": {func(*session) ([]byte, error) {
+			return []byte{0, 32, 1}, nil
+		}, "nothing heard from it for too long"},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			here, there := net.Pipe()
@@ -144,7 +149,8 @@ func TestServerRefusals(t *testing.T) {
 			for (kind == kindPing || kind == kindAck) && err == nil {
 				kind, payload, err = sess.read()
 			}
-			if do.want == "left" && (kind != kindClose || string(payload) != closeText) || do.want != "left" && !errors.Is(err, errTruncated) {
+			if do.want == "left" && (kind != kindClose || string(payload) != closeText) || do.want != "left" &&
+				!errors.Is(err, errTruncated) {
 				t.Errorf("%s: the client got kind %d, %q, %v", what, kind, payload, err)
 			}
 			here.Close()
@@ -163,7 +169,8 @@ func TestServerRefusals(t *testing.T) {
 // TestFirstPacketRefusals: a client is there from its first packet on, which has to be a join.
 func TestFirstPacketRefusals(t *testing.T) {
 	s, c, notes := quietServer(t)
-	for what, payload := range map[string][]byte{"a text": linesOf(1, itemSay, "", "x"), "a join of no form": make([]byte, joinSize-1)} {
+	for what, payload := range map[string][]byte{"a text": linesOf(1, itemSay, "", "x"),
+		"a join of no form": make([]byte, joinSize-1)} {
 		kind := map[bool]byte{true: kindText, false: kindJoin}[what == "a text"]
 		synctest.Test(t, func(t *testing.T) {
 			here, there := net.Pipe()
@@ -256,17 +263,26 @@ func TestGathered(t *testing.T) {
 		err      error
 	}{
 		{"one after another", []*scriptMessage{say(1, "a"), nil, say(2, "b")}, []string{"1s say bob a", "2s say bob b"}, nil},
-		{"together", []*scriptMessage{say(1, "a", "b"), say(3, ""), say(4, "d")}, []string{"3s say bob a", "3s say bob b", "3s say bob ", "3s say bob d"}, nil},
-		{"another kind of line", []*scriptMessage{say(1, "a"), text(2, itemAction, "", "nods"), text(3, itemDirect, "anna", "psst"), text(4, itemDirect, "cleo", "psst"), say(5, "b")},
+		{"together", []*scriptMessage{say(1, "a", "b"), say(3, ""), say(4, "d")},
+			[]string{"3s say bob a", "3s say bob b", "3s say bob ", "3s say bob d"}, nil},
+		{"another kind of line", []*scriptMessage{say(1, "a"), text(2, itemAction, "", "nods"),
+			text(3, itemDirect, "anna", "psst"), text(4, itemDirect, "cleo", "psst"), say(5, "b")},
 			[]string{"2s say bob a", "3s action bob nods", "4s direct bob psst", "5s say bob b"}, nil},
-		{"said again", []*scriptMessage{say(1, "a", "b"), say(2, "b", "c"), say(1, "a"), say(4, "d")}, []string{"2s say bob a", "2s say bob b", "3s say bob c", "4s say bob d"}, nil},
-		{"a gap", []*scriptMessage{say(1, "a"), say(2, "b"), say(4, "d")}, []string{"3s say bob a", "3s say bob b"}, errMalformed},
-		{"malformed", []*scriptMessage{say(1, "a"), say(2, "b"), {kind: kindText, payload: []byte("?")}, say(3, "c")}, []string{"3s say bob a", "3s say bob b"}, errMalformed},
-		{"half malformed", []*scriptMessage{say(1, "a"), {kind: kindText, payload: append(say(2, "b").payload, 9)}}, []string{"2s say bob a"}, errMalformed},
+		{"said again", []*scriptMessage{say(1, "a", "b"), say(2, "b", "c"), say(1, "a"), say(4, "d")},
+			[]string{"2s say bob a", "2s say bob b", "3s say bob c", "4s say bob d"}, nil},
+		{"a gap", []*scriptMessage{say(1, "a"), say(2, "b"), say(4, "d")}, []string{"3s say bob a", "3s say bob b"},
+			errMalformed},
+		{"malformed", []*scriptMessage{say(1, "a"), say(2, "b"), {kind: kindText, payload: []byte("?")}, say(3, "c")},
+			[]string{"3s say bob a", "3s say bob b"}, errMalformed},
+		{"half malformed", []*scriptMessage{say(1, "a"), {kind: kindText, payload: append(say(2, "b").payload, 9)}},
+			[]string{"2s say bob a"}, errMalformed},
 		{"a kind that is none", []*scriptMessage{say(1, "a"), {kind: kindRaw}}, []string{"2s say bob a"}, errMalformed},
-		{"a forged packet", []*scriptMessage{say(1, "a"), say(2, "b"), broken}, []string{"3s say bob a", "3s say bob b"}, errBadPacket},
-		{"a ping between", []*scriptMessage{say(1, "a"), {kind: kindPing}, say(2, "b")}, []string{"2s say bob a", "3s say bob b"}, nil},
-		{"goodbye", []*scriptMessage{say(1, "a"), say(2, "b"), bye, say(3, "c")}, []string{"3s say bob a", "3s say bob b"}, errLeft},
+		{"a forged packet", []*scriptMessage{say(1, "a"), say(2, "b"), broken}, []string{"3s say bob a", "3s say bob b"},
+			errBadPacket},
+		{"a ping between", []*scriptMessage{say(1, "a"), {kind: kindPing}, say(2, "b")},
+			[]string{"2s say bob a", "3s say bob b"}, nil},
+		{"goodbye", []*scriptMessage{say(1, "a"), say(2, "b"), bye, say(3, "c")}, []string{"3s say bob a", "3s say bob b"},
+			errLeft},
 		{"too many lines", many, manyHeard, nil},
 		{"too many bytes", []*scriptMessage{say(1, "a"), say(2, long), say(3, "c"), say(4, "d")},
 			[]string{"3s say bob a", "3s say bob " + long, "4s say bob c", "4s say bob d"}, nil},
@@ -421,7 +437,10 @@ func TestEnds(t *testing.T) {
 		end        func(t *testing.T, j *joined)
 	}{
 		{"left", "left", func(t *testing.T, j *joined) { drain(j); j.send(t, kindClose, []byte(closeText)) }},
-		{"left, and the line is cut at once", "left", func(t *testing.T, j *joined) { j.send(t, kindClose, []byte(closeText)); j.conn.Close() }},
+		{"left, and the line is cut at once", "left", func(t *testing.T, j *joined) {
+			j.send(t, kindClose, []byte(closeText))
+			j.conn.Close()
+		}},
 		{"killed", errTruncated.Error(), func(t *testing.T, j *joined) {
 			drain(j)
 			synctest.Wait() // a write of the server to a closed pipe would be the reason instead
@@ -460,8 +479,13 @@ func TestEnds(t *testing.T) {
 			readOnly.Close()
 			l.record(func(b []byte) []byte { return appendRecord(b, time.Now(), eventRotate, nil, "", "") }, nil)
 		}},
-		{"server stop", "the server is stopping", func(t *testing.T, j *joined) { drain(j); j.s.room.close("the server is stopping") }},
-		{"server stop, and stuck", "the server is stopping", func(t *testing.T, j *joined) { j.s.room.close("the server is stopping") }},
+		{"server stop", "the server is stopping", func(t *testing.T, j *joined) {
+			drain(j)
+			j.s.room.close("the server is stopping")
+		}},
+		{"server stop, and stuck", "the server is stopping", func(t *testing.T, j *joined) {
+			j.s.room.close("the server is stopping")
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s, cl, _ := quietServer(t)
@@ -478,7 +502,8 @@ func TestEnds(t *testing.T) {
 				}
 			}
 			if c.name == "replaced" {
-				reasons = slices.DeleteFunc(reasons, func(r any) bool { return r == "slow consumer: it does not read" }) // the newer one
+				// the newer one
+				reasons = slices.DeleteFunc(reasons, func(r any) bool { return r == "slow consumer: it does not read" })
 			}
 			if !slices.Equal(reasons, []any{c.want}) {
 				t.Errorf("the log's reasons: %q, not %q", reasons, c.want)
@@ -595,7 +620,8 @@ func TestLongLinesKeepalive(t *testing.T) {
 	lasted, err := talk(&stuckOnce{}, false, func(there net.Conn, sess *session) {
 		var all []byte
 		for i := range uint64(lines) {
-			all = append(all, packets(sess, kindText, item{seq: i + 1, what: itemSay, name: "ann", text: make([]byte, 60000)}.append(nil))...)
+			all = append(all,
+				packets(sess, kindText, item{seq: i + 1, what: itemSay, name: "ann", text: make([]byte, 60000)}.append(nil))...)
 		}
 		there.Write(all)
 		for range 10 { // five minutes

@@ -49,7 +49,8 @@ func TestLogTrouble(t *testing.T) {
 		t.Errorf("exit %d and %d", a, b)
 	}
 	server.err.match(t, `the log can be written again`)
-	if got := messages(t, path); !slices.Equal(got, []string{"two", "three"}) && !slices.Equal(got, []string{"three", "two"}) {
+	if got := messages(t, path); !slices.Equal(got, []string{"two", "three"}) &&
+		!slices.Equal(got, []string{"three", "two"}) {
 		t.Errorf("the log has %q", got)
 	}
 	if n := strings.Count(server.err.String(), "cannot write the log "+path); n != 1 {
@@ -65,7 +66,8 @@ func TestFullRoom(t *testing.T) {
 	first := start(t, t.TempDir(), "-connect", addr, "-dir", anna)
 	server.err.match(t, `joined`)
 	const full = "the server closed the session: the room is full"
-	if out, stderr, code := runToEnd(t, t.TempDir(), "lost\n", "-connect", addr, "-dir", anna); code != exitTrouble || stderr != "securechat: "+full+"\n" {
+	if out, stderr, code := runToEnd(t, t.TempDir(), "lost\n", "-connect", addr, "-dir", anna); code != exitTrouble ||
+		stderr != "securechat: "+full+"\n" {
 		t.Errorf("exit %d: %s%s", code, out, stderr)
 	}
 	patient := start(t, t.TempDir(), "-connect", addr, "-dir", anna, "-reconnect")
@@ -107,7 +109,8 @@ func TestShutdownStreamsStuck(t *testing.T) {
 	for _, c := range []struct {
 		name             string
 		out, err, second bool
-	}{{"stdout", true, false, false}, {"stderr", false, true, false}, {"both", true, true, false}, {"both, second signal", true, true, true}} {
+	}{{"stdout", true, false, false}, {"stderr", false, true, false}, {"both", true, true, false},
+		{"both, second signal", true, true, true}} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			anna := state(t, "anna")
@@ -229,7 +232,8 @@ func TestNewcomerBehindCrowd(t *testing.T) {
 	}()
 	begin := time.Now()
 	out, stderr, code := runToEnd(t, t.TempDir(), "hello\n", "-connect", addr, "-dir", anna, "-reconnect")
-	t.Logf("with 1000 silent connections a newcomer's line is acknowledged after %v; the server's %s", time.Since(begin), memoryOf(server.cmd.Process.Pid))
+	t.Logf("with 1000 silent connections a newcomer's line is acknowledged after %v; the server's %s", time.Since(begin),
+		memoryOf(server.cmd.Process.Pid))
 	if code != exitDone {
 		t.Errorf("exit %d: %s%s", code, out, stderr)
 	}

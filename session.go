@@ -40,7 +40,7 @@ type link interface {
 	read() (kind byte, payload []byte, err error)
 	// ready reports whether read would return without waiting for the connection.
 	ready() bool
-	// setReadTimeout bounds reading. With renew the timeout starts anew whenever read begins to wait for a packet.
+	// setReadTimeout bounds reading. With renew the timeout starts again whenever read begins to wait for a packet.
 	// Without renew all reading ends after the timeout, and later calls change nothing.
 	setReadTimeout(timeout time.Duration, renew bool)
 	// wipe overwrites the keys. It may be called once nothing reads or writes any more.
@@ -370,7 +370,7 @@ func (t *readTimeout) set(conn net.Conn, timeout time.Duration, renew bool) {
 	_ = conn.SetReadDeadline(time.Now().Add(timeout)) // fails on a closed connection only, as the next read does
 }
 
-// renew starts the timeout anew.
+// renew starts the timeout again.
 func (t *readTimeout) renew(conn net.Conn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -92,7 +92,8 @@ func TestInviteWithoutSpace(t *testing.T) {
 }
 
 // readOnly starts a program without the right of root to write to any folder.
-const readOnly = `if [ "$(id -u)" = 0 ]; then exec setpriv --bounding-set=-dac_override,-dac_read_search "$@"; fi; exec "$@"`
+const readOnly = `if [ "$(id -u)" = 0 ]; then exec setpriv --bounding-set=-dac_override,-dac_read_search "$@"; fi; ` +
+	`exec "$@"`
 
 // TestReadOnlyFolder checks that a state folder that cannot be written works if it contains what is needed, and that a
 // failed write is reported with what to do.
@@ -120,14 +121,16 @@ func TestReadOnlyFolder(t *testing.T) {
 	for _, args := range [][]string{{"-invite", "cleo"}, {"-allow", filepath.Join(anna, "identity.pub")}} {
 		p = limited(t, readOnly, "", append(args, "-dir", anna)...)
 		code = p.wait()
-		wantRun(t, args[0], p.err.String(), code, exitTrouble, `permission denied: allow this user to write to the folder and try again`)
+		wantRun(t, args[0], p.err.String(), code, exitTrouble,
+			`permission denied: allow this user to write to the folder and try again`)
 	}
-	if exists(filepath.Join(anna, "invites")) || regexp.MustCompile(`anna`).MatchString(readText(t, filepath.Join(anna, "authorized_keys"))) {
+	if exists(filepath.Join(anna, "invites")) ||
+		regexp.MustCompile(`anna`).MatchString(readText(t, filepath.Join(anna, "authorized_keys"))) {
 		t.Error("something was written")
 	}
 }
 
-// TestServiceManager hands a socket over, and hears READY=1, WATCHDOG=1 and STOPPING=1.
+// TestServiceManager passes a listening socket to the server, and receives READY=1, WATCHDOG=1 and STOPPING=1 from it.
 func TestServiceManager(t *testing.T) {
 	t.Parallel()
 	anna := state(t, "anna")
@@ -182,7 +185,8 @@ func TestServiceManager(t *testing.T) {
 	if got := hear(); got != "READY=1" {
 		t.Errorf("first it says %q: %s", got, p.err)
 	}
-	if _, stderr, code := runToEnd(t, t.TempDir(), "hello\n", "-connect", l.Addr().String(), "-dir", anna); code != exitDone {
+	if _, stderr, code := runToEnd(t, t.TempDir(), "hello\n", "-connect", l.Addr().String(), "-dir",
+		anna); code != exitDone {
 		t.Errorf("exit %d: %s", code, stderr)
 	}
 	if got := hear(); got != "WATCHDOG=1" {
@@ -196,8 +200,10 @@ func TestServiceManager(t *testing.T) {
 	}
 }
 
+// TestNoSocket checks that -listen systemd is rejected without inherited sockets, and with too many.
 func TestNoSocket(t *testing.T) {
-	for _, c := range []struct{ pid, fds, want string }{{"1", "1", "no socket"}, {"", "", "no socket"}, {"self", "0", "no socket"}, {"self", "99", "at most"}} {
+	for _, c := range []struct{ pid, fds, want string }{{"1", "1", "no socket"}, {"", "", "no socket"},
+		{"self", "0", "no socket"}, {"self", "99", "at most"}} {
 		if c.pid == "self" {
 			c.pid = strconv.Itoa(os.Getpid())
 		}

@@ -157,10 +157,13 @@ func (m *vectorMaker) handshakes() {
 
 	put("client", "run", "", "", hello, stage2, stage4)
 	put("server", "run", "", "", stage1, stage3)
-	putAs("server", "server", "server", "1", "nobody", "run not listed", "the client is not listed: a refusal", "the client is not listed", stage1)
-	putAs("server", "server", "server", "1", "nobody at stage 3", "run not listed at stage 3", "the client is no longer listed at stage 3: a refusal",
+	putAs("server", "server", "server", "1", "nobody", "run not listed", "the client is not listed: a refusal",
+		"the client is not listed", stage1)
+	putAs("server", "server", "server", "1", "nobody at stage 3", "run not listed at stage 3",
+		"the client is no longer listed at stage 3: a refusal",
 		"the client is not listed", stage1, stage3)
-	putAs("server", "server", "server", "1", "undecided", "run undecided", "the server cannot read its list: nothing is sent", "cannot be read", stage1)
+	putAs("server", "server", "server", "1", "undecided", "run undecided",
+		"the server cannot read its list: nothing is sent", "cannot be read", stage1)
 
 	// Runs with other keys and ciphers: a pair of each.
 	for _, c := range []struct{ name, clientID, clientEK, serverID, serverEK, clientAES, serverAES string }{
@@ -217,27 +220,38 @@ func (m *vectorMaker) handshakes() {
 		{"no signature", "the signature is empty", "did not sign", frame(helloOf(0, server.identity, ek, nil))},
 		{"bit of signature", "a bit of the signature is flipped", "did not sign", edit(hello, len(hello)-1)},
 		{"bit of encryption key", "a bit of the encryption key is flipped", "did not sign", edit(hello, len(hello)-64-2-2)},
-		{"other identity", "the identity is not the signer's", "did not sign", frame(helloOf(0, mallory.PublicKey().Marshal(), ek, sig))},
-		{"other encryption key", "the encryption key is not the one signed", "did not sign", frame(helloOf(0, server.identity, marshalEncryptionKey(&client.encryption.PublicKey), sig))},
-		{"bare signature", "the signature's context is left out", "did not sign", frame(helloOf(0, server.identity, ek, sign(server.signer, ek)))},
+		{"other identity", "the identity is not the signer's", "did not sign",
+			frame(helloOf(0, mallory.PublicKey().Marshal(), ek, sig))},
+		{"other encryption key", "the encryption key is not the one signed", "did not sign",
+			frame(helloOf(0, server.identity, marshalEncryptionKey(&client.encryption.PublicKey), sig))},
+		{"bare signature", "the signature's context is left out", "did not sign",
+			frame(helloOf(0, server.identity, ek, sign(server.signer, ek)))},
 		{"trailing byte", "a byte follows the signature", "hello: malformed", frame(append(bytes.Clone(body(hello)), 0))},
 		{"no signature vector", "the third vector is missing", "hello: malformed", frame(body(hello)[:len(body(hello))-66])},
-		{"cut", "the last byte is missing, the frame's length says so", "hello: malformed", frame(body(hello)[:len(body(hello))-1])},
+		{"cut", "the last byte is missing, the frame's length says so", "hello: malformed",
+			frame(body(hello)[:len(body(hello))-1])},
 		{"frame cut", "the stream ends inside the frame", "unexpected EOF", hello[:len(hello)-1]},
 		{"frame too long", "a length of 16385", "over the limit", binary.BigEndian.AppendUint16(nil, maxHandshakeFrame+1)},
 		{"no identity", "an empty identity", "no SSH key", frame(helloOf(0, nil, ek, sig))},
-		{"long identity", "an identity of 8193 bytes", "identity of 8193 bytes", frame(helloOf(0, make([]byte, maxIdentity+1), ek, sig))},
+		{"long identity", "an identity of 8193 bytes", "identity of 8193 bytes",
+			frame(helloOf(0, make([]byte, maxIdentity+1), ek, sig))},
 		{"identity RSA-1024", "the identity is an RSA key of 1024 bits", "1024 bits", frame(helloOf(0, weak, ek, sig))},
-		{"encryption RSA-1024", "the encryption key has 1024 bits; it is signed", "1024 bits", frame(helloOf(0, server.identity, weak, sign(server.signer, helloStatement(weak))))},
-		{"encryption RSA-16384", "the encryption key has 16384 bits; it is signed", "too long", frame(helloOf(0, server.identity, huge, sign(server.signer, helloStatement(huge))))},
-		{"encryption exponent 3", "the encryption key's exponent is 3; it is signed", "exponent", frame(helloOf(0, server.identity, ek3, sign(server.signer, helloStatement(ek3))))},
-		{"encryption Ed25519", "the encryption key is not RSA; it is signed", "not RSA", frame(helloOf(0, server.identity, server.identity, sign(server.signer, helloStatement(server.identity))))},
+		{"encryption RSA-1024", "the encryption key has 1024 bits; it is signed", "1024 bits",
+			frame(helloOf(0, server.identity, weak, sign(server.signer, helloStatement(weak))))},
+		{"encryption RSA-16384", "the encryption key has 16384 bits; it is signed", "too long",
+			frame(helloOf(0, server.identity, huge, sign(server.signer, helloStatement(huge))))},
+		{"encryption exponent 3", "the encryption key's exponent is 3; it is signed", "exponent",
+			frame(helloOf(0, server.identity, ek3, sign(server.signer, helloStatement(ek3))))},
+		{"encryption Ed25519", "the encryption key is not RSA; it is signed", "not RSA",
+			frame(helloOf(0, server.identity, server.identity, sign(server.signer, helloStatement(server.identity))))},
 	} {
 		put("client", "hello "+c.name, c.defect, c.check, c.hello)
 	}
 	aesFlipped := edit(hello, 2+12)
-	put("server", "stage1 of a hello with AES turned", "the AES byte was changed on the way: C's transcript is another", "stage 1: an RSA-CBC", on("client", aesFlipped)[0])
-	put("server", "stage1 of a hello with Rs changed", "Rs was changed on the way: C's transcript is another", "stage 1: an RSA-CBC", on("client", edit(hello, 2+13))[0])
+	put("server", "stage1 of a hello with AES turned", "the AES byte was changed on the way: C's transcript is another",
+		"stage 1: an RSA-CBC", on("client", aesFlipped)[0])
+	put("server", "stage1 of a hello with Rs changed", "Rs was changed on the way: C's transcript is another",
+		"stage 1: an RSA-CBC", on("client", edit(hello, 2+13))[0])
 
 	// Stages 1 and 3, by a client that knows the protocol and makes one mistake.
 	lie := func(alter func(*deed), received ...[]byte) [][]byte {
@@ -258,41 +272,76 @@ func (m *vectorMaker) handshakes() {
 		name, defect, check string
 		alter               func(*deed)
 	}{
-		{"other signer", "signed by another than the identity in the box", "stage 1: bad signature", func(d *deed) { d.signer = mallory }},
-		{"signed by server", "reflection: the server's own identity is claimed", "stage 1: bad signature", func(d *deed) { d.cred = credential(server.identity, cek, nil) }},
+		{"other signer", "signed by another than the identity in the box", "stage 1: bad signature", func(d *deed) {
+			d.signer = mallory
+		}},
+		{"signed by server", "reflection: the server's own identity is claimed", "stage 1: bad signature", func(d *deed) {
+			d.cred = credential(server.identity, cek, nil)
+		}},
 		{"number 4", "seq is 4", "stage 1: an RSA-CBC", func(d *deed) { d.stage = 4 }},
 		{"number 2", "seq is 2", "stage 1: an RSA-CBC", func(d *deed) { d.stage = 2 }},
 		{"AES byte 2", "the AES byte is 2", "stage 1: malformed", func(d *deed) { d.aes = 2 }},
 		{"no HPKE key", "HPKE key and box are left out", "stage 1: malformed", func(d *deed) { d.kem, d.cred = nil, nil }},
-		{"HPKE key out of range", "coefficients of the ML-KEM key at 2^12-1", "stage 1: HPKE", func(d *deed) { d.kem = bytes.Repeat([]byte{0xff}, hpkePublicSize) }},
-		{"HPKE coefficient q", "the first coefficient of the ML-KEM key is 3329", "stage 1: HPKE", func(d *deed) { d.kem[0], d.kem[1] = 0x01, d.kem[1]&0xf0|0x0d }},
+		{"HPKE key out of range", "coefficients of the ML-KEM key at 2^12-1", "stage 1: HPKE", func(d *deed) {
+			d.kem = bytes.Repeat([]byte{0xff}, hpkePublicSize)
+		}},
+		{"HPKE coefficient q", "the first coefficient of the ML-KEM key is 3329", "stage 1: HPKE", func(d *deed) {
+			d.kem[0], d.kem[1] = 0x01, d.kem[1]&0xf0|0x0d
+		}},
 		{"X25519 zero", "the X25519 part is the zero point", "HPKE", func(d *deed) { clear(d.kem[1184:]) }},
-		{"X25519 one", "the X25519 part is the point of order 4", "HPKE", func(d *deed) { clear(d.kem[1184:]); d.kem[1184] = 1 }},
+		{"X25519 one", "the X25519 part is the point of order 4", "HPKE", func(d *deed) {
+			clear(d.kem[1184:])
+			d.kem[1184] = 1
+		}},
 		{"X25519 order 8", "the X25519 part is a point of order 8", "HPKE", func(d *deed) {
 			p, _ := hex.DecodeString("e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800")
 			copy(d.kem[1184:], p)
 		}},
 		{"short Ra", "Ra has 23 bytes", "stage 1: malformed", func(d *deed) { d.nonces = d.nonces[1:] }},
 		{"long Ra", "Ra has 25 bytes", "stage 1: malformed", func(d *deed) { d.nonces = append(d.nonces, 0) }},
-		{"box under other Ra", "the box's key is of another Ra", "box does not open", func(d *deed) { d.boxKey = newNonce() }},
+		{"box under other Ra", "the box's key is of another Ra", "box does not open", func(d *deed) {
+			d.boxKey = newNonce()
+		}},
 		{"byte behind box", "a byte follows the box", "box does not open", func(d *deed) { d.extra = []byte{0} }},
-		{"sealed to itself", "sealed to the client's own key", "stage 1: an RSA-CBC", func(d *deed) { d.ek = &client.encryption.PublicKey }},
+		{"sealed to itself", "sealed to the client's own key", "stage 1: an RSA-CBC", func(d *deed) {
+			d.ek = &client.encryption.PublicKey
+		}},
 		{"empty credential", "nothing in the box", "malformed credential", func(d *deed) { d.cred = nil }},
-		{"no proof vector", "the third vector of the credential is missing", "malformed credential", func(d *deed) { d.cred = credential(client.identity, cek) }},
-		{"proof of 31", "a proof of 31 bytes", "malformed credential", func(d *deed) { d.cred = credential(client.identity, cek, make([]byte, 31)) }},
-		{"proof of 33", "a proof of 33 bytes", "malformed credential", func(d *deed) { d.cred = credential(client.identity, cek, make([]byte, 33)) }},
-		{"fourth vector", "a fourth vector in the credential", "malformed credential", func(d *deed) { d.cred = credential(client.identity, cek, nil, nil) }},
+		{"no proof vector", "the third vector of the credential is missing", "malformed credential", func(d *deed) {
+			d.cred = credential(client.identity, cek)
+		}},
+		{"proof of 31", "a proof of 31 bytes", "malformed credential", func(d *deed) {
+			d.cred = credential(client.identity, cek, make([]byte, 31))
+		}},
+		{"proof of 33", "a proof of 33 bytes", "malformed credential", func(d *deed) {
+			d.cred = credential(client.identity, cek, make([]byte, 33))
+		}},
+		{"fourth vector", "a fourth vector in the credential", "malformed credential", func(d *deed) {
+			d.cred = credential(client.identity, cek, nil, nil)
+		}},
 		{"no identity", "an empty identity", "no SSH key", func(d *deed) { d.cred = credential(nil, cek, nil) }},
-		{"long identity", "an identity of 8193 bytes", "identity of 8193", func(d *deed) { d.cred = credential(make([]byte, maxIdentity+1), cek, nil) }},
+		{"long identity", "an identity of 8193 bytes", "identity of 8193", func(d *deed) {
+			d.cred = credential(make([]byte, maxIdentity+1), cek, nil)
+		}},
 		{"identity RSA-1024", "an identity of 1024 bits", "1024 bits", func(d *deed) { d.cred = credential(weak, cek, nil) }},
-		{"encryption RSA-1024", "an encryption key of 1024 bits", "1024 bits", func(d *deed) { d.cred = credential(client.identity, weak, nil) }},
-		{"encryption RSA-16384", "an encryption key of 16384 bits", "too long", func(d *deed) { d.cred = credential(client.identity, huge, nil) }},
-		{"encryption exponent 3", "an encryption key with exponent 3", "exponent", func(d *deed) { d.cred = credential(client.identity, ek3, nil) }},
+		{"encryption RSA-1024", "an encryption key of 1024 bits", "1024 bits", func(d *deed) {
+			d.cred = credential(client.identity, weak, nil)
+		}},
+		{"encryption RSA-16384", "an encryption key of 16384 bits", "too long", func(d *deed) {
+			d.cred = credential(client.identity, huge, nil)
+		}},
+		{"encryption exponent 3", "an encryption key with exponent 3", "exponent", func(d *deed) {
+			d.cred = credential(client.identity, ek3, nil)
+		}},
 		{"encryption even modulus", "an encryption key with an even modulus", "even modulus", func(d *deed) {
 			d.cred = credential(client.identity, rsaWire(new(big.Int).SetBit(n, 0, 0), f4), nil)
 		}},
-		{"encryption Ed25519", "an encryption key that is not RSA", "not RSA", func(d *deed) { d.cred = credential(client.identity, client.identity, nil) }},
-		{"signature too long", "a signature of more than 512 bytes", "stage 1: malformed", func(d *deed) { d.signer = wordy{d.signer} }},
+		{"encryption Ed25519", "an encryption key that is not RSA", "not RSA", func(d *deed) {
+			d.cred = credential(client.identity, client.identity, nil)
+		}},
+		{"signature too long", "a signature of more than 512 bytes", "stage 1: malformed", func(d *deed) {
+			d.signer = wordy{d.signer}
+		}},
 	} {
 		put("server", "stage1 "+c.name, c.defect, c.check, lie(onStage(1, c.alter), hello)[0])
 	}
@@ -300,7 +349,8 @@ func (m *vectorMaker) handshakes() {
 	lied1 := lie(good, hello)[0]
 	proofed := lie(onStage(1, func(d *deed) { d.cred = credential(client.identity, cek, make([]byte, 32)) }), hello)[0]
 	proofed2 := on("server", proofed)[1]
-	put("server", "run with a proof of 32", "", "", proofed, lie(onStage(1, func(d *deed) { d.cred = credential(client.identity, cek, make([]byte, 32)) }), hello, proofed2)[1])
+	put("server", "run with a proof of 32", "", "", proofed,
+		lie(onStage(1, func(d *deed) { d.cred = credential(client.identity, cek, make([]byte, 32)) }), hello, proofed2)[1])
 	lied2 := on("server", lied1)[1]
 	for _, c := range []struct {
 		name, defect, check string
@@ -315,21 +365,34 @@ func (m *vectorMaker) handshakes() {
 		{"seq 1", "seq is 1, changed after signing", "stage 3: malformed", func(d *deed) {
 			d.inside = func(msg []byte) []byte { msg[len(msg)-nonceSize-1] = 1; return msg }
 		}},
-		{"nothing", "an empty body, wrapped", "stage 3: malformed", func(d *deed) { d.body = func([]byte) []byte { return nil } }},
-		{"empty parts", "both parts are empty", "stage 3: an RSA-CBC", func(d *deed) { d.body = func([]byte) []byte { return make([]byte, 4) } }},
-		{"empty message", "nothing in the sealed part", "stage 3: malformed", func(d *deed) { d.inside = func([]byte) []byte { return nil } }},
+		{"nothing", "an empty body, wrapped", "stage 3: malformed", func(d *deed) {
+			d.body = func([]byte) []byte { return nil }
+		}},
+		{"empty parts", "both parts are empty", "stage 3: an RSA-CBC", func(d *deed) {
+			d.body = func([]byte) []byte { return make([]byte, 4) }
+		}},
+		{"empty message", "nothing in the sealed part", "stage 3: malformed", func(d *deed) {
+			d.inside = func([]byte) []byte { return nil }
+		}},
 		{"unsigned", "no signature before seq", "stage 3: bad signature", func(d *deed) {
 			d.inside = func(msg []byte) []byte { return msg[len(msg)-nonceSize-1:] }
 		}},
 		{"byte behind", "a byte follows the second part, inside the wrapping", "stage 3: malformed", func(d *deed) {
 			d.body = func(b []byte) []byte { return append(b, 0) }
 		}},
-		{"other direction's wrapping", "wrapped under the key of server to client", "wrapping does not open", func(d *deed) { d.wrap = &wrapper{d.wrap.toClient, d.wrap.toServer} }},
-		{"signature too long", "a signature of more than 512 bytes", "stage 3: malformed", func(d *deed) { d.signer = wordy{d.signer} }},
+		{"other direction's wrapping", "wrapped under the key of server to client", "wrapping does not open", func(d *deed) {
+			d.wrap = &wrapper{d.wrap.toClient, d.wrap.toServer}
+		}},
+		{"signature too long", "a signature of more than 512 bytes", "stage 3: malformed", func(d *deed) {
+			d.signer = wordy{d.signer}
+		}},
 		{"short Rb", "Rb has 23 bytes", "stage 3: malformed", func(d *deed) { d.nonces = d.nonces[1:] }},
 		{"long Rb", "Rb has 25 bytes", "stage 3: malformed", func(d *deed) { d.nonces = append(bytes.Clone(d.nonces), 0) }},
-		{"sealed to itself", "sealed to the client's own key", "stage 3: an RSA-CBC", func(d *deed) { d.ek = &client.encryption.PublicKey }},
-		{"without RSA-CBC", "signature, seq and Rb stand in the sealed part as they are", "stage 3: an RSA-CBC", func(d *deed) { d.unsealed = true }},
+		{"sealed to itself", "sealed to the client's own key", "stage 3: an RSA-CBC", func(d *deed) {
+			d.ek = &client.encryption.PublicKey
+		}},
+		{"without RSA-CBC", "signature, seq and Rb stand in the sealed part as they are", "stage 3: an RSA-CBC",
+			func(d *deed) { d.unsealed = true }},
 	} {
 		put("server", "stage3 "+c.name, c.defect, c.check, lied1, lie(onStage(3, c.alter), hello, lied2)[1])
 	}
@@ -345,8 +408,10 @@ func (m *vectorMaker) handshakes() {
 		{"bit of box", "a bit of the box is flipped", "stage 1: an RSA-CBC", edit(stage1, 5+1216)},
 		{"bit of block", "a bit of the RSA block is flipped", "stage 1: an RSA-CBC", edit(stage1, len(stage1)-128-1)},
 		{"bit of IV", "a bit of the IV is flipped: the label names it", "stage 1: an RSA-CBC", edit(stage1, len(stage1)-1)},
-		{"trailing byte", "a byte follows the sealed part", "stage 1: malformed", frame(append(bytes.Clone(body(stage1)), 0))},
-		{"cut", "the last byte is missing, the frame's length says so", "stage 1: malformed", frame(body(stage1)[:len(body(stage1))-1])},
+		{"trailing byte", "a byte follows the sealed part", "stage 1: malformed",
+			frame(append(bytes.Clone(body(stage1)), 0))},
+		{"cut", "the last byte is missing, the frame's length says so", "stage 1: malformed",
+			frame(body(stage1)[:len(body(stage1))-1])},
 		{"frame cut", "the stream ends inside the frame", "unexpected EOF", stage1[:len(stage1)-1]},
 		{"empty", "an empty frame", "stage 1: malformed", frame(nil)},
 		{"frame too long", "a length of 16385", "over the limit", binary.BigEndian.AppendUint16(nil, maxHandshakeFrame+1)},
@@ -361,7 +426,8 @@ func (m *vectorMaker) handshakes() {
 	}{
 		{"bit", "a bit is flipped", "stage 3: the wrapping", edit(stage3, 2)},
 		{"bit of tag", "a bit of the wrapping's tag is flipped", "stage 3: the wrapping", edit(stage3, len(stage3)-1)},
-		{"trailing byte", "a byte more, the frame's length says so", "stage 3: the wrapping", frame(append(bytes.Clone(body(stage3)), 0))},
+		{"trailing byte", "a byte more, the frame's length says so", "stage 3: the wrapping",
+			frame(append(bytes.Clone(body(stage3)), 0))},
 		{"frame cut", "the stream ends inside the frame", "unexpected EOF", stage3[:len(stage3)-1]},
 		{"empty", "an empty frame", "stage 3: the wrapping", frame(nil)},
 		{"is stage 1", "stage 1 again", "stage 3: the wrapping", stage1},
@@ -376,7 +442,8 @@ func (m *vectorMaker) handshakes() {
 	}{
 		{"bit", "a bit is flipped", "stage 2: the wrapping", edit(stage2, 2)},
 		{"bit of tag", "a bit of the wrapping's tag is flipped", "stage 2: the wrapping", edit(stage2, len(stage2)-1)},
-		{"trailing byte", "a byte more, the frame's length says so", "stage 2: the wrapping", frame(append(bytes.Clone(body(stage2)), 0))},
+		{"trailing byte", "a byte more, the frame's length says so", "stage 2: the wrapping",
+			frame(append(bytes.Clone(body(stage2)), 0))},
 		{"frame cut", "the stream ends inside the frame", "unexpected EOF", stage2[:len(stage2)-1]},
 		{"empty", "an empty frame", "stage 2: the wrapping", frame(nil)},
 		{"is stage 1", "reflection: stage 1 comes back", "stage 2: the wrapping", stage1},
@@ -412,19 +479,32 @@ func (m *vectorMaker) handshakes() {
 		name, defect, check string
 		alter               func(*deed)
 	}{
-		{"other signer", "signed by another than the hello's identity", "stage 2: bad signature", func(d *deed) { d.signer = mallory }},
-		{"signed by client", "reflection: signed by the client's identity", "stage 2: bad signature", func(d *deed) { d.signer = client.signer }},
+		{"other signer", "signed by another than the hello's identity", "stage 2: bad signature", func(d *deed) {
+			d.signer = mallory
+		}},
+		{"signed by client", "reflection: signed by the client's identity", "stage 2: bad signature", func(d *deed) {
+			d.signer = client.signer
+		}},
 		{"other Ra", "another serial than the client's", "a different challenge", func(d *deed) { d.nonces[0] ^= 1 }},
-		{"Rb before Ra", "the serials change places", "a different challenge", func(d *deed) { d.nonces = append(d.nonces[nonceSize:], d.nonces[:nonceSize]...) }},
+		{"Rb before Ra", "the serials change places", "a different challenge", func(d *deed) {
+			d.nonces = append(d.nonces[nonceSize:], d.nonces[:nonceSize]...)
+		}},
 		{"short Rb", "Rb has 23 bytes", "stage 2: malformed", func(d *deed) { d.nonces = d.nonces[:2*nonceSize-1] }},
 		{"number 4", "seq is 4", "stage 2: an RSA-CBC", func(d *deed) { d.stage = 4 }},
 		{"number 1", "seq is 1", "stage 2: an RSA-CBC", func(d *deed) { d.stage = 1 }},
 		{"short encapsulation", "an encapsulation of 1119 bytes", "stage 2: malformed", func(d *deed) { d.kem = d.kem[1:] }},
 		{"long encapsulation", "an encapsulation of 1121 bytes", "stage 2: malformed", func(d *deed) { d.extra = []byte{0} }},
 		{"X25519 zero", "the X25519 part is the zero point", "stage 2: HPKE", func(d *deed) { clear(d.kem[1088:]) }},
-		{"X25519 one", "the X25519 part is the point of order 4", "stage 2: HPKE", func(d *deed) { clear(d.kem[1088:]); d.kem[1088] = 1 }},
-		{"sealed to itself", "sealed to the server's own key", "stage 2: an RSA-CBC", func(d *deed) { d.ek = &server.encryption.PublicKey }},
-		{"other direction's wrapping", "wrapped under the key of client to server", "wrapping does not open", func(d *deed) { d.wrap = &wrapper{d.wrap.toClient, d.wrap.toServer} }},
+		{"X25519 one", "the X25519 part is the point of order 4", "stage 2: HPKE", func(d *deed) {
+			clear(d.kem[1088:])
+			d.kem[1088] = 1
+		}},
+		{"sealed to itself", "sealed to the server's own key", "stage 2: an RSA-CBC", func(d *deed) {
+			d.ek = &server.encryption.PublicKey
+		}},
+		{"other direction's wrapping", "wrapped under the key of client to server", "wrapping does not open", func(d *deed) {
+			d.wrap = &wrapper{d.wrap.toClient, d.wrap.toServer}
+		}},
 	} {
 		put("client", "stage2 "+c.name, c.defect, c.check, frame(own), lies(onStage(2, c.alter), one)[1])
 	}
@@ -435,13 +515,19 @@ func (m *vectorMaker) handshakes() {
 		alter               func(*deed)
 	}{
 		{"good", "", "", func(*deed) {}},
-		{"other signer", "signed by another than the hello's identity", "stage 4: bad signature", func(d *deed) { d.signer = mallory }},
+		{"other signer", "signed by another than the hello's identity", "stage 4: bad signature", func(d *deed) {
+			d.signer = mallory
+		}},
 		{"short Sm", "Sm has 31 bytes", "stage 4: malformed", func(d *deed) { d.nonces = d.nonces[1:] }},
 		{"long Sm", "Sm has 33 bytes", "stage 4: malformed", func(d *deed) { d.nonces = append(d.nonces, 0) }},
 		{"clear part", "a byte in the clear part", "stage 4: malformed", func(d *deed) { d.extra = []byte{0} }},
 		{"number 2", "seq is 2", "stage 4: an RSA-CBC", func(d *deed) { d.stage = 2 }},
-		{"other direction's wrapping", "wrapped under the key of client to server", "wrapping does not open", func(d *deed) { d.wrap = &wrapper{d.wrap.toClient, d.wrap.toServer} }},
-		{"sealed to itself", "sealed to the server's own key", "stage 4: an RSA-CBC", func(d *deed) { d.ek = &server.encryption.PublicKey }},
+		{"other direction's wrapping", "wrapped under the key of client to server", "wrapping does not open", func(d *deed) {
+			d.wrap = &wrapper{d.wrap.toClient, d.wrap.toServer}
+		}},
+		{"sealed to itself", "sealed to the server's own key", "stage 4: an RSA-CBC", func(d *deed) {
+			d.ek = &server.encryption.PublicKey
+		}},
 	} {
 		put("client", "stage4 "+c.name, c.defect, c.check, frame(own), two, lies(onStage(4, c.alter), one, three)[2])
 	}
@@ -464,23 +550,26 @@ func (m *vectorMaker) handshakes() {
 	}
 	cut := lies(inPlaceOf(2, refusal), one)[1]
 	put("client", "refusal frame cut", "the stream ends inside the frame", "unexpected EOF", frame(own), cut[:len(cut)-1])
-	put("client", "refusal at stage 4 made for stage 2", "signed over h1, not h3", "a refusal with a bad signature", frame(own), two, func() []byte {
-		var h1 []byte
-		return lies(func(d *deed) {
-			switch d.stage {
-			case 2:
-				h1 = d.x.sum()
-			case 4:
-				d.raw = d.x.wrap.seal(refusalNumber, sign(server.signer, append([]byte(refusalContext), h1...)))
-			}
-		}, one, three)[2]
-	}())
-	put("client", "refusal wrapped as stage 2", "the refusal's signature in stage 2's wrapping", "stage 2: malformed", frame(own), lies(inPlaceOf(2, func(x *exchange) []byte {
-		return x.wrap.seal(2, sign(server.signer, x.refusalStatement()))
-	}), one)[1])
+	put("client", "refusal at stage 4 made for stage 2", "signed over h1, not h3", "a refusal with a bad signature",
+		frame(own), two, func() []byte {
+			var h1 []byte
+			return lies(func(d *deed) {
+				switch d.stage {
+				case 2:
+					h1 = d.x.sum()
+				case 4:
+					d.raw = d.x.wrap.seal(refusalNumber, sign(server.signer, append([]byte(refusalContext), h1...)))
+				}
+			}, one, three)[2]
+		}())
+	put("client", "refusal wrapped as stage 2", "the refusal's signature in stage 2's wrapping", "stage 2: malformed",
+		frame(own), lies(inPlaceOf(2, func(x *exchange) []byte {
+			return x.wrap.seal(2, sign(server.signer, x.refusalStatement()))
+		}), one)[1])
 	changedKEM := lies(onStage(2, func(d *deed) { d.kem[0] ^= 1 }), one)
 	put("client", "run with a changed ML-KEM ciphertext", "", "", frame(own), changedKEM[1],
-		lies(onStage(2, func(d *deed) { d.kem[0] ^= 1 }), one, on("client", frame(own), changedKEM[1])[1])[2]) // implicit rejection: the keys differ, and the first packet does not open
+		// implicit rejection: the keys differ, and the first packet does not open
+		lies(onStage(2, func(d *deed) { d.kem[0] ^= 1 }), one, on("client", frame(own), changedKEM[1])[1])[2])
 }
 
 func (m *vectorMaker) rsaCBCs() {
@@ -489,7 +578,8 @@ func (m *vectorMaker) rsaCBCs() {
 	for i := range counted {
 		counted[i] = byte(i % 251)
 	}
-	for _, set := range []struct{ hash, key string }{{"SHA-256", "server"}, {"SHA-256", "3072"}, {"SHA-1", "paper-server"}} {
+	for _, set := range []struct{ hash, key string }{{"SHA-256", "server"}, {"SHA-256", "3072"},
+		{"SHA-1", "paper-server"}} {
 		key := vectorRSA(t, set.key)
 		cbc := paperRSACBC
 		midway := sha512.Sum512([]byte("midway"))
@@ -508,10 +598,12 @@ func (m *vectorMaker) rsaCBCs() {
 			return sealed
 		}
 		put := func(name, defect, check string, sealed []byte) {
-			m.put("RSA-CBC", set.hash+" "+set.key+" "+name, defect, check, append(slices.Clone(fields), hexField("sealed", sealed))...)
+			m.put("RSA-CBC", set.hash+" "+set.key+" "+name, defect, check,
+				append(slices.Clone(fields), hexField("sealed", sealed))...)
 		}
 		const no = "does not open"
-		for name, n := range map[string]int{"empty": 0, "one byte": 1, "a block less one": b - 1, "a block": b, "two and a half": 2*b + b/2} {
+		for name, n := range map[string]int{"empty": 0, "one byte": 1, "a block less one": b - 1, "a block": b,
+			"two and a half": 2*b + b/2} {
 			put(name, "", "", seal(n))
 		}
 		s := seal(3 * b) // four blocks, the last all padding
@@ -522,7 +614,8 @@ func (m *vectorMaker) rsaCBCs() {
 		moved := slices.Concat(s[k:2*k], s[:k], s[2*k:])
 		put("blocks swapped", "blocks 0 and 1 change places: without a label this opens to another text", labelled, moved)
 		put("first block cut", "block 0 is missing: without a label this opens to another text", labelled, s[k:])
-		put("block twice", "block 0 stands twice: without a label this opens to another text", labelled, slices.Concat(s[:k], s))
+		put("block twice", "block 0 stands twice: without a label this opens to another text", labelled,
+			slices.Concat(s[:k], s))
 		put("other IV", "a bit of the IV is flipped: without a label a bit of the text", labelled, flip(s, len(s)-b))
 		put("last block cut", "the block with the padding is missing", no, slices.Concat(s[:3*k], s[4*k:]))
 		put("bit of block", "a bit of block 1 is flipped", no, flip(s, k+7))
@@ -623,7 +716,8 @@ func (m *vectorMaker) keys() {
 		{"RSA exponent 1", "the exponent is 1", "no SSH key", rsaWire(n, big.NewInt(1))},
 		{"DSA", "a key of a kind that is not taken", "not accepted", dsa},
 		{"trailing byte", "a byte follows", "no SSH key", append(fixedSigner(t, "client").PublicKey().Marshal(), 0)},
-		{"Ed25519 short", "the point has 31 bytes", "no SSH key", slices.Concat([]byte{0, 0, 0, 11}, []byte("ssh-ed25519"), []byte{0, 0, 0, 31}, make([]byte, 31))},
+		{"Ed25519 short", "the point has 31 bytes", "no SSH key", slices.Concat([]byte{0, 0, 0, 11}, []byte("ssh-ed25519"),
+			[]byte{0, 0, 0, 31}, make([]byte, 31))},
 		{"8193 bytes", "longer than an identity may be", "identity of 8193", make([]byte, maxIdentity+1)},
 	} {
 		m.put("identity", c.name, c.defect, c.check, hexField("wire", c.wire))
@@ -649,7 +743,8 @@ func (m *vectorMaker) packets() {
 		}
 		put := func(name, defect, check string, stream ...[]byte) {
 			m.put("packets", keys.cipher()+" "+name, defect, check, [2]string{"cipher", keys.cipher()},
-				hexField("digest", keys.digest[:]), hexField("secret", keys.toServer[:]), hexField("stream", slices.Concat(stream...)))
+				hexField("digest", keys.digest[:]), hexField("secret", keys.toServer[:]),
+				hexField("stream", slices.Concat(stream...)))
 		}
 		const bad = "cannot be verified"
 		p := packets("one", "two", "three")
@@ -684,7 +779,8 @@ func (m *vectorMaker) packets() {
 			return h.seal(h.seal(nil, kindPart, []byte("front ")), kindText, []byte("back"))
 		}())
 		put("part empty", "a part has no payload", "wrong form", half().seal(nil, kindPart, nil))
-		put("part without end", "the last packet says that more follows", "without secure-close", half().seal(nil, kindPart, []byte("front")))
+		put("part without end", "the last packet says that more follows", "without secure-close",
+			half().seal(nil, kindPart, []byte("front")))
 		put("parts too long", "more than 66560 bytes in parts", "wrong form", func() (b []byte) {
 			h := half()
 			for range maxMessage/maxBatch + 1 {
@@ -754,10 +850,15 @@ func (m *vectorMaker) messages() {
 			put("welcome", fmt.Sprintf("name %d", i), "a name of characters that a name has not", bad, evil.encode())
 		}
 	}
-	put("welcome", "unknown flag", "a flag without a meaning", bad, func() []byte { b := w.encode(); b[welcomeSize-1] = 0x80; return b }())
+	put("welcome", "unknown flag", "a flag without a meaning", bad, func() []byte {
+		b := w.encode()
+		b[welcomeSize-1] = 0x80
+		return b
+	}())
 	put("welcome", "trailing byte", "a byte follows", bad, append(w.encode(), 0))
 	put("welcome", "cut", "a byte is missing", bad, w.encode()[:len(w.encode())-1])
-	put("welcome", "long name", fmt.Sprintf("a name of %d bytes", maxShown+1), bad, append(append(w.encode()[:welcomeSize], maxShown+1), make([]byte, maxShown+2)...))
+	put("welcome", "long name", fmt.Sprintf("a name of %d bytes", maxShown+1), bad,
+		append(append(w.encode()[:welcomeSize], maxShown+1), make([]byte, maxShown+2)...))
 	for _, c := range []struct {
 		name, defect string
 		payload      []byte
@@ -774,10 +875,17 @@ func (m *vectorMaker) messages() {
 		{"direct to nobody", "to is empty", linesOf(1, itemDirect, "", "x")},
 		{"said to somebody", "to is not empty", linesOf(1, itemSay, "bob", "x")},
 		{"length without end", "the uvarint does not end", append(linesOf(1, itemSay, ""), 0x80)},
-		{"length over 64 bits", "the uvarint is over 64 bits", append(linesOf(1, itemSay, ""), 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f)},
-		{"length of 2^63", "the uvarint is 2^63", append(linesOf(1, itemSay, ""), 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x01)},
-		{"length over what is there", "a line's length is one too many", func() []byte { b := linesOf(1, itemSay, "", "x"); b[10] = 2; return b }()},
-		{"long name", fmt.Sprintf("to has %d bytes", maxShown+1), append(append(linesOf(1, itemDirect, "")[:9], maxShown+1), make([]byte, maxShown+3)...)},
+		{"length over 64 bits", "the uvarint is over 64 bits", append(linesOf(1, itemSay, ""), 0xff, 0xff, 0xff, 0xff, 0xff,
+			0xff, 0xff, 0xff, 0xff, 0x7f)},
+		{"length of 2^63", "the uvarint is 2^63", append(linesOf(1, itemSay, ""), 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80,
+			0x80, 0x80, 0x01)},
+		{"length over what is there", "a line's length is one too many", func() []byte {
+			b := linesOf(1, itemSay, "", "x")
+			b[10] = 2
+			return b
+		}()},
+		{"long name", fmt.Sprintf("to has %d bytes", maxShown+1), append(append(linesOf(1, itemDirect, "")[:9], maxShown+1),
+			make([]byte, maxShown+3)...)},
 		{"cut", "the header is cut", linesOf(1, itemSay, "", "x")[:9]},
 		{"empty", "no byte", nil},
 	} {
@@ -794,12 +902,17 @@ func (m *vectorMaker) messages() {
 		payload      []byte
 	}{
 		{"one", "", say},
-		{"several", "", item{2, at, itemLeave, "bob~12345678", []byte("left")}.append(item{1<<64 - 1, time.UnixMilli(0), itemNotice, "", nil}.append(say))},
+		{"several", "", item{2, at, itemLeave, "bob~12345678", []byte("left")}.append(item{1<<64 - 1, time.UnixMilli(0),
+			itemNotice, "", nil}.append(say))},
 		{"kind 0", "what is 0", item{1, at, 0, "bob", nil}.append(nil)},
 		{"kind unknown", "what is one too many", item{1, at, itemLast + 1, "bob", nil}.append(nil)},
 		{"name", "a name of characters that a name has not", item{1, at, itemSay, "b ob", nil}.append(nil)},
 		{"cut", "the last byte is missing", say[:len(say)-1]},
-		{"length short", "the name is outside of the item", func() []byte { b := item{1, at, itemNotice, "", nil}.append(nil); b[0]--; return b }()},
+		{"length short", "the name is outside of the item", func() []byte {
+			b := item{1, at, itemNotice, "", nil}.append(nil)
+			b[0]--
+			return b
+		}()},
 		{"length without end", "the uvarint does not end", []byte{0x80}},
 		{"length huge", "the uvarint is 2^63", []byte{0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x01}},
 	} {
@@ -824,7 +937,8 @@ func (m *vectorMaker) invites() {
 		{"digits for letters", "", "", strings.NewReplacer("O", "0", "I", "1", "B", "8").Replace(code)},
 		{"last character missing", "the last character is missing", "typing error", code[:len(code)-1]},
 		{"character more", "a character more", "typing error", code + "A"},
-		{"two swapped", "two characters change places", "typing error", code[:1] + code[3:4] + code[2:3] + code[1:2] + code[4:]},
+		{"two swapped", "two characters change places", "typing error",
+			code[:1] + code[3:4] + code[2:3] + code[1:2] + code[4:]},
 		{"not base32", "a 9", "typing error", "9" + code[1:]},
 		{"empty", "no character", "typing error", ""},
 		{"version 2", "a version to come", "newer format", inviteEncoding.EncodeToString(newer)},
@@ -844,13 +958,15 @@ func (m *vectorMaker) invites() {
 		if defect != "" {
 			check = "does not match"
 		}
-		m.put("invite proof", name, defect, check, hexField("key", key), hexField("h0", h0), hexField("hpke", kem), hexField("wire", id), hexField("proof", proof))
+		m.put("invite proof", name, defect, check, hexField("key", key), hexField("h0", h0), hexField("hpke", kem),
+			hexField("wire", id), hexField("proof", proof))
 	}
 	put("good", "", key, h0[:], kem, id, proof)
 	put("other key", "another invite's key", flip(key, 0), h0[:], kem, id, proof)
 	put("other run", "another hello", key, flip(h0[:], 0), kem, id, proof)
 	put("other HPKE key", "another run of the client", key, h0[:], flip(kem, 0), id, proof)
-	put("other identity", "another identity would be enrolled", key, h0[:], kem, fixedSigner(m.t, "mallory").PublicKey().Marshal(), proof)
+	put("other identity", "another identity would be enrolled", key, h0[:], kem,
+		fixedSigner(m.t, "mallory").PublicKey().Marshal(), proof)
 	put("cut", "a byte is missing", key, h0[:], kem, id, proof[1:])
 	put("the code itself", "the secret in place of a proof", key, h0[:], kem, id, append(bytes.Clone(secret), secret...))
 }
@@ -960,7 +1076,8 @@ func (m *vectorMaker) paperHandshakes() {
 		wire                []byte
 	}{
 		{"as Fig 3", "", "", b64(seal(server, client, "00000101", planted))},
-		{"of another session", "", "", b64(seal(server, client, planted))}, // the paper's attacks 1 and 2: it looks like the server's own
+		// the paper's attacks 1 and 2: it looks like the server's own
+		{"of another session", "", "", b64(seal(server, client, planted))},
 		{"Fig 3 with seq_id 6", "seq_id is 6", "seq_id other than 5", b64(seal(server, client, "00000110", planted))},
 		{"key of 31", "a session key of 31 bytes", no, b64(short)},
 		{"key of 33", "a session key of 33 bytes", no, b64(long)},
@@ -1000,12 +1117,16 @@ func (m *vectorMaker) paperPackets() {
 		return slices.Concat(b[:160], b[176:192], b[160:176], b[192:])
 	}()) // nor this: ECB
 	const bad = "digest"
-	put("other digest", "the digest of another key", bad, raw(pad(strings.Repeat("0", paperDigest)+fmt.Sprintf("%032b", 1)+"x")))
+	put("other digest", "the digest of another key", bad,
+		raw(pad(strings.Repeat("0", paperDigest)+fmt.Sprintf("%032b", 1)+"x")))
 	put("bit of digest", "a bit of the first block is flipped", bad, flip(s("hello"), 0))
 	put("msg_len not binary", "msg_len has a 2", "msg_len is no binary", raw(pad(digest+strings.Repeat("0", 31)+"2"+"x")))
-	put("msg_len too long", "msg_len is 3937", "msg_len is no binary", raw(pad(digest+fmt.Sprintf("%032b", paperMaxRead+1)+"x")))
-	put("msg_len less", "msg_len is one less than the text", "not the length of its text", raw(pad(digest+fmt.Sprintf("%032b", 4)+"hello")))
-	put("padding uneven", "the padding is not PKCS#5's", "not the length of its text", raw(digest+fmt.Sprintf("%032b", 5)+"hello"+strings.Repeat("\x00", 11)))
+	put("msg_len too long", "msg_len is 3937", "msg_len is no binary",
+		raw(pad(digest+fmt.Sprintf("%032b", paperMaxRead+1)+"x")))
+	put("msg_len less", "msg_len is one less than the text", "not the length of its text",
+		raw(pad(digest+fmt.Sprintf("%032b", 4)+"hello")))
+	put("padding uneven", "the padding is not PKCS#5's", "not the length of its text",
+		raw(digest+fmt.Sprintf("%032b", 5)+"hello"+strings.Repeat("\x00", 11)))
 	put("cut in head", "the stream ends in the digest", "inside a packet", s("hello")[:64])
 	put("cut in block", "the stream ends inside a block", "inside a packet", s("hello")[:170])
 	put("cut in text", "the stream ends before the last block", "inside a packet", s(strings.Repeat("x", 40))[:176])

@@ -239,7 +239,8 @@ func runVector(t *testing.T, v *vector) (out [][2]string, err error) {
 		}
 		return out, err
 	case "packets":
-		keys := secrets{digest: [64]byte(v.hex(t, "digest")), toServer: [64]byte(v.hex(t, "secret")), aes: v.get("cipher") == "AES-256-GCM"}
+		keys := secrets{digest: [64]byte(v.hex(t, "digest")), toServer: [64]byte(v.hex(t, "secret")),
+			aes: v.get("cipher") == "AES-256-GCM"}
 		s, err := newSession(cannedConn(v.hex(t, "stream")), &keys, true, chatTraffic)
 		if err != nil {
 			t.Fatal(err)
@@ -383,6 +384,7 @@ func vectorPaperHandshake(t *testing.T, side string, conn net.Conn, seed uint64)
 	if side == "client" {
 		return paperClientHandshake(conn, client, &server.PublicKey, 0, nil)
 	}
-	key, _, err = paperServerHandshake(conn, server, []*rsa.PublicKey{&client.PublicKey, &vectorRSA(t, "paper-third").PublicKey}, 0, nil)
+	key, _, err = paperServerHandshake(conn, server,
+		[]*rsa.PublicKey{&client.PublicKey, &vectorRSA(t, "paper-third").PublicKey}, 0, nil)
 	return key, err
 }
