@@ -497,6 +497,9 @@ func (c *client) command(line []byte) (out outLine, send, quit bool) {
 func (c *client) readPiped() error {
 	var failed error
 	for {
+		if !c.console.lines.ready() {
+			wake(c.box.wake) // the next line may take long to come
+		}
 		line, _, err := c.console.read()
 		switch {
 		case err == io.EOF:
@@ -523,7 +526,7 @@ func (c *client) readPiped() error {
 		if out.text == nil {
 			continue // an object that is no message
 		}
-		if !c.box.add(out, !c.console.lines.ready()) {
+		if !c.box.add(out, false) {
 			return failed
 		}
 	}

@@ -733,6 +733,23 @@ func TestAckOverReconnect(t *testing.T) {
 	}
 }
 
+// TestSentBeforeBadLine: a line is sent at once although the line that came with it is rejected and nothing follows.
+func TestSentBeforeBadLine(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	_, addr := serve(t, anna)
+	client := start(t, t.TempDir(), "-connect", addr, "-dir", anna, "-json")
+	client.out.match(t, `"type":"welcome"`)
+	client.send(`{"text":"first"}` + "\n")
+	client.out.match(t, `"id":1}`)
+	client.send(`{"text":"good"}` + "\nbad\n")
+	client.out.match(t, `"id":2}`)
+	client.stdin.Close()
+	if code := client.wait(); code != exitTrouble {
+		t.Errorf("exit %d", code)
+	}
+}
+
 // scriptedLink is a link whose other side is the test: it receives the kinds that are written, and sends messages to read.
 type scriptedLink struct {
 	link
