@@ -742,8 +742,12 @@ func TestSentBeforeBadLine(t *testing.T) {
 	client.out.match(t, `"type":"welcome"`)
 	client.send(`{"text":"first"}` + "\n")
 	client.out.match(t, `"id":1}`)
+	begin := time.Now()
 	client.send(`{"text":"good"}` + "\nbad\n")
 	client.out.match(t, `"id":2}`)
+	if d := time.Since(begin); d > pingInterval/2 {
+		t.Errorf("the line was acknowledged after %v", d)
+	}
 	client.stdin.Close()
 	if code := client.wait(); code != exitTrouble {
 		t.Errorf("exit %d", code)
