@@ -1,14 +1,22 @@
 package main
 
 // Attacks on the running program, one test for each that docs/SECURITY.md names. The attacker uses the program's own code as
-// its toolkit. Each time: the connection closes, nothing else is said, the log says which check it was, and the server
-// goes on serving.
+// its toolkit. Each time the connection closes, the server sends nothing else, the log names the check that failed, and the
+// server goes on serving. At the end: keys are overwritten and reach no output, and theft of the long-term keys opens no
+// recorded connection, except one of -paper.
 
 import (
 	"bytes"
+	"crypto/ed25519"
+	"crypto/hpke"
+	"crypto/rsa"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io"
 	"math/big"
 	"net"
@@ -82,7 +90,8 @@ func attackServer(t *testing.T, server *proc, addr, name, want string, do func(c
 // ended says that an error is the connection's end and nothing else.
 func ended(err error) bool {
 	var op *net.OpError
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, errTruncated) || errors.As(err, &op) && !op.Timeout()
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, errTruncated) ||
+		errors.As(err, &op) && !op.Timeout()
 }
 
 // serves checks that the server is as well as before.
@@ -312,6 +321,7 @@ func reseal(conn net.Conn, to *party, clearPart, msg, cred []byte) error {
 // TestAttackForwarding: what bob signed for mallory's server does not pass for him at anna's (Lowe), and what anna signed for
 // mallory, who has her encryption key besides and so knows bob's Ra, does not pass for anna at bob's (Davis).
 func TestAttackForwarding(t *testing.T) {
+	t.Parallel()
 	a := newArena(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -319,7 +329,8 @@ func TestAttackForwarding(t *testing.T) {
 	}
 	defer l.Close()
 	port := l.Addr().String()[strings.LastIndex(l.Addr().String(), ":"):]
-	appendFile(t, filepath.Join(a.bobDir, "known_hosts"), fmt.Sprintf("[127.0.0.1]%s %s", port, ssh.MarshalAuthorizedKey(a.mallory.signer.PublicKey())))
+	appendFile(t, filepath.Join(a.bobDir, "known_hosts"),
+		fmt.Sprintf("[127.0.0.1]%s %s", port, ssh.MarshalAuthorizedKey(a.mallory.signer.PublicKey())))
 	bob := start(t, t.TempDir(), "-connect", l.Addr().String(), "-dir", a.bobDir)
 	victim, err := l.Accept()
 	if err != nil {
@@ -338,7 +349,9 @@ func TestAttackForwarding(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.attack("Lowe", "stage 1: bad signature", func(conn net.Conn) error { return reseal(conn, a.anna, clearPart, msg, cred) })
+	a.attack("Lowe", "stage 1: bad signature", func(conn net.Conn) error {
+		return reseal(conn, a.anna, clearPart, msg, cred)
+	})
 	victim.Close()
 	if bob.wait() == exitDone {
 		t.Error("bob ended well")
@@ -376,8 +389,10 @@ func TestAttackForwarding(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		mine := appendVector(appendVector(appendVector(nil, a.mallory.identity), marshalEncryptionKey(&a.mallory.encryption.PublicKey)), nil)
-		stage1, err := tr.seal(1, a.mallory.signer, &a.anna.encryption.PublicKey, box.Seal(bytes.Clone(clearPart[:1+hpkePublicSize]), zeroNonce[:], mine, nil), ra)
+		mine := appendVector(appendVector(appendVector(nil, a.mallory.identity),
+			marshalEncryptionKey(&a.mallory.encryption.PublicKey)), nil)
+		stage1, err := tr.seal(1, a.mallory.signer, &a.anna.encryption.PublicKey,
+			box.Seal(bytes.Clone(clearPart[:1+hpkePublicSize]), zeroNonce[:], mine, nil), ra)
 		if err != nil {
 			return err
 		}
@@ -460,7 +475,8 @@ func TestAttackReflection(t *testing.T) {
 		}
 		return [][]byte{frame}, nil, false
 	})
-	if stderr, code := a.call(addr, "x\n"); code != exitUntrusted || !strings.Contains(stderr, "stage 4: the wrapping does not open") {
+	if stderr, code := a.call(addr, "x\n"); code != exitUntrusted ||
+		!strings.Contains(stderr, "stage 4: the wrapping does not open") {
 		t.Errorf("stage 3 as stage 4: exit %d: %s", code, stderr)
 	}
 	a.serves()
@@ -468,19 +484,24 @@ func TestAttackReflection(t *testing.T) {
 
 // TestAttackReplay: a recording serves nobody: not whole, not by stages, not after a restart, not to the client.
 func TestAttackReplay(t *testing.T) {
+	t.Parallel()
 	a := newArena(t)
 	run := a.recordRun()
 	a.attack("a whole run", noBlock, answer(run[true]...))
 	a.attack("stage 1", noBlock, answer(run[true][0]))
 	a.attack("stage 3 first", "stage 1: malformed", answer(run[true][1]))
 	for n := range 2 { // stage 1 or 3 twice in one run
-		addr := between(t, a.addr, at(true, n, func(frame []byte) ([][]byte, [][]byte, bool) { return [][]byte{frame, frame}, nil, false }))
+		addr := between(t, a.addr, at(true, n, func(frame []byte) ([][]byte, [][]byte, bool) {
+			return [][]byte{frame, frame}, nil, false
+		}))
 		if stderr, code := a.call(addr, "x\n"); code == exitDone {
 			t.Errorf("frame %d twice: exit %d: %s", n, code, stderr)
 		}
 	}
 	for n := 1; n < 3; n++ { // stage 2 or 4
-		addr := between(t, a.addr, at(false, n, func(frame []byte) ([][]byte, [][]byte, bool) { return [][]byte{frame, frame}, nil, false }))
+		addr := between(t, a.addr, at(false, n, func(frame []byte) ([][]byte, [][]byte, bool) {
+			return [][]byte{frame, frame}, nil, false
+		}))
 		if stderr, code := a.call(addr, "x\n"); code != exitUntrusted {
 			t.Errorf("frame %d twice to the client: exit %d: %s", n, code, stderr)
 		}
@@ -496,6 +517,7 @@ func TestAttackReplay(t *testing.T) {
 
 // TestAttackSplicing puts each frame of one run in its place in another.
 func TestAttackSplicing(t *testing.T) {
+	t.Parallel()
 	a := newArena(t)
 	old := a.recordRun()
 	for toServer, frames := range old {
@@ -503,18 +525,23 @@ func TestAttackSplicing(t *testing.T) {
 			if !toServer && n == 0 {
 				continue // an old hello is an honest hello of another Rs: the server notices at stage 1, as below
 			}
-			addr := between(t, a.addr, at(toServer, n, func([]byte) ([][]byte, [][]byte, bool) { return [][]byte{frames[n]}, nil, false }))
+			addr := between(t, a.addr, at(toServer, n, func([]byte) ([][]byte, [][]byte, bool) {
+				return [][]byte{frames[n]}, nil, false
+			}))
 			if stderr, code := a.call(addr, "x\n"); code == exitDone || strings.Contains(stderr, "panic") {
 				t.Errorf("to the server %v, frame %d: exit %d: %s", toServer, n, code, stderr)
 			}
 		}
 	}
-	addr := between(t, a.addr, at(false, 0, func([]byte) ([][]byte, [][]byte, bool) { return [][]byte{old[false][0]}, nil, false }))
+	addr := between(t, a.addr, at(false, 0, func([]byte) ([][]byte, [][]byte, bool) {
+		return [][]byte{old[false][0]}, nil, false
+	}))
 	if stderr, code := a.call(addr, "x\n"); code == exitDone {
 		t.Errorf("an old hello: exit %d: %s", code, stderr)
 	}
 	a.serves()
-	for _, want := range []string{noBlock, "stage 3: the wrapping does not open", "first packet: a packet that cannot be verified"} {
+	for _, want := range []string{noBlock, "stage 3: the wrapping does not open",
+		"first packet: a packet that cannot be verified"} {
 		a.waitReason(0, want)
 	}
 }
@@ -524,17 +551,18 @@ func blockAttacks(sealed []byte, k int, n *big.Int) map[string][]byte {
 	b := k / 2
 	blocks := (len(sealed) - b) / k
 	all := map[string][]byte{
-		"first block cut":     sealed[k:],
-		"last block cut":      slices.Concat(sealed[:(blocks-1)*k], sealed[blocks*k:]),
-		"blocks swapped":      slices.Concat(sealed[k:2*k], sealed[:k], sealed[2*k:]),
-		"a block twice":       slices.Concat(sealed[:k], sealed),
-		"another IV":          flip(sealed, len(sealed)-1),
-		"a block as IV":       slices.Concat(sealed[:blocks*k], sealed[:b]),
-		"a block of zeros":    slices.Concat(make([]byte, k), sealed[k:]),
-		"a block of one":      slices.Concat(make([]byte, k-1), []byte{1}, sealed[k:]),
-		"a block of n":        slices.Concat(n.FillBytes(make([]byte, k)), sealed[k:]),
-		"a block of n-1":      slices.Concat(new(big.Int).Sub(n, big.NewInt(1)).FillBytes(make([]byte, k)), sealed[k:]),
-		"a block times 2^e":   slices.Concat(new(big.Int).Mod(new(big.Int).Mul(new(big.Int).SetBytes(sealed[:k]), new(big.Int).Exp(big.NewInt(2), big.NewInt(65537), n)), n).FillBytes(make([]byte, k)), sealed[k:]),
+		"first block cut":  sealed[k:],
+		"last block cut":   slices.Concat(sealed[:(blocks-1)*k], sealed[blocks*k:]),
+		"blocks swapped":   slices.Concat(sealed[k:2*k], sealed[:k], sealed[2*k:]),
+		"a block twice":    slices.Concat(sealed[:k], sealed),
+		"another IV":       flip(sealed, len(sealed)-1),
+		"a block as IV":    slices.Concat(sealed[:blocks*k], sealed[:b]),
+		"a block of zeros": slices.Concat(make([]byte, k), sealed[k:]),
+		"a block of one":   slices.Concat(make([]byte, k-1), []byte{1}, sealed[k:]),
+		"a block of n":     slices.Concat(n.FillBytes(make([]byte, k)), sealed[k:]),
+		"a block of n-1":   slices.Concat(new(big.Int).Sub(n, big.NewInt(1)).FillBytes(make([]byte, k)), sealed[k:]),
+		"a block times 2^e": slices.Concat(new(big.Int).Mod(new(big.Int).Mul(new(big.Int).SetBytes(sealed[:k]),
+			new(big.Int).Exp(big.NewInt(2), big.NewInt(65537), n)), n).FillBytes(make([]byte, k)), sealed[k:]),
 		"the IV alone":        sealed[blocks*k:],
 		"nothing":             nil,
 		"the last bit":        flip(sealed, blocks*k-1),
@@ -547,9 +575,11 @@ func blockAttacks(sealed []byte, k int, n *big.Int) map[string][]byte {
 // TestAttackBlocks: RSA blocks that were cut, moved, given another IV, or made anew fail in OAEP by their label, before any
 // padding or signature: one error for all.
 func TestAttackBlocks(t *testing.T) {
+	t.Parallel()
 	a := newArena(t)
 	signer := keySigner(t, onceKeys["3072"]()) // its signature makes a message of several blocks
-	appendFile(t, filepath.Join(a.annaDir, "authorized_keys"), string(bytes.TrimSpace(ssh.MarshalAuthorizedKey(signer.PublicKey())))+" rsa\n")
+	appendFile(t, filepath.Join(a.annaDir, "authorized_keys"),
+		string(bytes.TrimSpace(ssh.MarshalAuthorizedKey(signer.PublicKey())))+" rsa\n")
 	me := partyOf(t, signer, onceKeys["client"]())
 	k := a.anna.encryption.Size()
 	for name := range blockAttacks(make([]byte, 5*k), k, big.NewInt(7)) {
@@ -568,7 +598,8 @@ func TestAttackBlocks(t *testing.T) {
 			if !ok {
 				return errMalformed
 			}
-			return writeFrame(conn, appendVector(appendVector(nil, clearPart), blockAttacks(sealed, k, a.anna.encryption.N)[name]))
+			return writeFrame(conn,
+				appendVector(appendVector(nil, clearPart), blockAttacks(sealed, k, a.anna.encryption.N)[name]))
 		})
 	}
 	a.serves()
@@ -592,12 +623,15 @@ func paperArena(t *testing.T) (server *proc, addr string, args []string) {
 		put(t, filepath.Join(dir, name+".pub"), ssh.MarshalAuthorizedKey(pub))
 	}
 	file := func(name string) string { return filepath.Join(dir, name) }
-	server, addr = serve(t, filepath.Join(dir, "state"), "-paper", "-identity", file("paper-server.pem"), "-peer", file("paper-client.pub"), "-peer", file("paper-third.pub"), "-delay", "0s")
-	return server, addr, []string{"-paper", "-identity", file("paper-client.pem"), "-peer", file("paper-server.pub"), "-delay", "0s", "-dir", filepath.Join(dir, "state")}
+	server, addr = serve(t, filepath.Join(dir, "state"), "-paper", "-identity", file("paper-server.pem"), "-peer",
+		file("paper-client.pub"), "-peer", file("paper-third.pub"), "-delay", "0s")
+	return server, addr, []string{"-paper", "-identity", file("paper-client.pem"), "-peer", file("paper-server.pub"),
+		"-delay", "0s", "-dir", filepath.Join(dir, "state")}
 }
 
 // TestAttackPaperBlocks: the paper's blocks have no label; whatever is done to them there is one error and no other sign.
 func TestAttackPaperBlocks(t *testing.T) {
+	t.Parallel()
 	server, addr, client := paperArena(t)
 	ours, theirs := vectorRSA(t, "paper-client"), vectorRSA(t, "paper-server")
 	stage1, err := paperSeal(ours, &theirs.PublicKey, paperSeqID(1), paperNumber())
@@ -614,10 +648,11 @@ func TestAttackPaperBlocks(t *testing.T) {
 		if len(wire) < paperSealed { // the stage has one length
 			wire = append(wire, make([]byte, paperSealed-len(wire))...)
 		}
-		attackServer(t, server, addr, name, "stage 1: the message does not open, or no client (-peer) signed it", func(conn net.Conn) error {
-			_, err := conn.Write(wire[:paperSealed])
-			return err
-		})
+		attackServer(t, server, addr, name, "stage 1: the message does not open, or no client (-peer) signed it",
+			func(conn net.Conn) error {
+				_, err := conn.Write(wire[:paperSealed])
+				return err
+			})
 	}
 	if _, stderr, code := runToEnd(t, t.TempDir(), "still here\n", append(client, "-connect", addr)...); code != exitDone {
 		t.Fatalf("exit %d: %s", code, stderr)
@@ -628,10 +663,12 @@ func TestAttackPaperBlocks(t *testing.T) {
 // TestAttackPaperKnown shows what -paper says it does not protect: a stage 4 of another session is taken, and so a third
 // party plants the session key.
 func TestAttackPaperKnown(t *testing.T) {
+	t.Parallel()
 	_, _, client := paperArena(t)
 	theirs, ours := vectorRSA(t, "paper-server"), vectorRSA(t, "paper-client")
 	planted := bytes.Repeat([]byte{7}, paperKey)
-	elsewhere, err := paperSeal(theirs, &ours.PublicKey, planted) // signed for Z; sealing it anew needs the client's public key alone
+	// signed for Z; sealing it anew needs the client's public key alone
+	elsewhere, err := paperSeal(theirs, &ours.PublicKey, planted)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -679,6 +716,7 @@ func TestAttackPaperKnown(t *testing.T) {
 
 // TestAttackFirstPackets drops, repeats, inserts, swaps and cuts right after the handshake, in both directions.
 func TestAttackFirstPackets(t *testing.T) {
+	t.Parallel()
 	a := newArena(t)
 	const join = 2 // frames 0 and 1 are stages 1 and 3
 	many := strings.Repeat("a line of some length, so that there are several packets\n", 2000)
@@ -688,14 +726,20 @@ func TestAttackFirstPackets(t *testing.T) {
 		m    meddler
 		want string
 	}{
-		{"join repeated", at(true, join, func(f []byte) ([][]byte, [][]byte, bool) { return [][]byte{f, f}, nil, false }), "a packet that cannot be verified"},
+		{"join repeated", at(true, join, func(f []byte) ([][]byte, [][]byte, bool) { return [][]byte{f, f}, nil, false }),
+			"a packet that cannot be verified"},
 		{"a packet inserted before", at(true, join, func(f []byte) ([][]byte, [][]byte, bool) {
 			return [][]byte{appendVector(nil, make([]byte, 48)), f}, nil, false
 		}), "first packet: a packet that cannot be verified"},
-		{"join reflected", at(true, join, func(f []byte) ([][]byte, [][]byte, bool) { return nil, [][]byte{f}, false }), "first packet: "},
-		{"join changed", at(true, join, func(f []byte) ([][]byte, [][]byte, bool) { return [][]byte{flip(f, len(f)-1)}, nil, false }), "first packet: a packet that cannot be verified"},
-		{"cut after stage 3", at(true, join, func([]byte) ([][]byte, [][]byte, bool) { return nil, nil, true }), "first packet: "},
-		{"a packet of lines dropped", at(true, join+1, func([]byte) ([][]byte, [][]byte, bool) { return nil, nil, false }), "a packet that cannot be verified"},
+		{"join reflected", at(true, join, func(f []byte) ([][]byte, [][]byte, bool) { return nil, [][]byte{f}, false }),
+			"first packet: "},
+		{"join changed", at(true, join, func(f []byte) ([][]byte, [][]byte, bool) {
+			return [][]byte{flip(f, len(f)-1)}, nil, false
+		}), "first packet: a packet that cannot be verified"},
+		{"cut after stage 3", at(true, join, func([]byte) ([][]byte, [][]byte, bool) { return nil, nil, true }),
+			"first packet: "},
+		{"a packet of lines dropped", at(true, join+1, func([]byte) ([][]byte, [][]byte, bool) { return nil, nil, false }),
+			"a packet that cannot be verified"},
 		{"lines swapped", func(toServer bool, n int, f []byte) ([][]byte, [][]byte, bool) {
 			switch {
 			case toServer && n == join+1:
@@ -706,9 +750,14 @@ func TestAttackFirstPackets(t *testing.T) {
 			}
 			return [][]byte{f}, nil, false
 		}, "a packet that cannot be verified"},
-		{"cut among the lines", at(true, join+2, func([]byte) ([][]byte, [][]byte, bool) { return nil, nil, true }), "without secure-close|connection reset"}, // as the acknowledgements under way have it
-		{"welcome changed", at(false, 3, func(f []byte) ([][]byte, [][]byte, bool) { return [][]byte{flip(f, len(f)-1)}, nil, false }), ""},
-		{"welcome repeated", at(false, 3, func(f []byte) ([][]byte, [][]byte, bool) { return [][]byte{f, f}, nil, false }), ""},
+		// as the acknowledgements under way have it
+		{"cut among the lines", at(true, join+2, func([]byte) ([][]byte, [][]byte, bool) { return nil, nil, true }),
+			"without secure-close|connection reset"},
+		{"welcome changed", at(false, 3, func(f []byte) ([][]byte, [][]byte, bool) {
+			return [][]byte{flip(f, len(f)-1)}, nil, false
+		}), ""},
+		{"welcome repeated", at(false, 3, func(f []byte) ([][]byte, [][]byte, bool) { return [][]byte{f, f}, nil, false }),
+			""},
 		{"a packet inserted before the welcome", at(false, 3, func(f []byte) ([][]byte, [][]byte, bool) {
 			return [][]byte{appendVector(nil, make([]byte, 48)), f}, nil, false
 		}), ""},
@@ -732,15 +781,20 @@ func TestAttackFirstPackets(t *testing.T) {
 
 // TestAttackDowngrade changes the version and both AES bytes on the way.
 func TestAttackDowngrade(t *testing.T) {
+	t.Parallel()
 	a := newArena(t)
 	change := func(toServer bool, i int) string {
-		return between(t, a.addr, at(toServer, 0, func(f []byte) ([][]byte, [][]byte, bool) { return [][]byte{flip(f, i)}, nil, false }))
+		return between(t, a.addr, at(toServer, 0, func(f []byte) ([][]byte, [][]byte, bool) {
+			return [][]byte{flip(f, i)}, nil, false
+		}))
 	}
-	if stderr, code := a.call(change(false, 2+11), "x\n"); code == exitDone || !strings.Contains(stderr, "does not speak securechat/2") {
+	if stderr, code := a.call(change(false, 2+11), "x\n"); code == exitDone ||
+		!strings.Contains(stderr, "does not speak securechat/2") {
 		t.Errorf("version: exit %d: %s", code, stderr)
 	}
 	before := len(a.reasons())
-	for name, addr := range map[string]string{"hello's AES byte": change(false, 2+12), "stage 1's AES byte": change(true, 2+2)} {
+	for name, addr := range map[string]string{"hello's AES byte": change(false, 2+12),
+		"stage 1's AES byte": change(true, 2+2)} {
 		if stderr, code := a.call(addr, "x\n"); code == exitDone {
 			t.Errorf("%s: exit %d: %s", name, code, stderr)
 		}
@@ -751,15 +805,19 @@ func TestAttackDowngrade(t *testing.T) {
 
 // TestAttackBorrowedKeys: keys and certificates that are shown and not proven, a peer's own among them.
 func TestAttackBorrowedKeys(t *testing.T) {
+	t.Parallel()
 	a := newArena(t)
 	mallory := a.mallory
 	ca := fixedSigner(t, "ca")
-	appendFile(t, filepath.Join(a.annaDir, "authorized_keys"), "cert-authority "+strings.TrimSpace(string(ssh.MarshalAuthorizedKey(ca.PublicKey())))+"\n")
+	appendFile(t, filepath.Join(a.annaDir, "authorized_keys"),
+		"cert-authority "+strings.TrimSpace(string(ssh.MarshalAuthorizedKey(ca.PublicKey())))+"\n")
 	cert := certSigner(t, a.bob.signer, ssh.UserCert)
 	ek := marshalEncryptionKey(&mallory.encryption.PublicKey)
 	claim := func(identity, ek []byte) func(net.Conn) error {
 		return func(conn net.Conn) error {
-			return scriptedClient(conn, mallory, onStage(1, func(d *deed) { d.cred = appendVector(appendVector(appendVector(nil, identity), ek), nil) }))
+			return scriptedClient(conn, mallory, onStage(1, func(d *deed) {
+				d.cred = appendVector(appendVector(appendVector(nil, identity), ek), nil)
+			}))
 		}
 	}
 	const bad = "stage 1: bad signature"
@@ -767,7 +825,8 @@ func TestAttackBorrowedKeys(t *testing.T) {
 	a.attack("bob's key and encryption key", bad, claim(a.bob.identity, marshalEncryptionKey(&a.bob.encryption.PublicKey)))
 	a.attack("bob's certificate", bad, claim(cert.PublicKey().Marshal(), ek))
 	a.attack("the server's own key", bad, claim(a.anna.identity, ek))
-	a.attack("the server's own key and encryption key", bad, claim(a.anna.identity, marshalEncryptionKey(&a.anna.encryption.PublicKey)))
+	a.attack("the server's own key and encryption key", bad,
+		claim(a.anna.identity, marshalEncryptionKey(&a.anna.encryption.PublicKey)))
 	a.attack("the CA's key", bad, claim(ca.PublicKey().Marshal(), ek))
 
 	helloAs := func(p *party) []byte {
@@ -777,10 +836,13 @@ func TestAttackBorrowedKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.victim("anna's key over mallory's encryption key", "did not sign the encryption key", exitUntrusted, greet(appendVector(nil, helloOf(1, a.anna.identity, ek, sig))))
+	a.victim("anna's key over mallory's encryption key", "did not sign the encryption key", exitUntrusted,
+		greet(appendVector(nil, helloOf(1, a.anna.identity, ek, sig))))
 	a.victim("mallory's own hello", "has changed", exitUntrusted, greet(helloAs(a.mallory)))
-	a.victim("anna's hello, not proven", "stage 2: the wrapping does not open", exitUntrusted, greet(helloAs(a.anna), appendVector(nil, make([]byte, 1526))))
-	a.victim("the client's own key at a pinned address", "has changed", exitUntrusted, greet(helloAs(a.bob), appendVector(nil, make([]byte, 1526))))
+	a.victim("anna's hello, not proven", "stage 2: the wrapping does not open", exitUntrusted,
+		greet(helloAs(a.anna), appendVector(nil, make([]byte, 1526))))
+	a.victim("the client's own key at a pinned address", "has changed", exitUntrusted,
+		greet(helloAs(a.bob), appendVector(nil, make([]byte, 1526))))
 	a.serves()
 }
 
@@ -795,7 +857,9 @@ func TestAttackLeakedServerKeys(t *testing.T) {
 	if !bytes.Contains(cred, a.bob.identity) {
 		t.Error("the server's encryption key does not tell who called: README.md and docs/SECURITY.md say that it does")
 	}
-	a.attack("bob's signature of another run", "stage 1: bad signature", func(conn net.Conn) error { return reseal(conn, a.anna, clearPart, msg, cred) })
+	a.attack("bob's signature of another run", "stage 1: bad signature", func(conn net.Conn) error {
+		return reseal(conn, a.anna, clearPart, msg, cred)
+	})
 	a.attack("bob's name, the server's signature", "stage 1: bad signature", func(conn net.Conn) error {
 		return scriptedClient(conn, a.anna, onStage(1, func(d *deed) { d.cred = cred }))
 	})
@@ -804,6 +868,7 @@ func TestAttackLeakedServerKeys(t *testing.T) {
 
 // TestAttackShares: HPKE shares of low order or the wrong form, to either side.
 func TestAttackShares(t *testing.T) {
+	t.Parallel()
 	a := newArena(t)
 	for name, c := range map[string]struct {
 		alter func(*deed)
@@ -829,7 +894,9 @@ func TestAttackShares(t *testing.T) {
 		"a byte short":      {func(d *deed) { d.kem = d.kem[1:] }, "stage 2: malformed"},
 		"a byte long":       {func(d *deed) { d.kem = append(d.kem, 0) }, "stage 2: malformed"},
 	} {
-		a.victim("to the client: "+name, c.want, exitUntrusted, func(conn net.Conn) error { return scriptedServer(conn, a.anna, hello, onStage(2, c.alter)) })
+		a.victim("to the client: "+name, c.want, exitUntrusted, func(conn net.Conn) error {
+			return scriptedServer(conn, a.anna, hello, onStage(2, c.alter))
+		})
 	}
 	a.serves()
 }
@@ -838,6 +905,7 @@ func TestAttackShares(t *testing.T) {
 // A modulus shared by two parties is not looked for: who made it so can open only what is sealed to itself, and stage 2
 // sealed to the server's own key comes back as no stage 3.
 func TestAttackRSAKeys(t *testing.T) {
+	t.Parallel()
 	a := newArena(t)
 	n, f4 := a.mallory.encryption.N, big.NewInt(65537)
 	bits := func(n int) *big.Int { return new(big.Int).SetBit(big.NewInt(1), n-1, 1) }
@@ -856,7 +924,9 @@ func TestAttackRSAKeys(t *testing.T) {
 		wire := rsaWire(c.n, c.e)
 		claim := func(identity, ek []byte) func(net.Conn) error {
 			return func(conn net.Conn) error {
-				return scriptedClient(conn, a.mallory, onStage(1, func(d *deed) { d.cred = appendVector(appendVector(appendVector(nil, identity), ek), nil) }))
+				return scriptedClient(conn, a.mallory, onStage(1, func(d *deed) {
+					d.cred = appendVector(appendVector(appendVector(nil, identity), ek), nil)
+				}))
 			}
 		}
 		a.attack(name+" as identity", c.identity, claim(wire, marshalEncryptionKey(&a.mallory.encryption.PublicKey)))
@@ -865,12 +935,15 @@ func TestAttackRSAKeys(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		a.victim(name+" in a hello that anna signed", c.ek, exitUntrusted, greet(appendVector(nil, helloOf(1, a.anna.identity, wire, sig))))
-		a.victim(name+" as identity in a hello", c.identity, exitUntrusted, greet(appendVector(nil, helloOf(1, wire, marshalEncryptionKey(&a.mallory.encryption.PublicKey), sig))))
+		a.victim(name+" in a hello that anna signed", c.ek, exitUntrusted,
+			greet(appendVector(nil, helloOf(1, a.anna.identity, wire, sig))))
+		a.victim(name+" as identity in a hello", c.identity, exitUntrusted,
+			greet(appendVector(nil, helloOf(1, wire, marshalEncryptionKey(&a.mallory.encryption.PublicKey), sig))))
 	}
 	a.attack("the server's own encryption key", "stage 3: ", func(conn net.Conn) error {
 		err := scriptedClient(conn, a.mallory, onStage(1, func(d *deed) {
-			d.cred = appendVector(appendVector(appendVector(nil, a.mallory.identity), marshalEncryptionKey(&a.anna.encryption.PublicKey)), nil)
+			d.cred = appendVector(appendVector(appendVector(nil, a.mallory.identity),
+				marshalEncryptionKey(&a.anna.encryption.PublicKey)), nil)
 		}))
 		if !errors.Is(err, errUnverified) {
 			return errors.New("mallory could read stage 2")
@@ -885,12 +958,16 @@ func TestAttackRSAKeys(t *testing.T) {
 func TestAttackEnumeration(t *testing.T) {
 	a := newArena(t)
 	revoked, unlisted := fixedSigner(t, "revoked"), fixedSigner(t, "unlisted")
-	appendFile(t, filepath.Join(a.annaDir, "authorized_keys"), string(bytes.TrimSpace(ssh.MarshalAuthorizedKey(revoked.PublicKey())))+" revoked\n")
+	appendFile(t, filepath.Join(a.annaDir, "authorized_keys"),
+		string(bytes.TrimSpace(ssh.MarshalAuthorizedKey(revoked.PublicKey())))+" revoked\n")
 	appendFile(t, filepath.Join(a.annaDir, "revoked_keys"), string(ssh.MarshalAuthorizedKey(revoked.PublicKey())))
 	ek := marshalEncryptionKey(&a.mallory.encryption.PublicKey)
-	for name, id := range map[string]ssh.PublicKey{"listed": a.bob.signer.PublicKey(), "unlisted": unlisted.PublicKey(), "revoked": revoked.PublicKey(), "the server's": a.anna.signer.PublicKey()} {
+	for name, id := range map[string]ssh.PublicKey{"listed": a.bob.signer.PublicKey(), "unlisted": unlisted.PublicKey(),
+		"revoked": revoked.PublicKey(), "the server's": a.anna.signer.PublicKey()} {
 		a.attack(name+", not held", "stage 1: bad signature", func(conn net.Conn) error {
-			return scriptedClient(conn, a.mallory, onStage(1, func(d *deed) { d.cred = appendVector(appendVector(appendVector(nil, id.Marshal()), ek), nil) }))
+			return scriptedClient(conn, a.mallory, onStage(1, func(d *deed) {
+				d.cred = appendVector(appendVector(appendVector(nil, id.Marshal()), ek), nil)
+			}))
 		})
 	}
 	for name, c := range map[string]struct {
@@ -906,4 +983,387 @@ func TestAttackEnumeration(t *testing.T) {
 		})
 	}
 	a.serves()
+}
+
+// TestKeysOverwritten looks at the structs and slices that held a session's keys.
+func TestKeysOverwritten(t *testing.T) {
+	tr := transcript{}
+	tr.start([]byte("hello"))
+	export, sm := bytes.Repeat([]byte{1}, 64), bytes.Repeat([]byte{2}, smSize)
+	keys, err := tr.newSecrets(export, sm, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !zero(export) || !zero(sm) {
+		t.Error("HPKE's secret or Sm outlives the session's secrets")
+	}
+	sess, err := newSession(&bufferConn{}, keys, true, chatTraffic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !zero(keys.toServer[:]) || !zero(keys.toClient[:]) {
+		t.Error("the secrets outlive the session's start")
+	}
+	old := sess.out.secret
+	if err := sess.out.ratchet(); err != nil || sess.out.secret == old || zero(sess.out.secret[:]) {
+		t.Errorf("a rekey did not overwrite the old secret: %v", err)
+	}
+	sess.wipe()
+	if !zero(sess.in.secret[:]) || !zero(sess.out.secret[:]) || sess.in.aead != nil || sess.out.aead != nil {
+		t.Error("wipe leaves a key")
+	}
+	key := [32]byte{1}
+	paper := newPaperServerLink(&bufferConn{}, &key)
+	if !zero(key[:]) {
+		t.Error("-paper: the session key outlives the handshake")
+	}
+	paper.wipe()
+	if paper.block != nil {
+		t.Error("-paper: wipe leaves the key")
+	}
+}
+
+func zero(b []byte) bool { return bytes.Equal(b, make([]byte, len(b))) }
+
+// TestNoKeyByValue: a panic's trace shows the arguments of its functions, arrays and structs byte by byte. So no key is
+// handed over by value, only by pointer or as a slice. Hashes of log records are no secret.
+func TestNoKeyByValue(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if strings.HasSuffix(f, "_test.go") || f == "record.go" || f == "log.go" || f == "verify.go" {
+			continue
+		}
+		tree, err := parser.ParseFile(token.NewFileSet(), f, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(tree, func(n ast.Node) bool {
+			decl, ok := n.(*ast.FuncDecl)
+			if !ok {
+				return true
+			}
+			params := decl.Type.Params.List
+			if decl.Recv != nil {
+				params = append(slices.Clone(params), decl.Recv.List...)
+			}
+			for _, p := range params {
+				array, ok := p.Type.(*ast.ArrayType)
+				name, _ := p.Type.(*ast.Ident)
+				if ok && array.Len != nil || name != nil &&
+					slices.Contains([]string{"secrets", "halfConn", "session", "inviteCode", "invite", "paperConn", "party",
+						"wrapper"}, name.Name) {
+					t.Errorf("%s: %s takes a key by value", f, decl.Name.Name)
+				}
+			}
+			return true
+		})
+	}
+}
+
+// secretsIn is what must not be told of the keys in a state folder.
+func secretsIn(t *testing.T, dir string) map[string][]byte {
+	t.Helper()
+	all := map[string][]byte{}
+	for _, name := range []string{"identity", "encryption"} {
+		data, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := ssh.ParseRawPrivateKey(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch key := raw.(type) {
+		case *ed25519.PrivateKey:
+			all[dir+" identity"] = key.Seed()
+		case *rsa.PrivateKey:
+			all[dir+" d"], all[dir+" p"], all[dir+" q"] = key.D.Bytes(), key.Primes[0].Bytes(), key.Primes[1].Bytes()
+		default:
+			t.Fatalf("%T", key)
+		}
+	}
+	return all
+}
+
+// tap keeps what goes through a connection, in frames or not.
+type tap struct {
+	net.Conn
+	read, wrote *bytes.Buffer
+}
+
+func (c tap) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.read.Write(b[:n])
+	return n, err
+}
+
+func (c tap) Write(b []byte) (int, error) {
+	c.wrote.Write(b)
+	return c.Conn.Write(b)
+}
+
+// thief has both sides' long-term keys and a recording, and computes all that can be had of them.
+type thief struct {
+	caller          ssh.PublicKey
+	ra, rb, sm, enc []byte
+	tr              transcript // at h4
+}
+
+func (f *thief) open(client, server *rsa.PrivateKey, toServer, toClient io.Reader) error {
+	hello, err := readFrame(toClient, maxHandshakeFrame)
+	if err != nil {
+		return err
+	}
+	h0 := f.tr.start(hello)
+	next := func(stage byte, r io.Reader, wrap *wrapper, key *rsa.PrivateKey, clearSize, serialsSize int) (*stageMessage,
+		error) {
+		body, err := readFrame(r, maxHandshakeFrame)
+		if err == nil && wrap != nil {
+			body, err = wrap.open(stage, body)
+		}
+		if err != nil {
+			return nil, err
+		}
+		return f.tr.open(stage, key, body, clearSize, serialsSize)
+	}
+	m, err := next(1, toServer, nil, server, anySize, nonceSize)
+	if err != nil {
+		return err
+	}
+	f.ra = m.serials()
+	c, err := openClaim(m.clear, f.ra, h0)
+	if err != nil {
+		return err
+	}
+	f.caller = c.id
+	wrap, err := newWrapper(f.ra, f.tr.sum())
+	if err != nil {
+		return err
+	}
+	if m, err = next(2, toClient, wrap, client, hpkeEncSize, 2*nonceSize); err != nil {
+		return err
+	}
+	f.enc, f.rb = m.clear, m.serials()[nonceSize:]
+	if _, err = next(3, toServer, wrap, server, 0, nonceSize); err != nil {
+		return err
+	}
+	m, err = next(4, toClient, wrap, client, 0, smSize)
+	if err == nil {
+		f.sm = m.serials()
+	}
+	return err
+}
+
+// guess makes the session's secrets with an HPKE private key.
+func (f *thief) guess(kem hpke.PrivateKey, aes bool) (*secrets, error) {
+	recipient, err := hpke.NewRecipient(f.enc, kem, hpke.HKDFSHA512(), hpke.ExportOnly(), []byte(protocolName))
+	if err != nil {
+		return nil, err
+	}
+	export, err := recipient.Export(protocolName, 64)
+	if err != nil {
+		return nil, err
+	}
+	return f.tr.newSecrets(export, bytes.Clone(f.sm), aes)
+}
+
+// TestNothingSecretIsTold runs what tells most, -trace on both sides, refusals, wrong commands, and looks for private keys,
+// serials, Sm and session secrets in all that came out, raw, in hex and in base64.
+func TestNothingSecretIsTold(t *testing.T) {
+	t.Parallel()
+	a := newArena(t, "-trace")
+	hidden := secretsIn(t, a.annaDir)
+	for name, b := range secretsIn(t, a.bobDir) {
+		hidden[name] = b
+	}
+
+	// a run whose secrets we know, for we are the client
+	conn, err := net.Dial("tcp", a.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(patience))
+	taped := tap{conn, new(bytes.Buffer), new(bytes.Buffer)}
+	keys, err := clientHandshake(taped, a.bob, trustAll, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hidden["to server"], hidden["to client"] = bytes.Clone(keys.toServer[:]), bytes.Clone(keys.toClient[:])
+	var all thief
+	if err := all.open(a.bob.encryption, a.anna.encryption, taped.wrote, taped.read); err != nil {
+		t.Fatal(err)
+	}
+	hidden["Ra"], hidden["Rb"], hidden["Sm"] = all.ra, all.rb, all.sm
+	sess, err := newSession(conn, keys, false, chatTraffic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	buf, err := sess.append(nil, kindJoin, joinRequest{}.encode())
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Write(append(buf, "not a packet, but as long as one may well be"...))
+
+	var told strings.Builder
+	tell := func(texts ...string) {
+		for _, text := range texts {
+			told.WriteString(text)
+		}
+	}
+	pin(t, a.bobDir, a.addr, a.annaDir)
+	for _, args := range [][]string{
+		{"-connect", a.addr, "-dir", a.bobDir, "-trace"},
+		{"-connect", a.addr, "-dir", a.bobDir, "-json"},
+		{"-connect", a.addr, "-dir", state(t, "stranger"), "-trace"},
+		{"-connect", a.addr, "-dir", a.bobDir, "-identity", filepath.Join(a.annaDir, "encryption")},
+		{"-fingerprint", "-dir", a.bobDir}, {"-keygen", "-dir", a.bobDir}, {"-allow", filepath.Join(a.bobDir, "identity"),
+			"-dir", a.annaDir},
+		{"-paper", "-connect", a.addr, "-identity", filepath.Join(a.bobDir, "encryption"), "-peer",
+			filepath.Join(a.bobDir, "identity"), "-dir", a.bobDir},
+	} {
+		stdout, stderr, _ := runToEnd(t, t.TempDir(), "hello\n", args...)
+		tell(stdout, stderr)
+	}
+	a.attack("bad block", noBlock,
+		answer(make([]byte, 0), appendVector(nil, appendVector(appendVector(nil, make([]byte, 1300)), make([]byte, 384)))))
+	a.serves()
+	log, err := os.ReadFile(filepath.Join(a.server.cmd.Dir, "connection.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tell(string(log), a.server.out.String(), a.server.err.String())
+	text := told.String()
+	if !strings.Contains(text, "stage 4  S → C") || !strings.Contains(text, "refused ") {
+		t.Fatalf("too little was told: %.2000s", text)
+	}
+	joined := strings.Join(strings.Fields(text), "") // base64 of files may be wrapped
+	for name, secret := range hidden {
+		for _, b := range [][]byte{secret, secret[:16], secret[len(secret)-16:]} {
+			std := base64.StdEncoding.EncodeToString(b)
+			for _, form := range []string{string(b), hex.EncodeToString(b), strings.ToUpper(hex.EncodeToString(b)),
+				std[:len(std)-4], base64.RawURLEncoding.EncodeToString(b)} {
+				if strings.Contains(text, form) || strings.Contains(joined, form) {
+					t.Errorf("%s was told", name)
+				}
+			}
+		}
+	}
+}
+
+// TestForwardSecrecy: a thief of all long-term keys of both sides opens who called, the serials and Sm of a recording, and
+// not one packet. That the thief does what can be done is shown with a vector: given the HPKE key too, it has the session.
+func TestForwardSecrecy(t *testing.T) {
+	a := newArena(t)
+	run := a.recordRun()
+	var f thief
+	if err := f.open(a.bob.encryption, a.anna.encryption, bytes.NewReader(slices.Concat(run[true]...)),
+		bytes.NewReader(slices.Concat(run[false]...))); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(f.caller.Marshal(), a.bob.identity) || len(f.sm) != smSize {
+		t.Error("the thief did not get what it can")
+	}
+	other, err := hpke.MLKEM768X25519().GenerateKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, aes := range []bool{false, true} {
+		keys, err := f.guess(other, aes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		without, err := f.tr.newSecrets(make([]byte, 64), bytes.Clone(f.sm), aes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, k := range []*secrets{keys, without} {
+			for toServer, secret := range map[bool]*[64]byte{true: &k.toServer, false: &k.toClient} {
+				first := map[bool]int{true: 2, false: 3}[toServer]
+				h, err := newHalfConn(secret, &k.digest, aes)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, _, err := h.open(bytes.Clone(run[toServer][first][frameHeader:])); err == nil {
+					t.Error("stolen keys opened a recorded packet")
+				}
+			}
+		}
+	}
+
+	v := readVector(t, filepath.Join(vectorFolder, "handshake-client-run.txt"))
+	var in, out bytes.Buffer
+	for buf, key := range map[*bytes.Buffer]string{&in: "receive", &out: "out send"} {
+		for _, x := range v.all(key) {
+			b, err := hex.DecodeString(x)
+			if err != nil {
+				t.Fatal(err)
+			}
+			buf.Write(b)
+		}
+	}
+	var g thief
+	if err := g.open(vectorRSA(t, "client"), vectorRSA(t, "server"), &out, &in); err != nil {
+		t.Fatal(err)
+	}
+	kem, err := hpke.MLKEM768X25519().NewPrivateKey(v.hex(t, "hpke private key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if keys, err := g.guess(kem, true); err != nil || !bytes.Equal(keys.toServer[:], v.hex(t, "out to server")) {
+		t.Errorf("the thief cannot do what it should: %v", err)
+	}
+	if keys, err := g.guess(other, true); err != nil || bytes.Equal(keys.toServer[:], v.hex(t, "out to server")) {
+		t.Errorf("another HPKE key will do: %v", err)
+	}
+}
+
+// TestPaperHasNoForwardSecrecy: there the client's key opens the recording, as README.md says.
+func TestPaperHasNoForwardSecrecy(t *testing.T) {
+	t.Parallel()
+	_, addr, client := paperArena(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var toServer, toClient bytes.Buffer
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		left, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer left.Close()
+		right, err := net.Dial("tcp", addr)
+		if err != nil {
+			return
+		}
+		defer right.Close()
+		wg.Go(func() {
+			io.Copy(io.MultiWriter(right, &toServer), left)
+			right.(*net.TCPConn).CloseWrite()
+		})
+		io.Copy(io.MultiWriter(left, &toClient), right)
+	})
+	if _, stderr, code := runToEnd(t, t.TempDir(), "once a secret\n",
+		append(client, "-connect", l.Addr().String())...); code != exitDone {
+		t.Fatalf("exit %d: %s", code, stderr)
+	}
+	wg.Wait()
+	stage4, err := base64.StdEncoding.DecodeString(toClient.String()[paperSealed:][:paperBase64])
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err := paperRSACBC.open(vectorRSA(t, "paper-client"), stage4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := newPaperConn(cannedConn(toServer.Bytes()[2*paperSealed:]), (*[32]byte)(plain[paperSign:])).readText()
+	if err != nil || string(text) != "once a secret" {
+		t.Errorf("%q, %v: if -paper keeps its recordings shut now, README.md and docs/SECURITY.md must say so", text, err)
+	}
 }

@@ -1,7 +1,17 @@
 package main
 
-// The client: a prompt at a terminal, a pipe elsewhere (DESIGN sections 6, 7 and 8). What is to be sent waits in an outbox
-// until the server has acknowledged it, which it does once the line is in its log.
+// The client: a person at a terminal, or a pipe. The outbox holds each line until the server has acknowledged it, which
+// the server does once the line is in its log. A client's stay in the room lasts over any number of connections. These
+// things end it:
+//
+//   - A signal, -timeout, -count, and at a terminal an empty line, /quit, Ctrl-D or a closed standard output make the
+//     client leave: it reads no more input, and the lines in the outbox have leaveTimeout to be acknowledged. A client
+//     that has no connection at that moment does not wait for one.
+//   - The end of piped input ends the stay once every line is acknowledged, however long that takes, and over as many
+//     connections as it takes. With -stay it ends nothing until standard output is closed.
+//   - The end of a connection ends the stay, unless another connection may help (-reconnect).
+//
+// The result is nil if every line was acknowledged and the stay ended for none of the reasons that are errors.
 
 import (
 	"context"
@@ -26,42 +36,97 @@ import (
 
 const (
 	dialTimeout  = 10 * time.Second
-	firstBackoff = 200 * time.Millisecond // before the first try to connect again; each further one doubles it,
-	maxBackoff   = 15 * time.Second       // to this
-	maxSilence   = 5                      // closes during handshakes, after having been in the room: that is a refusal then
-	leaveTimeout = 5 * time.Second        // for a person's last lines to be acknowledged
+	firstBackoff = 200 * time.Millisecond // about the first pause before connecting again; each further one is doubled,
+	maxBackoff   = 15 * time.Second       // up to this
+	leaveTimeout = 5 * time.Second        // for the last lines to be acknowledged
+	recheckTrust = 2 * time.Second        // between two looks at the files that trust servers
 )
 
-type client struct {
-	addr      string
-	trust     *trust
-	console   *console
-	to        string        // everything is for this one alone (-to)
-	stay      bool          // the end of the input does not end the session
-	count     int           // messages after which it ends; 0: none
-	timeout   time.Duration // after which it ends; 0: none
-	reconnect bool
-	insist    bool     // -reconnect was asked for: trouble of the first connection is no end either
-	pipe      *rawPipe // -raw; nil for lines
-
-	protocol protocol
-
-	box     *outbox
-	asks    atomic.Bool // /who is to be sent
-	people  people
-	stream  streamID
-	epoch   [8]byte       // of the room, and
-	seen    uint64        // the last item of it that was shown; both the reader's while there is one
-	enough  chan struct{} // of capacity 1: count is reached
-	alone   chan struct{} // of capacity 1: nobody reads the output any more
-	removed bool          // the operator has let us go; the reader's, as seen
-	handed  atomic.Uint64 // lines sent that only the server's close confirms (kindSent)
-	failed  atomic.Bool   // something was asked for that could not be done, and said
-
-	inputErr error // once input has ended
+// clientConfig is a plain record of what a client does. Nothing in it changes.
+type clientConfig struct {
+	endpoint
+	addr          string // of the server, as the user typed it
+	console       *console
+	pipe          *rawPipe      // carries bytes in place of lines (-raw); nil without
+	to            string        // the receiver of every line; "" for all (-to)
+	keepReceiving bool          // the end of the input does not end the stay (-stay)
+	count         int           // messages after which the client leaves; 0 for no limit (-count)
+	timeout       time.Duration // after which the client leaves; 0 for no limit (-timeout)
+	reconnect     bool          // connect again after network trouble
+	persist       bool          // do so even if the first connection cannot be made (-reconnect was given)
 }
 
-// errLost is a session that ended before everything was acknowledged.
+// client is one client process, over all its connections.
+type client struct {
+	clientConfig
+	stay
+	stream       streamID
+	box          *outbox
+	place        place
+	people       people
+	asksWho      atomic.Bool   // the writer has to send /who
+	undelivered  atomic.Bool   // a line reached no receiver, which was reported
+	inputErr     chan error    // how the input has ended; of capacity 1, empty until then
+	outputClosed chan struct{} // of capacity 1: nothing reads standard output any more
+}
+
+// newClient makes a client for one call of run.
+func newClient(config clientConfig) *client {
+	box := newOutbox()
+	c := &client{
+		clientConfig: config, stay: newStay(box), box: box, place: place{count: config.count},
+		inputErr: make(chan error, 1), outputClosed: make(chan struct{}, 1),
+	}
+	rand.Read(c.stream[:])
+	return c
+}
+
+// stay ends in two steps. A client that is leaving waits only for acknowledgements; once the stay is over the client
+// waits for nothing.
+type stay struct {
+	leaving context.Context         // done once the client leaves; the cause says why
+	leave   context.CancelCauseFunc // the first cause counts
+	over    context.Context         // done leaveTimeout after leaving at the latest
+	stop    context.CancelFunc      // ends over
+}
+
+// Causes of leaving that are no errors. The others are errTimeout and a signal.
+var (
+	errQuit         = errors.New("the user left")
+	errCountReached = errors.New("-count was reached")
+	errOutputClosed = errors.New("standard output is closed")
+)
+
+// newStay returns a stay. When the client leaves, box takes no more lines.
+func newStay(box *outbox) stay {
+	var s stay
+	s.leaving, s.leave = context.WithCancelCause(context.Background())
+	s.over, s.stop = context.WithCancel(context.Background())
+	context.AfterFunc(s.leaving, func() {
+		box.close()
+		time.AfterFunc(leaveTimeout, s.stop)
+	})
+	return s
+}
+
+// patience bounds a wait that may be in vain, for a connection or for a goodbye: leaving ends it at once. If the client
+// is leaving already, the wait lasts until the stay is over.
+func (s *stay) patience() context.Context {
+	if s.leaving.Err() != nil {
+		return s.over
+	}
+	return s.leaving
+}
+
+// place is how far the client has come in the room. The reader of a connection owns it, and between two connections the
+// goroutine that connects.
+type place struct {
+	epoch [8]byte // of the room
+	seen  uint64  // the last item shown
+	count int     // messages that -count still waits for
+}
+
+// errLost is the end of a stay by the end of a connection: some lines may be lost.
 type errLost struct {
 	unacknowledged int
 	why            error
@@ -71,337 +136,190 @@ func (e *errLost) Error() string {
 	if e.unacknowledged == 0 {
 		return fmt.Sprintf("connection lost: %v; every line sent was acknowledged", e.why)
 	}
-	return fmt.Sprintf("connection lost: %v; %d lines not acknowledged, so perhaps not in the server's log", e.why, e.unacknowledged)
+	return fmt.Sprintf("connection lost: %v; %d lines not acknowledged, so perhaps not in the server's log",
+		e.why, e.unacknowledged)
 }
 
 func (e *errLost) Unwrap() error { return e.why }
 
-// errFailed is the end of a session in which not everything asked for was done; what, has been said.
-var errFailed = errors.New("not everything was done: see above")
+var (
+	// errFailed is the end of a stay in which some lines were not delivered. Each was reported when that was known.
+	errFailed = errors.New("some lines were not delivered; see the messages above")
 
-// run joins the room and stays until the input ends, the person leaves, ctx ends or the connection does.
+	// errOffline is the end of a stay by leaving without a connection.
+	errOffline = errors.New("left while there was no connection")
+
+	// errRemoved is the end of a session by the operator. The client does not reconnect.
+	errRemoved = fmt.Errorf("%w: the operator removed this client", errServerLeft)
+)
+
+// run joins the room and stays until everything is done or something fails for good. A client that ctx ends is leaving.
 func (c *client) run(ctx context.Context) error {
-	rand.Read(c.stream[:])
-	c.box, c.enough, c.alone = newOutbox(), make(chan struct{}, 1), make(chan struct{}, 1)
-	leave := &leaving{signal: ctx.Done(), backoff: firstBackoff}
-	first := ctx
+	defer c.stop()
+	defer context.AfterFunc(ctx, func() { c.leave(context.Cause(ctx)) })()
 	if c.timeout > 0 {
-		leave.timeout = time.After(c.timeout)
-		var cancel context.CancelFunc
-		first, cancel = context.WithTimeoutCause(ctx, c.timeout, errTimeout)
-		defer cancel()
+		defer time.AfterFunc(c.timeout, func() { c.leave(errTimeout) }).Stop()
 	}
-	conn, l, w, err := c.connect(first)
-	var u *untrusted
-	if errors.As(err, &u) && u.kind == unknownKey && u.key != nil && c.console.term != nil {
-		// The server's patience with a handshake is short: the person is asked between two.
-		if err := c.ask(u.key); err != nil {
-			return err
-		}
-		conn, l, w, err = c.connect(first)
-	}
-	if cause := context.Cause(first); err != nil && errors.Is(cause, errTimeout) {
-		return cause
-	}
-	down := c.insist && isTrouble(err)
-	if err != nil && !down {
+	conn, err := c.connectFirst()
+	if err != nil && !(c.persist && isTrouble(err)) {
 		return err
 	}
-	if c.console.term != nil {
-		c.console.term.complete = func(line string, pos int) []string { return completions(line, pos, clientHelp, c.people.names()) }
+	if c.pipe != nil {
+		return c.pipe.carry(c.leaving, conn, conn.link.(*session)) // only securechat/2 has -raw, which has no -reconnect
 	}
-	inputEnd := make(chan struct{})
-	go func() {
-		defer c.console.guard()
-		c.inputErr = c.input()
-		close(inputEnd)
-	}()
-	leave.input = inputEnd
-	again := ""
-	for {
-		if !down {
-			if again == "" && c.console.term != nil { // at once, before the first message
-				c.console.print(safe(fmt.Sprintf("securechat: joined %s as %s; an empty line leaves, /help tells the commands", c.addr, w.name)))
+	if c.console.term != nil {
+		c.console.term.complete = func(line string, pos int) []string {
+			return completions(line, pos, clientHelp, c.people.names())
+		}
+	}
+	go c.input() // until the input ends, or the process
+	return c.remain(conn, err)
+}
+
+// remain serves one connection after the other until the stay ends. Without a first connection conn is nil, and err is
+// the reason.
+func (c *client) remain(conn *clientConn, err error) error {
+	pause := backoff{next: firstBackoff}
+	for joined := false; ; {
+		if conn != nil {
+			if !joined && c.console.term != nil { // before the first message is shown
+				c.console.print(safe(fmt.Sprintf("securechat: joined %s as %s; an empty line leaves, /help lists the commands",
+					c.addr, conn.welcome.name)))
 			}
-			again = " again"
-			began, had := time.Now(), c.box.acknowledged()
-			err = c.session(conn, l, w, leave)
-			if time.Since(began) > maxBackoff || c.box.acknowledged() > had {
-				leave.backoff = firstBackoff
+			joined = true
+			began, acked := time.Now(), c.box.acknowledged()
+			if err = c.session(conn); err == nil {
+				return c.result()
 			}
-			if !c.reconnect || !leave.stays || !isTrouble(err) {
+			if !c.reconnect || !isTrouble(err) || c.over.Err() != nil {
 				return err
 			}
+			if time.Since(began) > maxBackoff || c.box.acknowledged() > acked {
+				pause.next = firstBackoff
+			}
 		}
-		down = false
 		c.console.note("%v; connecting again", err)
-		conn, l, w, err = c.again(leave)
-		if err != nil {
+		if conn, err = c.connectAgain(&pause); err != nil {
 			if n := c.box.unacknowledged(); n > 0 {
 				return &errLost{n, err}
 			}
 			return err
 		}
-		c.console.note("connected%s", again)
+		c.console.note("connected to %s", c.addr)
 	}
 }
 
-// leaving is what can end a client's stay, over all its connections.
-type leaving struct {
-	input    <-chan struct{} // the input has ended
-	signal   <-chan struct{}
-	timeout  <-chan time.Time
-	patience <-chan time.Time // for what is unacknowledged, once it is leaving
-	done     bool             // it is leaving
-	err      error            // errTimeout
-	stays    bool             // the end of a session leaves more to do
-	backoff  time.Duration    // before the next try to connect
+// isTrouble reports whether err is trouble of the network or a server that stops, which another connection may mend.
+func isTrouble(err error) bool {
+	if errors.Is(err, errRemoved) {
+		return false
+	}
+	return errors.As(err, new(*errLost)) || errors.Is(err, errServerLeft) || errors.As(err, new(errUnreachable))
 }
 
-// session runs one connection to its end. nil says that everything is acknowledged and goodbye was said.
-func (c *client) session(conn net.Conn, l link, w welcome, leave *leaving) (err error) {
-	if err := c.shown(c.console.welcome(w.name, w.flags&welcomeGap != 0)); err != nil {
-		conn.Close()
-		return err
-	}
-	if c.console.term != nil {
-		c.console.term.setPrompt(c.console.prompt(w.name))
-	}
-	var working sync.WaitGroup
-	ended, written := make(chan error, 1), make(chan error, 1)
-	stop := make(chan struct{})
-	working.Go(func() {
-		defer c.console.guard()
-		ended <- c.read(l)
-	})
-	working.Go(func() { written <- c.write(l, stop) })
-	defer func() {
-		close(stop)
-		conn.Close()
-		idle := make(chan struct{})
-		go func() { working.Wait(); close(idle) }()
-		select {
-		case <-idle:
-			l.wipe()
-		case <-time.After(time.Second): // standard output is stuck; the process ends
-		}
-	}()
-	goodbye := func(patience time.Duration) {
-		leave.done = true
-		c.box.close()
-		if patience > 0 {
-			leave.patience = time.After(patience)
-		}
-	}
-	// readEnd waits for the reader to end, as long as nobody wants to leave: standard output may be stuck, and the server
-	// may say anything but goodbye.
-	readEnd := func() error {
-		l.setReadTimeout(goodbyeTimeout, false)
-		defer time.AfterFunc(peerTimeout, func() { conn.Close() }).Stop()
-		select {
-		case err := <-ended:
+// result is the result of a stay in which every line was acknowledged.
+func (c *client) result() error {
+	select {
+	case err := <-c.inputErr:
+		if err != nil {
 			return err
-		case <-leave.signal:
-		case <-leave.patience:
-		case <-leave.timeout:
-			leave.err = errTimeout
 		}
-		leave.stays = false
-		return errors.New("the server's goodbye, or a reader of standard output, did not come in time")
+	default: // the input has not ended
 	}
-	leave.stays = true
-	for {
-		select {
-		case <-leave.input:
-			leave.input = nil
-			switch {
-			case c.console.term != nil:
-				goodbye(leaveTimeout)
-			case !c.stay || c.inputErr != nil:
-				goodbye(0)
-			}
-		case <-leave.signal:
-			leave.signal = nil
-			goodbye(leaveTimeout)
-		case <-c.enough:
-			goodbye(leaveTimeout)
-		case <-c.alone:
-			if c.stay = false; leave.input == nil || c.console.term != nil {
-				goodbye(leaveTimeout)
-			}
-		case <-leave.timeout:
-			leave.timeout, leave.err = nil, errTimeout
-			goodbye(leaveTimeout)
-		case <-leave.patience:
-			leave.stays = false
-			return c.lost(l, errors.New("the server did not acknowledge in time"))
-		case err := <-written:
-			if err == nil { // it said goodbye
-				leave.stays = false
-				readErr := readEnd()
-				if c.handed.Load() > 0 {
-					return c.lost(l, readErr)
-				}
-				return c.end(leave)
-			}
-			written = nil
-			readErr := readEnd() // the reader may know better why, and have acknowledgements to take
-			if errors.Is(readErr, os.ErrDeadlineExceeded) {
-				readErr = err
-			}
-			return c.lost(l, readErr)
-		case err := <-ended:
-			if errors.Is(err, errServerLeft) && c.box.finished() && c.handed.Load() == 0 {
-				leave.stays = false
-				return c.end(leave)
-			}
-			return c.lost(l, err)
-		}
-	}
-}
-
-// end is the result of a session that ended as it should.
-func (c *client) end(leave *leaving) error {
 	switch {
-	case leave.input == nil && c.inputErr != nil:
-		return c.inputErr
-	case leave.err != nil:
-		return leave.err
-	case c.failed.Load():
+	case errors.Is(context.Cause(c.leaving), errTimeout):
+		return errTimeout
+	case c.undelivered.Load():
 		return errFailed
 	}
 	return nil
 }
 
-// lost is the result of a session that did not.
-func (c *client) lost(l link, err error) error {
-	var wrong errPermanent
-	switch {
-	case errors.As(err, &wrong):
-		return err
-	case errors.Is(err, errBadPacket):
-		return fmt.Errorf("%w: possible man-in-the-middle attack; the session was ended", err)
+// connectFirst makes the first connection. At a terminal it asks about an unknown server and connects again, because a
+// server does not wait for a person during a handshake.
+func (c *client) connectFirst() (*clientConn, error) {
+	conn, err := c.connect(c.leaving)
+	var u *untrusted
+	if errors.As(err, &u) && u.kind == unknownKey && u.key != nil && c.console.term != nil {
+		if err := c.ask(u.key); err != nil {
+			return nil, err
+		}
+		return c.connect(c.leaving)
 	}
-	if errors.Is(err, errRemoved) {
-		c.reconnect = false
-	}
-	if n := c.box.unacknowledged() + int(c.handed.Load()); n > 0 || !errors.Is(err, errServerLeft) {
-		return &errLost{n, netError(err)}
-	}
-	return err
+	return conn, err
 }
 
-// isTrouble says that err is of the network or of a server that stops, which another connection may mend; a refusal or a
-// failed check is not.
-func isTrouble(err error) bool {
-	var lost *errLost
-	return errors.As(err, &lost) || errors.Is(err, errServerLeft) || errors.As(err, new(errUnreachable))
-}
-
-// again connects anew, waiting longer after each failure, until it succeeds, is refused, or the client is to leave.
-func (c *client) again(leave *leaving) (conn net.Conn, l link, w welcome, err error) {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	silence := 0
-	for ; ; leave.backoff = min(2*leave.backoff, maxBackoff) {
-		wait := leave.backoff
-		pause := time.NewTimer(wait/2 + mrand.N(wait))
-		for waiting := true; waiting; {
-			select {
-			case <-pause.C:
-				waiting = false
-			case <-leave.input:
-				leave.input = nil
-				if c.console.term != nil {
-					return nil, nil, w, errors.New("left while the connection was down")
-				}
-				if !c.stay || c.inputErr != nil {
-					leave.done = true
-					c.box.close()
-				}
-			case <-leave.signal:
-				return nil, nil, w, errors.New("left while the connection was down")
-			case <-leave.timeout:
-				return nil, nil, w, errTimeout
-			case <-leave.patience:
-				return nil, nil, w, errors.New("left while the connection was down")
-			case <-c.enough:
-				leave.done = true
-				c.box.close()
-			case <-c.alone:
-				c.stay = false
-			}
-		}
-		tried := make(chan struct{})
-		go func() {
-			defer close(tried)
-			conn, l, w, err = c.connect(ctx)
-		}()
-		var gone error // why the person does not wait for the try to end
-		for waiting := true; waiting; {
-			select {
-			case <-tried:
-				waiting = false
-			case <-leave.signal:
-				leave.signal, gone = nil, errors.New("left while the connection was down")
-				cancel()
-			case <-leave.timeout:
-				leave.timeout, gone = nil, errTimeout
-				cancel()
-			case <-leave.patience:
-				leave.patience, gone = nil, errors.New("left while the connection was down")
-				cancel()
-			}
-		}
-		if gone != nil {
-			if err == nil {
-				conn.Close()
-				l.wipe()
-			}
-			return nil, nil, w, gone
-		}
-		var refused *untrusted
-		silently := errors.As(err, &refused) && refused.kind == closedSilently
-		if silently {
-			silence++
-		}
-		if !silently && !isTrouble(err) || silence == maxSilence { // nil too
-			leave.backoff = min(2*leave.backoff, maxBackoff) // until a session gets somewhere
-			return conn, l, w, err
+// connectAgain makes attempts to connect until one succeeds or fails for good.
+func (c *client) connectAgain(pause *backoff) (*clientConn, error) {
+	ctx := c.patience()
+	for {
+		pause.wait(ctx)
+		conn, err := c.connect(ctx)
+		if err == nil || !isTrouble(err) {
+			return conn, err
 		}
 	}
 }
 
-// errRemoved says that the operator did, which is an answer: nobody comes back by himself.
-var errRemoved = fmt.Errorf("%w: the operator let us go", errServerLeft)
+// backoff is the pause before the next attempt to connect.
+type backoff struct{ next time.Duration }
 
-// netError puts a timeout into words; other errors say enough.
-func netError(err error) error {
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return errors.New("nothing heard from the server for too long")
+// wait waits for half to one and a half times next, or until ctx is done, and doubles next.
+func (b *backoff) wait(ctx context.Context) {
+	timer := time.NewTimer(b.next/2 + mrand.N(b.next))
+	defer timer.Stop()
+	b.next = min(2*b.next, maxBackoff)
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
 	}
-	return errors.New(netReason(err))
 }
 
-// connect dials, runs the handshake and exchanges the first packets.
-func (c *client) connect(ctx context.Context) (net.Conn, link, welcome, error) {
-	conn, err := (&net.Dialer{Timeout: dialTimeout, KeepAlive: c.protocol.keepAlive()}).DialContext(ctx, "tcp", c.addr)
+// clientConn is one connection to the room.
+type clientConn struct {
+	net.Conn
+	server  *peer
+	link    link
+	welcome welcome
+}
+
+// connect dials, runs the handshake and exchanges the first messages. Its error is errTimeout or errOffline once ctx is
+// done.
+func (c *client) connect(ctx context.Context) (*clientConn, error) {
+	dialer := net.Dialer{Timeout: dialTimeout, KeepAlive: c.protocol.keepAlive()}
+	conn, err := dialer.DialContext(ctx, "tcp", c.addr)
 	if err != nil {
-		return nil, nil, welcome{}, errUnreachable{fmt.Errorf("cannot reach %s: %s; is securechat -listen running there?", c.addr, netReason(err))}
+		err = errUnreachable{fmt.Errorf("cannot reach %s: %s; is securechat -listen running there?", c.addr, netReason(err))}
+		return nil, c.orOffline(ctx, err)
 	}
-	l, w, err := c.meet(ctx, conn)
+	joined, err := c.join(ctx, conn)
 	if err != nil {
 		conn.Close()
-		return nil, nil, w, err
+		return nil, c.orOffline(ctx, err)
 	}
-	return conn, l, w, nil
+	return joined, nil
 }
 
-// meet makes a link of conn within the handshake's deadline.
-func (c *client) meet(ctx context.Context, conn net.Conn) (link, welcome, error) {
+// orOffline returns err, or why there are no further attempts to connect once ctx is done. A failed check and a refusal
+// stay as they are.
+func (c *client) orOffline(ctx context.Context, err error) error {
+	switch {
+	case ctx.Err() == nil || !isTrouble(err):
+		return err
+	case errors.Is(context.Cause(c.leaving), errTimeout):
+		return errTimeout
+	}
+	return errOffline
+}
+
+// join joins the room over conn, within the handshake's deadline.
+func (c *client) join(ctx context.Context, conn net.Conn) (*clientConn, error) {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(handshakeTimeout))
-	req := joinRequest{stream: c.stream, flags: joinListens, epoch: c.epoch, seen: c.seen}
+	defer stop()
+	if err := conn.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
+		return nil, errUnreachable{err}
+	}
+	req := joinRequest{stream: c.stream, flags: joinListens, epoch: c.place.epoch, seen: c.place.seen}
 	switch {
 	case c.pipe != nil:
 		req.flags = joinRaw
@@ -409,39 +327,68 @@ func (c *client) meet(ctx context.Context, conn net.Conn) (link, welcome, error)
 		req.flags |= joinPerson
 	}
 	server, l, w, err := c.protocol.dial(conn, req)
-	if !stop() && err == nil { // ctx ended just then, and conn with it
-		l.wipe()
-		return nil, w, context.Cause(ctx)
-	}
 	if err != nil {
-		return nil, w, err
+		return nil, err
 	}
-	conn.SetDeadline(time.Time{})
-	return l, w, c.arrive(server, w)
+	if !stop() { // ctx was done just then, and conn is closed
+		l.wipe()
+		return nil, errUnreachable{net.ErrClosed}
+	}
+	if err := conn.SetDeadline(time.Time{}); err != nil {
+		l.wipe()
+		return nil, errUnreachable{err}
+	}
+	if err := c.joined(server, w); err != nil {
+		l.wipe()
+		return nil, err
+	}
+	return &clientConn{conn, server, l, w}, nil
 }
 
-// arrive takes over what the server's welcome says.
-func (c *client) arrive(server *peer, w welcome) error {
+// joined takes over what the server's welcome says.
+func (c *client) joined(server *peer, w welcome) error {
 	if !c.protocol.acknowledges() {
 		return nil
 	}
-	c.console.server, c.console.origin, c.console.since = w.server, server.fingerprint, w.present
-	if w.epoch != c.epoch || w.flags&welcomeGap != 0 {
-		if c.seen > 0 || w.flags&welcomeGap != 0 {
-			c.console.note("some of what was said meanwhile is gone: the server no longer holds it")
-		}
-		c.epoch, c.seen = w.epoch, w.seq
+	c.console.setRoom(w.server, server.fingerprint, w.present)
+	gap, restarted := w.flags&welcomeGap != 0, w.epoch != c.place.epoch
+	switch {
+	case gap:
+		c.console.note("some messages were missed: the server no longer holds them")
+	case restarted && c.place.seen > 0:
+		c.console.note("the server has restarted: messages from just before may be missing")
+	}
+	if gap || restarted {
+		c.place.epoch, c.place.seen = w.epoch, w.seq
 	}
 	if err := c.box.resume(w.recorded); err != nil || w.recorded == 0 {
 		return err
 	}
-	return c.shown(c.console.acked(w.recorded)) // perhaps of lines whose acknowledgement was lost with the connection
+	return c.printed(c.console.acked(w.recorded)) // the acknowledgement may have been lost with the connection before
 }
 
-// ask lets the person decide about a server never met, and pins it: yes, no, or the fingerprint it should have.
+// printed decides what an error of standard output means. If nothing reads it any more, as after head, nothing more is
+// printed, and lines that are piped in are still sent. Any other error ends the stay.
+func (c *client) printed(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, syscall.EPIPE):
+		c.console.mute()
+		wake(c.outputClosed)
+		if c.console.term != nil {
+			c.leave(errOutputClosed)
+		}
+		return nil
+	}
+	return errPermanent{fmt.Errorf("cannot write standard output: %w", err)}
+}
+
+// ask lets the person decide about an unknown server, and pins its key: yes, no, or the fingerprint it should have.
 func (c *client) ask(id ssh.PublicKey) error {
 	print := fingerprint(id)
-	c.console.tell("The server %s is unknown here. Its key is\n  %s %s\nCompare it with the one that the server showed at its start.", c.addr, id.Type(), print)
+	c.console.notePlain("The server %s is unknown here. Its key is\n  %s %s\n"+
+		"Compare it with the one that the server showed at its start.", c.addr, id.Type(), print)
 	c.console.term.setPrompt("Trust it? (yes / no / paste the fingerprint) ")
 	defer c.console.term.setPrompt("")
 	for {
@@ -465,275 +412,439 @@ func (c *client) ask(id ssh.PublicKey) error {
 	}
 }
 
-// input fills the outbox from the console until it ends.
-func (c *client) input() error {
-	var failed error
+// input reads the input until it ends, and then makes the stay end.
+func (c *client) input() {
+	defer c.console.guard()
+	if c.console.term != nil {
+		c.inputErr <- c.readTyped()
+		c.leave(errQuit)
+		return
+	}
+	err := c.readPiped()
+	c.inputErr <- err
+	if c.keepReceiving && err == nil {
+		select {
+		case <-c.outputClosed:
+		case <-c.leaving.Done():
+		}
+	}
+	c.box.close()
+}
+
+// readTyped fills the outbox with what a person types, until the person leaves.
+func (c *client) readTyped() error {
 	afterPaste := false
 	for {
 		line, pasted, err := c.console.read()
-		var long errLongLine
 		switch {
-		case errors.As(err, &long):
-			c.console.fault(err)
-			failed = err
-			continue
 		case err == io.EOF || err == errInterrupt:
-			return failed
+			return nil
 		case err != nil:
 			return fmt.Errorf("reading standard input: %w", err)
-		}
-		if c.console.term != nil && len(line) == 0 && !pasted {
-			if !afterPaste {
-				return failed // the paper's rule: an empty line leaves
-			}
-			afterPaste = false // it was to send what the paste's last newline has sent already
+		case len(line) == 0 && !pasted && !afterPaste:
+			return nil // an empty line leaves, as in the paper
+		case len(line) == 0 && !pasted:
+			afterPaste = false // Enter was pressed to send the paste, which its last newline has sent already
 			continue
 		}
 		afterPaste = pasted
-		out := outLine{text: line, what: itemSay}
-		if c.to != "" {
-			out.what, out.to = itemDirect, c.to
-		}
-		if c.console.json {
-			if out, _, err = parseObject(line, out, ""); err != nil {
-				c.console.fault(err)
-				failed = errFailed
-				continue
-			}
-			if out.text == nil {
-				continue // an object that says nothing
-			}
-		}
-		if c.console.term != nil && !pasted {
-			var send, quit bool
+		out, send := outLine{text: line, what: itemSay}, true
+		if !pasted {
+			var quit bool
 			if out, send, quit = c.command(line); quit {
-				return failed
-			} else if !send {
-				continue
+				return nil
 			}
 		}
-		if err := c.protocol.check(out); err != nil {
-			if c.console.lines != nil {
-				err = fmt.Errorf("line %d: %w", c.console.lines.number, err)
-				failed = errFailed
-			}
+		if !send {
+			continue
+		}
+		if out, err = c.address(out); err == nil {
+			err = c.protocol.check(out)
+		}
+		if err != nil {
 			c.console.note("%v", err)
 			continue
 		}
-		if !c.box.add(out, c.console.lines == nil || !c.console.lines.ready()) {
+		if !c.box.add(out, true) {
+			return nil
+		}
+	}
+}
+
+// command runs a typed command, or returns a line to send.
+func (c *client) command(line []byte) (out outLine, send, quit bool) {
+	out, name, _, err := parseTyped(line)
+	switch {
+	case err != nil:
+		c.console.notePlain("%v", err)
+	case name == "":
+		return out, true, false
+	case name == "/who":
+		c.asksWho.Store(true)
+		wake(c.box.wake)
+	case name == "/quit":
+		return out, false, true
+	case name == "/help":
+		c.console.notePlain(clientHelp)
+	default:
+		c.console.notePlain(unknownCommand, name)
+	}
+	return out, false, false
+}
+
+// readPiped fills the outbox with the lines of a pipe until the pipe ends. It returns an error if some of them could
+// not be sent.
+func (c *client) readPiped() error {
+	var failed error
+	for {
+		line, _, err := c.console.read()
+		switch {
+		case err == io.EOF:
+			return failed
+		case errors.As(err, new(errLongLine)):
+			c.console.rejectLine(err)
+			failed = err
+			continue
+		case err != nil:
+			return fmt.Errorf("reading standard input: %w", err)
+		}
+		out, err := c.address(outLine{text: line, what: itemSay})
+		if err == nil && c.console.json {
+			out, _, err = parseObject(line, out, "")
+		}
+		if err == nil {
+			err = c.protocol.check(out)
+		}
+		if err != nil {
+			c.console.rejectLine(err)
+			failed = errFailed
+			continue
+		}
+		if out.text == nil {
+			continue // an object that is no message
+		}
+		if !c.box.add(out, !c.console.lines.ready()) {
 			return failed
 		}
 	}
 }
 
-// write sends what is in the outbox, and secure-close when it is closed and everything is acknowledged.
-func (c *client) write(l link, stop chan struct{}) error {
+// address gives a line the receiver that -to names.
+func (c *client) address(out outLine) (outLine, error) {
+	switch {
+	case c.to == "" || out.what == itemDirect:
+		return out, nil
+	case out.what == itemAction:
+		return out, fmt.Errorf("not sent: /me goes to everyone, and with -to every line is for %s alone", c.to)
+	}
+	out.what, out.to = itemDirect, c.to
+	return out, nil
+}
+
+// session serves one connection to its end. A nil error means that every line was acknowledged and that one side has
+// sent secure-close.
+func (c *client) session(conn *clientConn) error {
+	s := &clientSession{
+		client: c, clientConn: conn, quit: make(chan struct{}),
+		read: make(chan error, 1), written: make(chan error, 1), distrusted: make(chan error, 1),
+	}
+	defer s.close()
+	if err := s.printed(s.console.welcome(conn.welcome.name, conn.welcome.flags&welcomeGap != 0)); err != nil {
+		return err
+	}
+	if c.console.term != nil {
+		c.console.term.setPrompt(c.console.prompt(conn.welcome.name))
+	}
+	s.working.Go(s.reader)
+	s.working.Go(s.writer)
+	s.working.Go(s.watchTrust)
+	select {
+	case err := <-s.read:
+		return s.outcome(err, false)
+	case err := <-s.written:
+		readErr := s.readEnd()
+		if err != nil && errors.Is(readErr, os.ErrDeadlineExceeded) {
+			readErr = err
+		}
+		return s.outcome(readErr, err == nil)
+	case err := <-s.distrusted:
+		return err
+	case <-c.over.Done():
+		return s.outcome(errors.New("the server did not acknowledge in time"), false)
+	}
+}
+
+// clientSession is one connection in use. One goroutine reads, one writes, and one watches the files of trust.
+type clientSession struct {
+	*client
+	*clientConn
+	working    sync.WaitGroup
+	quit       chan struct{} // closed to end the writer and the watcher
+	read       chan error    // why the reader has ended; of capacity 1
+	written    chan error    // why the writer has ended, nil after secure-close; of capacity 1
+	distrusted chan error    // why the server is no longer trusted; of capacity 1
+	removed    bool          // the operator has removed this client; the reader's
+}
+
+// reader ends when reading fails, which closing the connection makes it do, unless standard output is stuck.
+func (s *clientSession) reader() {
+	defer s.console.guard()
+	s.read <- s.receive()
+}
+
+// writer ends after secure-close, when writing fails, or when quit is closed.
+func (s *clientSession) writer() { s.written <- s.send() }
+
+// readEnd waits for the reader after the writer has ended: it has acknowledgements and the server's secure-close to
+// take, and may know better why a write failed. No time bounds a wait for standard output.
+func (s *clientSession) readEnd() error {
+	s.link.setReadTimeout(goodbyeTimeout, false)
+	select {
+	case err := <-s.read:
+		return err
+	case <-s.patience().Done():
+		s.stop() // the reader is stuck, so there can be no other one
+		return errors.New("the server's secure-close, or a reader of standard output, did not come in time")
+	}
+}
+
+// watchTrust checks the server's key again when known_hosts or revoked_keys change, or its certificate expires. It ends
+// when the server is no longer trusted, or when quit is closed.
+func (s *clientSession) watchTrust() {
+	if s.trust == nil {
+		return
+	}
+	files, end := s.trust.fileWatch(), certificateEnd(s.server.key)
+	ticker := time.NewTicker(recheckTrust)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-s.quit:
+			return
+		case now := <-ticker.C:
+			expired := !end.IsZero() && !now.Before(end)
+			if !files.changed(now) && !expired {
+				continue
+			}
+			_, err := s.trust.checkServer(s.addr, s.server.remote, s.server.key, now)
+			var u *untrusted
+			if errors.As(err, &u) && u.kind != undecided {
+				s.distrusted <- err
+				return
+			}
+		}
+	}
+}
+
+// close ends the goroutines and the connection.
+func (s *clientSession) close() {
+	close(s.quit)
+	s.Close()
+	idle := make(chan struct{})
+	go func() { // ends with the reader and the writer
+		s.working.Wait()
+		close(idle)
+	}()
+	select {
+	case <-idle:
+		s.link.wipe()
+	case <-time.After(time.Second): // standard output is stuck, and the process is about to end
+	}
+}
+
+// outcome is the result of a session whose reader has ended with err. goodbye reports that secure-close was sent.
+func (s *clientSession) outcome(err error, goodbye bool) error {
+	left := errors.Is(err, errServerLeft)
+	n := s.box.unacknowledged()
+	switch {
+	case errors.As(err, new(errPermanent)):
+		return err
+	case errors.Is(err, errBadPacket):
+		return fmt.Errorf("%w: possible man-in-the-middle attack; the session was ended", err)
+	case (goodbye || left) && s.box.finished():
+		return nil
+	case left && n == 0:
+		return err
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = errors.New("nothing heard from the server for too long")
+	case !left:
+		err = errors.New(netReason(err))
+	}
+	return &errLost{n, err}
+}
+
+// send sends what is in the outbox, and secure-close once the outbox is closed and everything is acknowledged.
+func (s *clientSession) send() error {
 	ping := time.NewTimer(pingInterval)
 	defer ping.Stop()
 	var buf, payload []byte
 	var taken []outLine
 	for {
-		first, batch, done := c.box.take(taken[:0])
+		first, batch, done := s.box.take(taken[:0])
 		taken = batch
 		buf = buf[:0]
 		var err error
 		if done {
-			if buf, err = l.append(buf, kindClose, []byte(closeText)); err != nil {
-				return err
-			}
-			return l.write(buf)
+			return writeMessage(s.link, kindClose, []byte(closeText))
 		}
-		if c.asks.Swap(false) {
-			if buf, err = l.append(buf, kindWho, nil); err != nil {
+		if s.asksWho.Swap(false) {
+			if buf, err = s.link.append(buf, kindWho, nil); err != nil {
 				return err
 			}
 		}
 		for len(batch) > 0 {
-			what, to := batch[0].what, batch[0].to
-			payload = appendLinesHeader(payload[:0], first, what, to)
 			n := 0
-			for n < len(batch) && batch[n].what == what && batch[n].to == to &&
-				(n == 0 || len(payload)+binary.MaxVarintLen32+len(batch[n].text) <= maxBatch) {
-				payload = appendLine(payload, batch[n].text)
-				n++
-			}
-			if buf, err = l.append(buf, kindText, payload); err != nil {
+			n, payload = packLines(payload[:0], first, batch)
+			if buf, err = s.link.append(buf, kindText, payload); err != nil {
 				return err
 			}
 			batch, first = batch[n:], first+uint64(n)
 		}
 		if len(buf) == 0 {
 			select {
-			case <-c.box.wake:
+			case <-s.box.wake:
 				continue
-			case <-stop:
+			case <-s.quit:
 				return nil
 			case <-ping.C:
-				if buf, err = l.append(buf, kindPing, nil); err != nil {
+				if buf, err = s.link.append(buf, kindPing, nil); err != nil {
 					return err
 				}
 			}
 		}
-		if err := l.write(buf); err != nil {
+		if err := s.link.write(buf); err != nil {
 			return err
 		}
 		ping.Reset(pingInterval)
 	}
 }
 
-// read shows what the room says and takes acknowledgements until the session ends.
-func (c *client) read(l link) error {
-	l.setReadTimeout(peerTimeout, true)
+// packLines appends a message of the first lines of batch to payload, as many as have one kind and receiver and fit a
+// packet, and returns their number.
+func packLines(payload []byte, first uint64, batch []outLine) (int, []byte) {
+	what, to := batch[0].what, batch[0].to
+	payload = appendLinesHeader(payload, first, what, to)
+	n := 0
+	for n < len(batch) && batch[n].what == what && batch[n].to == to &&
+		(n == 0 || len(payload)+binary.MaxVarintLen32+len(batch[n].text) <= maxBatch) {
+		payload = appendLine(payload, batch[n].text)
+		n++
+	}
+	return n, payload
+}
+
+// receive prints what the room sends and takes acknowledgements until the session ends.
+func (s *clientSession) receive() error {
+	s.link.setReadTimeout(peerTimeout, true)
 	for {
-		if !l.ready() {
-			if err := c.shown(c.console.flush()); err != nil {
+		if !s.link.ready() {
+			if err := s.printed(s.console.flush()); err != nil {
 				return err
 			}
 		}
-		kind, payload, err := l.read()
+		kind, payload, err := s.link.read()
 		if err != nil {
 			return err
 		}
-		switch kind {
-		case kindText:
-			for len(payload) > 0 {
-				var it item
-				if it, payload, err = cutItem(payload); err != nil {
-					return err
-				}
-				c.people.saw(it)
-				c.removed = c.removed || it.what == itemRemoved
-				if it.seq > c.seen {
-					c.seen = it.seq
-				}
-				if it.what == itemUndelivered {
-					c.failed.Store(c.console.term == nil)
-				}
-				if err := c.shown(c.console.show(it)); err != nil {
-					return err
-				}
-				if it.what <= itemDirect && c.count > 0 {
-					if c.count--; c.count == 0 {
-						if err := c.shown(c.console.flush()); err != nil {
-							return err
-						}
-						c.console.mute()
-						wake(c.enough)
-					}
-				}
-			}
-		case kindAck, kindSent:
-			if len(payload) != 8 {
-				return errMalformed
-			}
+		switch {
+		case kind == kindText:
+			err = s.show(payload)
+		case kind == kindAck && len(payload) == 8:
 			n := binary.BigEndian.Uint64(payload)
-			if err := c.box.acknowledge(n); err != nil {
-				return err
+			if err = s.box.acknowledge(n); err == nil {
+				err = s.printed(s.console.acked(n))
 			}
-			if kind == kindSent {
-				c.handed.Store(n)
-				continue
-			}
-			if err := c.shown(c.console.acked(n)); err != nil {
-				return err
-			}
-		case kindPing:
-		case kindClose:
-			if string(payload) != closeText {
-				return errMalformed
-			}
-			if err := c.shown(c.console.flush()); err != nil {
-				return err
-			}
-			c.handed.Store(0)
-			if c.removed {
-				return errRemoved
-			}
-			return errServerLeft
+		case kind == kindSent:
+			err = s.box.handOver(binary.BigEndian.Uint64(payload))
+		case kind == kindPing:
+		case kind == kindClose && string(payload) == closeText:
+			return s.closed()
 		default:
 			return errMalformed
+		}
+		if err != nil {
+			return err
 		}
 	}
 }
 
-// people is who a client has seen in the room, for completion.
+// closed takes the server's secure-close.
+func (s *clientSession) closed() error {
+	s.box.confirm()
+	if err := s.printed(s.console.flush()); err != nil {
+		return err
+	}
+	if s.removed {
+		return errRemoved
+	}
+	return errServerLeft
+}
+
+// show prints the items of a message.
+func (s *clientSession) show(payload []byte) error {
+	for len(payload) > 0 {
+		it, rest, err := cutItem(payload)
+		if err != nil {
+			return err
+		}
+		payload = rest
+		s.people.saw(it)
+		s.place.seen = max(s.place.seen, it.seq)
+		s.removed = s.removed || it.what == itemRemoved
+		if it.what == itemUndelivered && s.console.term == nil {
+			s.undelivered.Store(true)
+		}
+		if err := s.printed(s.console.show(it)); err != nil {
+			return err
+		}
+		if it.what <= itemDirect && s.place.count > 0 {
+			if err := s.countDown(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// countDown counts one message for -count. After the last one nothing more is printed.
+func (s *clientSession) countDown() error {
+	if s.place.count--; s.place.count > 0 {
+		return nil
+	}
+	err := s.printed(s.console.flush())
+	s.console.mute()
+	s.leave(errCountReached)
+	return err
+}
+
+// people are the names that a client has seen in the room, for completion.
 type people struct {
 	mu   sync.Mutex
-	here map[string]struct{}
+	here map[string]struct{} // maxPeople at most
 }
 
 const maxPeople = 1 << 10
 
+// saw takes over who came or left by an item.
 func (p *people) saw(it item) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if it.what == itemLeave {
 		delete(p.here, it.name)
-	} else if it.name != "" && len(p.here) < maxPeople {
-		if p.here == nil {
-			p.here = map[string]struct{}{}
-		}
-		p.here[it.name] = struct{}{}
+		return
 	}
+	if it.name == "" || len(p.here) >= maxPeople {
+		return
+	}
+	if p.here == nil {
+		p.here = map[string]struct{}{}
+	}
+	p.here[it.name] = struct{}{}
 }
 
+// names lists the names in order.
 func (p *people) names() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Sorted(maps.Keys(p.here))
-}
-
-// shown sorts out what became of output: who reads no further, as head does, wants no more, and what is piped in still
-// goes out to its end; any other trouble ends the session.
-func (c *client) shown(err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, syscall.EPIPE):
-		c.console.mute()
-		wake(c.alone)
-		return nil
-	}
-	return errPermanent{fmt.Errorf("cannot write standard output: %w", err)}
-}
-
-// command does what a client's person typed: out is to be sent if send is set.
-func (c *client) command(line []byte) (out outLine, send, quit bool) {
-	name, text := parseCommand(line)
-	out, problem, ok := saying(name, text)
-	switch {
-	case problem != "":
-		c.console.tell("%s", problem)
-	case ok:
-		return out, true, false
-	case name == "/who":
-		c.asks.Store(true)
-		wake(c.box.wake)
-	case name == "/quit":
-		return out, false, true
-	case name == "/help":
-		c.console.tell("%s", clientHelp)
-	default:
-		c.console.tell("there is no %s here; /help lists the commands, and //… sends a line that begins with a slash", name)
-	}
-	return out, false, false
-}
-
-// carry is the client's run with -raw.
-func (c *client) carry(ctx context.Context) error {
-	rand.Read(c.stream[:])
-	c.box = newOutbox()
-	if c.timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, c.timeout, errTimeout)
-		defer cancel()
-	}
-	conn, l, _, err := c.connect(ctx)
-	if cause := context.Cause(ctx); err != nil && errors.Is(cause, errTimeout) {
-		return cause
-	}
-	if err != nil {
-		return err
-	}
-	return c.pipe.carry(ctx, conn, l.(*session)) // -paper has no -raw
 }

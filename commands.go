@@ -1,77 +1,80 @@
 package main
 
-// Commands at a terminal (DESIGN section 6). Piped input knows none: there, every line is text.
+// Lines typed at a terminal, which may be commands. In piped input every line is text.
 
 import (
+	"errors"
 	"strings"
 )
 
 const (
-	clientHelp = `/who              who is here
-/msg NAME TEXT    say TEXT to NAME alone
-/me TEXT          say what you do
-/quit             leave; so do an empty line, Ctrl-D and Ctrl-C
-//TEXT            a line that begins with one slash`
-	operatorHelp = `/who              who is here
-/msg NAME TEXT    say TEXT to NAME alone
-/me TEXT          say what you do
-/kick NAME        let NAME go
+	clientHelp = `/who              list the people in the room
+/msg NAME TEXT    send TEXT to NAME alone
+/me TEXT          describe what you do
+/quit             leave; an empty line, Ctrl-D and Ctrl-C do so too
+//TEXT            send a line that begins with one slash`
+	operatorHelp = `/who              list the people in the room
+/msg NAME TEXT    send TEXT to NAME alone
+/me TEXT          describe what you do
+/kick NAME        remove NAME from the room
 /invite NAME      make a one-time code that lets NAME in
 /allow [NAME]     let in the key that was refused
-/quit             close the room; so do Ctrl-D and Ctrl-C
-//TEXT            a line that begins with one slash`
+/quit             close the room; Ctrl-D and Ctrl-C do so too
+//TEXT            send a line that begins with one slash`
+	unknownCommand = "there is no %s here; /help lists the commands, and //… sends a line that begins with a slash"
 )
 
-// parseCommand splits a typed line: text is to be said as it is, or name is a command and text what follows it.
-func parseCommand(line []byte) (name, text string) {
-	s := string(line)
-	if strings.HasPrefix(s, "//") {
-		return "", s[1:]
+// parseTyped parses a typed line. If command is empty, out is to be sent; otherwise arg is the text after the
+// command. The error describes the use of a command that sends something.
+func parseTyped(line []byte) (out outLine, command, arg string, err error) {
+	text := string(line)
+	switch {
+	case strings.HasPrefix(text, "//"):
+		return outLine{what: itemSay, text: line[1:]}, "", "", nil
+	case !strings.HasPrefix(text, "/"):
+		return outLine{what: itemSay, text: line}, "", "", nil
 	}
-	if !strings.HasPrefix(s, "/") {
-		return "", s
-	}
-	name, text, _ = strings.Cut(s[1:], " ")
-	return "/" + name, strings.TrimSpace(text)
-}
-
-// saying does the commands that say something; ok is false for every other command.
-func saying(name, text string) (out outLine, problem string, ok bool) {
-	switch name {
-	case "":
-		return outLine{what: itemSay, text: []byte(text)}, "", true
+	command, arg, _ = strings.Cut(text, " ")
+	arg = strings.TrimSpace(arg)
+	switch command {
 	case "/me":
-		if text == "" {
-			return out, "/me TEXT says what you do", true
+		if arg == "" {
+			return out, "", "", errors.New("/me TEXT describes what you do")
 		}
-		return outLine{what: itemAction, text: []byte(text)}, "", true
+		return outLine{what: itemAction, text: []byte(arg)}, "", "", nil
 	case "/msg":
-		to, text, _ := strings.Cut(text, " ")
+		to, text, _ := strings.Cut(arg, " ")
 		text = strings.TrimSpace(text)
 		if to == "" || text == "" || len(to) > maxShown {
-			return out, "/msg NAME TEXT says TEXT to NAME alone", true
+			return out, "", "", errors.New("/msg NAME TEXT sends TEXT to NAME alone")
 		}
-		return outLine{what: itemDirect, to: to, text: []byte(text)}, "", true
+		return outLine{what: itemDirect, to: to, text: []byte(text)}, "", "", nil
 	}
-	return out, "", false
+	return out, command, arg, nil
 }
 
-// completions returns what the word before pos can become: commands at the start of a line, else names.
+// completions returns the words that can replace the word that ends at byte pos of line: one of commands, which is a
+// help text, at the start of the line, otherwise one of names.
 func completions(line string, pos int, commands string, names []string) (words []string) {
 	word := line[:pos]
 	if at := strings.LastIndexByte(word, ' '); at >= 0 {
 		word = word[at+1:]
 	} else if strings.HasPrefix(word, "/") {
-		for help := range strings.SplitSeq(commands, "\n") {
-			if c, _, _ := strings.Cut(help, " "); strings.HasPrefix(c, word) && !strings.HasPrefix(c, "//") {
-				words = append(words, c)
-			}
-		}
-		return words
+		return completeCommand(word, commands)
 	}
 	for _, n := range names {
 		if strings.HasPrefix(strings.ToLower(n), strings.ToLower(word)) {
 			words = append(words, n)
+		}
+	}
+	return words
+}
+
+// completeCommand returns the commands of a help text that begin with word.
+func completeCommand(word, help string) (words []string) {
+	for line := range strings.SplitSeq(help, "\n") {
+		if c, _, _ := strings.Cut(line, " "); strings.HasPrefix(c, word) && !strings.HasPrefix(c, "//") {
+			words = append(words, c)
 		}
 	}
 	return words

@@ -1,8 +1,8 @@
 package main
 
-// The console: the three standard streams of either side, be they a terminal or pipes (DESIGN sections 6 and 7). stdout
-// carries messages only, one a line; all else goes to stderr. Whatever a peer had a hand in is made safe here, and here
-// alone, before it is shown.
+// The console: the standard streams of either side, on a terminal or in pipes. stdout carries messages only, one per
+// line, or with -json one object per line; everything else goes to stderr. This file, and no other, makes text from
+// peers safe to show.
 
 import (
 	"bufio"
@@ -11,127 +11,101 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// console may be used by any goroutine, but one at a time may read and one show.
-type console struct {
-	stderr io.Writer
-	term   *terminal // nil where nobody types
-	onTerm bool      // messages go to the terminal, above the prompt
-	color  bool
-	json   bool   // one object a line, in and out (-json)
-	quiet  bool   // stderr carries errors alone (-quiet)
-	nobell bool   // -nobell
-	server string // the server's name
-	origin string // and its fingerprint, for objects
-	since  uint64 // the last item before we came: up to here it is history
-	quit   func() // what Ctrl-C and Ctrl-D do on a server
-	lines  *lineReader
-	out    *bufio.Writer
-	outMu  sync.Mutex // over out and buf where several show: with -json
-	buf    []byte
-	muted  atomic.Bool
+const (
+	maxNotes     = 1024                   // notes that wait for stderr
+	notesTimeout = 750 * time.Millisecond // for the notes that wait at the end
+)
 
-	// What any goroutine has to tell goes through a queue: stderr may be stuck, and nobody else is to wait for it.
-	notes   chan string
-	dropped atomic.Int64
-	closing sync.Once
-	stop    chan struct{} // closed: show what waits, and no more
-	told    chan struct{} // closed once that is done
-	mu      sync.Mutex    // over the terminal or stderr, for one line
+// consoleOptions are the options of the command line that the console needs. openConsole sets the last two.
+type consoleOptions struct {
+	json   bool // -json: one object per line, in and out
+	raw    bool // -raw: the streams carry bytes
+	quiet  bool // -quiet: stderr carries only errors
+	noBell bool // -nobell
+
+	onTerminal bool // messages are shown on the terminal, above the prompt
+	color      bool
 }
 
-const maxNotes = 1024 // that wait for stderr
+// console is the standard streams. Any goroutine may use it, but only one at a time may call read, and one show.
+type console struct {
+	consoleOptions
+	display
+	lines *lineReader // the input; nil with a terminal
+	out   *output
+	notes *noteQueue
+}
 
-// openConsole makes a console of the standard streams: with a prompt where stdin is a terminal, and stdout or stderr is one
-// to draw on. plain leaves the prompt out: what goes in and out is for programs. No line of the input is longer than maxInput.
-func openConsole(stdin, stdout, stderr *os.File, plain bool, maxInput int) (*console, error) {
+// openConsole makes a console of the standard streams. It has a prompt if stdin is a terminal and stdout or stderr is
+// another or the same, unless -json or -raw use the streams.
+func openConsole(stdin, stdout, stderr *os.File, o consoleOptions) (*console, error) {
 	draw := stdout
 	if !isTerminal(stdout) {
 		draw = stderr
 	}
-	if plain || !isTerminal(stdin) || !isTerminal(draw) {
-		c := newConsole(stdin, stdout, stderr, nil)
-		c.lines = newLineReader(stdin, maxInput)
-		return c, nil
+	if o.json || o.raw || !isTerminal(stdin) || !isTerminal(draw) {
+		return newConsole(stdin, stdout, stderr, nil, o), nil
 	}
 	term, err := newTerminal(stdin, draw)
 	if err != nil {
 		return nil, err
 	}
-	c := newConsole(stdin, stdout, stderr, term)
-	c.onTerm, c.color = draw == stdout, wantColor(draw)
-	return c, nil
+	o.onTerminal, o.color = draw == stdout, wantColor(draw)
+	return newConsole(stdin, stdout, stderr, term, o), nil
 }
 
-// newConsole makes a console of any streams; term is nil where nobody types. It must be closed.
-func newConsole(stdin io.Reader, stdout, stderr io.Writer, term *terminal) *console {
-	c := &console{
-		stderr: stderr, term: term, out: bufio.NewWriterSize(stdout, 64<<10),
-		notes: make(chan string, maxNotes), stop: make(chan struct{}), told: make(chan struct{}),
+// newConsole makes a console of any streams, and of a terminal unless term is nil. The caller must close it.
+func newConsole(stdin io.Reader, stdout, stderr io.Writer, term *terminal, o consoleOptions) *console {
+	c := &console{consoleOptions: o, display: display{term: term, stderr: stderr}, out: newOutput(stdout)}
+	longest := maxLine
+	if o.json {
+		longest = maxObject
 	}
 	if term == nil {
-		c.lines = newLineReader(stdin, maxLine)
+		c.lines = newLineReader(stdin, longest)
 	}
-	go c.drain()
+	c.notes = newNoteQueue(c.print)
+	go c.notes.run() // until close
 	return c
 }
 
-// drain shows what is told, until close.
-func (c *console) drain() {
-	defer close(c.told)
-	for stop := c.stop; stop != nil || len(c.notes) > 0; {
-		select {
-		case line := <-c.notes:
-			c.print(line)
-		case <-stop:
-			stop = nil
-		}
-		if n := c.dropped.Swap(0); n > 0 {
-			c.print(fmt.Sprintf("securechat: %d more lines could not be shown: standard error was stuck", n))
-		}
-	}
-}
-
-// close shows what is left to show, for three quarters of a second at most, and gives the terminal back. What is told
-// after it is not shown. It may be called again.
+// close prints the notes that wait, for notesTimeout at most, and restores the terminal. Later notes are not printed.
+// It may be called again.
 func (c *console) close() {
-	c.closing.Do(func() { close(c.stop) })
-	select {
-	case <-c.told:
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if c.term != nil {
-			c.term.close()
-		}
-	case <-time.After(750 * time.Millisecond):
+	if c.notes.close(notesTimeout) {
+		c.restoreTerminal()
 	}
 }
 
-// plain gives the terminal back and goes on without it. Nobody else may use the console yet.
-func (c *console) plain() {
+// closeTerminal restores the terminal and continues with the plain streams. It must be called before any other
+// goroutine uses the console.
+func (c *console) closeTerminal() {
+	c.restoreTerminal()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.term, c.onTerminal, c.color = nil, false, false
+}
+
+// guard is deferred in goroutines that draw. It restores the terminal before a panic ends the program.
+func (c *console) guard() {
+	p := recover() // only a function that is itself deferred can recover
+	if p == nil {
+		return
+	}
 	if c.term != nil {
 		c.term.close()
-		c.term, c.onTerm = nil, false
 	}
+	panic(p)
 }
 
-// guard is deferred in goroutines that draw: a panic gives the terminal back first.
-func (c *console) guard() {
-	if c.term != nil {
-		c.term.guard()
-	}
-}
-
-// read returns the next line that is typed or piped in, good until the next call. pasted says that the line was pasted, so
-// that an empty one is text and no wish to leave.
+// read returns the next line that is typed or piped in, valid until the next call. pasted reports that the line was
+// pasted: then an empty line is text, not a request to leave.
 func (c *console) read() (line []byte, pasted bool, err error) {
 	if c.term == nil {
 		line, err = c.lines.next()
@@ -141,82 +115,114 @@ func (c *console) read() (line []byte, pasted bool, err error) {
 	return []byte(s), pasted, err
 }
 
-// note tells the person something that is no message, without waiting. It may have several lines.
-func (c *console) note(format string, a ...any) { c.tell("securechat: "+format, a...) }
+// ownLines is text of the program's own that may have several lines.
+type ownLines string
 
-// tell is note without our name in front.
-func (c *console) tell(format string, a ...any) {
-	lines := strings.Split(fmt.Sprintf(format, a...), "\n")
+// note prints a note to the user after the name of the program. Only newlines of the format and of ownLines begin a line:
+// every other argument is made safe by itself, since it may hold bytes of a peer. note does not wait for stderr.
+func (c *console) note(format string, a ...any) { c.notePlain("securechat: "+format, a...) }
+
+// notePlain is note without the name of the program.
+func (c *console) notePlain(format string, a ...any) {
+	args := make([]any, len(a))
+	for i, arg := range a {
+		switch arg := arg.(type) {
+		case ownLines:
+			args[i] = string(arg)
+		case int, int64, uint64:
+			args[i] = arg
+		default:
+			args[i] = safe(fmt.Sprint(arg))
+		}
+	}
+	lines := strings.Split(fmt.Sprintf(format, args...), "\n")
 	for i := range lines {
 		lines[i] = safe(lines[i])
 	}
-	select {
-	case c.notes <- strings.Join(lines, "\n"):
-	default:
-		c.dropped.Add(int64(len(lines)))
-	}
+	c.notes.add(lines)
 }
 
-// print shows a line, or some, on the terminal or on stderr.
-func (c *console) print(line string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.term != nil {
-		c.term.print(line)
-	} else {
-		fmt.Fprintln(c.stderr, line)
-	}
+// setRoom sets what the objects and the history marks of later items depend on: the name and the fingerprint of the
+// server, and the last item from before the client joined.
+func (c *console) setRoom(server, origin string, since uint64) {
+	c.out.mu.Lock()
+	defer c.out.mu.Unlock()
+	c.out.room = roomState{server, origin, since}
 }
 
-// mute drops what is to be shown from now on.
-func (c *console) mute() { c.muted.Store(true) }
+// origin returns the fingerprint of the server, as set by setRoom.
+func (c *console) origin() string {
+	c.out.mu.Lock()
+	defer c.out.mu.Unlock()
+	return c.out.room.origin
+}
 
-// show prints an item of the room: what is said on stdout, the rest on stderr. flush makes sure of it.
+// show prints an item of the room: a message on stdout, everything else on stderr. Messages are buffered until flush.
 func (c *console) show(it item) error {
-	if c.muted.Load() {
-		return nil
-	}
-	history := it.seq != 0 && it.seq <= c.since
 	if c.json {
-		return c.object(func(b []byte) []byte { return appendObject(b, it, history, c.server, c.origin) })
+		return c.out.print(func(b []byte, room *roomState) []byte {
+			return appendObject(b, it, room.isHistory(it), room.server, room.origin)
+		})
 	}
-	name, text := safe(it.name), it.text
+	if c.out.muted.Load() {
+		return nil
+	}
 	switch it.what {
+	case itemSay, itemAction, itemDirect:
+		return c.showMessage(it)
 	case itemUndelivered:
-		c.print("securechat: " + safe(string(text)))
-		return nil
-	case itemJoin, itemLeave, itemNotice:
-		if c.quiet {
-			return nil
-		}
-		line := "* "
-		switch {
-		case it.what == itemJoin:
-			line += name + " joined"
-		case it.what == itemLeave && len(text) == 0:
-			line += name + " left"
-		case it.what == itemLeave:
-			line += name + " left: " + safe(string(text))
-		default:
-			line += safe(string(text))
-		}
-		c.print(line)
+		c.print("securechat: " + safe(string(it.text)))
 		return nil
 	}
-	b := c.buf[:0]
+	if !c.quiet {
+		c.print(eventLine(it))
+	}
+	return nil
+}
+
+// eventLine returns the line for an item that is not a message.
+func eventLine(it item) string {
+	name, text := safe(it.name), safe(string(it.text))
 	switch {
-	case c.onTerm && history:
-		b = it.time.Local().AppendFormat(b, "2006-01-02 15:04 ")
-	case c.onTerm:
-		b = it.time.Local().AppendFormat(b, "15:04 ")
+	case it.what == itemJoin:
+		return "* " + name + " joined"
+	case it.what == itemLeave && text == "":
+		return "* " + name + " left"
+	case it.what == itemLeave:
+		return "* " + name + " left: " + text
 	}
+	return "* " + text
+}
+
+// showMessage prints a message as text.
+func (c *console) showMessage(it item) error {
+	if !c.onTerminal {
+		return c.out.print(func(b []byte, _ *roomState) []byte { return append(appendMessageLine(b, it, false), '\n') })
+	}
+	layout := "15:04 "
+	if c.out.isHistory(it) {
+		layout = "2006-01-02 15:04 "
+	}
+	b := it.time.Local().AppendFormat(nil, layout)
+	c.print(string(appendMessageLine(b, it, c.color)))
+	if it.what == itemDirect && !c.noBell {
+		c.term.bell()
+	}
+	return nil
+}
+
+// appendMessageLine appends a message's sender and text.
+func appendMessageLine(b []byte, it item, color bool) []byte {
+	name := safe(it.name)
 	if it.what == itemAction {
 		b = append(b, "* "...)
 	}
-	if c.color && c.onTerm {
-		b = append(append(append(b, nameColor(name)...), name...), colorOff...)
-	} else {
-		b = append(b, name...)
+	if color {
+		b = append(b, nameColor(name)...)
+	}
+	b = append(b, name...)
+	if color {
+		b = append(b, colorOff...)
 	}
 	switch it.what {
 	case itemAction:
@@ -226,23 +232,10 @@ func (c *console) show(it item) error {
 	default:
 		b = append(b, ": "...)
 	}
-	b = appendSafe(b, text)
-	c.buf = b
-	if c.onTerm {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.term.print(string(b))
-		if it.what == itemDirect && !c.nobell {
-			c.term.bell()
-		}
-		return nil
-	}
-	c.buf = append(b, '\n')
-	_, err := c.out.Write(c.buf)
-	return err
+	return appendSafe(b, it.text)
 }
 
-// prompt is what stands before what name types.
+// prompt returns the prompt for the person with this name.
 func (c *console) prompt(name string) string {
 	if !c.color {
 		return name + "> "
@@ -250,56 +243,49 @@ func (c *console) prompt(name string) string {
 	return nameColor(name) + name + colorOff + "> "
 }
 
-// acked shows, in objects, that every line up to n is in the server's log.
-func (c *console) acked(n uint64) error {
-	return c.object(func(b []byte) []byte {
-		return append(strconv.AppendUint(append(b, `{"type":"ack","id":`...), n, 10), '}', '\n')
-	})
-}
-
-// object writes an object to stdout if that is what stdout is for; flush makes sure of it.
-func (c *console) object(add func(b []byte) []byte) error {
-	if !c.json || c.muted.Load() {
-		return nil
-	}
-	c.outMu.Lock()
-	defer c.outMu.Unlock()
-	c.buf = add(c.buf[:0])
-	_, err := c.out.Write(c.buf)
-	return err
-}
-
-// fault tells that the line last read could not be sent, on stderr and in objects. An error of stdout stays in c.out, for the
-// next flush.
-func (c *console) fault(err error) {
-	text := err.Error()
-	if !errors.As(err, new(errLongLine)) { // which names the line itself
-		text = fmt.Sprintf("line %d: %v", c.lines.number, err)
-	}
-	c.note("%s", text)
-	_ = c.object(func(b []byte) []byte { return appendLineError(b, c.lines.number, text) })
-	_ = c.flush()
-}
-
-// welcome begins a connection, in objects: we are name in the room.
+// welcome prints, with -json, the object that begins a connection. name is the own name in the room.
 func (c *console) welcome(name string, gap bool) error {
-	if err := c.object(func(b []byte) []byte { return appendWelcome(b, name, gap, c.server, c.origin) }); err != nil {
+	err := c.printObject(func(b []byte, room *roomState) []byte {
+		return appendWelcome(b, name, gap, room.server, room.origin)
+	})
+	if err != nil {
 		return err
 	}
 	return c.flush()
 }
 
-// flush writes out what show and acked have printed.
-func (c *console) flush() error {
-	if c.muted.Load() {
-		return nil
-	}
-	c.outMu.Lock()
-	defer c.outMu.Unlock()
-	return c.out.Flush()
+// acked prints, with -json, that the server's log has every line up to number n.
+func (c *console) acked(n uint64) error {
+	return c.printObject(func(b []byte, _ *roomState) []byte { return appendAck(b, n) })
 }
 
-// secretPrompt returns how to ask for a passphrase, or nil where nobody can be asked.
+// rejectLine reports, on stderr and with -json on stdout, that the line last read was not sent. An error of stdout
+// stays in the writer and is returned by the next flush.
+func (c *console) rejectLine(err error) {
+	text := err.Error()
+	if !errors.As(err, new(errLongLine)) { // which has the line's number already
+		text = fmt.Sprintf("line %d: %v", c.lines.number, err)
+	}
+	c.note("%s", text)
+	_ = c.printObject(func(b []byte, _ *roomState) []byte { return appendLineError(b, c.lines.number, text) })
+	_ = c.flush()
+}
+
+// printObject prints an object with -json. It is buffered until flush.
+func (c *console) printObject(add func(b []byte, room *roomState) []byte) error {
+	if !c.json {
+		return nil
+	}
+	return c.out.print(add)
+}
+
+// flush writes everything that was printed to stdout.
+func (c *console) flush() error { return c.out.flush() }
+
+// mute drops everything that is printed to stdout from now on.
+func (c *console) mute() { c.out.muted.Store(true) }
+
+// secretPrompt returns a function that asks for a passphrase, or nil without a terminal.
 func (c *console) secretPrompt() func(question string) ([]byte, error) {
 	if c.term == nil {
 		return nil
@@ -307,54 +293,190 @@ func (c *console) secretPrompt() func(question string) ([]byte, error) {
 	return c.term.readSecret
 }
 
-// progress returns what shows a line in place of the one before it, or nil where nobody looks; the last one ends in \n.
+// progress returns a function that shows a line on stderr in place of the line before it, or nil if stderr is not a
+// terminal. The last line ends with a newline.
 func (c *console) progress() func(line string) {
 	f, ok := c.stderr.(*os.File)
 	if !ok || c.quiet || !isTerminal(f) {
 		return nil
 	}
-	before := 0
-	return func(line string) {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		text, end := strings.CutSuffix(line, "\n")
-		fmt.Fprintf(c.stderr, "\r%-*s", before, text)
-		if before = len(text); end {
-			fmt.Fprintln(c.stderr)
+	return (&progressLine{display: &c.display}).show
+}
+
+// progressLine is a line on stderr that is replaced by the next one.
+type progressLine struct {
+	display *display
+	width   int // of the line shown
+}
+
+func (p *progressLine) show(line string) {
+	p.display.mu.Lock()
+	defer p.display.mu.Unlock()
+	text, last := strings.CutSuffix(line, "\n")
+	fmt.Fprintf(p.display.stderr, "\r%-*s", p.width, text)
+	p.width = len(text)
+	if last {
+		fmt.Fprintln(p.display.stderr)
+	}
+}
+
+// display is the terminal, or stderr without a terminal.
+type display struct {
+	mu     sync.Mutex // held while a line is written
+	term   *terminal  // nil without a terminal
+	stderr io.Writer
+}
+
+// print shows one or more lines. It waits while the terminal or stderr is stuck.
+func (d *display) print(text string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.term != nil {
+		d.term.print(text)
+		return
+	}
+	fmt.Fprintln(d.stderr, text)
+}
+
+// restoreTerminal restores the terminal, if there is one.
+func (d *display) restoreTerminal() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.term != nil {
+		d.term.close()
+	}
+}
+
+// roomState is what the output of an item depends on, beside the item.
+type roomState struct {
+	server, origin string // the server's name and fingerprint
+	since          uint64 // the last item from before the client joined
+}
+
+// isHistory reports whether an item is from before the client joined.
+func (r *roomState) isHistory(it item) bool { return it.seq != 0 && it.seq <= r.since }
+
+// output is the standard output.
+type output struct {
+	muted atomic.Bool // not under mu, which is held while stdout is stuck
+
+	mu   sync.Mutex // guards the fields below
+	w    *bufio.Writer
+	buf  []byte
+	room roomState
+}
+
+func newOutput(w io.Writer) *output { return &output{w: bufio.NewWriterSize(w, 64<<10)} }
+
+// print writes the bytes that add appends to its argument.
+func (o *output) print(add func(b []byte, room *roomState) []byte) error {
+	if o.muted.Load() {
+		return nil
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.buf = add(o.buf[:0], &o.room)
+	_, err := o.w.Write(o.buf)
+	return err
+}
+
+func (o *output) flush() error {
+	if o.muted.Load() {
+		return nil
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.w.Flush()
+}
+
+func (o *output) isHistory(it item) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.room.isHistory(it)
+}
+
+// noteQueue prints notes in a goroutine of its own, so that a stuck stderr stops nothing else.
+type noteQueue struct {
+	print   func(text string)
+	queue   chan string
+	dropped atomic.Int64 // lines that found the queue full
+	closing sync.Once
+	stop    chan struct{} // closed by close: run prints what waits, then ends
+	done    chan struct{} // closed when run ends
+}
+
+func newNoteQueue(print func(text string)) *noteQueue {
+	return &noteQueue{
+		print: print, queue: make(chan string, maxNotes), stop: make(chan struct{}), done: make(chan struct{}),
+	}
+}
+
+// add queues one note, or drops it if the queue is full.
+func (q *noteQueue) add(lines []string) {
+	select {
+	case q.queue <- strings.Join(lines, "\n"):
+	default:
+		q.dropped.Add(int64(len(lines)))
+	}
+}
+
+// run prints the notes until close.
+func (q *noteQueue) run() {
+	defer close(q.done)
+	for stop := q.stop; stop != nil || len(q.queue) > 0; {
+		select {
+		case text := <-q.queue:
+			q.print(text)
+		case <-stop:
+			stop = nil
+		}
+		if n := q.dropped.Swap(0); n > 0 {
+			q.print(fmt.Sprintf("securechat: %d more lines could not be shown: standard error was stuck", n))
 		}
 	}
 }
 
-// lineReader cuts a stream into lines for sending.
+// close ends run after the notes that wait, and reports whether it has ended within timeout. It may be called again.
+func (q *noteQueue) close(timeout time.Duration) bool {
+	q.closing.Do(func() { close(q.stop) })
+	select {
+	case <-q.done:
+		return true
+	case <-time.After(timeout):
+		return false
+	}
+}
+
+// lineReader splits a stream into lines.
 type lineReader struct {
 	r      *bufio.Reader
 	max    int // bytes of a line
-	number int // of the line last returned, from 1
+	number int // of the last line returned, counted from 1
 }
 
 func newLineReader(r io.Reader, max int) *lineReader {
 	return &lineReader{r: bufio.NewReaderSize(r, max+1), max: max}
 }
 
-// errLongLine says which line was longer than maxLine; the lines after it can still be read.
+// errLongLine is the error for a line that is too long. The lines after it can still be read.
 type errLongLine struct{ number, max int }
 
 func (e errLongLine) Error() string {
 	return fmt.Sprintf("line %d is longer than %d bytes and was not sent: -raw carries any bytes", e.number, e.max)
 }
 
-// next returns a line without its end, good until the next call; a last line without an end counts. io.EOF ends.
+// next returns the next line without its newline, valid until the next call. A last line without a newline is a line.
+// The error at the end of the stream is io.EOF.
 func (l *lineReader) next() ([]byte, error) {
 	line, err := l.r.ReadSlice('\n')
-	if err == io.EOF && len(line) > 0 {
-		l.number++
-		return line, nil
-	}
-	if err == nil {
+	switch {
+	case err == nil:
 		l.number++
 		return line[:len(line)-1], nil
-	}
-	if err != bufio.ErrBufferFull {
+	case err == io.EOF && len(line) > 0:
+		l.number++
+		return line, nil
+	case err != bufio.ErrBufferFull:
 		return nil, err
 	}
 	l.number++
@@ -367,7 +489,7 @@ func (l *lineReader) next() ([]byte, error) {
 	return nil, errLongLine{l.number, l.max}
 }
 
-// ready says whether next would return without waiting for more input.
+// ready reports whether next would return a line without waiting for input.
 func (l *lineReader) ready() bool {
 	b, _ := l.r.Peek(l.r.Buffered())
 	return bytes.IndexByte(b, '\n') >= 0

@@ -119,7 +119,7 @@ func writeFile(path string, data []byte) error {
 	if target, err := filepath.EvalSymlinks(path); err == nil {
 		path = target
 	}
-	if err := replaceFile(path, data, os.Rename); err != nil {
+	if err := replaceFile(path, data, os.Rename, syncFolder); err != nil {
 		return fmt.Errorf("cannot write %s: %w%s", path, err, writeAdvice(err))
 	}
 	return nil
@@ -127,7 +127,7 @@ func writeFile(path string, data []byte) error {
 
 // replaceFile writes data to a new file, renames it to path, and flushes both the file and the folder to disk. A file
 // that is a mount point of its own cannot be replaced by a rename; replaceFile overwrites it in place.
-func replaceFile(path string, data []byte, rename func(from, to string) error) error {
+func replaceFile(path string, data []byte, rename func(from, to string) error, sync func(folder string) error) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return err
@@ -140,7 +140,7 @@ func replaceFile(path string, data []byte, rename func(from, to string) error) e
 		err = rename(f.Name(), path)
 	}
 	if err == nil {
-		return syncFolder(filepath.Dir(path))
+		return sync(filepath.Dir(path)) // else a power cut can bring the old file back
 	}
 	if errors.Is(err, syscall.EBUSY) {
 		err = overwriteFile(path, data)

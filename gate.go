@@ -4,7 +4,8 @@ package main
 // PerSourcePenalties; while many handshakes are in progress some new connections are dropped at random, as with sshd's
 // MaxStartups, so that holding connections open cannot keep all others out. The rules:
 //
-//   - a source is an IPv4 address or an IPv6 /64, which is what one machine has. Loopback is none, since tunnels end there;
+//   - a source is an IPv4 address or an IPv6 /64, which is what one machine has. Loopback is none, since tunnels end
+//     there;
 //   - memory is bounded: beyond maxSources the penalty that would end first is dropped. That frees one source early and
 //     keeps no other out;
 //   - a flood produces few messages: one for each penalty, and one a minute for connections dropped at random.
@@ -12,13 +13,11 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/netip"
 	"os"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -93,8 +92,9 @@ func (g *gate) enter(ip netip.Addr, now time.Time) *refusal {
 	if byChance || g.inProgress >= startupsFull {
 		g.dropped++
 		r := &refusal{
-			reason: fmt.Sprintf("%d handshakes are in progress: dropped %d connections since the last report", g.inProgress, g.dropped),
-			first:  now.Sub(g.reported) >= startupsReport,
+			reason: fmt.Sprintf("%d handshakes are in progress: dropped %d connections since the last report",
+				g.inProgress, g.dropped),
+			first: now.Sub(g.reported) >= startupsReport,
 		}
 		if r.first {
 			g.reported, g.dropped = now, 0
@@ -187,13 +187,15 @@ func (g *gate) forgive(ip netip.Addr) {
 func penaltyFor(err error) time.Duration {
 	var u *untrusted
 	switch {
+	case errors.As(err, &u) && u.kind == undecided:
+		return 0 // a file of ours cannot be read
 	case errors.As(err, &u) && u.kind == invalidInvite:
 		return penaltyInvite
 	case errors.As(err, &u), errors.Is(err, errUnverified), errors.Is(err, errMalformed), errors.Is(err, errBadPacket):
 		return penaltyRefused
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return penaltySilent
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, errTruncated), errors.Is(err, syscall.ECONNRESET):
+	case closedByPeer(err):
 		return penaltyLeft
 	}
 	return 0

@@ -121,11 +121,11 @@ func clientHandshake(conn net.Conn, me *party, trusts trustFunc, proof proofFunc
 	if err != nil {
 		return nil, fmt.Errorf("stage 1: %w", err)
 	}
-	claim, err := me.sealClaim(ra, x.h0, kemKey.PublicKey().Bytes(), proof)
+	claimed, err := me.sealClaim(ra, x.h0, kemKey.PublicKey().Bytes(), proof)
 	if err != nil {
 		return nil, fmt.Errorf("stage 1: %w", err)
 	}
-	if err := x.send(1, eks, claim, ra); err != nil {
+	if err := x.send(1, eks, claimed, ra); err != nil {
 		return nil, err
 	}
 	if err := x.startWrapping(ra); err != nil {
@@ -468,7 +468,7 @@ func (x *exchange) verify(m *stageMessage) error {
 
 // refuse sends a refusal in the place of a stage, if err is a decision against the client, and returns err. The client
 // has proven its key, and would learn from the close that it is not admitted. The refusal makes that certain: the
-// client can tell it from trouble of the network, and nobody else can read or forge it.
+// client can tell it from trouble of the network, and no third party can read or forge it.
 func (x *exchange) refuse(stage byte, err error) error {
 	if !isDecision(err) {
 		return err

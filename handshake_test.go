@@ -1,7 +1,10 @@
 package main
 
-// The handshake from both sides at once, over net.Pipe inside testing/synctest, so that deadlines and -delay cost no real
-// time; then with a man in the middle, with scripted peers that break each stage in turn, and with peers that stall.
+// Both sides of the handshake over net.Pipe inside testing/synctest, so that deadlines and -delay cost no real time: with a
+// man in the middle, with scripted peers that break each stage in turn, and with peers that stall. After these come the
+// lines of -trace and two benchmarks: BenchmarkHandshakeFloor compares the server's cost with its RSA and HPKE operations
+// (bench/handshake.sh), and BenchmarkTiming measures how long the server takes to close the connection after each kind of
+// failure (bench/timing.sh; docs/SECURITY.md says which failures are compared, and why some may differ).
 
 import (
 	"bytes"
@@ -16,9 +19,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/big"
+	mathrand "math/rand/v2"
 	"net"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -29,7 +35,7 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// onceRSA makes a key when it is first asked for.
+// onceRSA returns a function that makes a key at its first call and returns that key at each call.
 func onceRSA(bits int) func() *rsa.PrivateKey {
 	return sync.OnceValue(func() *rsa.PrivateKey {
 		key, err := rsa.GenerateKey(rand.Reader, bits)
@@ -40,12 +46,12 @@ func onceRSA(bits int) func() *rsa.PrivateKey {
 	})
 }
 
-// onceKeys are RSA keys for all tests here: making them is slow. "server" and "client" have 2048 bits.
+// onceKeys are RSA keys that the tests share, because making them is slow. "server" and "client" have 2048 bits.
 var onceKeys = map[string]func() *rsa.PrivateKey{
 	"server": onceRSA(2048), "client": onceRSA(2048), "3072": onceRSA(3072), "4096": onceRSA(4096),
 }
 
-// fixedSigner is an Ed25519 identity, always the same for the same name.
+// fixedSigner returns an Ed25519 identity, always the same one for the same name.
 func fixedSigner(t testing.TB, name string) ssh.Signer {
 	t.Helper()
 	seed := make([]byte, ed25519.SeedSize)
@@ -62,10 +68,11 @@ func keySigner(t testing.TB, key any) ssh.Signer {
 	return s
 }
 
-// certSigner puts a certificate of the given type in front of a signer.
+// certSigner returns signer with a certificate of the given type.
 func certSigner(t testing.TB, signer ssh.Signer, certType uint32) ssh.Signer {
 	t.Helper()
-	cert := &ssh.Certificate{Key: signer.PublicKey(), CertType: certType, ValidPrincipals: []string{"anna"}, ValidBefore: ssh.CertTimeInfinity}
+	cert := &ssh.Certificate{Key: signer.PublicKey(), CertType: certType, ValidPrincipals: []string{"anna"},
+		ValidBefore: ssh.CertTimeInfinity}
 	if err := cert.SignCert(rand.Reader, fixedSigner(t, "ca")); err != nil {
 		t.Fatal(err)
 	}
@@ -85,45 +92,46 @@ func partyOf(t testing.TB, signer ssh.Signer, encryption *rsa.PrivateKey) *party
 	return p
 }
 
-// twoParties are a client and a server with the keys that are made by default.
+// twoParties returns a client and a server with keys of the default types.
 func twoParties(t testing.TB) (client, server *party) {
 	t.Helper()
-	return partyOf(t, fixedSigner(t, "client"), onceKeys["client"]()), partyOf(t, fixedSigner(t, "server"), onceKeys["server"]())
+	return partyOf(t, fixedSigner(t, "client"), onceKeys["client"]()), partyOf(t, fixedSigner(t, "server"),
+		onceKeys["server"]())
 }
 
-// admitAll lets everybody in.
+// admitAll admits every client.
 func admitAll(ssh.PublicKey, []byte, []byte, []byte, bool) error { return nil }
 
-// trustAll trusts every server: whatever is noticed behind it, the handshake itself has noticed.
+// trustAll trusts every server, so that the handshake itself has to detect what is wrong.
 func trustAll(ssh.PublicKey) error { return nil }
 
-// meddler stands in the middle and says what becomes of frame n, header and all, of one direction: what goes on to its
-// receiver, what goes back to its sender, and whether the connection is then closed.
+// meddler is a man in the middle. For frame n of one direction, with its header, it returns what its receiver gets,
+// what its sender gets, and whether the connection is then closed.
 type meddler func(toServer bool, n int, frame []byte) (forward, back [][]byte, end bool)
 
 func faithful(_ bool, _ int, frame []byte) (forward, back [][]byte, end bool) {
 	return [][]byte{frame}, nil, false
 }
 
-// outcome is what one side had of a meeting.
+// outcome is the result of a meeting for one side.
 type outcome struct {
-	secrets *secrets // a copy; nil: the handshake failed
-	heard   []string // of the session, in order
+	secrets *secrets // a copy; nil if the handshake failed
+	heard   []string // the payloads received in the session, in order
 	err     error
-	frames  int  // that it sent
+	frames  int  // the number of frames that it sent
 	scraps  bool // it sent part of a frame too
 }
 
-// The frames of a meeting in which all goes well, by number.
+// The number of frames in a meeting without an attack.
 const (
 	framesToServer = 6 // stage 1, stage 3, join, two texts, close
 	framesToClient = 7 // hello, stage 2, stage 4, join, two texts, close
 )
 
-// sentBefore is how many frames a receiver has sent when it takes frame n of a direction.
+// sentBefore is the number of frames that a receiver has sent when it receives frame n of a direction.
 var sentBefore = map[bool][]int{true: {1, 2, 3, 4, 4, 6}, false: {0, 1, 2, 3, 5, 5, 6}}
 
-// meet runs a handshake and a short session through a meddler. It belongs into a synctest bubble.
+// meet runs a handshake and a short session through a meddler. It is called in a synctest bubble.
 func meet(client, server *party, m meddler) (c, s outcome) {
 	clientConn, left := net.Pipe()
 	right, serverConn := net.Pipe()
@@ -229,19 +237,21 @@ func converse(conn net.Conn, keys *secrets, server bool, heard *[]string) error 
 	return nil
 }
 
-// noticed says that a side itself saw something wrong, rather than only the connection's end.
+// noticed reports whether a side's own check failed. A side that only saw the connection end has not noticed anything.
 func noticed(err error) bool {
-	return errors.Is(err, errUnverified) || errors.Is(err, errBadPacket) || err != nil && strings.Contains(err.Error(), "does not speak")
+	return errors.Is(err, errUnverified) || errors.Is(err, errBadPacket) || err != nil &&
+		strings.Contains(err.Error(), "does not speak")
 }
 
-// onlyEnded says that a side saw the connection close or nothing come, and no more.
+// onlyEnded reports whether a side saw the connection close or received nothing, and no check of its own failed.
 func onlyEnded(err error) bool {
-	return err == nil || !noticed(err) && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, errTruncated) ||
+	return err == nil || !noticed(err) && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, errTruncated) ||
 		errors.Is(err, io.ErrClosedPipe) || errors.Is(err, os.ErrDeadlineExceeded))
 }
 
-// checkAgreement fails where a side took the other for present, having opened a packet of it, without both having the
-// same secrets, or heard anything but what was said.
+// checkAgreement fails if a side opened a packet of the other although the two have different secrets, or if a side
+// received a payload that was not sent.
 func checkAgreement(t *testing.T, what string, c, s outcome) {
 	t.Helper()
 	said := []string{"join", "one", "two", closeText}
@@ -255,7 +265,8 @@ func checkAgreement(t *testing.T, what string, c, s outcome) {
 	}
 }
 
-// checkRefused fails unless the side wanted, or either where that is "", noticed, and the other saw no more than the end.
+// checkRefused fails unless the side wanted noticed the attack, or either side if wanted is "", and the other side saw
+// only the connection's end.
 func checkRefused(t *testing.T, what string, c, s outcome, want string) {
 	t.Helper()
 	checkAgreement(t, what, c, s)
@@ -271,8 +282,10 @@ func checkRefused(t *testing.T, what string, c, s outcome, want string) {
 	}
 }
 
-// TestHandshake runs it with every kind of key: both sides end with the same secrets, and no two runs with any of them.
+// TestHandshake runs the handshake with each type of key. Both sides get the same secrets, and no two runs have a
+// secret in common.
 func TestHandshake(t *testing.T) {
+	t.Parallel()
 	ec := func(c elliptic.Curve) ssh.Signer {
 		key, err := ecdsa.GenerateKey(c, rand.Reader)
 		if err != nil {
@@ -281,10 +294,13 @@ func TestHandshake(t *testing.T) {
 		return keySigner(t, key)
 	}
 	signers := map[string]ssh.Signer{
-		"ed25519": fixedSigner(t, "someone"), "p256": ec(elliptic.P256()), "p384": ec(elliptic.P384()), "p521": ec(elliptic.P521()),
-		"rsa2048": keySigner(t, onceKeys["client"]()), "rsa3072": keySigner(t, onceKeys["3072"]()), "rsa4096": keySigner(t, onceKeys["4096"]()),
-		"user certificate": certSigner(t, fixedSigner(t, "someone"), ssh.UserCert), "host certificate": certSigner(t, fixedSigner(t, "someone"), ssh.HostCert),
-		"rsa certificate": certSigner(t, keySigner(t, onceKeys["4096"]()), ssh.UserCert),
+		"ed25519": fixedSigner(t, "someone"), "p256": ec(elliptic.P256()), "p384": ec(elliptic.P384()),
+		"p521":    ec(elliptic.P521()),
+		"rsa2048": keySigner(t, onceKeys["client"]()), "rsa3072": keySigner(t, onceKeys["3072"]()),
+		"rsa4096":          keySigner(t, onceKeys["4096"]()),
+		"user certificate": certSigner(t, fixedSigner(t, "someone"), ssh.UserCert),
+		"host certificate": certSigner(t, fixedSigner(t, "someone"), ssh.HostCert),
+		"rsa certificate":  certSigner(t, keySigner(t, onceKeys["4096"]()), ssh.UserCert),
 	}
 	plainClient, plainServer := twoParties(t)
 	seen := map[[64]byte]string{}
@@ -321,7 +337,7 @@ func TestHandshake(t *testing.T) {
 	}
 }
 
-// TestHandshakeCipher: AES needs both sides; whatever they have, they talk.
+// TestHandshakeCipher: the session uses AES if both sides have it in hardware, and works in each case.
 func TestHandshakeCipher(t *testing.T) {
 	for _, clientAES := range []bool{false, true} {
 		for _, serverAES := range []bool{false, true} {
@@ -333,14 +349,15 @@ func TestHandshakeCipher(t *testing.T) {
 					t.Fatal(c.err, s.err)
 				}
 				if want := clientAES && serverAES; c.secrets.aes != want || s.secrets.aes != want {
-					t.Errorf("client has AES: %v, server: %v; they chose %v and %v", clientAES, serverAES, c.secrets.aes, s.secrets.aes)
+					t.Errorf("client has AES: %v, server: %v; they chose %v and %v", clientAES, serverAES, c.secrets.aes,
+						s.secrets.aes)
 				}
 			})
 		}
 	}
 }
 
-// eachFrame runs a parallel subtest for every frame of a meeting.
+// eachFrame runs a parallel subtest for each frame of a meeting.
 func eachFrame(t *testing.T, fn func(t *testing.T, toServer bool, n int)) {
 	twoParties(t)
 	for toServer, count := range map[bool]int{true: framesToServer, false: framesToClient} {
@@ -353,7 +370,7 @@ func eachFrame(t *testing.T, fn func(t *testing.T, toServer bool, n int)) {
 	}
 }
 
-// record returns the frames of one good meeting.
+// record returns the frames of a meeting without an attack.
 func record(t *testing.T) map[bool][][]byte {
 	t.Helper()
 	client, server := twoParties(t)
@@ -373,7 +390,7 @@ func record(t *testing.T) map[bool][][]byte {
 	return frames
 }
 
-// at makes a meddler that touches one frame only.
+// at returns a meddler that changes one frame only.
 func at(toServer bool, n int, do func(frame []byte) (forward, back [][]byte, end bool)) meddler {
 	return func(direction bool, i int, frame []byte) ([][]byte, [][]byte, bool) {
 		if direction == toServer && i == n {
@@ -383,8 +400,8 @@ func at(toServer bool, n int, do func(frame []byte) (forward, back [][]byte, end
 	}
 }
 
-// TestFlippedBytes flips a bit of every byte of every frame. Who notices is known for each: the receiver, at once; but for
-// a hello's AES byte and Rs, which no signature covers and the transcript does, so that the server notices at stage 1.
+// TestFlippedBytes flips a bit in each byte of each frame. The frame's receiver notices at once, with one exception: no
+// signature covers a hello's AES byte and Rs, but the transcript does, so the server notices at stage 1.
 func TestFlippedBytes(t *testing.T) {
 	eachFrame(t, func(t *testing.T, toServer bool, n int) {
 		client, server := twoParties(t)
@@ -409,9 +426,10 @@ func TestFlippedBytes(t *testing.T) {
 				victim := map[bool]outcome{true: s, false: c}[toServer]
 				const fixed = frameHeader + len(protocolName)
 				switch {
-				case is > was && !noticed(victim.err): // it waits for the rest, or refuses such a length
+				case is > was && !noticed(victim.err): // it waits for the rest, or the length is over the limit
 					checkAgreement(t, what, c, s)
-					if victim.err == nil || !onlyEnded(victim.err) && !strings.Contains(victim.err.Error(), "over the limit of 16384") {
+					if victim.err == nil || !onlyEnded(victim.err) && !strings.Contains(victim.err.Error(),
+						"over the limit of 16384") {
 						t.Errorf("%s: %v", what, victim.err)
 					}
 					return
@@ -431,8 +449,8 @@ func TestFlippedBytes(t *testing.T) {
 	})
 }
 
-// TestTruncatedFrames cuts every frame at every length, with the connection closed behind it and, with its header put
-// right, without.
+// TestTruncatedFrames cuts each frame at each length: once with the connection closed after it, and once with the
+// header corrected.
 func TestTruncatedFrames(t *testing.T) {
 	eachFrame(t, func(t *testing.T, toServer bool, n int) {
 		client, server := twoParties(t)
@@ -440,7 +458,7 @@ func TestTruncatedFrames(t *testing.T) {
 		size := 1
 		for i := 0; i < size; i++ {
 			if (testing.Short() || size > 600) && i%13 != 0 && i < size-20 && i > 20 {
-				continue // one AEAD or vector covers what is between
+				continue // one AEAD or vector covers the bytes between
 			}
 			synctest.Test(t, func(t *testing.T) {
 				c, s := meet(client, server, at(toServer, n, func(frame []byte) ([][]byte, [][]byte, bool) {
@@ -456,7 +474,7 @@ func TestTruncatedFrames(t *testing.T) {
 				}
 			})
 			if i%29 != 3 && i > frameHeader {
-				continue // the end of the stream is seen below the frame's content
+				continue // readFrame detects the end of the stream, whatever the frame contains
 			}
 			synctest.Test(t, func(t *testing.T) {
 				c, s := meet(client, server, at(toServer, n, func(frame []byte) ([][]byte, [][]byte, bool) {
@@ -477,8 +495,8 @@ func TestTruncatedFrames(t *testing.T) {
 	})
 }
 
-// TestMovedFrames duplicates, reflects, replaces, prolongs and drops frames, and puts in frames of another run between the
-// same two: none passes.
+// TestMovedFrames duplicates, reflects, replaces, prolongs and drops frames, and inserts frames of another run between
+// the same two parties.
 func TestMovedFrames(t *testing.T) {
 	other := record(t)
 	eachFrame(t, func(t *testing.T, toServer bool, n int) {
@@ -490,25 +508,30 @@ func TestMovedFrames(t *testing.T) {
 				checkRefused(t, what, c, s, "")
 			})
 		}
-		if n != last { // nothing is read behind the close
+		if n != last { // nothing is read after the close
 			try("twice", func(frame []byte) ([][]byte, [][]byte, bool) { return [][]byte{frame, frame}, nil, false })
-			try("an empty frame behind it", func(frame []byte) ([][]byte, [][]byte, bool) { return [][]byte{frame, {0, 0}}, nil, false })
+			try("an empty frame behind it", func(frame []byte) ([][]byte, [][]byte, bool) {
+				return [][]byte{frame, {0, 0}}, nil, false
+			})
 		}
-		if toServer || n != last { // the server reads nothing behind its own close
+		if toServer || n != last { // the server reads nothing after its own close
 			try("reflected", func(frame []byte) ([][]byte, [][]byte, bool) { return nil, [][]byte{frame}, false })
 		}
-		try("an empty frame before it", func(frame []byte) ([][]byte, [][]byte, bool) { return [][]byte{{0, 0}, frame}, nil, false })
+		try("an empty frame before it", func(frame []byte) ([][]byte, [][]byte, bool) {
+			return [][]byte{{0, 0}, frame}, nil, false
+		})
 		try("trailing bytes in the frame", func(frame []byte) ([][]byte, [][]byte, bool) {
 			return [][]byte{appendVector(nil, append(frame[frameHeader:], 0))}, nil, false
 		})
 		for _, direction := range []bool{true, false} {
 			for i, old := range other[direction] {
 				if !toServer && n == 0 && !direction && i == 0 {
-					continue // a hello of before is noticed by the server: below
+					continue // the server notices an old hello: see below
 				}
-				try(fmt.Sprintf("replaced by frame %d of another run, to server: %v", i, direction), func([]byte) ([][]byte, [][]byte, bool) {
-					return [][]byte{old}, nil, false
-				})
+				try(fmt.Sprintf("replaced by frame %d of another run, to server: %v", i, direction),
+					func([]byte) ([][]byte, [][]byte, bool) {
+						return [][]byte{old}, nil, false
+					})
 			}
 		}
 		synctest.Test(t, func(t *testing.T) {
@@ -522,7 +545,9 @@ func TestMovedFrames(t *testing.T) {
 	})
 	client, server := twoParties(t)
 	synctest.Test(t, func(t *testing.T) {
-		c, s := meet(client, server, at(false, 0, func([]byte) ([][]byte, [][]byte, bool) { return [][]byte{other[false][0]}, nil, false }))
+		c, s := meet(client, server, at(false, 0, func([]byte) ([][]byte, [][]byte, bool) {
+			return [][]byte{other[false][0]}, nil, false
+		}))
 		checkRefused(t, "an old hello", c, s, "server")
 	})
 	for toServer, n := range map[bool]int{true: 3, false: 4} {
@@ -543,29 +568,32 @@ func TestMovedFrames(t *testing.T) {
 	}
 }
 
-// TestOversizedFrame: a length over the limit is refused by its header alone, and the error names the limit.
+// TestOversizedFrame: readFrame rejects a length over the limit before it reads or allocates more, and the error names
+// the limit.
 func TestOversizedFrame(t *testing.T) {
 	for _, size := range []int{maxHandshakeFrame + 1, 0xffff} {
 		r := bytes.NewReader(binary.BigEndian.AppendUint16(nil, uint16(size)))
 		allocated := testing.AllocsPerRun(1, func() {
 			r.Seek(0, io.SeekStart)
-			if _, err := readFrame(r, maxHandshakeFrame); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%d bytes, over the limit of %d", size, maxHandshakeFrame)) {
+			if _, err := readFrame(r, maxHandshakeFrame); err == nil ||
+				!strings.Contains(err.Error(), fmt.Sprintf("%d bytes, over the limit of %d", size, maxHandshakeFrame)) {
 				t.Error(err)
 			}
 		})
-		if allocated > 40 { // the error and its words; the race detector adds its own
+		if allocated > 40 { // for the error; the race detector adds its own
 			t.Errorf("%v allocations", allocated)
 		}
 	}
 	if err := writeFrame(io.Discard, make([]byte, maxHandshakeFrame+1)); err == nil {
 		t.Error("a frame over the limit was written")
 	}
-	if body, err := readFrame(bytes.NewReader(appendVector(nil, make([]byte, maxHandshakeFrame))), maxHandshakeFrame); err != nil || len(body) != maxHandshakeFrame {
+	if body, err := readFrame(bytes.NewReader(appendVector(nil, make([]byte, maxHandshakeFrame))),
+		maxHandshakeFrame); err != nil || len(body) != maxHandshakeFrame {
 		t.Error(err)
 	}
 }
 
-// TestReplayedClient plays a recorded client's frames to a new run of its server, which refuses at stage 1: Rs is new.
+// TestReplayedClient sends a recorded client's frames to its server again. Rs is new, so stage 1 fails.
 func TestReplayedClient(t *testing.T) {
 	old := record(t)[true]
 	_, server := twoParties(t)
@@ -581,15 +609,19 @@ func TestReplayedClient(t *testing.T) {
 		}()
 		there.SetDeadline(time.Now().Add(handshakeTimeout))
 		admitted := false
-		keys, id, err := serverHandshake(there, server, 0, func(ssh.PublicKey, []byte, []byte, []byte, bool) error { admitted = true; return nil })
+		keys, id, err := serverHandshake(there, server, 0, func(ssh.PublicKey, []byte, []byte, []byte, bool) error {
+			admitted = true
+			return nil
+		})
 		there.Close()
-		if keys != nil || id != nil || admitted || !errors.Is(err, errUnverified) || !strings.HasPrefix(err.Error(), "stage 1: ") {
+		if keys != nil || id != nil || admitted || !errors.Is(err, errUnverified) ||
+			!strings.HasPrefix(err.Error(), "stage 1: ") {
 			t.Errorf("admit was asked: %v; %v", admitted, err)
 		}
 	})
 }
 
-// TestStall: whichever side stops at whichever stage, the other ends at the deadline, and -delay costs nothing else.
+// TestStall: if a side stops at any stage, the other ends at the deadline. -delay adds its pauses and nothing else.
 func TestStall(t *testing.T) {
 	client, server := twoParties(t)
 	for toServer, count := range map[bool]int{true: 3, false: 4} {
@@ -602,7 +634,8 @@ func TestStall(t *testing.T) {
 					}
 					return [][]byte{frame}, nil, false
 				})
-				if !errors.Is(c.err, os.ErrDeadlineExceeded) && !errors.Is(s.err, os.ErrDeadlineExceeded) || !onlyEnded(c.err) || !onlyEnded(s.err) {
+				if !errors.Is(c.err, os.ErrDeadlineExceeded) && !errors.Is(s.err, os.ErrDeadlineExceeded) || !onlyEnded(c.err) ||
+					!onlyEnded(s.err) {
 					t.Errorf("client: %v; server: %v", c.err, s.err)
 				}
 				if time.Since(begin) < handshakeTimeout {
@@ -631,7 +664,7 @@ func TestStall(t *testing.T) {
 	})
 }
 
-// deed is what a scripted peer does in one stage; a test alters it.
+// deed is what a scripted peer does in one stage. Tests alter it.
 type deed struct {
 	stage     byte
 	signer    ssh.Signer
@@ -701,7 +734,7 @@ func (d *deed) send(x *exchange, stage byte) error {
 	}
 	clearPart := append(d.clear, d.extra...)
 	body, err := x.seal(d.stage, d.signer, d.ek, clearPart, d.nonces)
-	if d.inside != nil || d.unsealed { // in the place of what seal made, whose transcript has the same midway value
+	if d.inside != nil || d.unsealed { // replaces what seal returned; midway, which labels and signature cover, stays
 		fields := append([]byte{d.stage}, d.nonces...)
 		var sig []byte
 		if sig, err = signData(d.signer, x.statement(d.stage, fields)); err != nil {
@@ -737,9 +770,10 @@ func onStage(stage byte, fn func(*deed)) func(*deed) {
 	}
 }
 
-// TestLyingClient breaks each of the client's stages in turn. The server's question whether somebody is admitted is put
-// for good signatures only, and as confirmed after stage 3 only.
+// TestLyingClient breaks each of the client's stages in turn. The server calls admit only after a valid signature, and
+// with confirmed set only after stage 3.
 func TestLyingClient(t *testing.T) {
+	t.Parallel()
 	client, server := twoParties(t)
 	mallory := fixedSigner(t, "mallory")
 	ek := marshalEncryptionKey(&client.encryption.PublicKey)
@@ -750,7 +784,7 @@ func TestLyingClient(t *testing.T) {
 		}
 		return b
 	}
-	n := new(big.Int).SetBit(big.NewInt(1), 1023, 1) // odd and of 1024 bits, as a weak modulus is
+	n := new(big.Int).SetBit(big.NewInt(1), 1023, 1) // odd and of 1024 bits, like a weak modulus
 	weak, err := ssh.NewPublicKey(&rsa.PublicKey{N: n, E: 65537})
 	if err != nil {
 		t.Fatal(err)
@@ -759,22 +793,23 @@ func TestLyingClient(t *testing.T) {
 	body := func(fn func([]byte) []byte) func(*deed) { return onStage(3, func(d *deed) { d.body = fn }) }
 	inside := func(fn func([]byte) []byte) func(*deed) { return onStage(3, func(d *deed) { d.inside = fn }) }
 	unsealed := func(d *deed) { d.unsealed = true }
-	ofSize := func(n int) func([]byte) []byte { // a message of n bytes that ends as it should
+	ofSize := func(n int) func([]byte) []byte { // a message of n bytes with the right seq and serial at its end
 		return func(msg []byte) []byte { return append(make([]byte, n-1-nonceSize), msg[len(msg)-1-nonceSize:]...) }
 	}
-	const longest = 5*128 - 1 // what as many blocks hold as an RSA-4096 signature and the longest fields need
+	const longest = 5*128 - 1 // the capacity of the blocks that an RSA-4096 signature and the longest fields need
 	for _, c := range []struct {
 		name              string
 		alter             func(*deed)
 		want              string // of the server's error; "" for success
-		asked, askedAgain int    // how often admit was, unconfirmed and confirmed
+		asked, askedAgain int    // how often admit was called, unconfirmed and confirmed
 	}{
 		{"nothing wrong", good, "", 1, 1},
 		{"another's identity", onStage(1, func(d *deed) { d.signer = mallory }), "stage 1: bad signature", 0, 0},
 		{"stage 1 of another number", onStage(1, func(d *deed) { d.stage = 4 }), "stage 1: ", 0, 0},
 		{"AES byte 2", onStage(1, func(d *deed) { d.aes = 2 }), "stage 1: malformed", 0, 0},
 		{"no HPKE key", onStage(1, func(d *deed) { d.kem, d.cred = nil, nil }), "stage 1: malformed", 0, 0},
-		{"an HPKE key out of range", onStage(1, func(d *deed) { d.kem = bytes.Repeat([]byte{0xff}, hpkePublicSize) }), "stage 1: HPKE", 1, 0},
+		{"an HPKE key out of range", onStage(1, func(d *deed) { d.kem = bytes.Repeat([]byte{0xff}, hpkePublicSize) }),
+			"stage 1: HPKE", 1, 0},
 		{"a low-order X25519 share", onStage(1, func(d *deed) { clear(d.kem[1184:]) }), "HPKE", 1, 0},
 		{"a short Ra", onStage(1, func(d *deed) { d.nonces = d.nonces[1:] }), "stage 1: ", 0, 0},
 		{"a long Ra", onStage(1, func(d *deed) { d.nonces = append(d.nonces, 0) }), "stage 1: ", 0, 0},
@@ -782,15 +817,23 @@ func TestLyingClient(t *testing.T) {
 		{"bytes behind the box", onStage(1, func(d *deed) { d.extra = []byte{0} }), "box does not open", 0, 0},
 		{"sealed to another", onStage(1, func(d *deed) { d.ek = &client.encryption.PublicKey }), "stage 1: ", 0, 0},
 		{"an empty credential", onStage(1, func(d *deed) { d.cred = nil }), "malformed credential", 0, 0},
-		{"no proof vector", onStage(1, func(d *deed) { d.cred = credential(client.identity, ek) }), "malformed credential", 0, 0},
-		{"a proof of 31 bytes", onStage(1, func(d *deed) { d.cred = credential(client.identity, ek, make([]byte, 31)) }), "malformed credential", 0, 0},
-		{"a proof of 32 bytes", onStage(1, func(d *deed) { d.cred = credential(client.identity, ek, make([]byte, 32)) }), "", 1, 1},
-		{"a fourth vector", onStage(1, func(d *deed) { d.cred = credential(client.identity, ek, nil, nil) }), "malformed credential", 0, 0},
+		{"no proof vector", onStage(1, func(d *deed) { d.cred = credential(client.identity, ek) }), "malformed credential",
+			0, 0},
+		{"a proof of 31 bytes", onStage(1, func(d *deed) { d.cred = credential(client.identity, ek, make([]byte, 31)) }),
+			"malformed credential", 0, 0},
+		{"a proof of 32 bytes", onStage(1, func(d *deed) { d.cred = credential(client.identity, ek, make([]byte, 32)) }), "",
+			1, 1},
+		{"a fourth vector", onStage(1, func(d *deed) { d.cred = credential(client.identity, ek, nil, nil) }),
+			"malformed credential", 0, 0},
 		{"no identity", onStage(1, func(d *deed) { d.cred = credential(nil, ek, nil) }), "no SSH key", 0, 0},
 		{"a weak identity", onStage(1, func(d *deed) { d.cred = credential(weak.Marshal(), ek, nil) }), "1024 bits", 0, 0},
-		{"a weak encryption key", onStage(1, func(d *deed) { d.cred = credential(client.identity, weak.Marshal(), nil) }), "1024 bits", 0, 0},
-		{"an Ed25519 encryption key", onStage(1, func(d *deed) { d.cred = credential(client.identity, client.identity, nil) }), "not RSA", 0, 0},
-		{"an identity too long", onStage(1, func(d *deed) { d.cred = credential(make([]byte, maxIdentity+1), ek, nil) }), "identity of 8193 bytes", 0, 0},
+		{"a weak encryption key", onStage(1, func(d *deed) { d.cred = credential(client.identity, weak.Marshal(), nil) }),
+			"1024 bits", 0, 0},
+		{"an Ed25519 encryption key", onStage(1, func(d *deed) {
+			d.cred = credential(client.identity, client.identity, nil)
+		}), "not RSA", 0, 0},
+		{"an identity too long", onStage(1, func(d *deed) { d.cred = credential(make([]byte, maxIdentity+1), ek, nil) }),
+			"identity of 8193 bytes", 0, 0},
 		{"another encryption key", onStage(1, func(d *deed) {
 			d.cred = credential(client.identity, marshalEncryptionKey(&onceKeys["3072"]().PublicKey), nil)
 		}), "stage 3: EOF", 1, 0},
@@ -801,9 +844,11 @@ func TestLyingClient(t *testing.T) {
 		{"a short Rb", onStage(3, func(d *deed) { d.nonces = d.nonces[1:] }), "stage 3: ", 1, 0},
 		{"a long Rb", onStage(3, func(d *deed) { d.nonces = append(bytes.Clone(d.nonces), 0) }), "stage 3: ", 1, 0},
 		{"stage 3 of another number", onStage(3, func(d *deed) { d.stage = 1 }), "stage 3: an RSA-CBC", 1, 0},
-		{"another number inside stage 3", inside(func(b []byte) []byte { b[len(b)-nonceSize-1] = 1; return b }), "stage 3: malformed", 1, 0},
+		{"another number inside stage 3", inside(func(b []byte) []byte { b[len(b)-nonceSize-1] = 1; return b }),
+			"stage 3: malformed", 1, 0},
 		{"stage 3 with a clear part", onStage(3, func(d *deed) { d.extra = []byte{0} }), "stage 3: malformed", 1, 0},
-		{"stage 3 sealed to itself", onStage(3, func(d *deed) { d.ek = &client.encryption.PublicKey }), "stage 3: an RSA-CBC", 1, 0},
+		{"stage 3 sealed to itself", onStage(3, func(d *deed) { d.ek = &client.encryption.PublicKey }),
+			"stage 3: an RSA-CBC", 1, 0},
 		{"nothing in stage 3", body(func([]byte) []byte { return nil }), "stage 3: malformed", 1, 0},
 		{"two empty parts in stage 3", body(func([]byte) []byte { return make([]byte, 4) }), "stage 3: an RSA-CBC", 1, 0},
 		{"a byte behind stage 3", body(func(b []byte) []byte { return append(b, 0) }), "stage 3: malformed", 1, 0},
@@ -812,10 +857,13 @@ func TestLyingClient(t *testing.T) {
 		{"an empty message inside stage 3", inside(func([]byte) []byte { return nil }), "stage 3: malformed", 1, 0},
 		{"one byte inside stage 3", inside(func([]byte) []byte { return []byte{3} }), "stage 3: malformed", 1, 0},
 		{"no seq inside stage 3", inside(func(b []byte) []byte { return b[len(b)-nonceSize:] }), "stage 3: malformed", 1, 0},
-		{"no signature inside stage 3", inside(func(b []byte) []byte { return b[len(b)-nonceSize-1:] }), "stage 3: bad signature", 1, 0},
+		{"no signature inside stage 3", inside(func(b []byte) []byte { return b[len(b)-nonceSize-1:] }),
+			"stage 3: bad signature", 1, 0},
 		{"the longest stage 3", inside(ofSize(longest)), "stage 3: bad signature", 1, 0},
 		{"a byte over the longest stage 3", inside(ofSize(longest + 1)), "stage 3: malformed", 1, 0},
-		{"stage 3 in the other direction's wrapping", onStage(3, func(d *deed) { d.wrap = &wrapper{d.wrap.toClient, d.wrap.toServer} }), "wrapping does not open", 1, 0},
+		{"stage 3 in the other direction's wrapping", onStage(3, func(d *deed) {
+			d.wrap = &wrapper{d.wrap.toClient, d.wrap.toServer}
+		}), "wrapping does not open", 1, 0},
 		{"stage 1 without RSA-CBC", onStage(1, unsealed), "stage 1: an RSA-CBC", 0, 0},
 		{"stage 3 without RSA-CBC", onStage(3, unsealed), "stage 3: an RSA-CBC", 1, 0},
 		{"a signature too long", onStage(3, func(d *deed) { d.signer = wordy{d.signer} }), "stage 3: malformed", 1, 0},
@@ -839,20 +887,21 @@ func TestLyingClient(t *testing.T) {
 			})
 			there.Close()
 			peer := <-done
-			if (c.want == "") != (err == nil) || c.want != "" && (!strings.Contains(err.Error(), c.want) || !errors.Is(err, errUnverified) && !strings.HasSuffix(c.want, "EOF")) || err != nil && keys != nil {
+			if (c.want == "") != (err == nil) || c.want != "" && (!strings.Contains(err.Error(), c.want) ||
+				!errors.Is(err, errUnverified) && !strings.HasSuffix(c.want, "EOF")) || err != nil && keys != nil {
 				t.Errorf("%s: %v, want %q", c.name, err, c.want)
 			}
 			if asked != [2]int{c.asked, c.askedAgain} {
 				t.Errorf("%s: asked %v times", c.name, asked)
 			}
 			if c.want != "" && !errors.Is(peer, io.EOF) && !errors.Is(peer, errUnverified) {
-				t.Errorf("%s: the client learnt %v", c.name, peer)
+				t.Errorf("%s: the client: %v", c.name, peer)
 			}
 		})
 	}
 }
 
-// wordy makes signatures that are too long.
+// wordy makes signatures that are too long for a stage.
 type wordy struct{ ssh.Signer }
 
 func (w wordy) Sign(r io.Reader, data []byte) (*ssh.Signature, error) {
@@ -867,18 +916,19 @@ func (w wordy) SignWithAlgorithm(r io.Reader, data []byte, _ string) (*ssh.Signa
 	return w.Sign(r, data)
 }
 
-// mute signs nothing.
+// mute cannot sign.
 type mute struct{ ssh.Signer }
 
-var errMute = errors.New("no signature today")
+var errMute = errors.New("the signer is broken")
 
 func (mute) Sign(io.Reader, []byte) (*ssh.Signature, error) { return nil, errMute }
 
 func (mute) SignWithAlgorithm(io.Reader, []byte, string) (*ssh.Signature, error) { return nil, errMute }
 
-// refusedRun runs a handshake whose server refuses the client: at stage 3 if confirmed is set, else at stage 1. It calls
-// meddle with each frame of the server, which returns the frame to deliver, and returns both sides' errors.
-func refusedRun(t *testing.T, client, server *party, confirmed bool, why error, meddle func(n int, frame []byte) []byte) (c, s error) {
+// refusedRun runs a handshake whose server refuses the client: at stage 3 if confirmed is set, else at stage 1. It
+// calls meddle with each frame of the server, which returns the frame to deliver, and returns both sides' errors.
+func refusedRun(t *testing.T, client, server *party, confirmed bool, why error,
+	meddle func(n int, frame []byte) []byte) (c, s error) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		here, left := net.Pipe()
@@ -924,11 +974,11 @@ func refusedRun(t *testing.T, client, server *party, confirmed bool, why error, 
 	return c, s
 }
 
-// refusalFrame is the number of the server's frame that is the refusal.
+// refusalFrame is the number of the refusal among the server's frames, by the value of confirmed.
 var refusalFrame = map[bool]int{false: 1, true: 2}
 
-// TestRefusedByAdmit: a client that the server decides against receives a refusal, at either question. If the server could
-// not decide, the client sees the connection close. Either way the server returns the reason.
+// TestRefusedByAdmit: a client that the server decides against receives a refusal, at either question. If the server
+// could not decide, the client sees the connection close. Either way the server returns the reason.
 func TestRefusedByAdmit(t *testing.T) {
 	client, server := twoParties(t)
 	forwarded := func(_ int, frame []byte) []byte { return frame }
@@ -938,7 +988,8 @@ func TestRefusedByAdmit(t *testing.T) {
 		if !errors.Is(c, errRefused) || errors.Is(c, errUnverified) || !errors.Is(s, decision) {
 			t.Errorf("confirmed %v: client: %v; server: %v", confirmed, c, s)
 		}
-		for _, trouble := range []error{errors.New("the disk is on fire"), &untrusted{kind: undecided, reason: "a file cannot be read"}} {
+		for _, trouble := range []error{errors.New("reading the disk failed"),
+			&untrusted{kind: undecided, reason: "a file cannot be read"}} {
 			c, s = refusedRun(t, client, server, confirmed, trouble, func(n int, frame []byte) []byte {
 				if n == refusalFrame[confirmed] {
 					t.Errorf("confirmed %v: the server sent %x", confirmed, frame)
@@ -951,7 +1002,7 @@ func TestRefusedByAdmit(t *testing.T) {
 		}
 		broken := *server
 		broken.signer = mute{server.signer}
-		if !confirmed { // at stage 3 such a server does not come so far
+		if !confirmed { // such a server does not get as far as stage 3
 			c, s = refusedRun(t, client, &broken, confirmed, decision, forwarded)
 			if !errors.Is(c, io.EOF) || !errors.Is(s, decision) || !errors.Is(s, errMute) {
 				t.Errorf("without a signature: client: %v; server: %v", c, s)
@@ -960,8 +1011,8 @@ func TestRefusedByAdmit(t *testing.T) {
 	}
 }
 
-// TestRefusalOnTheWire flips a bit of every byte of a refusal, cuts it at every length and prolongs it: the client takes
-// none of these for a refusal.
+// TestRefusalOnTheWire flips a bit in each byte of a refusal, cuts it at each length and prolongs it. The client
+// accepts none of the results as a refusal.
 func TestRefusalOnTheWire(t *testing.T) {
 	for _, confirmed := range []bool{false, true} {
 		t.Run(fmt.Sprintf("confirmed %v", confirmed), func(t *testing.T) {
@@ -1005,17 +1056,18 @@ func TestRefusalOnTheWire(t *testing.T) {
 	}
 }
 
-// refusalSize is a refusal's size on the wire, with the keys of twoParties.
+// refusalSize is the size of a refusal's frame with an Ed25519 identity.
 const refusalSize = frameHeader + ed25519.SignatureSize + aeadOverhead
 
-// forgedRefusal is a frame in the place of stage 2 or 4 that the client must not take for a refusal.
+// forgedRefusal is a frame in the place of stage 2 or 4 that the client must not accept as a refusal.
 type forgedRefusal struct {
 	name, defect string
-	body         func(x *exchange) []byte // of the frame, when the server would send the stage
-	check        string                   // what the client's error says
+	body         func(x *exchange) []byte // the frame's body, made when the server would send the stage
+	check        string                   // part of the client's error
 }
 
-// forgedRefusals returns them for a server and one of its clients. recorded is the body of a refusal in another run.
+// forgedRefusals returns forged refusals for a server and one of its clients. recorded is the body of a refusal in
+// another run.
 func forgedRefusals(t testing.TB, client, server *party, recorded []byte) []forgedRefusal {
 	sign := func(s ssh.Signer, context string, h []byte) []byte {
 		t.Helper()
@@ -1053,9 +1105,14 @@ func forgedRefusals(t testing.TB, client, server *party, recorded []byte) []forg
 			return server.hello[len(server.hello)-ed25519.SignatureSize:]
 		}), unsigned},
 		{"no signature", "the signature is empty", wrapped(func(*exchange) []byte { return nil }), unsigned},
-		{"bit of signature", "a bit of the signature is flipped", wrapped(func(x *exchange) []byte { return flip(good(x), 63) }), unsigned},
-		{"short signature", "the signature's last byte is missing", wrapped(func(x *exchange) []byte { return good(x)[:63] }), unsigned},
-		{"long signature", "a byte follows the signature", wrapped(func(x *exchange) []byte { return append(good(x), 0) }), unsigned},
+		{"bit of signature", "a bit of the signature is flipped", wrapped(func(x *exchange) []byte {
+			return flip(good(x), 63)
+		}), unsigned},
+		{"short signature", "the signature's last byte is missing", wrapped(func(x *exchange) []byte {
+			return good(x)[:63]
+		}), unsigned},
+		{"long signature", "a byte follows the signature", wrapped(func(x *exchange) []byte { return append(good(x), 0) }),
+			unsigned},
 		{"longest frame", "as much as a frame holds", wrapped(func(*exchange) []byte {
 			return make([]byte, maxHandshakeFrame-aeadOverhead)
 		}), unsigned},
@@ -1066,20 +1123,28 @@ func forgedRefusals(t testing.TB, client, server *party, recorded []byte) []forg
 		}, closed},
 		{"not wrapped", "the signature alone", good, closed},
 		{"of another run", "recorded in another run", func(*exchange) []byte { return recorded }, closed},
-		{"bit of wrapping", "a bit of the wrapping is flipped", func(x *exchange) []byte { return flip(wrapped(good)(x), 0) }, closed},
-		{"bit of tag", "a bit of the wrapping's tag is flipped", func(x *exchange) []byte { return flip(wrapped(good)(x), 79) }, closed},
-		{"cut", "the last byte is missing, the frame's length says so", func(x *exchange) []byte { return wrapped(good)(x)[:79] }, closed},
-		{"trailing byte", "a byte more, the frame's length says so", func(x *exchange) []byte { return append(wrapped(good)(x), 0) }, closed},
+		{"bit of wrapping", "a bit of the wrapping is flipped", func(x *exchange) []byte {
+			return flip(wrapped(good)(x), 0)
+		}, closed},
+		{"bit of tag", "a bit of the wrapping's tag is flipped", func(x *exchange) []byte {
+			return flip(wrapped(good)(x), 79)
+		}, closed},
+		{"cut", "the last byte is missing, the frame's length says so", func(x *exchange) []byte {
+			return wrapped(good)(x)[:79]
+		}, closed},
+		{"trailing byte", "a byte more, the frame's length says so", func(x *exchange) []byte {
+			return append(wrapped(good)(x), 0)
+		}, closed},
 	}
 }
 
-// inPlaceOf sends a frame in the place of a stage.
+// inPlaceOf makes a scripted peer send a frame with the given body in the place of a stage.
 func inPlaceOf(stage byte, body func(x *exchange) []byte) func(*deed) {
 	return onStage(stage, func(d *deed) { d.raw = body(d.x) })
 }
 
-// TestForgedRefusal: a refusal is valid in the run, the place and the wrapping that the server made it for, by its
-// signature in its context, and nowhere else.
+// TestForgedRefusal: a refusal is valid only in the run, the place and the wrapping that the server made it for, and
+// only with the server's signature in the refusal's context.
 func TestForgedRefusal(t *testing.T) {
 	client, server := twoParties(t)
 	hello := append(append([]byte(protocolName), make([]byte, 1+helloNonceSize)...), server.hello...)
@@ -1123,7 +1188,8 @@ func TestForgedRefusal(t *testing.T) {
 		}
 		for _, c := range forgedRefusals(t, client, server, recorded) {
 			err := run(inPlaceOf(stage, c.body))
-			if errors.Is(err, errRefused) || !errors.Is(err, errUnverified) || !strings.HasPrefix(err.Error(), fmt.Sprintf("stage %d: %s", stage, c.check)) {
+			if errors.Is(err, errRefused) || !errors.Is(err, errUnverified) ||
+				!strings.HasPrefix(err.Error(), fmt.Sprintf("stage %d: %s", stage, c.check)) {
 				t.Errorf("stage %d, %s: %v", stage, c.name, err)
 			}
 		}
@@ -1134,7 +1200,8 @@ func TestForgedRefusal(t *testing.T) {
 			}
 			return x.wrap.seal(stage, sig)
 		})
-		if err := run(own); errors.Is(err, errRefused) || !errors.Is(err, errUnverified) || !strings.Contains(err.Error(), "malformed") {
+		if err := run(own); errors.Is(err, errRefused) || !errors.Is(err, errUnverified) ||
+			!strings.Contains(err.Error(), "malformed") {
 			t.Errorf("stage %d, wrapped as the stage: %v", stage, err)
 		}
 	}
@@ -1150,12 +1217,13 @@ func TestForgedRefusal(t *testing.T) {
 			d.raw = d.x.wrap.seal(refusalNumber, sig)
 		}
 	})
-	if errors.Is(err, errRefused) || !errors.Is(err, errUnverified) || !strings.HasPrefix(err.Error(), "stage 4: a refusal with a bad signature") {
+	if errors.Is(err, errRefused) || !errors.Is(err, errUnverified) ||
+		!strings.HasPrefix(err.Error(), "stage 4: a refusal with a bad signature") {
 		t.Errorf("stage 2's refusal at stage 4: %v", err)
 	}
 }
 
-// TestProofReachesAdmit: an invite's proof comes to the server's question with what it was made over.
+// TestProofReachesAdmit: the server passes to admit an invite's proof and the values that the proof was made over.
 func TestProofReachesAdmit(t *testing.T) {
 	client, server := twoParties(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -1174,7 +1242,7 @@ func TestProofReachesAdmit(t *testing.T) {
 		there.SetDeadline(time.Now().Add(handshakeTimeout))
 		_, _, err := serverHandshake(there, server, 0, func(id ssh.PublicKey, proof, h0, hpkePublic []byte, _ bool) error {
 			if !bytes.Equal(proof, want) || !slices.EqualFunc(madeOver, [][]byte{h0, hpkePublic, id.Marshal()}, bytes.Equal) {
-				t.Error("the proof, or what it is over, came otherwise")
+				t.Error("admit got another proof, or other values than the proof was made over")
 			}
 			return nil
 		})
@@ -1227,7 +1295,7 @@ func scriptedServer(conn net.Conn, me *party, hello []byte, alter func(*deed)) e
 	return d.send(x, 4)
 }
 
-// helloOf makes a hello of its parts.
+// helloOf returns a hello with these parts.
 func helloOf(aes byte, identity, ek, sig []byte) []byte {
 	hello := append([]byte(protocolName), aes)
 	hello = append(hello, make([]byte, helloNonceSize)...)
@@ -1254,20 +1322,25 @@ func TestLyingServer(t *testing.T) {
 		hello   []byte
 		alter   func(*deed)
 		want    string
-		checked bool // the client asked whether it trusts the server
+		checked bool // the client called trusts
 	}{
 		{"nothing wrong", hello, good, "", true},
 		{"another program", []byte("SSH-2.0-OpenSSH_9.9"), good, "does not speak securechat/2", false},
 		{"an empty hello", nil, good, "does not speak securechat/2", false},
 		{"AES byte 2", helloOf(2, server.identity, ek, sig), good, "hello: malformed", false},
-		{"the identity is another's", helloOf(0, mallory.PublicKey().Marshal(), ek, sig), good, "did not sign the encryption key", false},
-		{"the encryption key is another's", helloOf(0, server.identity, marshalEncryptionKey(&client.encryption.PublicKey), sig), good, "did not sign", false},
+		{"the identity is another's", helloOf(0, mallory.PublicKey().Marshal(), ek, sig), good,
+			"did not sign the encryption key", false},
+		{"the encryption key is another's", helloOf(0, server.identity, marshalEncryptionKey(&client.encryption.PublicKey),
+			sig), good, "did not sign", false},
 		{"signed for another purpose", helloOf(0, server.identity, ek, sign(server.signer, ek)), good, "did not sign", false},
 		{"no signature", helloOf(0, server.identity, ek, nil), good, "did not sign", false},
 		{"trailing bytes", append(bytes.Clone(hello), 0), good, "hello: malformed", false},
-		{"stage 2 signed by another", hello, onStage(2, func(d *deed) { d.signer = mallory }), "stage 2: bad signature", true},
+		{"stage 2 signed by another", hello, onStage(2, func(d *deed) { d.signer = mallory }), "stage 2: bad signature",
+			true},
 		{"another Ra", hello, onStage(2, func(d *deed) { d.nonces[0] ^= 1 }), "a different challenge", true},
-		{"Rb before Ra", hello, onStage(2, func(d *deed) { d.nonces = append(d.nonces[nonceSize:], d.nonces[:nonceSize]...) }), "a different challenge", true},
+		{"Rb before Ra", hello, onStage(2, func(d *deed) {
+			d.nonces = append(d.nonces[nonceSize:], d.nonces[:nonceSize]...)
+		}), "a different challenge", true},
 		{"a short Rb", hello, onStage(2, func(d *deed) { d.nonces = d.nonces[1:] }), "stage 2: ", true},
 		{"stage 2 of another number", hello, onStage(2, func(d *deed) { d.stage = 4 }), "stage 2: ", true},
 		{"an encapsulation too short", hello, onStage(2, func(d *deed) { d.kem = d.kem[1:] }), "stage 2: malformed", true},
@@ -1276,8 +1349,11 @@ func TestLyingServer(t *testing.T) {
 		{"sealed to itself", hello, onStage(2, func(d *deed) { d.ek = &server.encryption.PublicKey }), "stage 2: ", true},
 		{"stage 2 without RSA-CBC", hello, onStage(2, func(d *deed) { d.unsealed = true }), "stage 2: an RSA-CBC", true},
 		{"stage 4 without RSA-CBC", hello, onStage(4, func(d *deed) { d.unsealed = true }), "stage 4: an RSA-CBC", true},
-		{"stage 2 in the other direction's wrapping", hello, onStage(2, func(d *deed) { d.wrap = &wrapper{d.wrap.toClient, d.wrap.toServer} }), "wrapping does not open", true},
-		{"stage 4 signed by another", hello, onStage(4, func(d *deed) { d.signer = mallory }), "stage 4: bad signature", true},
+		{"stage 2 in the other direction's wrapping", hello, onStage(2, func(d *deed) {
+			d.wrap = &wrapper{d.wrap.toClient, d.wrap.toServer}
+		}), "wrapping does not open", true},
+		{"stage 4 signed by another", hello, onStage(4, func(d *deed) { d.signer = mallory }), "stage 4: bad signature",
+			true},
 		{"a short Sm", hello, onStage(4, func(d *deed) { d.nonces = d.nonces[1:] }), "stage 4: ", true},
 		{"a long Sm", hello, onStage(4, func(d *deed) { d.nonces = append(d.nonces, 0) }), "stage 4: ", true},
 		{"stage 4 with a clear part", hello, onStage(4, func(d *deed) { d.extra = []byte{0} }), "stage 4: malformed", true},
@@ -1297,7 +1373,8 @@ func TestLyingServer(t *testing.T) {
 				return nil
 			}, nil)
 			here.Close()
-			if (c.want == "") != (err == nil) || c.want != "" && (!strings.Contains(err.Error(), c.want) || !noticed(err)) || err != nil && keys != nil || checked != c.checked {
+			if (c.want == "") != (err == nil) || c.want != "" && (!strings.Contains(err.Error(), c.want) || !noticed(err)) ||
+				err != nil && keys != nil || checked != c.checked {
 				t.Errorf("%s: trust asked: %v; %v, want %q", c.name, checked, err, c.want)
 			}
 			synctest.Wait()
@@ -1305,8 +1382,8 @@ func TestLyingServer(t *testing.T) {
 	}
 }
 
-// TestBlockPlaces: by its label alone, before any signature is looked at, an RSA-CBC block opens in the run, stage and
-// place that it was sealed for, and nowhere else.
+// TestBlockPlaces: because of its label, an RSA-CBC block opens only in the run, stage and place that it was sealed
+// for. No signature is needed for that.
 func TestBlockPlaces(t *testing.T) {
 	_, server := twoParties(t)
 	key := server.encryption
@@ -1340,7 +1417,7 @@ func TestBlockPlaces(t *testing.T) {
 	}
 }
 
-// TestWrapperKeys: each direction has its own, of this run, and each stage its nonce.
+// TestWrapperKeys: each direction has a key of its own in each run, and each stage and the refusal a nonce of its own.
 func TestWrapperKeys(t *testing.T) {
 	wrapperOf := func(ra, h1 byte) *wrapper {
 		w, err := newWrapper(bytes.Repeat([]byte{ra}, nonceSize), []byte{h1})
@@ -1356,7 +1433,8 @@ func TestWrapperKeys(t *testing.T) {
 		if body, err := w.open(stage, sealed); err != nil || string(body) != "stage" {
 			t.Fatal(err)
 		}
-		for what, other := range map[string]*wrapper{"direction": {w.toClient, w.toServer}, "Ra": wrapperOf(2, 1), "h1": wrapperOf(1, 2)} {
+		for what, other := range map[string]*wrapper{"direction": {w.toClient, w.toServer}, "Ra": wrapperOf(2, 1),
+			"h1": wrapperOf(1, 2)} {
 			if _, err := other.open(stage, sealed); !errors.Is(err, errUnverified) {
 				t.Errorf("stage %d, another %s: %v", stage, what, err)
 			}
@@ -1376,7 +1454,7 @@ func TestWrapperKeys(t *testing.T) {
 	}
 }
 
-// TestDistrustedServer: a client tells nothing to a server that it does not trust.
+// TestDistrustedServer: a client sends nothing to a server that it does not trust.
 func TestDistrustedServer(t *testing.T) {
 	client, server := twoParties(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -1397,10 +1475,12 @@ func TestDistrustedServer(t *testing.T) {
 	})
 }
 
-// TestNewPartyRefuses an identity whose certificate would not fit, and one whose signature does not come.
+// TestNewPartyRefuses: newParty returns an error for a certificate that is too long and for an identity that cannot
+// sign.
 func TestNewPartyRefuses(t *testing.T) {
 	signer := fixedSigner(t, "someone")
-	cert := &ssh.Certificate{Key: signer.PublicKey(), CertType: ssh.UserCert, ValidPrincipals: []string{strings.Repeat("x", maxIdentity)}}
+	cert := &ssh.Certificate{Key: signer.PublicKey(), CertType: ssh.UserCert,
+		ValidPrincipals: []string{strings.Repeat("x", maxIdentity)}}
 	if err := cert.SignCert(rand.Reader, signer); err != nil {
 		t.Fatal(err)
 	}
@@ -1429,14 +1509,15 @@ func FuzzFrame(f *testing.F) {
 			t.Fatalf("readFrame: %v, cutVector: %v", err, ok)
 		}
 		if ok && !bytes.Equal(append(appendVector(nil, v), rest...), b) || err == nil && !bytes.Equal(body, v) {
-			t.Error("taken apart and put together it is something else")
+			t.Error("parsing and encoding does not restore the input")
 		}
 	})
 }
 
 func FuzzHello(f *testing.F) {
 	client, server := twoParties(f)
-	for _, p := range []*party{client, server, partyOf(f, certSigner(f, fixedSigner(f, "server"), ssh.HostCert), onceKeys["server"]())} {
+	for _, p := range []*party{client, server, partyOf(f, certSigner(f, fixedSigner(f, "server"), ssh.HostCert),
+		onceKeys["server"]())} {
 		f.Add(append(append([]byte(protocolName), make([]byte, 1+helloNonceSize)...), p.hello...))
 	}
 	f.Add([]byte(protocolName))
@@ -1450,7 +1531,7 @@ func FuzzHello(f *testing.F) {
 			return
 		}
 		if checkIdentityKey(id) != nil || checkEncryptionKey(ek) != nil {
-			t.Error("a key that is not taken was taken")
+			t.Error("an invalid key was accepted")
 		}
 	})
 }
@@ -1469,17 +1550,17 @@ func FuzzCredential(f *testing.F) {
 			return
 		}
 		if checkIdentityKey(id) != nil || checkEncryptionKey(ek) != nil || len(proof) != 0 && len(proof) != proofSize {
-			t.Error("something was taken that should not be")
+			t.Error("an invalid credential was accepted")
 		}
 	})
 }
 
-// The frames that FuzzStage makes of its input.
+// The kinds of frames that FuzzStage makes of its input.
 const (
 	fuzzStage1  = iota // stage 1, which is not wrapped
-	fuzzStage3         // stage 3 in the right wrapping: from a client that has sent a good stage 1
+	fuzzStage3         // stage 3 in the right wrapping, from a client that has sent a valid stage 1
 	fuzzAnswer         // a frame in the place of stage 2
-	fuzzStage2         // stage 2 in the right wrapping: from a server that has opened stage 1
+	fuzzStage2         // stage 2 in the right wrapping, from a server that has opened stage 1
 	fuzzRefusal        // a refusal in the right wrapping
 	fuzzKinds
 )
@@ -1510,7 +1591,8 @@ func FuzzStage(f *testing.F) {
 	f.Add(refusal, byte(fuzzRefusal))
 	f.Add([]byte{}, byte(fuzzRefusal))
 	seed.start(hello)
-	if stage, err = seed.seal(2, server.signer, &client.encryption.PublicKey, make([]byte, hpkeEncSize), make([]byte, 2*nonceSize)); err != nil {
+	if stage, err = seed.seal(2, server.signer, &client.encryption.PublicKey, make([]byte, hpkeEncSize),
+		make([]byte, 2*nonceSize)); err != nil {
 		f.Fatal(err)
 	}
 	f.Add(stage, byte(fuzzStage2))
@@ -1561,7 +1643,7 @@ func FuzzStage(f *testing.F) {
 	})
 }
 
-// BenchmarkHandshake is both sides of it, on as many processors as there are.
+// BenchmarkHandshake runs both sides of a handshake, on as many processors as the machine has.
 func BenchmarkHandshake(b *testing.B) {
 	client, server := twoParties(b)
 	for b.Loop() {
@@ -1580,7 +1662,8 @@ func BenchmarkHandshake(b *testing.B) {
 	}
 }
 
-// busyConn adds up the time that its owner waits for the other end of a net.Pipe, which takes part in each Read and Write.
+// busyConn adds up the time that its owner waits for the other end of a net.Pipe, which takes part in each Read and
+// Write.
 type busyConn struct {
 	net.Conn
 	waited time.Duration
@@ -1600,8 +1683,8 @@ func (c *busyConn) waiting(since time.Time) { c.waited += time.Since(since) }
 
 // BenchmarkHandshakeFloor compares what a handshake costs the server with what it cannot do without: its two RSA-2048
 // private-key operations and one HPKE encapsulation, and then its two signatures and two verifications too. All are
-// measured in turn, and the fastest tenth counts, so a slow or busy machine changes the ratios little. The goal is a ratio of
-// at most 1.25 to RSA and HPKE.
+// measured in turn, and the fastest tenth counts, so a slow or busy machine changes the ratios little. The goal is a
+// ratio of at most 1.25 to RSA and HPKE.
 func BenchmarkHandshakeFloor(b *testing.B) {
 	client, server := twoParties(b)
 	block, err := rsa.EncryptOAEP(sha256.New(), rand.Reader, &server.encryption.PublicKey, make([]byte, 128), nil)
@@ -1680,4 +1763,211 @@ func BenchmarkHandshakeFloor(b *testing.B) {
 	b.ReportMetric(s, "µs/signatures")
 	b.ReportMetric(w/f, "×RSA+HPKE")
 	b.ReportMetric(w/(f+s), "×RSA+HPKE+signatures")
+}
+
+// checkPaperTrace reads the four lines of one side. A serial would show as a run of binary digits, a key as hex.
+func checkPaperTrace(t *testing.T, lines []string, want string) {
+	t.Helper()
+	if len(lines) != 4 || !strings.Contains(strings.Join(lines, "\n"), want) {
+		t.Errorf("trace:\n%s", strings.Join(lines, "\n"))
+	}
+	long := regexp.MustCompile(`[0-9A-Fa-f]{6,}|[A-Za-z0-9+/]{12,}`)
+	for _, line := range lines {
+		if s := long.FindString(line); s != "" {
+			t.Errorf("%q is no name and no size: %s", s, line)
+		}
+	}
+}
+
+func TestTraceLines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var got []string
+		tr := tracer(func(line string) { got = append(got, line) })
+		start := time.Now()
+		time.Sleep(1002 * time.Millisecond)
+		tr.stage(2, toClient, 896, "signature ok, seq_id ok", start, traceField{"sign", 256}, traceField{"seq_id (2)", 8})
+		tr.failed(3, toServer, errors.New("no"), start)
+		want := []string{
+			"stage 2  S → C    896 bytes  sign 256 ‖ seq_id (2) 8   signature ok, seq_id ok   1.002s",
+			"stage 3  C → S  failed: no   1.002s",
+		}
+		if strings.Join(got, "\n") != strings.Join(want, "\n") {
+			t.Errorf("got:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+		tracer(nil).stage(1, toServer, 1, "", start) // off
+		tracer(nil).failed(1, toServer, nil, start)
+	})
+}
+
+// BenchmarkTiming tries each failure b.N times, in random order, and compares pairs of failures with Welch's t: over
+// all times, and over the fastest half and tenth, where a machine's noise is least. Two failures differ if t is beyond
+// 4.5.
+func BenchmarkTiming(b *testing.B) {
+	tr := openTrust(b.TempDir(), nil, "", nil)
+	client, server := twoParties(b)
+	listed, revoked, unlisted := fixedSigner(b, "listed"), fixedSigner(b, "revoked"), fixedSigner(b, "unlisted")
+	line := func(s ssh.Signer, name string) string {
+		return string(bytes.TrimSpace(ssh.MarshalAuthorizedKey(s.PublicKey()))) + " " + name + "\n"
+	}
+	for file, text := range map[string]string{
+		"authorized_keys": line(listed, "listed") + line(revoked, "revoked"), "revoked_keys": line(revoked, "revoked"),
+	} {
+		if err := os.WriteFile(tr.path(file), []byte(text), 0o600); err != nil {
+			b.Fatal(err)
+		}
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conn.SetDeadline(time.Now().Add(handshakeTimeout))
+			serverHandshake(conn, server, 0, func(id ssh.PublicKey, _, _, _ []byte, _ bool) error {
+				_, err := tr.admit(id, conn.RemoteAddr(), time.Now())
+				return err
+			})
+			conn.Close()
+		}
+	}()
+
+	// try sends the stage 1 that make returns for the server's hello, and returns the time until the server closed the
+	// connection. The server must send as many bytes before that as answer says.
+	try := func(make func(hello []byte) []byte, answer int64) time.Duration {
+		conn, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer conn.Close()
+		hello, err := readFrame(conn, maxHandshakeFrame)
+		if err != nil {
+			b.Fatal(err)
+		}
+		wire := make(hello)
+		began := time.Now()
+		if _, err := conn.Write(wire); err != nil {
+			b.Fatal(err)
+		}
+		n, err := io.Copy(io.Discard, conn)
+		took := time.Since(began)
+		if n != answer || err != nil {
+			b.Fatalf("the server sent %d bytes and not %d: %v", n, answer, err)
+		}
+		return took
+	}
+	n := server.encryption.N
+	raw := func(first byte) func([]byte) []byte { // a block whose encoded message begins with first and is not OAEP
+		return func([]byte) []byte {
+			em := make([]byte, n.BitLen()/8)
+			rand.Read(em[1:])
+			em[0] = first
+			c := new(big.Int).Exp(new(big.Int).SetBytes(em), big.NewInt(65537), n).FillBytes(make([]byte, len(em)))
+			return appendVector(nil, appendVector(appendVector(nil, make([]byte, 1+hpkePublicSize+200)),
+				append(c, make([]byte, 128)...)))
+		}
+	}
+	claim := func(id, signer ssh.Signer) func([]byte) []byte {
+		cred := appendVector(appendVector(appendVector(nil, id.PublicKey().Marshal()),
+			marshalEncryptionKey(&client.encryption.PublicKey)), nil)
+		return func(hello []byte) []byte {
+			conn := cannedConn(appendVector(nil, hello))
+			scriptedClient(conn, client, onStage(1, func(d *deed) { d.cred, d.signer = cred, signer }))
+			return conn.out[0]
+		}
+	}
+	const (
+		oaepFirst = iota
+		oaepHash
+		badListed
+		badUnlisted
+		badRevoked
+		ownUnlisted
+		ownRevoked
+	)
+	classes := []struct {
+		name   string
+		make   func([]byte) []byte
+		answer int64 // bytes
+	}{
+		oaepFirst:   {"OAEP failure, first byte not 0", raw(1), 0},
+		oaepHash:    {"OAEP failure, first byte 0", raw(0), 0},
+		badListed:   {"bad signature, a listed key's", claim(listed, client.signer), 0},
+		badUnlisted: {"bad signature, an unlisted key's", claim(unlisted, client.signer), 0},
+		badRevoked:  {"bad signature, a revoked key's", claim(revoked, client.signer), 0},
+		ownUnlisted: {"refusal, an unlisted key, held", claim(unlisted, unlisted), refusalSize},
+		ownRevoked:  {"refusal, a revoked key, held", claim(revoked, revoked), refusalSize},
+	}
+	times := make([][]float64, len(classes))
+	order := mathrand.Perm(len(classes))
+	for range b.N {
+		mathrand.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
+		for _, i := range order {
+			times[i] = append(times[i], float64(try(classes[i].make, classes[i].answer).Nanoseconds())/1000)
+		}
+	}
+	if b.N < 100 {
+		return // testing runs a benchmark once before it runs it b.N times
+	}
+	report := fmt.Sprintf("\n%d tries each, microseconds to close\n%-34s %8s %8s %8s\n", b.N, "", "10%", "median", "mean")
+	for i, c := range classes {
+		s := slices.Sorted(slices.Values(times[i]))
+		mean, _ := moments(s)
+		report += fmt.Sprintf("%-34s %8.0f %8.0f %8.0f\n", c.name, s[len(s)/10], s[len(s)/2], mean)
+	}
+	report += fmt.Sprintf("\n%-70s %7s %7s %7s\n", "Welch's t", "all", "half", "tenth")
+	for _, p := range []struct {
+		a, b     int
+		harmless string // why a difference is harmless; empty if there must be none
+	}{
+		{oaepFirst, oaepHash, ""}, {badListed, badUnlisted, ""}, {badListed, badRevoked, ""}, {badUnlisted, badRevoked, ""},
+		{oaepHash, badListed, "only the client that made the block knows that it opens"},
+		{badListed, ownUnlisted, "only a client that holds the key gets so far"},
+		{ownUnlisted, ownRevoked, "only a client that holds the key learns it, about that key"},
+	} {
+		verdict, t := "alike", [3]float64{}
+		for i, part := range []float64{1, 0.5, 0.1} {
+			t[i] = welch(fastest(times[p.a], times[p.b], part))
+			if !(math.Abs(t[i]) <= 4.5) { // also if one of the two has no time among the fastest
+				verdict = "different"
+			}
+		}
+		if p.harmless != "" {
+			verdict += ": " + p.harmless
+		}
+		report += fmt.Sprintf("%-70s %7.1f %7.1f %7.1f  %s\n", classes[p.a].name+" / "+classes[p.b].name, t[0], t[1], t[2],
+			verdict)
+	}
+	fmt.Print(report)
+}
+
+// fastest returns the times of a and of b that are among the fastest part of both together. If a and b have the same
+// distribution, so have the two results.
+func fastest(a, b []float64, part float64) (fromA, fromB []float64) {
+	both := slices.Sorted(slices.Values(slices.Concat(a, b)))
+	limit := both[int(float64(len(both)-1)*part)]
+	over := func(v float64) bool { return v > limit }
+	return slices.DeleteFunc(slices.Clone(a), over), slices.DeleteFunc(slices.Clone(b), over)
+}
+
+// moments returns the mean and the variance of x.
+func moments(x []float64) (mean, variance float64) {
+	for _, v := range x {
+		mean += v / float64(len(x))
+	}
+	for _, v := range x {
+		variance += (v - mean) * (v - mean) / float64(len(x)-1)
+	}
+	return mean, variance
+}
+
+// welch returns Welch's t of two samples of unequal variance, or NaN if one of them is empty.
+func welch(a, b []float64) float64 {
+	ma, va := moments(a)
+	mb, vb := moments(b)
+	return (ma - mb) / math.Sqrt(va/float64(len(a))+vb/float64(len(b)))
 }

@@ -1,5 +1,7 @@
 package main
 
+// Invitations: a code admits one key once, and only if every part of it is right.
+
 import (
 	"bytes"
 	"encoding/hex"
@@ -44,8 +46,10 @@ func TestInvite(t *testing.T) {
 	if !code.invitesTo(tr.own) || code.invitesTo(key) {
 		t.Error("the code does not identify its server")
 	}
-	for _, s := range []string{strings.ToLower(text), " " + strings.ReplaceAll(text, "-", " ") + "\r\n", strings.ReplaceAll(text, "-", ""),
-		"“" + strings.ReplaceAll(text, "-", "–") + "”.", strings.ReplaceAll(text, "-", "\u00a0—\u200b"), "‘" + strings.ReplaceAll(text, "-", "\u2011") + "’, ",
+	for _, s := range []string{strings.ToLower(text), " " + strings.ReplaceAll(text, "-", " ") + "\r\n",
+		strings.ReplaceAll(text, "-", ""),
+		"“" + strings.ReplaceAll(text, "-", "–") + "”.", strings.ReplaceAll(text, "-", "\u00a0—\u200b"),
+		"‘" + strings.ReplaceAll(text, "-", "\u2011") + "’, ",
 		strings.NewReplacer("O", "0", "I", "1", "B", "8").Replace(text)} {
 		if c, err := parseInviteCode(s); err != nil || c != code {
 			t.Errorf("%q: %v", s, err)
@@ -69,7 +73,8 @@ func TestInvite(t *testing.T) {
 
 	proof := code.proof(testH0, testHPKE, key.Marshal())
 	for range 2 { // redeem without commit does not use up the invite
-		if g, err := tr.redeem(proof, testH0, testHPKE, key, testNow, false); err != nil || g.name != "ann" || g.fingerprint != ssh.FingerprintSHA256(key) {
+		if g, err := tr.redeem(proof, testH0, testHPKE, key, testNow, false); err != nil || g.name != "ann" ||
+			g.fingerprint != ssh.FingerprintSHA256(key) {
 			t.Fatalf("%+v, %v", g, err)
 		}
 	}
@@ -87,7 +92,8 @@ func TestInvite(t *testing.T) {
 		_, err := tr.redeem(proof, testH0, testHPKE, key, testNow, commit)
 		wantError(t, err, "wrong, used or expired")
 	}
-	if left, err := readInvites(tr.stateFiles, testNow); err != nil || len(left) != 2 || left[0].name != "first" || left[1].name != "last" {
+	if left, err := readInvites(tr.stateFiles, testNow); err != nil || len(left) != 2 || left[0].name != "first" ||
+		left[1].name != "last" {
 		t.Errorf("%+v, %v", left, err)
 	}
 }
@@ -130,7 +136,8 @@ func TestInviteRefusals(t *testing.T) {
 	}
 	_, err := tr.redeem(good, testH0, testHPKE, other, testNow, false)
 	wantError(t, err, "wrong, used or expired")
-	if g, err := tr.redeem(good, testH0, testHPKE, key, testNow.Add(inviteLife-time.Second), true); err != nil || g.name != "ann" {
+	if g, err := tr.redeem(good, testH0, testHPKE, key, testNow.Add(inviteLife-time.Second), true); err != nil ||
+		g.name != "ann" {
 		t.Errorf("just before its end, after all those: %v", err)
 	}
 
@@ -195,7 +202,8 @@ func TestInviteWithACertificate(t *testing.T) {
 	_, key := newEd25519(t)
 	cert := certify(t, ca, key, "-I", "x", "-n", "x")
 	code := invited(t, tr, "ann")
-	if _, err := tr.redeem(code.proof(testH0, testHPKE, cert.Marshal()), testH0, testHPKE, cert, testNow, true); err != nil {
+	if _, err := tr.redeem(code.proof(testH0, testHPKE, cert.Marshal()), testH0, testHPKE, cert, testNow,
+		true); err != nil {
 		t.Fatal(err)
 	}
 	if data, err := os.ReadFile(tr.path("authorized_keys")); err != nil || string(data) != keyLine(key)+" ann\n" {

@@ -1,7 +1,6 @@
 package main
 
-// JSON: any reader gets back the text that was sent, nothing printed could harm a terminal, and objects of the input are
-// read as docs/JSON.md describes them.
+// JSON strings: every reader gets back what was sent, and a terminal gets nothing that could harm it.
 
 import (
 	"bytes"
@@ -34,6 +33,7 @@ func checkQuoted(t *testing.T, text []byte) {
 }
 
 func TestQuotedEveryRune(t *testing.T) {
+	t.Parallel()
 	for r := rune(0); r <= unicode.MaxRune; r++ {
 		checkQuoted(t, utf8.AppendRune([]byte{'a'}, r))
 	}
@@ -57,7 +57,8 @@ func TestQuotedEveryRune(t *testing.T) {
 }
 
 func FuzzQuoted(f *testing.F) {
-	for _, s := range []string{"", "plain", "\"\\\n\t\x00\x7f\u0085", "\u202e\u200b\U000e0041", "\xff\xc3\xed\xa0\x80", strings.Repeat("é", 100)} {
+	for _, s := range []string{"", "plain", "\"\\\n\t\x00\x7f\u0085", "\u202e\u200b\U000e0041", "\xff\xc3\xed\xa0\x80",
+		strings.Repeat("é", 100)} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) { checkQuoted(t, text) })
@@ -137,7 +138,8 @@ func checkBounds(t *testing.T, line []byte, out outLine, from string, err error)
 	t.Helper()
 	if err != nil {
 		text := err.Error()
-		if out.text != nil || len(text) > 200 || strings.IndexFunc(text, func(r rune) bool { return r < ' ' || r > '~' }) >= 0 {
+		if out.text != nil || len(text) > 200 || strings.IndexFunc(text,
+			func(r rune) bool { return r < ' ' || r > '~' }) >= 0 {
 			t.Errorf("%q is rejected with %q, and text %q", line, text, out.text)
 		}
 		return
@@ -154,27 +156,41 @@ func checkBounds(t *testing.T, line []byte, out outLine, from string, err error)
 	}
 }
 
-// FuzzParseObject reads what a script writes: an object gives a line that a server takes, or an error, never both; a later
-// member replaces an earlier one; and what -json prints of the line is read as the same line again.
+// FuzzParseObject reads what a script writes: an object gives a line that a server takes, or an error, never both; a
+// later member replaces an earlier one; and what -json prints of the line is read as the same line again.
 func FuzzParseObject(f *testing.F) {
-	for _, seed := range []string{`{"text":"hello"}`, `{"text":"x","to":"bob"}`, `{"what":"action","text":"waves"}`, `{"base64":"/w=="}`,
-		`{"type":"ack"}`, `{"text":"a\nb"}`, `{"text":null}`, `{"text":"\ud800"}`, `[]`, `{`, `{"text":"x","name":"zo\u00e9","server":"pi","origin":"SHA256:abc"}`, ``, `{"to":"` + strings.Repeat("n", maxShown+1) + `","text":""}`,
+	for _, seed := range []string{`{"text":"hello"}`, `{"text":"x","to":"bob"}`, `{"what":"action","text":"waves"}`,
+		`{"base64":"/w=="}`,
+		`{"type":"ack"}`, `{"text":"a\nb"}`, `{"text":null}`, `{"text":"\ud800"}`, `[]`, `{`,
+		`{"text":"x","name":"zo\u00e9","server":"pi","origin":"SHA256:abc"}`, ``,
+		`{"to":"` + strings.Repeat("n", maxShown+1) + `","text":""}`,
 		// Kinds of values, and unknown members
-		`null`, `true`, `"text"`, `-0.5e+7`, `{}`, ` {"text" : "x" , "a":[1,[{}],{"text":7,"b":[]}],"c":{"d":null}} ` + "\t\r\n",
-		`{"text":7}`, `{"to":true,"text":[]}`, `{"type":{},"text":"x"}`, `{"base64":7}`, `{"base64":[1,2]}`, `{"base64":[]}`, `{"base64":[300],"to":7}`,
+		`null`, `true`, `"text"`, `-0.5e+7`, `{}`,
+		` {"text" : "x" , "a":[1,[{}],{"text":7,"b":[]}],"c":{"d":null}} ` + "\t\r\n",
+		`{"text":7}`, `{"to":true,"text":[]}`, `{"type":{},"text":"x"}`, `{"base64":7}`, `{"base64":[1,2]}`,
+		`{"base64":[]}`, `{"base64":[300],"to":7}`,
 		`{"what":"direct","text":"x","origin":"SHA256:abc"}`, `{"text":"x","origin":"SHA256:self"}`,
 		// Duplicates, null, upper case
-		`{"text":"x","text":"y"}`, `{"text":"x","text":null}`, `{"to":"bob","to":null,"text":"x"}`, `{"base64":"/w==","base64":null}`,
-		`{"TEXT":"x","To":"bob","\u0074ype":"message"}`, "{\"ba\u017fe64\":\"AAA=\",\"\u017ferver\":7}", `{"text":7,"to":8}`, `{"to":7,"base64":"!"}`,
-		`{"base64":"!","base64":"AA=="}`, `{"base64":""}`, `{"base64":"AA"}`, `{"base64":"A\nA\r=="}`, `{"base64":"AB=="}`, `{"base64":"__8="}`,
+		`{"text":"x","text":"y"}`, `{"text":"x","text":null}`, `{"to":"bob","to":null,"text":"x"}`,
+		`{"base64":"/w==","base64":null}`,
+		`{"TEXT":"x","To":"bob","\u0074ype":"message"}`, "{\"ba\u017fe64\":\"AAA=\",\"\u017ferver\":7}",
+		`{"text":7,"to":8}`, `{"to":7,"base64":"!"}`,
+		`{"base64":"!","base64":"AA=="}`, `{"base64":""}`, `{"base64":"AA"}`, `{"base64":"A\nA\r=="}`, `{"base64":"AB=="}`,
+		`{"base64":"__8="}`,
 		// Strings
-		`{"text":"\"\\\/\b\f\n\r\t\u00e9\u2028"}`, `{"text":"\ud83d\udc4d \ud83d\ud83d\udc4d \udc4d\ud83d \ud83dx \ud83d\u0041 \uD83D\n"}`,
-		`{"text":"\ud83d\u12"}`, `{"text":"\u+123"}`, `{"text":"\u00_1"}`, `{"text":"\x41"}`, `{"text":"\'"}`, `{"text":"\`, `{"text":"x`, `{"text":"\u00`,
-		"{\"text\":\"\xff\xc3(\xed\xa0\x80\u00e9\x7f\"}", "{\"text\":\"a\tb\"}", "{\"text\":\"a\x00b\"}", "{\"te\xffxt\":\"x\"}",
+		`{"text":"\"\\\/\b\f\n\r\t\u00e9\u2028"}`,
+		`{"text":"\ud83d\udc4d \ud83d\ud83d\udc4d \udc4d\ud83d \ud83dx \ud83d\u0041 \uD83D\n"}`,
+		`{"text":"\ud83d\u12"}`, `{"text":"\u+123"}`, `{"text":"\u00_1"}`, `{"text":"\x41"}`, `{"text":"\'"}`, `{"text":"\`,
+		`{"text":"x`, `{"text":"\u00`,
+		"{\"text\":\"\xff\xc3(\xed\xa0\x80\u00e9\x7f\"}", "{\"text\":\"a\tb\"}", "{\"text\":\"a\x00b\"}",
+		"{\"te\xffxt\":\"x\"}",
 		// Numbers, words, commas
-		`{"a":0}`, `{"a":-}`, `{"a":01}`, `{"a":1.}`, `{"a":.5}`, `{"a":1.5e}`, `{"a":1E-9}`, `{"a":+1}`, `{"a":1e+}`, `{"a":0x1}`, `{"a":-01}`,
-		`{"a":nul}`, `{"a":truex}`, `{"a":false,}`, `{"a":NaN}`, `{,"a":1}`, `{"a" 1}`, `{"a":1 "b":2}`, `{"a":}`, `{a:1}`, `{"a":[1,]}`, `{"a":[,1]}`,
-		`{"a":[1 2]}`, `{"a":[1}}`, `{"a":{"b":1]}`, `{"text":"x"}}`, `{"text":"x"} {}`, `{"text":"x"},`, `]`, `{"a":[`, `{"a":"b","text"`, "\ufeff{}", "{\"a\":1}\x00", "{\"a\":\x0b1}"} {
+		`{"a":0}`, `{"a":-}`, `{"a":01}`, `{"a":1.}`, `{"a":.5}`, `{"a":1.5e}`, `{"a":1E-9}`, `{"a":+1}`, `{"a":1e+}`,
+		`{"a":0x1}`, `{"a":-01}`,
+		`{"a":nul}`, `{"a":truex}`, `{"a":false,}`, `{"a":NaN}`, `{,"a":1}`, `{"a" 1}`, `{"a":1 "b":2}`, `{"a":}`, `{a:1}`,
+		`{"a":[1,]}`, `{"a":[,1]}`,
+		`{"a":[1 2]}`, `{"a":[1}}`, `{"a":{"b":1]}`, `{"text":"x"}}`, `{"text":"x"} {}`, `{"text":"x"},`, `]`, `{"a":[`,
+		`{"a":"b","text"`, "\ufeff{}", "{\"a\":1}\x00", "{\"a\":\x0b1}"} {
 		f.Add([]byte(seed), "")
 		f.Add([]byte(seed), "anna")
 	}
@@ -193,7 +209,8 @@ func FuzzParseObject(f *testing.F) {
 		}
 		object, _ := bytes.CutSuffix(bytes.TrimRight(line, " \t\r\n"), []byte("}"))
 		later := append(bytes.Clone(object), `,"text":"later","base64":null}`...)
-		if again, _, err := parseObject(later, def, "SHA256:self"); err != nil || string(again.text) != "later" || again.to != out.to {
+		if again, _, err := parseObject(later, def, "SHA256:self"); err != nil || string(again.text) != "later" ||
+			again.to != out.to {
 			t.Errorf("%q: %q to %q, %v", later, again.text, again.to, err)
 		}
 		if out.what == itemDirect {

@@ -11,7 +11,8 @@ import (
 // identityOf returns what securechat prints for the identity in a file.
 func identityOf(t *testing.T, dir, path string, args ...string) (print, stderr string, code int) {
 	t.Helper()
-	out, stderr, code := runToEnd(t, t.TempDir(), "", append([]string{"-fingerprint", "-dir", dir, "-identity", path}, args...)...)
+	out, stderr, code := runToEnd(t, t.TempDir(), "", append([]string{"-fingerprint", "-dir", dir, "-identity", path},
+		args...)...)
 	return strings.Fields(out + " -")[0], stderr, code
 }
 
@@ -57,7 +58,8 @@ func TestKeyFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, stderr, code := identityOf(t, anna, at("other"))
-	wantRun(t, "explicit parameters of another curve", stderr, code, exitTrouble, `other is not a private key in a known format`)
+	wantRun(t, "explicit parameters of another curve", stderr, code, exitTrouble,
+		`other is not a private key in a known format`)
 
 	runTool(t, "ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-N", "", "-m", "PEM", "-C", "x", "-f", at("rsa"))
 	print := want(at("rsa"))
@@ -78,7 +80,8 @@ func TestKeyFiles(t *testing.T) {
 	}
 	put(t, at("two"), []byte(private+private))
 	_, stderr, code = identityOf(t, anna, at("two"))
-	wantRun(t, "two private keys", stderr, code, exitTrouble, `two contains more than one private key: give a file with one`)
+	wantRun(t, "two private keys", stderr, code, exitTrouble,
+		`two contains more than one private key: give a file with one`)
 }
 
 // skStub is the private file of a security key: a handle, of which only the public half is looked at.
@@ -92,30 +95,42 @@ cGVuc3NoLmNvbQAAACAAAQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHwAAAARzc2g6AAAAAA==
 func TestKeyFilesToConvert(t *testing.T) {
 	anna, dir := state(t, "anna"), t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
-	runTool(t, "ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-N", "secret", "-Z", "chacha20-poly1305@openssh.com", "-f", at("chacha"))
+	runTool(t, "ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-N", "secret", "-Z", "chacha20-poly1305@openssh.com", "-f",
+		at("chacha"))
 	runTool(t, "ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-Z", "aes128-ctr", "-f", at("ctr"))
 	runTool(t, "ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-N", "", "-m", "PEM", "-f", at("rsa"))
 	runTool(t, "openssl", "pkcs8", "-topk8", "-in", at("rsa"), "-passout", "pass:secret", "-out", at("pkcs8"))
-	runTool(t, "openssl", "rsa", "-in", at("rsa"), "-traditional", "-camellia256", "-passout", "pass:secret", "-out", at("camellia"))
+	runTool(t, "openssl", "rsa", "-in", at("rsa"), "-traditional", "-camellia256", "-passout", "pass:secret", "-out",
+		at("camellia"))
 	runTool(t, "openssl", "rsa", "-in", at("rsa"), "-pubout", "-out", at("pem"))
 	runTool(t, "openssl", "rsa", "-in", at("rsa"), "-RSAPublicKey_out", "-out", at("pkcs1"))
 	ssh2 := runTool(t, "ssh-keygen", "-e", "-f", at("rsa"))
 	public := readText(t, at("rsa.pub"))
 	broken := public[:70] + "\n" + public[70:140] + "\n" + public[140:]
 	for _, c := range []struct{ name, text, words string }{
-		{"chacha", "", `chacha is encrypted with "chacha20-poly1305@openssh\.com", which is not supported: convert it with ssh-keygen -p -Z aes256-ctr -f \S+chacha`},
-		{"ctr", "", `ctr is encrypted with "aes128-ctr", which is not supported: convert it with ssh-keygen -p -Z aes256-ctr -f \S+ctr`},
+		{"chacha", "",
+			`chacha is encrypted with "chacha20-poly1305@openssh\.com", which is not supported: convert it with ssh-keygen ` +
+				`-p -Z aes256-ctr -f \S+chacha`},
+		{"ctr", "", `ctr is encrypted with "aes128-ctr", which is not supported: convert it with ssh-keygen -p -Z ` +
+			`aes256-ctr -f \S+ctr`},
 		{"pkcs8", "", `pkcs8 is encrypted PKCS#8, which is not supported: convert it with ssh-keygen -p -f \S+pkcs8`},
-		{"camellia", "", `camellia is encrypted with "CAMELLIA-256-CBC", which is not supported: convert it with ssh-keygen -p -f`},
-		{"sk", skStub, `sk belongs to a security key, which only ssh-agent can use: run ssh-add \S+sk, then give the public key, -identity \S+sk\.pub`},
-		{"ppk", "PuTTY-User-Key-File-3: ssh-ed25519\nEncryption: none\n", `ppk is a PuTTY key: convert it with puttygen \S+ppk -O private-openssh -o NEWFILE`},
-		{"dropbear", "\x00\x00\x00\x0bssh-ed25519\x00\x00\x00\x40", `dropbear is a dropbear key: convert it with dropbearconvert dropbear openssh \S+dropbear NEWFILE`},
+		{"camellia", "",
+			`camellia is encrypted with "CAMELLIA-256-CBC", which is not supported: convert it with ssh-keygen -p -f`},
+		{"sk", skStub,
+			`sk belongs to a security key, which only ssh-agent can use: run ssh-add \S+sk, then give the public key, ` +
+				`-identity \S+sk\.pub`},
+		{"ppk", "PuTTY-User-Key-File-3: ssh-ed25519\nEncryption: none\n",
+			`ppk is a PuTTY key: convert it with puttygen \S+ppk -O private-openssh -o NEWFILE`},
+		{"dropbear", "\x00\x00\x00\x0bssh-ed25519\x00\x00\x00\x40",
+			`dropbear is a dropbear key: convert it with dropbearconvert dropbear openssh \S+dropbear NEWFILE`},
 		{"ssh2", ssh2, `ssh2 is an SSH2 key: convert it with ssh-keygen -i -f \S+ssh2`},
 		{"pem", "", `pem is a PEM public key: convert it with ssh-keygen -i -m PKCS8 -f \S+pem`},
 		{"pkcs1", "", `pkcs1 is a PEM public key: convert it with ssh-keygen -i -m PEM -f \S+pkcs1`},
-		{"broken", broken, `broken is a public key that is broken over several lines: convert it with tr -d '\\r\\n' < \S+broken`},
+		{"broken", broken,
+			`broken is a public key that is broken over several lines: convert it with tr -d '\\r\\n' < \S+broken`},
 		{"utf16", string(utf16Text(public)), `utf16 is UTF-16 text: save it as UTF-8`},
-		{"cut", "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmU=\n-----END OPENSSH PRIVATE KEY-----\n", `cut is damaged: it is not a complete OpenSSH private key`},
+		{"cut", "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmU=\n-----END OPENSSH PRIVATE KEY-----\n",
+			`cut is damaged: it is not a complete OpenSSH private key`},
 		{"other", "hello\n", `other is not a private key in a known format`},
 	} {
 		if c.text != "" {
@@ -140,7 +155,8 @@ func TestKeyFilesToConvert(t *testing.T) {
 		}
 	}
 	_, stderr, _ := identityOf(t, anna, at("broken"))
-	joined := runTool(t, "sh", "-c", strings.Replace(regexp.MustCompile(`tr -d .*`).FindString(stderr), "> NEWFILE", "", 1))
+	joined := runTool(t, "sh", "-c", strings.Replace(regexp.MustCompile(`tr -d .*`).FindString(stderr), "> NEWFILE", "",
+		1))
 	if joined != strings.TrimSpace(public) {
 		t.Errorf("joined: %q", joined)
 	}
@@ -154,7 +170,8 @@ func TestAllowFormats(t *testing.T) {
 	for _, typ := range []string{"rsa", "ecdsa", "ed25519"} {
 		runTool(t, "ssh-keygen", "-q", "-t", typ, "-N", "", "-C", typ, "-f", at(typ))
 		key := strings.Join(strings.Fields(readText(t, at(typ+".pub")))[:2], " ")
-		forms := map[string]string{"SSH2": runTool(t, "ssh-keygen", "-e", "-f", at(typ)), "SSH2 with CRLF": strings.ReplaceAll(runTool(t, "ssh-keygen", "-e", "-f", at(typ)), "\n", "\r\n")}
+		forms := map[string]string{"SSH2": runTool(t, "ssh-keygen", "-e", "-f", at(typ)),
+			"SSH2 with CRLF": strings.ReplaceAll(runTool(t, "ssh-keygen", "-e", "-f", at(typ)), "\n", "\r\n")}
 		if typ != "ed25519" { // which ssh-keygen does not export
 			forms["PEM"] = runTool(t, "ssh-keygen", "-e", "-m", "PKCS8", "-f", at(typ))
 		}
@@ -177,10 +194,13 @@ func TestAllowFormats(t *testing.T) {
 	}
 	public, ssh2 := readText(t, at("rsa.pub")), runTool(t, "ssh-keygen", "-e", "-f", at("rsa"))
 	for _, c := range []struct{ name, text, words string }{
-		{"broken", public[:70] + "\n" + public[70:], `that is a public key that is broken over several lines: convert it with tr -d`},
-		{"SSH2, cut", ssh2[:len(ssh2)/2], `the SSH2 public key is damaged: its last line must be ---- END SSH2 PUBLIC KEY ----`},
+		{"broken", public[:70] + "\n" + public[70:],
+			`that is a public key that is broken over several lines: convert it with tr -d`},
+		{"SSH2, cut", ssh2[:len(ssh2)/2],
+			`the SSH2 public key is damaged: its last line must be ---- END SSH2 PUBLIC KEY ----`},
 		{"SSH2, damaged", strings.Replace(ssh2, "AAAAB3NzaC1yc2E", "AAAAB3NzaC1ycAE", 1), `the SSH2 public key is damaged`},
-		{"PEM, damaged", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", `the PEM public key is damaged or of an unknown type`},
+		{"PEM, damaged", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n",
+			`the PEM public key is damaged or of an unknown type`},
 		{"PuTTY", "PuTTY-User-Key-File-2: ssh-rsa\n", `that is a private key, which must stay with its owner`},
 	} {
 		_, stderr, code := runToEnd(t, t.TempDir(), c.text, "-allow", "-", "-dir", anna)

@@ -1,5 +1,7 @@
 package main
 
+// Keys: files of every format, passphrases, the agent, and the refusal of weak or damaged keys.
+
 import (
 	"bufio"
 	"bytes"
@@ -25,34 +27,6 @@ import (
 
 	"golang.org/x/crypto/ssh"
 )
-
-// runTool runs another program, such as ssh-keygen, and returns its output.
-func runTool(t testing.TB, name string, args ...string) string {
-	t.Helper()
-	out, err := exec.Command(name, args...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s %q: %v\n%s", name, args, err, out)
-	}
-	return string(out)
-}
-
-func put(t testing.TB, path string, data []byte) string {
-	t.Helper()
-	if err := os.WriteFile(path, data, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
-// closedDir returns a new state folder, which only this user can access.
-func closedDir(t testing.TB) string {
-	t.Helper()
-	dir := filepath.Join(t.TempDir(), "state")
-	if err := makeFolder(dir); err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
 
 func newEd25519(t testing.TB) (ed25519.PrivateKey, ssh.PublicKey) {
 	t.Helper()
@@ -100,29 +74,25 @@ func pkcs8PEM(t testing.TB, key any) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 }
 
-// wantError checks that err contains words.
-func wantError(t *testing.T, err error, words string) {
-	t.Helper()
-	if err == nil || !strings.Contains(err.Error(), words) {
-		t.Fatalf("got %v, want an error with %q", err, words)
-	}
-}
-
 func TestFirstRun(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new", "state")
 	var reported []string
-	o := keyOptions{dir: dir, comment: "pi@router", notify: func(f string, a ...any) { reported = append(reported, fmt.Sprintf(f, a...)) }}
+	o := keyOptions{dir: dir, comment: "pi@router", notify: func(f string, a ...any) {
+		reported = append(reported, fmt.Sprintf(f, a...))
+	}}
 	k, err := loadKeys(o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if all := strings.Join(reported, "\n"); !strings.Contains(all, k.fingerprint()) || !strings.Contains(all, "made an encryption key") {
+	if all := strings.Join(reported, "\n"); !strings.Contains(all, k.fingerprint()) ||
+		!strings.Contains(all, "made an encryption key") {
 		t.Errorf("first run reported %q", reported)
 	}
 	if k.comment != "pi@router" || k.encryption.N.BitLen() != 2048 || k.signer.PublicKey().Type() != ssh.KeyAlgoED25519 {
 		t.Errorf("made %q, %d bits, %s", k.comment, k.encryption.N.BitLen(), k.signer.PublicKey().Type())
 	}
-	for name, mode := range map[string]os.FileMode{".": 0o700, "identity": 0o600, "identity.pub": 0o600, "encryption": 0o600} {
+	for name, mode := range map[string]os.FileMode{".": 0o700, "identity": 0o600, "identity.pub": 0o600,
+		"encryption": 0o600} {
 		info, err := os.Stat(filepath.Join(dir, name))
 		if err != nil {
 			t.Fatal(err)
@@ -133,7 +103,8 @@ func TestFirstRun(t *testing.T) {
 	}
 	reported = nil
 	again, err := loadKeys(o)
-	if err != nil || !sameKey(again.signer.PublicKey(), k.signer.PublicKey()) || !again.encryption.Equal(k.encryption) || reported != nil {
+	if err != nil || !sameKey(again.signer.PublicKey(), k.signer.PublicKey()) || !again.encryption.Equal(k.encryption) ||
+		reported != nil {
 		t.Errorf("second run: %v, reported %q", err, reported)
 	}
 
@@ -141,7 +112,8 @@ func TestFirstRun(t *testing.T) {
 	if out := runTool(t, "ssh-keygen", "-lf", path+".pub"); !strings.Contains(out, k.fingerprint()+" pi@router") {
 		t.Errorf("ssh-keygen -lf: %s", out)
 	}
-	if out := runTool(t, "ssh-keygen", "-y", "-f", path); !strings.HasPrefix(out, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(k.signer.PublicKey())))) {
+	if out := runTool(t, "ssh-keygen", "-y", "-f", path); !strings.HasPrefix(out,
+		strings.TrimSpace(string(ssh.MarshalAuthorizedKey(k.signer.PublicKey())))) {
 		t.Errorf("ssh-keygen -y: %s", out)
 	}
 	runTool(t, "ssh-keygen", "-y", "-f", filepath.Join(dir, "encryption"))
@@ -255,10 +227,11 @@ func TestIdentityFormats(t *testing.T) {
 		"ed25519 OpenSSH": opensshPEM(t, edKey),
 		"ed25519 PKCS8":   pkcs8PEM(t, edKey),
 		"rsa OpenSSH":     opensshPEM(t, rsaKey),
-		"rsa PKCS1":       pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(rsaKey)}),
-		"rsa PKCS8":       pkcs8PEM(t, rsaKey),
-		"ecdsa OpenSSH":   opensshPEM(t, ecKey),
-		"ecdsa PKCS8":     pkcs8PEM(t, ecKey),
+		"rsa PKCS1": pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY",
+			Bytes: x509.MarshalPKCS1PrivateKey(rsaKey)}),
+		"rsa PKCS8":     pkcs8PEM(t, rsaKey),
+		"ecdsa OpenSSH": opensshPEM(t, ecKey),
+		"ecdsa PKCS8":   pkcs8PEM(t, ecKey),
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := put(t, filepath.Join(t.TempDir(), "key"), data)
@@ -298,18 +271,29 @@ func TestLoadKeysErrors(t *testing.T) {
 		{"identity open", func(dir string, _ *keyOptions) {
 			os.Chmod(put(t, filepath.Join(dir, "identity"), opensshPEM(t, edKey)), 0o640)
 		}, "chmod 600 "},
-		{"identity a pipe", func(dir string, _ *keyOptions) { runTool(t, "mkfifo", filepath.Join(dir, "identity")) }, "not a regular file"},
-		{"identity a folder", func(dir string, _ *keyOptions) { os.Mkdir(filepath.Join(dir, "identity"), 0o700) }, "not a regular file"},
-		{"identity a dead link", func(dir string, _ *keyOptions) { os.Symlink("nowhere", filepath.Join(dir, "identity")) }, "reading the identity: open"},
-		{"identity huge", func(dir string, _ *keyOptions) { put(t, filepath.Join(dir, "identity"), make([]byte, maxKeyFile+1)) }, "longer than 64 KiB"},
-		{"identity empty", func(dir string, _ *keyOptions) { put(t, filepath.Join(dir, "identity"), nil) }, "not a private key"},
+		{"identity a pipe", func(dir string, _ *keyOptions) { runTool(t, "mkfifo", filepath.Join(dir, "identity")) },
+			"not a regular file"},
+		{"identity a folder", func(dir string, _ *keyOptions) {
+			os.Mkdir(filepath.Join(dir, "identity"), 0o700)
+		}, "not a regular file"},
+		{"identity a dead link", func(dir string, _ *keyOptions) { os.Symlink("nowhere", filepath.Join(dir, "identity")) },
+			"reading the identity: open"},
+		{"identity huge", func(dir string, _ *keyOptions) {
+			put(t, filepath.Join(dir, "identity"), make([]byte, maxKeyFile+1))
+		}, "longer than 64 KiB"},
+		{"identity empty", func(dir string, _ *keyOptions) {
+			put(t, filepath.Join(dir, "identity"), nil)
+		}, "not a private key"},
 		{"identity weak", func(dir string, _ *keyOptions) {
 			runTool(t, "ssh-keygen", "-q", "-t", "rsa", "-b", "1024", "-N", "", "-f", filepath.Join(dir, "identity"))
 		}, "1024 bits is not accepted"},
 		{"identity encrypted PKCS#8", func(dir string, _ *keyOptions) {
-			put(t, filepath.Join(dir, "identity"), []byte("-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n"))
+			put(t, filepath.Join(dir, "identity"),
+				[]byte("-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n"))
 		}, "ssh-keygen -p"},
-		{"identity of another", func(dir string, o *keyOptions) { o.identity = filepath.Join(dir, "none") }, "reading the identity: open"},
+		{"identity of another", func(dir string, o *keyOptions) {
+			o.identity = filepath.Join(dir, "none")
+		}, "reading the identity: open"},
 		{"public file of another key", func(dir string, _ *keyOptions) {
 			_, other := newEd25519(t)
 			put(t, filepath.Join(dir, "identity"), opensshPEM(t, edKey))
@@ -319,11 +303,15 @@ func TestLoadKeysErrors(t *testing.T) {
 			put(t, filepath.Join(dir, "identity"), opensshPEM(t, edKey))
 			put(t, filepath.Join(dir, "identity.pub"), []byte("?"))
 		}, "is not a public key file"},
-		{"certificate broken", func(dir string, _ *keyOptions) { put(t, filepath.Join(dir, "identity-cert.pub"), []byte("?")) }, "is not a certificate file"},
+		{"certificate broken", func(dir string, _ *keyOptions) {
+			put(t, filepath.Join(dir, "identity-cert.pub"), []byte("?"))
+		}, "is not a certificate file"},
 		{"certificate a bare key", func(dir string, _ *keyOptions) {
 			put(t, filepath.Join(dir, "identity-cert.pub"), ssh.MarshalAuthorizedKey(publicOf(t, edKey)))
 		}, "not a certificate: sign it"},
-		{"encryption key not RSA", func(dir string, _ *keyOptions) { put(t, filepath.Join(dir, "encryption"), opensshPEM(t, edKey)) }, "is not an RSA key"},
+		{"encryption key not RSA", func(dir string, _ *keyOptions) {
+			put(t, filepath.Join(dir, "encryption"), opensshPEM(t, edKey))
+		}, "is not an RSA key"},
 		{"encryption key weak", func(dir string, _ *keyOptions) {
 			put(t, filepath.Join(dir, "encryption"), opensshPEM(t, newRSA(t, 1024)))
 		}, "1024 bits is not accepted"},
@@ -443,7 +431,8 @@ func TestForeignCertificateIsReported(t *testing.T) {
 	}
 	reported := ""
 	again, err := loadKeys(keyOptions{dir: dir, notify: func(f string, a ...any) { reported += fmt.Sprintf(f, a...) }})
-	if err != nil || !strings.Contains(reported, "is not used") || !bytes.Equal(again.signer.PublicKey().Marshal(), k.signer.PublicKey().Marshal()) {
+	if err != nil || !strings.Contains(reported, "is not used") || !bytes.Equal(again.signer.PublicKey().Marshal(),
+		k.signer.PublicKey().Marshal()) {
 		t.Errorf("%v, reported %q", err, reported)
 	}
 }
@@ -609,14 +598,6 @@ func TestLockHeldTooLong(t *testing.T) {
 	}
 }
 
-func TestShellQuote(t *testing.T) {
-	for in, want := range map[string]string{"/a/b-c_1": "/a/b-c_1", "": "''", "a b": "'a b'", "a'b": `'a'\''b'`, "[h]:1": "'[h]:1'"} {
-		if got := shellQuote(in); got != want {
-			t.Errorf("shellQuote(%q) = %s, want %s", in, got, want)
-		}
-	}
-}
-
 func TestStateFolder(t *testing.T) {
 	t.Setenv("SECURECHAT_DIR", "/from/environment")
 	if dir, err := stateFolder("/from/flag"); err != nil || dir != "/from/flag" {
@@ -631,40 +612,14 @@ func TestStateFolder(t *testing.T) {
 	}
 }
 
-func TestNames(t *testing.T) {
-	_, key := newEd25519(t)
-	for in, want := range map[string]string{
-		"pi@router": "pi-router", "Ann.B_c-1": "Ann.B_c-1", "": "", "@@@": "", "日本": "", "jörg": "j-rg", "a b": "a-b",
-		"\x1b[31mred": "--31mred", strings.Repeat("x", 40): strings.Repeat("x", 32), "a\xffb": "a-b",
-	} {
-		got := cleanName(in)
-		if got != want {
-			t.Errorf("cleanName(%q) = %q, want %q", in, got, want)
-		}
-		if validName(in) != (in != "" && in == want) {
-			t.Errorf("validName(%q) = %v", in, validName(in))
-		}
-	}
-	if name := keyName("", key); !validName(name) || len(name) != len("key-")+8 || !strings.HasPrefix(name, "key-"+nameSuffix(key)) {
-		t.Errorf("a nameless key is %q, its suffix %q", name, nameSuffix(key))
-	}
-	for _, pair := range [][2]string{{"Bob", "bob"}, {"b0b", "bOb"}, {"l1I", "iLl"}, {"a.b", "a_b"}, {"a-b", "a.b"}} {
-		if foldName(pair[0]) != foldName(pair[1]) {
-			t.Errorf("%q and %q are not taken for the same name", pair[0], pair[1])
-		}
-	}
-	if foldName("ann") == foldName("bob") {
-		t.Error("ann and bob are taken for the same name")
-	}
-}
-
 func FuzzEncryptionKey(f *testing.F) {
 	f.Add(rsaWire(new(big.Int).SetBit(big.NewInt(1), 2047, 1), big.NewInt(65537)))
 	addVectors(f, "encryption key", "wire", func(b []byte) { f.Add(b) })
 	addVectors(f, "identity", "wire", func(b []byte) { f.Add(b) })
 	f.Fuzz(func(t *testing.T, wire []byte) {
 		key, err := parseEncryptionKey(wire)
-		if err == nil && (!bytes.Equal(marshalEncryptionKey(key), wire) || key.E != 65537 || key.N.BitLen() < minRSABits || key.N.BitLen() > maxRSABits) {
+		if err == nil && (!bytes.Equal(marshalEncryptionKey(key), wire) || key.E != 65537 || key.N.BitLen() < minRSABits ||
+			key.N.BitLen() > maxRSABits) {
 			t.Fatalf("took %x", wire)
 		}
 	})

@@ -1,10 +1,11 @@
 package main
 
-// connection.log: what the server received, from whom, and every connect, refusal and disconnect (the paper's §5; DESIGN
-// section 8). One JSON object a line, appended, mode 0600. A message is acknowledged only once its record is written.
+// connection.log: what the server received, who sent it, and every connect, refusal and disconnect (the paper's §5).
+// It has one JSON object per line, is only appended to, and has mode 0600. A message is acknowledged only after its
+// record has been written.
 //
-// The last member of each record, prev, is the SHA-256 of the record before it, its newline included: verify.go follows
-// that chain, which goes on over a change of files. docs/LOG.md tells an operator all of it.
+// The last member of a record, prev, is the SHA-256 of the record before it. The chain continues over a change of
+// files; verify.go checks it. docs/LOG.md describes the log for an operator.
 
 import (
 	"bufio"
@@ -19,216 +20,275 @@ import (
 	"syscall"
 )
 
-// errLog is wrapped by what keeps a record from the log. The message it was for is not acknowledged.
+// errLog is wrapped by errors that keep a record from the log. The record's message is not acknowledged.
 var errLog = errors.New("cannot write the log")
 
 const (
-	maxLogBuffer = 1 << 20  // kept between writes
-	maxRecord    = 1 << 20  // bytes of one: a line of maxLine, each byte an escape, and in base64, is less
-	maxOwed      = 64 << 10 // of records that wait for a log that cannot be written
-	tailBytes    = 16 << 20 // of the log that are read at start. Every
-	markBytes    = 8 << 20  // of it stand the streams whose clients may come back, so that the tail has them
+	maxLogBuffer = 1 << 20  // bytes of buffer kept between writes
+	maxRecord    = 1 << 20  // more than a record of a line of maxLine, as escapes and in base64
+	maxBacklog   = 64 << 10 // bytes of records that wait while the log cannot be written
+
+	// A start reads the last tailBytes of the log. The records of streams whose clients may reconnect are repeated
+	// every markBytes, so the tail contains them.
+	tailBytes = 16 << 20
+	markBytes = 8 << 20
 )
+
+// logOptions say where the log is and what it records.
+type logOptions struct {
+	path    string            // "off" keeps no log
+	digests bool              // -log-text=false: record the SHA-256 of a message instead of its text
+	durable bool              // -sync: the caller calls sync before it acknowledges
+	notify  func(text string) // reports to the operator; may be nil
+}
+
+// logEnd is the end of a log file.
+type logEnd struct {
+	size int64
+	head [sha256.Size]byte // the hash of the last record
+}
+
+// backlog holds records that wait while the log cannot be written.
+type backlog struct {
+	failing bool // the last write failed, and the operator was notified
+	records []byte
+	lost    int // records for which there was no room
+}
+
+// keep adds the records that add appends, or counts them as lost.
+func (b *backlog) keep(add func(b []byte) []byte) {
+	kept := add(b.records)
+	if len(kept) > maxBacklog {
+		b.lost++
+		return
+	}
+	b.records = kept
+}
 
 // connLog appends records. Its methods may be called from any goroutine.
 type connLog struct {
-	path    string
-	digests bool         // -log-text=false: the SHA-256 of what was said in its place
-	durable bool         // -sync: somebody calls sync
-	tell    func(string) // the operator; nil where nobody listens
-	syncing func(f *os.File) error
+	logOptions
+	began    string // how the file was found when it was opened, for the start record
+	syncFile func(f *os.File) error
 
-	mu     sync.Mutex
-	f      *os.File // nil: -log off, or closed
-	buf    []byte
-	head   [sha256.Size]byte // of the last record
-	size   int64             // of f
-	torn   bool              // f is longer than size: what a failed write left could not be removed
-	synced struct {          // as of the last sync
-		size int64
-		head [sha256.Size]byte
-	}
-	since   int64  // bytes since the streams were last written
-	owed    []byte // records of what happened while the log could not be written,
-	lost    int    // and how many more there were
-	trouble bool
-	began   string // what the start record says about the file
+	mu         sync.Mutex // guards the fields below
+	f          *os.File   // nil if there is no log or it is closed
+	buf        []byte
+	end        logEnd // of f
+	synced     logEnd // the end at the last sync
+	torn       bool   // f is longer than end.size: the rest of a failed write could not be removed
+	sinceMarks int64  // bytes written since the last records of streams
+	backlog    backlog
 }
 
-// openLog opens path for appending; "off" keeps no log. What a power cut left of a last record is removed. A file that is
-// new or empty continues the chain of path.1, where logrotate puts the one before it, if that is a log.
-func openLog(path string) (*connLog, error) {
-	l := &connLog{path: path, since: markBytes, syncing: (*os.File).Sync}
-	if path == "off" {
+// openLog opens the log for appending. The torn last record that a power cut leaves is removed. A file that is new or
+// empty continues the chain of path.1, the file's name after a rotation, if that is a log.
+func openLog(o logOptions) (*connLog, error) {
+	l := &connLog{logOptions: o, syncFile: (*os.File).Sync, sinceMarks: markBytes}
+	if o.path == "off" {
 		return l, nil
 	}
-	f, cut, err := l.open()
-	if err == nil && l.size == 0 {
-		l.began = "new"
-		if older, oerr := l.openOlder(); oerr == nil {
-			var size int64
-			if size, l.head, _, oerr = lastRecord(older); oerr == nil && size > 0 {
-				l.began = "continues " + path + ".1"
-			}
-			older.Close()
-		}
-	} else if cut > 0 {
-		l.began = fmt.Sprintf("repaired: %d bytes of a torn last record were removed", cut)
+	if err := l.start(); err != nil {
+		return nil, fmt.Errorf("cannot write the log %s: %w; name another with -log FILE, or -log off", o.path, err)
 	}
-	if err == nil {
-		err = l.syncing(f) // what is read of it may be acknowledged
-	}
-	if err != nil {
-		if f != nil {
-			f.Close()
-		}
-		return nil, fmt.Errorf("cannot write the log %s: %w; name another with -log FILE, or -log off", path, err)
-	}
-	l.f, l.synced.size, l.synced.head = f, l.size, l.head
 	return l, nil
 }
 
-// open opens and locks the file at l.path, repairs its end, and takes its size and head, if it has one, for ours. cut is
-// the number of bytes that the repair removed.
+// start opens the file and sets began.
+func (l *connLog) start() error {
+	f, cut, err := l.open()
+	if err != nil {
+		return err
+	}
+	switch {
+	case l.end.size == 0:
+		l.began = l.continueOlder()
+	case cut > 0:
+		l.began = fmt.Sprintf("repaired: %d bytes of a torn last record were removed", cut)
+	}
+	if err := l.syncFile(f); err != nil { // the records that a start reads count as acknowledged
+		f.Close()
+		return err
+	}
+	l.f, l.synced = f, l.end
+	return nil
+}
+
+// continueOlder takes the head of the chain from the rotated log, if there is one, and returns began for an empty file.
+func (l *connLog) continueOlder() string {
+	older, err := l.openOlder()
+	if err != nil {
+		return "new"
+	}
+	defer older.Close()
+	end, _, err := lastRecord(older)
+	if err != nil || end.size == 0 {
+		return "new"
+	}
+	l.end.head = end.head
+	return "continues " + l.path + ".1"
+}
+
+// open opens, locks and repairs the file at l.path. It sets l.end to the file's end, but keeps the head for an empty
+// file. cut is the number of bytes that the repair removed.
 func (l *connLog) open() (f *os.File, cut int64, err error) {
-	f, err = os.OpenFile(l.path, os.O_RDWR|os.O_APPEND|os.O_CREATE|syscall.O_NONBLOCK, 0o600) // a FIFO must not block
+	const flags = os.O_RDWR | os.O_APPEND | os.O_CREATE | syscall.O_NONBLOCK // a FIFO must not block
+	f, err = os.OpenFile(l.path, flags, 0o600)
 	if err != nil {
 		return nil, 0, err
 	}
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = errors.New("not a regular file")
-	}
-	if err == nil {
-		var locked bool
-		if locked, err = tryLock(f); err == nil && !locked {
-			err = errors.New("another securechat writes it")
-		}
-	}
-	var head [sha256.Size]byte
-	var size int64
-	if err == nil {
-		size, head, cut, err = lastRecord(f)
-	}
-	if err == nil && cut > 0 {
-		err = f.Truncate(size)
-	}
-	if err == nil && size == 0 {
-		// Or a power cut takes a new file's name, and all that -sync put into it.
-		var name string
-		if name, err = filepath.EvalSymlinks(l.path); err == nil {
-			err = syncFolder(filepath.Dir(name))
-		}
-	}
+	end, cut, err := prepareLog(f, l.path)
 	if err != nil {
 		f.Close()
 		return nil, 0, err
 	}
-	if size > 0 {
-		l.head = head
+	if end.size == 0 {
+		end.head = l.end.head
 	}
-	l.size = size
+	l.end = end
 	return f, cut, nil
 }
 
-// openOlder opens the log before this one, where logrotate puts it.
+// prepareLog checks that f can be the log, locks it and repairs its end.
+func prepareLog(f *os.File, path string) (end logEnd, cut int64, err error) {
+	info, err := f.Stat()
+	if err != nil {
+		return end, 0, err
+	}
+	if !info.Mode().IsRegular() {
+		return end, 0, errors.New("not a regular file")
+	}
+	locked, err := tryLock(f)
+	if err != nil {
+		return end, 0, err
+	}
+	if !locked {
+		return end, 0, errors.New("another securechat writes it")
+	}
+	end, cut, err = lastRecord(f)
+	if err != nil {
+		return end, 0, err
+	}
+	if cut > 0 {
+		if err := f.Truncate(end.size); err != nil {
+			return end, 0, err
+		}
+	}
+	if end.size > 0 {
+		return end, cut, nil
+	}
+	// Otherwise a power cut could remove the name of a new file, and with it all the records that -sync has written.
+	target, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return end, 0, err
+	}
+	return end, cut, syncFolder(filepath.Dir(target))
+}
+
+// openOlder opens the log before this one, under its name after a rotation.
 func (l *connLog) openOlder() (*os.File, error) {
 	return os.OpenFile(l.path+".1", os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO must not block
 }
 
-// lastRecord returns the hash of a log's last record and where it ends. torn is the number of bytes behind that: the front
-// of a record, or what a file system puts where a write never arrived.
-func lastRecord(f *os.File) (end int64, head [sha256.Size]byte, torn int64, err error) {
+// lastRecord returns the end of a log's last record. torn is the number of bytes after it: the front of a record, or
+// the bytes that a file system leaves in place of a write that a power cut prevented.
+func lastRecord(f *os.File) (end logEnd, torn int64, err error) {
 	info, err := f.Stat()
 	if err != nil || info.Size() == 0 {
-		return 0, head, 0, err
+		return end, 0, err
 	}
 	size := info.Size()
 	tail := make([]byte, min(size, 2*maxRecord))
 	if _, err := f.ReadAt(tail, size-int64(len(tail))); err != nil {
-		return 0, head, 0, err
+		return end, 0, err
 	}
 	last := bytes.LastIndexByte(tail, '\n') + 1
 	torn = int64(len(tail) - last)
-	record := tail[:last]
-	if last > 0 {
-		record = record[bytes.LastIndexByte(tail[:last-1], '\n')+1:]
+	if last == 0 {
+		begin := []byte(recordBegin)
+		if int64(len(tail)) < size || !bytes.HasPrefix(tail, begin[:min(len(tail), len(begin))]) {
+			return end, 0, errForeignLog
+		}
+		return end, torn, nil // the front of a first record
 	}
-	if _, ok := prevOf(record); !ok && (last > 0 || int64(len(tail)) < size || !bytes.HasPrefix(tail, []byte(recordBegin)[:min(len(tail), len(recordBegin))])) {
-		return 0, head, 0, errors.New("what it ends with is no record of ours")
+	record := tail[bytes.LastIndexByte(tail[:last-1], '\n')+1 : last]
+	if _, ok := prevOf(record); !ok {
+		return end, 0, errForeignLog
 	}
-	if last > 0 {
-		head = sha256.Sum256(record)
-	}
-	return size - torn, head, torn, nil
+	return logEnd{size - torn, sha256.Sum256(record)}, torn, nil
 }
 
-// replay calls mark, in the log's order, for what its last tailBytes say of streams: the msg_id of a record, or that the
-// client left. Where the file is shorter, the end of the one before it is read first.
+var errForeignLog = errors.New("its end is no record of this program, so it is left alone")
+
+// replay calls mark, in the log's order, for each state of a stream that the last tailBytes of the log report: the
+// msg_id of a record, or that the client left. If the file is shorter, the end of the rotated log is read first.
 func (l *connLog) replay(mark func(fingerprint string, id streamID, last uint64, left bool)) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.f == nil {
 		return nil
 	}
-	if l.size < tailBytes {
-		if older, err := l.openOlder(); err == nil {
-			info, err := older.Stat()
-			if err == nil && info.Mode().IsRegular() {
-				err = replayTail(older, info.Size(), mark)
-			}
-			older.Close()
-			if err != nil {
-				return fmt.Errorf("reading %s.1: %w", l.path, err)
-			}
+	if l.end.size < tailBytes {
+		if err := l.replayOlder(mark); err != nil {
+			return fmt.Errorf("reading %s.1: %w", l.path, err)
 		}
 	}
-	if err := replayTail(l.f, l.size, mark); err != nil {
+	if err := replayTail(l.f, l.end.size, mark); err != nil {
 		return fmt.Errorf("reading the log %s: %w", l.path, err)
 	}
 	return nil
 }
 
+// replayOlder is replay for the rotated log. It does nothing if there is none.
+func (l *connLog) replayOlder(mark func(string, streamID, uint64, bool)) error {
+	older, err := l.openOlder()
+	if err != nil {
+		return nil
+	}
+	defer older.Close()
+	info, err := older.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return err
+	}
+	return replayTail(older, info.Size(), mark)
+}
+
+// replayTail calls mark for the records in the last tailBytes of f.
 func replayTail(f *os.File, size int64, mark func(string, streamID, uint64, bool)) error {
 	from := max(0, size-tailBytes)
 	r := bufio.NewReaderSize(io.NewSectionReader(f, from, size-from), 64<<10)
-	for whole := from == 0; ; {
+	for begins := from == 0; ; { // at the beginning of a record
 		line, err := r.ReadSlice('\n')
-		if whole && len(line) > 0 {
+		if begins && len(line) > 0 {
 			if fingerprint, id, last, left, ok := streamOf(line); ok {
 				mark(fingerprint, id, last, left)
 			}
 		}
-		whole = err == nil // else this was the front of a long record; what is looked for stands there
+		begins = err == nil // after bufio.ErrBufferFull the rest of a long record follows
+		if err == io.EOF {
+			return nil
+		}
 		if err != nil && err != bufio.ErrBufferFull {
-			if err == io.EOF {
-				return nil
-			}
 			return err
 		}
 	}
 }
 
-// write appends whole records, encoded by add behind what it is given, in one write. After an error nothing of them is in
-// the file: a torn record would take the next one with it. marks, where it is not nil, appends the records of the streams,
-// when they are due. The operator is told when trouble begins, and when it ends.
+// write appends the records that add appends to its argument, in one write. After an error the file has none of them:
+// a torn record would make the next one unreadable too. marks, unless it is nil, appends the records of streams; it
+// is called when they are due. The operator is notified when writing begins to fail and when it works again.
 func (l *connLog) write(add, marks func(b []byte) []byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.writeLocked(add, marks)
 }
 
-// record is write for what has happened and cannot be refused any more: it is kept for when the log can be written again.
+// record is write for an event that cannot be undone. If the log cannot be written, the records wait until it can.
 func (l *connLog) record(add, marks func(b []byte) []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.writeLocked(add, marks) == nil {
-		return
-	}
-	if kept := add(l.owed); len(kept) <= maxOwed {
-		l.owed = kept
-	} else {
-		l.lost++
+	if l.writeLocked(add, marks) != nil {
+		l.backlog.keep(add)
 	}
 }
 
@@ -236,162 +296,177 @@ func (l *connLog) writeLocked(add, marks func(b []byte) []byte) error {
 	if l.f == nil {
 		return nil
 	}
-	marked := marks != nil && l.since >= markBytes
-	l.buf = append(l.buf[:0], l.owed...)
-	if marked {
+	marksDue := marks != nil && l.sinceMarks >= markBytes
+	l.buf = append(l.buf[:0], l.backlog.records...)
+	if marksDue {
 		l.buf = marks(l.buf)
 	}
 	l.buf = add(l.buf)
 	if err := l.put(l.buf); err != nil {
-		l.troubled(err)
+		l.failed(err)
 		return fmt.Errorf("%w: %w", errLog, err)
 	}
-	if marked {
-		l.since = 0
+	if marksDue {
+		l.sinceMarks = 0
 	}
-	l.since += int64(len(l.buf))
-	l.owed = nil
-	if l.trouble {
-		text := "the log can be written again"
-		if l.lost > 0 {
-			text += fmt.Sprintf("; %d records of connects and disconnects are lost", l.lost)
-		}
-		l.trouble, l.lost = false, 0
-		l.say(text)
-	}
+	l.sinceMarks += int64(len(l.buf))
+	l.recovered()
 	if cap(l.buf) > maxLogBuffer {
 		l.buf = nil
 	}
 	return nil
 }
 
-// put writes records to the file, or to a new one if somebody has removed it.
+// put writes records to the file, or to a new file if this one has been removed.
 func (l *connLog) put(b []byte) error {
 	if l.torn {
 		if err := l.cut(); err != nil {
 			return err
 		}
 	}
-	head := chain(b, l.head)
+	head := chain(b, l.end.head)
 	n, err := l.f.Write(b)
 	if err == nil && unlinked(l.f) {
-		if err = l.replace(); err != nil {
+		if err := l.replace(); err != nil {
 			return err
 		}
-		l.say("the log was removed; it goes on in a new file " + l.path)
-		head = chain(b, l.head)
+		l.report("the log was removed; it continues in a new file " + l.path)
+		head = chain(b, l.end.head)
 		n, err = l.f.Write(b)
 	}
 	if err != nil {
-		if l.torn = n > 0; l.torn {
+		l.torn = n > 0
+		if l.torn {
 			err = errors.Join(err, l.cut())
 		}
 		return err
 	}
-	l.size += int64(n)
-	l.head = head
+	l.end.size += int64(n)
+	l.end.head = head
 	return nil
 }
 
-// cut removes what a failed write left.
+// cut removes the rest of a failed write.
 func (l *connLog) cut() error {
 	info, err := l.f.Stat()
-	if err == nil && info.Size() > l.size {
-		err = l.f.Truncate(l.size)
+	if err == nil && info.Size() > l.end.size {
+		err = l.f.Truncate(l.end.size)
 	}
 	l.torn = err != nil
 	return err
 }
 
-// replace goes on in the file that is at the path now, made if need be.
+// replace continues in the file that is at the path now, which it creates if there is none.
 func (l *connLog) replace() error {
-	head := l.head
+	head := l.end.head
 	f, _, err := l.open()
 	if err != nil {
 		return err
 	}
 	l.f.Close()
-	l.f, l.torn, l.since = f, false, markBytes
-	if l.size > 0 && l.head != head {
-		l.say("the log goes on in " + l.path + ", behind records that were there")
+	l.f, l.torn, l.sinceMarks = f, false, markBytes
+	if l.end.size > 0 && l.end.head != head {
+		l.report("the log continues in " + l.path + ", after the records that it had")
 	}
-	l.synced.size, l.synced.head = l.size, l.head
+	l.synced = l.end
 	return nil
 }
 
-// reopen goes on in the file that is at the path now: after a rotation a new one, so it moved. After an error all is as
-// before.
+// reopen continues in the file that is at the path now. After a rotation that is another file, and moved is true.
+// After an error the log stays in the old file.
 func (l *connLog) reopen() (moved bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.f == nil {
 		return false, nil
 	}
-	here, err := os.Stat(l.path)
-	if err == nil {
-		var ours os.FileInfo
-		if ours, err = l.f.Stat(); err == nil && os.SameFile(here, ours) {
-			return false, nil
-		}
+	if l.atPath() {
+		return false, nil
 	}
 	if l.durable {
-		if err := l.syncing(l.f); err != nil {
-			return false, fmt.Errorf("reopening the log: %w; it goes on in the old file", err)
+		if err := l.syncFile(l.f); err != nil {
+			return false, fmt.Errorf("reopening the log: %w; it continues in the old file", err)
 		}
 	}
 	if err := l.replace(); err != nil {
-		return false, fmt.Errorf("reopening the log %s: %w; it goes on in the old file", l.path, err)
+		return false, fmt.Errorf("reopening the log %s: %w; it continues in the old file", l.path, err)
 	}
 	return true, nil
 }
 
-// sync waits until all that is written is on disk, while others write on.
+// atPath reports whether the open file is the one at the path.
+func (l *connLog) atPath() bool {
+	current, err := os.Stat(l.path)
+	if err != nil {
+		return false
+	}
+	open, err := l.f.Stat()
+	return err == nil && os.SameFile(current, open)
+}
+
+// sync returns after all records written before the call are on disk. Others can write meanwhile.
 func (l *connLog) sync() error {
 	l.mu.Lock()
-	f, size, head := l.f, l.size, l.head
+	f, end := l.f, l.end
 	l.mu.Unlock()
 	if f == nil {
 		return nil
 	}
-	err := l.syncing(f)
+	err := l.syncFile(f)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.f != f {
 		return nil // rotated meanwhile, which syncs too
 	}
-	if err == nil {
-		l.synced.size, l.synced.head = size, head
+	if err != nil {
+		return err
 	}
-	return err
+	l.synced = end
+	return nil
 }
 
-// rollback removes what was written since the last sync, after one has failed: a system forgets what it could not write,
-// so that nobody knows what of it is on the disk.
-func (l *connLog) rollback(why error) {
+// rollback removes the records written since the last sync, after a sync failed with cause. A system forgets the data
+// that it could not write, so it is unknown which of these records are on disk.
+func (l *connLog) rollback(cause error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.f == nil {
 		return
 	}
-	l.troubled(why)
-	l.size, l.head = l.synced.size, l.synced.head
-	l.cut() // or the next write does
+	l.failed(cause)
+	l.end = l.synced
+	_ = l.cut() // if this fails, the next write tries again
 }
 
-// troubled tells the operator of the first of failed writes.
-func (l *connLog) troubled(err error) {
-	if !l.trouble {
-		l.trouble = true
-		l.say(fmt.Sprintf("cannot write the log %s: %s; nothing is acknowledged until it can be written", l.path, netReason(err)))
+// failed notifies the operator of the first of several failed writes.
+func (l *connLog) failed(err error) {
+	if l.backlog.failing {
+		return
+	}
+	l.backlog.failing = true
+	l.report(fmt.Sprintf("cannot write the log %s: %v; nothing is acknowledged until it can be written", l.path, err))
+}
+
+// recovered clears the backlog after a write, and notifies the operator of the first write after failed ones.
+func (l *connLog) recovered() {
+	failing, lost := l.backlog.failing, l.backlog.lost
+	l.backlog = backlog{}
+	switch {
+	case failing && lost > 0:
+		l.report(fmt.Sprintf("the log can be written again; %d records of connects and disconnects are lost", lost))
+	case failing:
+		l.report("the log can be written again")
 	}
 }
 
-func (l *connLog) say(text string) {
-	if l.tell != nil {
-		l.tell(text)
+// report sends text to the operator.
+func (l *connLog) report(text string) {
+	if l.notify != nil {
+		l.notify(text)
 	}
 }
 
+// close writes the backlog and closes the file. It may be called again.
 func (l *connLog) close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -399,11 +474,11 @@ func (l *connLog) close() error {
 		return nil
 	}
 	var err error
-	if len(l.owed) > 0 {
+	if len(l.backlog.records) > 0 {
 		err = l.writeLocked(func(b []byte) []byte { return b }, nil)
 	}
 	if l.durable && err == nil {
-		err = l.syncing(l.f)
+		err = l.syncFile(l.f)
 	}
 	err = errors.Join(err, l.f.Close())
 	l.f = nil

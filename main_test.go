@@ -1,259 +1,21 @@
 package main
 
-// Black-box tests: the test binary runs itself as securechat, with real pipes, real TCP on 127.0.0.1 and its exit code.
+// The program as a newcomer meets it: the first run, a chat, a pipe, the refusal of an unknown key, the end, and exit codes.
 
 import (
-	"bufio"
-	"bytes"
-	"encoding/json"
+	"encoding/binary"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
-	"time"
 )
-
-// asSecurechat in the environment makes the test binary be securechat.
-const asSecurechat = "SECURECHAT_TEST_RUN"
-
-func TestMain(m *testing.M) {
-	if os.Getenv(asSecurechat) != "" {
-		os.Unsetenv(asSecurechat)
-		main()
-	}
-	code := m.Run()
-	os.RemoveAll(testKeys.dir)
-	os.Exit(code)
-}
-
-// patience bounds every wait of a black-box test; nothing ever waits for it to pass.
-const patience = 60 * time.Second
-
-// state makes a state folder with keys in it; keys are made once and copied, for making RSA keys takes time.
-func state(t testing.TB, name string) string {
-	t.Helper()
-	testKeys.once.Do(func() { testKeys.dir, testKeys.err = os.MkdirTemp("", "securechat-test-keys") })
-	if testKeys.err != nil {
-		t.Fatal(testKeys.err)
-	}
-	dir := filepath.Join(t.TempDir(), name)
-	testKeys.Lock()
-	defer testKeys.Unlock()
-	made := filepath.Join(testKeys.dir, name)
-	if _, err := loadKeys(keyOptions{dir: made, comment: name}); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.CopyFS(dir, os.DirFS(made)); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range []string{"identity", "encryption"} {
-		if err := os.Chmod(filepath.Join(dir, f), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return dir
-}
-
-var testKeys struct {
-	sync.Mutex
-	once sync.Once
-	dir  string
-	err  error
-}
-
-// admit appends the public key of the state folder who to the authorized_keys of server.
-func admit(t testing.TB, server, who string) {
-	t.Helper()
-	line, err := os.ReadFile(filepath.Join(who, "identity.pub"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	appendFile(t, filepath.Join(server, "authorized_keys"), string(line))
-}
-
-// pin makes the state folder who know the server at addr.
-func pin(t testing.TB, who, addr, server string) {
-	t.Helper()
-	line, err := os.ReadFile(filepath.Join(server, "identity.pub"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	appendFile(t, filepath.Join(who, "known_hosts"), fmt.Sprintf("[127.0.0.1]:%s %s", addr[strings.LastIndex(addr, ":")+1:], line))
-}
-
-func appendFile(t testing.TB, path, text string) {
-	t.Helper()
-	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if _, err := f.WriteString(text); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// proc is a running securechat.
-type proc struct {
-	t     testing.TB
-	cmd   *exec.Cmd
-	stdin io.WriteCloser
-	out   *watched
-	err   *watched
-	ended chan struct{}
-}
-
-// start runs securechat in folder wd with these arguments, its stdin a pipe that stays open.
-func start(t testing.TB, wd string, args ...string) *proc {
-	t.Helper()
-	p := &proc{t: t, out: newWatched(), err: newWatched(), ended: make(chan struct{})}
-	p.cmd = exec.Command(os.Args[0], args...)
-	p.cmd.Dir = wd
-	p.cmd.Env = append(os.Environ(), asSecurechat+"=1", "HOME="+wd, "SECURECHAT_DIR=", "XDG_CONFIG_HOME=")
-	p.cmd.Stdout, p.cmd.Stderr = p.out, p.err
-	var err error
-	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
-		t.Fatal(err)
-	}
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() { p.cmd.Wait(); close(p.ended) }()
-	t.Cleanup(func() {
-		p.cmd.Process.Kill()
-		<-p.ended
-		if t.Failed() {
-			t.Logf("securechat %s\nstdout: %.2000s\nstderr: %.4000s", strings.Join(args, " "), p.out, p.err)
-		}
-	})
-	return p
-}
-
-// wait waits for the process to end and returns its exit code.
-func (p *proc) wait() int {
-	p.t.Helper()
-	select {
-	case <-p.ended:
-	case <-time.After(patience):
-		p.t.Fatalf("securechat did not end: %s", p.err)
-	}
-	return p.cmd.ProcessState.ExitCode()
-}
-
-// send writes lines to stdin.
-func (p *proc) send(lines string) {
-	p.t.Helper()
-	if _, err := io.WriteString(p.stdin, lines); err != nil {
-		p.t.Fatal(err)
-	}
-}
-
-// runToEnd runs securechat to its end with stdin as its input.
-func runToEnd(t testing.TB, wd, stdin string, args ...string) (stdout, stderr string, code int) {
-	t.Helper()
-	p := start(t, wd, args...)
-	go func() { io.WriteString(p.stdin, stdin); p.stdin.Close() }()
-	code = p.wait()
-	return p.out.String(), p.err.String(), code
-}
-
-// serve starts a server on a free port with the state folder dir and returns it and its address once it listens.
-func serve(t testing.TB, dir string, args ...string) (*proc, string) {
-	t.Helper()
-	p := start(t, t.TempDir(), append([]string{"-listen", "127.0.0.1:0", "-dir", dir}, args...)...)
-	m := p.err.match(t, `room open on (127\.0\.0\.1:\d+)`)
-	return p, m[1]
-}
-
-// watched collects output and can be waited on.
-type watched struct {
-	mu   sync.Mutex
-	buf  bytes.Buffer
-	more chan struct{}
-}
-
-func newWatched() *watched { return &watched{more: make(chan struct{})} }
-
-func (w *watched) Write(b []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.buf.Write(b)
-	close(w.more)
-	w.more = make(chan struct{})
-	return len(b), nil
-}
-
-func (w *watched) String() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.buf.String()
-}
-
-// match waits until what was written matches and returns the match.
-func (w *watched) match(t testing.TB, pattern string) []string {
-	t.Helper()
-	re := regexp.MustCompile(pattern)
-	timeout := time.After(patience)
-	for {
-		w.mu.Lock()
-		m, more := re.FindStringSubmatch(w.buf.String()), w.more
-		w.mu.Unlock()
-		if m != nil {
-			return m
-		}
-		select {
-		case <-more:
-		case <-timeout:
-			t.Fatalf("no %q in time in: %.4000s", pattern, w)
-		}
-	}
-}
-
-// records reads a log.
-func records(t testing.TB, path string) (all []map[string]any) {
-	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	s := bufio.NewScanner(f)
-	s.Buffer(nil, 1<<20)
-	for s.Scan() {
-		var r map[string]any
-		if err := json.Unmarshal(s.Bytes(), &r); err != nil {
-			t.Fatalf("record %d: %v: %s", len(all)+1, err, s.Bytes())
-		}
-		all = append(all, r)
-	}
-	if s.Err() != nil {
-		t.Fatal(s.Err())
-	}
-	return all
-}
-
-// messages returns the texts of a log's messages.
-func messages(t testing.TB, path string) (texts []string) {
-	t.Helper()
-	for _, r := range records(t, path) {
-		if r["event"] == eventMessage {
-			texts = append(texts, r["message"].(string))
-		}
-	}
-	return texts
-}
 
 // TestNewcomer is the newcomer's: an empty folder, a server, a client by the same user, nothing asked.
 func TestNewcomer(t *testing.T) {
+	t.Parallel()
 	home := t.TempDir()
 	server := start(t, home, "-listen", "127.0.0.1:0")
 	addr := server.err.match(t, `room open on (127\.0\.0\.1:\d+) as \S+, key SHA256:\S+`)[1]
@@ -288,6 +50,7 @@ func TestNewcomer(t *testing.T) {
 
 // TestPipe sends a hundred thousand lines: all are in the log, once and in order, when the client says so.
 func TestPipe(t *testing.T) {
+	t.Parallel()
 	dir := state(t, "anna")
 	server, addr := serve(t, dir)
 	var in strings.Builder
@@ -309,7 +72,7 @@ func TestStranger(t *testing.T) {
 	server, addr := serve(t, anna)
 	pin(t, bob, addr, anna)
 	_, stderr, code := runToEnd(t, t.TempDir(), "let me in\n", "-connect", addr, "-dir", bob)
-	if code != exitUntrusted || !strings.Contains(stderr, "without letting us in") {
+	if code != exitUntrusted || !strings.Contains(stderr, "does not admit this key") {
 		t.Fatalf("exit %d: %s", code, stderr)
 	}
 	line := server.err.match(t, `(ssh-ed25519 \S+) guest-`)[1]
@@ -320,7 +83,10 @@ func TestStranger(t *testing.T) {
 	server.out.match(t, `(?m)^bob: thank you$`)
 	refused := false
 	for _, r := range records(t, filepath.Join(server.cmd.Dir, "connection.log")) {
-		refused = refused || r["event"] == eventRefused && r["fingerprint"] != "" && r["reason"] != ""
+		refused = refused || r["event"] == eventRefused &&
+			recordField(r, "fingerprint") == strings.Fields(runTool(t, "ssh-keygen", "-l", "-f",
+				filepath.Join(bob, "identity.pub")))[1] &&
+			recordField(r, "reason") != ""
 	}
 	if !refused {
 		t.Error("the log does not tell of the refusal")
@@ -391,21 +157,55 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
-// TestKilledServer leaves its client with an exit code of its own and a count.
+// TestKilledServer: the client of a server that is killed ends with an exit code of its own, and its message counts the
+// lines that were not acknowledged. The killed server has acknowledged all; the one of the test reads three lines and
+// acknowledges the first.
 func TestKilledServer(t *testing.T) {
 	dir := state(t, "anna")
 	server, addr := serve(t, dir)
-	client := start(t, t.TempDir(), "-connect", addr, "-dir", dir)
-	server.err.match(t, `joined`)
+	client := start(t, t.TempDir(), "-connect", addr, "-dir", dir, "-json")
+	client.send("{\"text\":\"one\"}\n")
+	client.out.match(t, `"type":"ack","id":1}`)
 	server.cmd.Process.Kill()
 	if code := client.wait(); code != exitLost {
 		t.Errorf("exit %d", code)
 	}
-	client.err.match(t, `connection lost`)
+	client.err.match(t, `connection lost: .*; every line sent was acknowledged\n$`)
+
+	addr = fakeServer(t, dir, func(sess *session) error {
+		w := welcome{name: "anna", server: "anna"}
+		packet, err := sess.append(nil, kindJoin, w.encode())
+		if err == nil {
+			err = sess.write(packet)
+		}
+		for received := uint64(0); err == nil && received < 3; {
+			var kind byte
+			var payload []byte
+			if kind, payload, err = sess.read(); err != nil || kind != kindText {
+				continue
+			}
+			l, malformed := parseLines(payload, nil)
+			received, err = l.first+uint64(len(l.texts))-1, malformed
+		}
+		if err == nil {
+			packet, err = sess.append(nil, kindAck, binary.BigEndian.AppendUint64(nil, 1))
+		}
+		if err == nil {
+			err = sess.write(packet)
+		}
+		return err
+	})
+	client = start(t, t.TempDir(), "-connect", addr, "-dir", dir)
+	client.send("one\ntwo\nthree\n")
+	if code := client.wait(); code != exitLost {
+		t.Errorf("exit %d", code)
+	}
+	client.err.match(t, `connection lost: .*; 2 lines not acknowledged`)
 }
 
 // TestWrongUse gives each mistake one sentence that names the thing and the remedy, and its exit code.
 func TestWrongUse(t *testing.T) {
+	t.Parallel()
 	dir := state(t, "anna")
 	_, addr := serve(t, dir)
 	readable := state(t, "anna")
@@ -425,22 +225,26 @@ func TestWrongUse(t *testing.T) {
 		{[]string{"-lissten", ":9000"}, exitUsage, `-lissten.*-help`},
 		{[]string{"-listen", ":9000", "-connect", "x:1"}, exitUsage, `exclude each other`},
 		{[]string{"-listen", "9000"}, exitUsage, `host and a port`},
-		{[]string{"-connect", "localhost:99999"}, exitUsage, `no port`},
+		{[]string{"-connect", "localhost:99999"}, exitUsage, `not a port`},
 		{[]string{"-connect", "x:1", "-log", "f"}, exitUsage, `-log belongs to -listen`},
 		{[]string{"-listen", ":0", "extra"}, exitUsage, `unexpected argument`},
 		{[]string{"-listen", ":0", "-delay", "1h"}, exitUsage, `-delay`},
 		{[]string{"-listen", ":0", "-dir", dir, "-type", "dsa"}, exitUsage, `dsa`},
 		{[]string{"-listen", addr, "-dir", dir}, exitTrouble, `another program has this port`},
 		{[]string{"-connect", "127.0.0.1:1", "-dir", dir}, exitTrouble, `cannot reach 127.0.0.1:1: .*refused`},
-		{[]string{"-connect", "no.such.host.invalid:9000", "-dir", dir}, exitTrouble, `cannot reach no.such.host.invalid:9000`},
+		{[]string{"-connect", "no.such.host.invalid:9000", "-dir", dir}, exitTrouble,
+			`cannot reach no.such.host.invalid:9000`},
 		{[]string{"-listen", "127.0.0.1:0", "-dir", readable}, exitTrouble, `chmod 600 \S*identity`},
 		{[]string{"-listen", "127.0.0.1:0", "-dir", garbage}, exitTrouble, `identity`},
-		{[]string{"-listen", "127.0.0.1:0", "-dir", dir, "-log", "/no/such/folder/log"}, exitTrouble, `cannot write the log.*-log`},
+		{[]string{"-listen", "127.0.0.1:0", "-dir", dir, "-log", "/no/such/folder/log"}, exitTrouble,
+			`cannot write the log.*-log`},
 		{[]string{"-listen", "127.0.0.1:0", "-dir", dir, "-log", os.TempDir()}, exitTrouble, `cannot write the log.*-log`},
 	} {
 		out, stderr, code := runToEnd(t, t.TempDir(), "", c.args...)
-		if code != c.code || out != "" || !regexp.MustCompile(c.want).MatchString(stderr) || strings.Count(strings.TrimSpace(stderr), "\n") > 1 {
-			t.Errorf("securechat %s: exit %d, want %d; stdout %q; stderr %q, want %q", strings.Join(c.args, " "), code, c.code, out, stderr, c.want)
+		if code != c.code || out != "" || !regexp.MustCompile(c.want).MatchString(stderr) ||
+			strings.Count(strings.TrimSpace(stderr), "\n") > 1 {
+			t.Errorf("securechat %s: exit %d, want %d; stdout %q; stderr %q, want %q", strings.Join(c.args, " "), code, c.code,
+				out, stderr, c.want)
 		}
 	}
 }
@@ -466,7 +270,8 @@ func TestLongLine(t *testing.T) {
 	if code != exitTrouble || !strings.Contains(stderr, "line 3 ") {
 		t.Errorf("exit %d: %s", code, stderr)
 	}
-	if got := messages(t, filepath.Join(server.cmd.Dir, "connection.log")); len(got) != 3 || got[1] != longest || got[2] != "four" {
+	if got := messages(t, filepath.Join(server.cmd.Dir, "connection.log")); len(got) != 3 || got[1] != longest ||
+		got[2] != "four" {
 		t.Errorf("the log has %d messages", len(got))
 	}
 }

@@ -29,11 +29,11 @@ const (
 )
 
 const (
-	closeText  = "secure-close"                           // the paper's word; here it stands in an authenticated packet of its own kind
+	closeText  = "secure-close"                           // the paper's word; here in an authenticated packet of its own kind
 	maxLine    = 64 << 10                                 // bytes of a line, without its newline
-	maxMessage = maxLine + 1024                           // bytes of a message's payload: one line and the fields before it
+	maxMessage = maxLine + 1024                           // bytes of a message's payload: a line and the fields before it
 	maxBatch   = maxMsg - 1                               // bytes of payload in a message that fits one packet
-	maxNumber  = 1 << 62                                  // the largest number of a line, so that the numbers after it do not wrap
+	maxNumber  = 1 << 62                                  // the largest number of a line: the numbers after it do not wrap
 	maxShown   = maxName + 1 + suffixDigits + 1 + maxName // bytes of a name as shown: name~XXXXXXXX@server (validShown)
 )
 
@@ -231,8 +231,10 @@ const (
 )
 
 // itemNames are the words for items in log records and in -json objects.
-var itemNames = [...]string{itemSay: "say", itemAction: "action", itemDirect: "direct", itemJoin: "join", itemLeave: "leave",
-	itemNotice: "notice", itemUndelivered: "undelivered", itemRemoved: "removed"}
+var itemNames = [...]string{
+	itemSay: "say", itemAction: "action", itemDirect: "direct", itemJoin: "join", itemLeave: "leave",
+	itemNotice: "notice", itemUndelivered: "undelivered", itemRemoved: "removed",
+}
 
 func (it item) append(b []byte) []byte {
 	name := it.name[:min(len(it.name), maxShown)]

@@ -86,7 +86,7 @@ func (o *operator) read() {
 			o.stop()
 			return
 		case errors.As(err, new(errLongLine)):
-			o.console.fault(err)
+			o.console.rejectLine(err)
 			continue
 		case err == io.EOF:
 			return
@@ -110,9 +110,9 @@ func (o *operator) parse(line []byte) (l lines, ok bool) {
 	l = lines{first: 1, what: itemSay, texts: [][]byte{line}} // the room counts the operator's lines
 	switch {
 	case o.console.json:
-		said, from, err := parseObject(line, outLine{what: itemSay}, o.console.origin)
+		said, from, err := parseObject(line, outLine{what: itemSay}, o.console.origin())
 		if err != nil {
-			o.console.fault(err)
+			o.console.rejectLine(err)
 			return l, false
 		}
 		l.what, l.to, l.from, l.texts[0] = said.what, said.to, from, said.text
@@ -127,22 +127,21 @@ func (o *operator) parse(line []byte) (l lines, ok bool) {
 
 // command runs what the operator typed, or returns it with send if it is to be sent.
 func (o *operator) command(line []byte) (out outLine, send bool) {
-	name, arg := parseCommand(line)
-	out, problem, ok := saying(name, arg)
-	var err error
+	out, name, arg, err := parseTyped(line)
 	switch {
-	case problem != "":
-		o.console.tell("%s", problem)
-	case ok:
+	case err != nil:
+		o.console.notePlain("%v", err)
+		return out, false
+	case name == "":
 		return out, true
 	case name == "/who":
-		o.console.tell("* %s", whoLine(o.room.names()))
+		o.console.notePlain("* %s", whoLine(o.room.names()))
 	case name == "/quit":
 		o.stop()
 	case name == "/help":
-		o.console.tell("%s", operatorHelp)
+		o.console.notePlain(operatorHelp)
 	case o.trust == nil && (name == "/invite" || name == "/allow"):
-		o.console.tell("-paper knows its clients by -peer alone: end the server and name the key there")
+		o.console.notePlain("-paper knows its clients by -peer alone: end the server and name the key there")
 	case name == "/kick":
 		err = o.room.kick(arg)
 	case name == "/invite":
@@ -150,10 +149,10 @@ func (o *operator) command(line []byte) (out outLine, send bool) {
 	case name == "/allow":
 		err = o.allowStranger(arg)
 	default:
-		o.console.tell("there is no %s here; /help lists the commands, and //… sends a line that begins with a slash", name)
+		o.console.notePlain(unknownCommand, name)
 	}
 	if err != nil {
-		o.console.note("%v", err)
+		o.console.note("%s", ownLines(err.Error()))
 	}
 	return out, false
 }
@@ -187,7 +186,7 @@ func (o *operator) allowStranger(arg string) error {
 	}
 	o.strangers.drop(key)
 	o.console.note("%s may join now (%s, %s)", g.name, g.fingerprint, g.by)
-	who := newLogPerson("", g.name, g.fingerprint, "", nil)
+	who := newPeerFields("", g.name, g.fingerprint, "", nil)
 	now := time.Now()
 	o.room.record(func(b []byte) []byte { return appendRecord(b, now, eventAllow, who, "by", g.by) })
 	return nil
@@ -245,13 +244,14 @@ func (s *strangers) pick(print string) (ssh.PublicKey, error) {
 	return nil, fmt.Errorf("several unknown keys have been refused: say which, as /allow NAME SHA256:…%s", list.String())
 }
 
-const inviteWords = "An invite for %s, good once and for a day. On the other machine, run\n  securechat -connect %s -join\nand paste this code when it asks:"
+const inviteWords = "An invite for %s, good once and for a day. On the other machine, run\n" +
+	"  securechat -connect %s -join\nand paste this code when it asks:"
 
 // makeInvite makes a code and shows the operator what the other side does with it.
 func makeInvite(t *trust, c *console, name, port string) error {
 	code, err := t.newInvite(name, time.Now())
 	if err == nil {
-		c.tell(inviteWords+"\n  %s", name, publicAddress(port), code)
+		c.notePlain(inviteWords+"\n  %s", name, publicAddress(port), code)
 	}
 	return err
 }

@@ -1,10 +1,13 @@
 package main
 
-// -paper through the real program: against the Python peer, against itself, and against peers on TCP that break its rules.
+// -paper through the program itself: against the Python peer, against itself, and against TCP peers that break the rules.
 
 import (
 	"bufio"
 	"bytes"
+	"crypto/rsa"
+	"crypto/sha512"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -20,20 +23,17 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"crypto/rsa"
-	"crypto/sha512"
-	"crypto/x509"
 )
 
-// paperFiles is a folder with the keys of the vectors, of a third, and of one that is too long, named as the paper's programs
-// name them.
+// paperFiles is a folder with the keys of the vectors, of a third, and of one that is too long, named as the paper's
+// programs name them.
 func paperFiles(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	v := paperVector(t)
 	for name, key := range map[string]*rsa.PrivateKey{
-		"client": v.client, "server": v.server, "third": testKey(t, "paper-third.pem"), "big": testKey(t, "paper-rsa3072.pem"),
+		"client": v.client, "server": v.server, "third": testKey(t, "paper-third.pem"),
+		"big": testKey(t, "paper-rsa3072.pem"),
 	} {
 		writePEM(t, filepath.Join(dir, name+"_pri.pem"), "RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(key))
 		spki, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
@@ -47,7 +47,8 @@ func paperFiles(t *testing.T) string {
 
 // paperArgs is a command line for -paper without waits, its files in the folder keys.
 func paperArgs(keys, own string, peers []string, more ...string) []string {
-	args := []string{"-paper", "-dir", filepath.Join(keys, "state"), "-delay", "0s", "-identity", filepath.Join(keys, own+"_pri.pem")}
+	args := []string{"-paper", "-dir", filepath.Join(keys, "state"), "-delay", "0s", "-identity",
+		filepath.Join(keys, own+"_pri.pem")}
 	for _, p := range peers {
 		args = append(args, "-peer", filepath.Join(keys, p+"_pub.pem"))
 	}
@@ -62,12 +63,13 @@ func paperServe(t *testing.T, keys string, peers []string, more ...string) (*pro
 
 func checkWarning(t *testing.T, who, stderr string) {
 	t.Helper()
-	if strings.Count(stderr, "securechat: "+strings.SplitN(paperWarning, "\n", 2)[0]) != 1 || strings.Count(stderr, "nothing is acknowledged") != 1 {
+	if strings.Count(stderr, "securechat: "+strings.SplitN(paperWarning, "\n", 2)[0]) != 1 ||
+		strings.Count(stderr, "nothing is acknowledged") != 1 {
 		t.Errorf("%s was not warned once: %s", who, stderr)
 	}
 }
 
-// TestPaperProgramPythonClient is the paper's client at our server: same screen, same log.
+// TestPaperProgramPythonClient connects the paper's client to securechat's server.
 func TestPaperProgramPythonClient(t *testing.T) {
 	t.Parallel()
 	server, addr := paperServe(t, paperFiles(t), []string{"third", "client"})
@@ -78,7 +80,8 @@ func TestPaperProgramPythonClient(t *testing.T) {
 		t.Fatalf("%v: %s", err, words)
 	}
 	server.err.match(t, `(?m)^\* client left$`)
-	server.out.match(t, `(?s)^client: hello there\nclient: γειά\nclient: 0123456789abcdef\nclient: two.{1,4}parts\nclient: last\n$`)
+	server.out.match(t,
+		`(?s)^client: hello there\nclient: γειά\nclient: 0123456789abcdef\nclient: two.{1,4}parts\nclient: last\n$`)
 	checkWarning(t, "the server", server.err.String())
 	log := filepath.Join(server.cmd.Dir, "connection.log")
 	if got := messages(t, log); !slices.Equal(got, want) {
@@ -102,7 +105,8 @@ func TestPaperProgramPythonClient(t *testing.T) {
 					t.Errorf("a record has no %s: %v", field, r)
 				}
 			}
-			if r["name"] != "client" || r["msg_id"] != id || len(r["sha512"].(string)) != 128 || int(r["msg_len"].(float64)) != len(r["message"].(string)) {
+			if r["name"] != "client" || r["msg_id"] != id || len(r["sha512"].(string)) != 128 ||
+				int(r["msg_len"].(float64)) != len(r["message"].(string)) {
 				t.Errorf("record %v: %v", id, r)
 			}
 		}
@@ -129,8 +133,8 @@ func pythonServer(t *testing.T) (cmd *exec.Cmd, out *watched, words *bufio.Reade
 	return cmd, out, words, fmt.Sprint("127.0.0.1:", port)
 }
 
-// TestPaperProgramPythonServer is our client at the paper's server, which reads every line, an empty one too, and one of
-// 64 KiB in pieces.
+// TestPaperProgramPythonServer connects securechat's client to the paper's server, which reads each line: also an empty
+// one, and one of 64 KiB in pieces.
 func TestPaperProgramPythonServer(t *testing.T) {
 	t.Parallel()
 	cmd, out, words, addr := pythonServer(t)
@@ -147,38 +151,47 @@ func TestPaperProgramPythonServer(t *testing.T) {
 	}
 	lines := strings.Split(out.String(), "\n")
 	n := len(lines)
-	if n < 8 || !slices.Equal(lines[:3], []string{"one", "", "0123456789abcdef"}) || strings.Join(lines[3:n-2], "") != long || lines[n-2] != "last" {
+	if n < 8 || !slices.Equal(lines[:3], []string{"one", "", "0123456789abcdef"}) ||
+		strings.Join(lines[3:n-2], "") != long || lines[n-2] != "last" {
 		t.Errorf("it printed %d lines: %.200q", n, out.String())
 	}
 }
 
-// TestPaperProgramBothEnds has two clients of ours at our server, told apart by their keys.
+// TestPaperProgramBothEnds connects two securechat clients to a securechat server, which distinguishes them by their
+// keys.
 func TestPaperProgramBothEnds(t *testing.T) {
 	t.Parallel()
 	keys := paperFiles(t)
 	server, addr := paperServe(t, keys, []string{"client", "third"}, "-json")
 	for _, who := range []string{"client", "third"} {
-		stdout, stderr, code := runToEnd(t, t.TempDir(), "I am "+who+"\n\n", paperArgs(keys, who, []string{"server"}, "-connect", addr, "-quiet")...)
+		stdout, stderr, code := runToEnd(t, t.TempDir(), "I am "+who+"\n\n",
+			paperArgs(keys, who, []string{"server"}, "-connect", addr, "-quiet")...)
 		if code != exitDone || stdout != "" {
 			t.Errorf("%s: exit %d: %s%s", who, code, stdout, stderr)
 		}
 		server.out.match(t, `"name":"`+who+`"[^\n]*"text":"I am `+who+`"`)
 	}
-	if got := messages(t, filepath.Join(server.cmd.Dir, "connection.log")); !slices.Equal(got, []string{"I am client", "", "I am third", ""}) {
+	if got := messages(t, filepath.Join(server.cmd.Dir, "connection.log")); !slices.Equal(got,
+		[]string{"I am client", "", "I am third", ""}) {
 		t.Errorf("the log has %q", got)
 	}
 
-	// What the paper's session cannot carry is named by its line; the rest goes out.
-	stdout, stderr, code := runToEnd(t, t.TempDir(), "fine\n\xff\nsecure-close\nfine too\n", paperArgs(keys, "client", []string{"server"}, "-connect", addr)...)
-	if code != exitTrouble || stdout != "" || !regexp.MustCompile(`line 2: .*not UTF-8`).MatchString(stderr) || !strings.Contains(stderr, "line 3: secure-close was not sent") {
+	// The client reports each line that the paper's session cannot carry, and sends the others.
+	stdout, stderr, code := runToEnd(t, t.TempDir(), "fine\n\xff\nsecure-close\nfine too\n",
+		paperArgs(keys, "client", []string{"server"}, "-connect", addr)...)
+	if code != exitTrouble || stdout != "" || !regexp.MustCompile(`line 2: .*not UTF-8`).MatchString(stderr) ||
+		!strings.Contains(stderr, "line 3: secure-close was not sent") {
 		t.Errorf("exit %d: %s%s", code, stdout, stderr)
 	}
-	// -json takes objects, and claims no acknowledgement.
-	stdout, stderr, code = runToEnd(t, t.TempDir(), `{"text":"an object"}`+"\n"+`{"text":"x","to":"third"}`+"\n", paperArgs(keys, "client", []string{"server"}, "-connect", addr, "-json")...)
-	if code != exitTrouble || strings.Contains(stdout, "ack") || !strings.Contains(stderr, "line 2: the paper's session carries plain text alone") {
+	// -json accepts objects and reports no acknowledgement.
+	stdout, stderr, code = runToEnd(t, t.TempDir(), `{"text":"an object"}`+"\n"+`{"text":"x","to":"third"}`+"\n",
+		paperArgs(keys, "client", []string{"server"}, "-connect", addr, "-json")...)
+	if code != exitTrouble || strings.Contains(stdout, "ack") ||
+		!strings.Contains(stderr, "line 2: the paper's session carries plain text alone") {
 		t.Errorf("-json: exit %d: %s%s", code, stdout, stderr)
 	}
-	if got := messages(t, filepath.Join(server.cmd.Dir, "connection.log")); !slices.Equal(got[4:], []string{"fine", "fine too", "an object"}) {
+	if got := messages(t, filepath.Join(server.cmd.Dir, "connection.log")); !slices.Equal(got[4:],
+		[]string{"fine", "fine too", "an object"}) {
 		t.Errorf("the log has %q", got)
 	}
 
@@ -188,7 +201,8 @@ func TestPaperProgramBothEnds(t *testing.T) {
 	}
 }
 
-// TestPaperProgramLoss: a server that ends, in whichever way, leaves the client with exit 4 and the count of all it sent.
+// TestPaperProgramLoss: if the server ends in any way, the client exits with status 4 and the number of all lines that
+// it sent.
 func TestPaperProgramLoss(t *testing.T) {
 	t.Parallel()
 	keys := paperFiles(t)
@@ -207,7 +221,7 @@ func TestPaperProgramLoss(t *testing.T) {
 		client.err.match(t, `connection lost: .*; 50 lines not acknowledged`)
 		server.wait()
 	}
-	// Nothing sent, nothing lost; it still was no clean end.
+	// Without a line sent no line is lost, but the end is not a clean one.
 	server, addr := paperServe(t, keys, []string{"client"})
 	client := start(t, t.TempDir(), paperArgs(keys, "client", []string{"server"}, "-connect", addr)...)
 	server.err.match(t, `client joined`)
@@ -217,7 +231,7 @@ func TestPaperProgramLoss(t *testing.T) {
 	}
 }
 
-// TestPaperProgramReset: a server that takes everything and then resets the connection has not confirmed anything.
+// TestPaperProgramReset: a server that reads everything and then resets the connection has not confirmed anything.
 func TestPaperProgramReset(t *testing.T) {
 	t.Parallel()
 	v := paperVector(t)
@@ -244,26 +258,32 @@ func TestPaperProgramReset(t *testing.T) {
 			}
 			conn.Close()
 		}()
-		_, stderr, code := runToEnd(t, t.TempDir(), "one\ntwo\n", paperArgs(paperFiles(t), "client", []string{"server"}, "-connect", l.Addr().String())...)
-		if reset && (code != exitLost || !strings.Contains(stderr, "2 lines not acknowledged")) || !reset && code != exitDone {
+		_, stderr, code := runToEnd(t, t.TempDir(), "one\ntwo\n", paperArgs(paperFiles(t), "client", []string{"server"},
+			"-connect", l.Addr().String())...)
+		if reset && (code != exitLost || !strings.Contains(stderr, "2 lines not acknowledged")) ||
+			!reset && code != exitDone {
 			t.Errorf("reset %t: exit %d: %s", reset, code, stderr)
 		}
 		l.Close()
 	}
 }
 
-// TestPaperProgramUnlisted: the server says which check failed, the client that it was turned away, both exit 3's words.
+// TestPaperProgramUnlisted: the server logs which check failed, and the client exits with status 3 and a hint.
 func TestPaperProgramUnlisted(t *testing.T) {
 	t.Parallel()
 	keys := paperFiles(t)
 	server, addr := paperServe(t, keys, []string{"client"})
-	_, stderr, code := runToEnd(t, t.TempDir(), "let me in\n", paperArgs(keys, "third", []string{"server"}, "-connect", addr)...)
-	if code != exitUntrusted || !strings.Contains(stderr, "stage 2: the server closed the connection after 0 of 896 bytes: its log has the reason") ||
+	_, stderr, code := runToEnd(t, t.TempDir(), "let me in\n", paperArgs(keys, "third", []string{"server"}, "-connect",
+		addr)...)
+	if code != exitUntrusted ||
+		!strings.Contains(stderr, "stage 2: the server closed the connection after 0 of 896 bytes: its log has the reason") ||
 		!strings.Contains(stderr, "man-in-the-middle") {
 		t.Errorf("exit %d: %s", code, stderr)
 	}
-	server.err.match(t, `refused 127\.0\.0\.1:\d+: stage 1: .*no client \(-peer\) signed it: it might be a man-in-the-middle attack`)
-	_, stderr, code = runToEnd(t, t.TempDir(), "let me in\n", paperArgs(keys, "client", []string{"third"}, "-connect", addr)...)
+	server.err.match(t,
+		`refused 127\.0\.0\.1:\d+: stage 1: .*no client \(-peer\) signed it: it might be a man-in-the-middle attack`)
+	_, stderr, code = runToEnd(t, t.TempDir(), "let me in\n", paperArgs(keys, "client", []string{"third"}, "-connect",
+		addr)...)
 	if code != exitUntrusted || !strings.Contains(stderr, "stage 2: ") {
 		t.Errorf("the server's key is another: exit %d: %s", code, stderr)
 	}
@@ -278,7 +298,8 @@ func TestPaperProgramUnlisted(t *testing.T) {
 	}
 }
 
-// TestPaperProgramFalseServer: whatever a false server sends in a stage, the client drops it with exit 3, and tells it nothing.
+// TestPaperProgramFalseServer: after a false message of a server, in any stage, the client sends nothing and exits with
+// status 3.
 func TestPaperProgramFalseServer(t *testing.T) {
 	t.Parallel()
 	v, third := paperVector(t), testKey(t, "paper-third.pem")
@@ -288,17 +309,26 @@ func TestPaperProgramFalseServer(t *testing.T) {
 	for _, c := range []struct {
 		what   string
 		stage2 func(ra string) []byte
-		stage4 func(ra string) []byte // after a good stage 2
+		stage4 func(ra string) []byte // after a valid stage 2
 		want   string
 	}{
-		{"bad signature", func(ra string) []byte { return flip(stage2("00000010", ra), 40) }, nil, `stage 2: the message does not open, or the server did not sign it`},
-		{"another's signature", func(ra string) []byte { return refSeal(t, third, v.client, "00000010"+ra+testRb) }, nil, `stage 2: .*did not sign it`},
+		{"bad signature", func(ra string) []byte {
+			return flip(stage2("00000010", ra), 40)
+		}, nil, `stage 2: the message does not open, or the server did not sign it`},
+		{"another's signature", func(ra string) []byte { return refSeal(t, third, v.client, "00000010"+ra+testRb) }, nil,
+			`stage 2: .*did not sign it`},
 		{"wrong serial", func(string) []byte { return stage2("00000010", testRa) }, nil, `stage 2: .*different serial_a`},
 		{"wrong seq_id", func(ra string) []byte { return stage2("00000011", ra) }, nil, `stage 2: .*seq_id other than 2`},
 		{"a replayed stage 2", func(string) []byte { return v.stages[1].wire }, nil, `stage 2: .*different serial_a`},
-		{"another's signature, stage 4", nil, func(string) []byte { return encode(refSeal(t, third, v.client, string(v.key[:]))) }, `stage 4: .*did not sign it`},
-		{"stage 2 as stage 4", nil, func(ra string) []byte { return encode(stage2("00000010", ra)) }, `stage 4: .*did not sign it`},
-		{"wrong seq_id, stage 4", nil, func(string) []byte { return encode(refSeal(t, v.server, v.client, "00000100"+string(v.key[:]))) }, `stage 4: .*seq_id other than 5`},
+		{"another's signature, stage 4", nil, func(string) []byte {
+			return encode(refSeal(t, third, v.client, string(v.key[:])))
+		}, `stage 4: .*did not sign it`},
+		{"stage 2 as stage 4", nil, func(ra string) []byte {
+			return encode(stage2("00000010", ra))
+		}, `stage 4: .*did not sign it`},
+		{"wrong seq_id, stage 4", nil, func(string) []byte {
+			return encode(refSeal(t, v.server, v.client, "00000100"+string(v.key[:])))
+		}, `stage 4: .*seq_id other than 5`},
 		{"no base64", nil, func(string) []byte { return make([]byte, paperBase64) }, `stage 4: .*not base64`},
 	} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -336,8 +366,10 @@ func TestPaperProgramFalseServer(t *testing.T) {
 				return nil
 			}()
 		}()
-		stdout, stderr, code := runToEnd(t, t.TempDir(), "hello\n", paperArgs(keys, "client", []string{"server"}, "-connect", l.Addr().String())...)
-		if code != exitUntrusted || stdout != "" || !regexp.MustCompile(c.want).MatchString(stderr) || !strings.Contains(stderr, "might be a man-in-the-middle attack") {
+		stdout, stderr, code := runToEnd(t, t.TempDir(), "hello\n", paperArgs(keys, "client", []string{"server"}, "-connect",
+			l.Addr().String())...)
+		if code != exitUntrusted || stdout != "" || !regexp.MustCompile(c.want).MatchString(stderr) ||
+			!strings.Contains(stderr, "might be a man-in-the-middle attack") {
 			t.Errorf("%s: exit %d: %s", c.what, code, stderr)
 		}
 		l.Close()
@@ -347,7 +379,7 @@ func TestPaperProgramFalseServer(t *testing.T) {
 	}
 }
 
-// TestPaperProgramFalseClient: the server drops and logs, tells nothing, and serves on.
+// TestPaperProgramFalseClient: after a false message of a client, the server logs it, sends nothing and keeps serving.
 func TestPaperProgramFalseClient(t *testing.T) {
 	t.Parallel()
 	v, third := paperVector(t), testKey(t, "paper-third.pem")
@@ -371,16 +403,23 @@ func TestPaperProgramFalseClient(t *testing.T) {
 	for _, c := range []struct {
 		what   string
 		stage1 []byte
-		stage3 func(rb string) []byte // after a good stage 1
+		stage3 func(rb string) []byte // after a valid stage 1
 		want   string
 	}{
 		{"bad signature", flip(good1(), 500), nil, `stage 1: the message does not open, or no client \(-peer\) signed it`},
 		{"wrong seq_id", refSeal(t, v.client, v.server, "00000010"+testRa), nil, `stage 1: .*seq_id other than 1`},
 		{"a replayed stage 3 for stage 1", v.stages[2].wire, nil, `stage 1: .*seq_id other than 1`},
-		{"a replayed stage 1 alone", v.stages[0].wire, func(string) []byte { return v.stages[2].wire }, `stage 3: .*different serial_b`},
-		{"wrong serial", good1(), func(string) []byte { return refSeal(t, v.client, v.server, "00000011"+testRa) }, `stage 3: .*different serial_b`},
-		{"wrong seq_id, stage 3", good1(), func(rb string) []byte { return refSeal(t, v.client, v.server, "00000001"+rb) }, `stage 3: .*seq_id other than 3`},
-		{"another listed client's signature", good1(), func(rb string) []byte { return refSeal(t, third, v.server, "00000011"+rb) }, `stage 3: .*the client did not sign it`},
+		{"a replayed stage 1 alone", v.stages[0].wire, func(string) []byte {
+			return v.stages[2].wire
+		}, `stage 3: .*different serial_b`},
+		{"wrong serial", good1(), func(string) []byte {
+			return refSeal(t, v.client, v.server, "00000011"+testRa)
+		}, `stage 3: .*different serial_b`},
+		{"wrong seq_id, stage 3", good1(), func(rb string) []byte { return refSeal(t, v.client, v.server, "00000001"+rb) },
+			`stage 3: .*seq_id other than 3`},
+		{"another listed client's signature", good1(), func(rb string) []byte {
+			return refSeal(t, third, v.server, "00000011"+rb)
+		}, `stage 3: .*the client did not sign it`},
 	} {
 		conn := dial()
 		conn.Write(c.stage1)
@@ -398,17 +437,24 @@ func TestPaperProgramFalseClient(t *testing.T) {
 		closed(c.what, conn)
 		server.err.match(t, `refused `+conn.LocalAddr().String()+`: `+c.want+`.*might be a man-in-the-middle attack`)
 		if !slices.ContainsFunc(records(t, log), func(r map[string]any) bool {
-			return r["event"] == eventRefused && r["client"] == conn.LocalAddr().String() && regexp.MustCompile(c.want).MatchString(r["reason"].(string))
+			return r["event"] == eventRefused && r["client"] == conn.LocalAddr().String() &&
+				regexp.MustCompile(c.want).MatchString(r["reason"].(string))
 		}) {
 			t.Errorf("%s: not in the log", c.what)
 		}
 	}
 
 	for what, build := range map[string]func(plain []byte) (changed []byte, want string){
-		"another digest":      func(p []byte) ([]byte, string) { return flip(p, 5), `without this session's digest` },
-		"msg_len too long":    func(p []byte) ([]byte, string) { p[paperHead-1] ^= 1; return p, `msg_len is not the length` },
-		"msg_len no number":   func(p []byte) ([]byte, string) { p[paperHead-1] = '2'; return p, `msg_len is no binary number` },
-		"msg_len of gigabyte": func(p []byte) ([]byte, string) { p[paperDigest] = '1'; return p, `msg_len is no binary number` },
+		"another digest":   func(p []byte) ([]byte, string) { return flip(p, 5), `without this session's digest` },
+		"msg_len too long": func(p []byte) ([]byte, string) { p[paperHead-1] ^= 1; return p, `msg_len is not the length` },
+		"msg_len no number": func(p []byte) ([]byte, string) {
+			p[paperHead-1] = '2'
+			return p, `msg_len is no binary number`
+		},
+		"msg_len of gigabyte": func(p []byte) ([]byte, string) {
+			p[paperDigest] = '1'
+			return p, `msg_len is no binary number`
+		},
 	} {
 		conn := dial()
 		key, err := refClient(t, conn, v, 0)
@@ -422,7 +468,7 @@ func TestPaperProgramFalseClient(t *testing.T) {
 		server.err.match(t, `\* client left: a packet .*`+want+`.*might be a man-in-the-middle attack`)
 	}
 
-	// What a client says is one line, whatever it holds.
+	// A client's message is one line on the screen, whatever it contains.
 	conn := dial()
 	key, err := refClient(t, conn, v, 0)
 	if err != nil {
@@ -463,10 +509,12 @@ func TestPaperProgramKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	tool("ssh-keygen", "-q", "-p", "-N", "", "-f", file("openssh_pri.pem"))
-	if converted, err := os.ReadFile(file("openssh_pri.pem")); err != nil || !strings.Contains(string(converted), "OPENSSH PRIVATE KEY") {
+	if converted, err := os.ReadFile(file("openssh_pri.pem")); err != nil ||
+		!strings.Contains(string(converted), "OPENSSH PRIVATE KEY") {
 		t.Fatalf("ssh-keygen made %.40s, %v", converted, err)
 	}
-	if err := os.WriteFile(file("line_pub.pem"), tool("ssh-keygen", "-y", "-f", file("openssh_pri.pem")), 0o600); err != nil {
+	if err := os.WriteFile(file("line_pub.pem"), tool("ssh-keygen", "-y", "-f", file("openssh_pri.pem")),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	tool("ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-m", "PEM", "-N", "", "-f", file("server_pri.pem"))
@@ -482,14 +530,15 @@ func TestPaperProgramKeys(t *testing.T) {
 	for i, public := range []string{"spki", "rsa", "line"} {
 		private := []string{"pkcs1", "pkcs8", "openssh"}[i]
 		server, addr := paperServe(t, dir, []string{public})
-		_, stderr, code := runToEnd(t, t.TempDir(), "with "+private+"\n", paperArgs(dir, private, []string{"server"}, "-connect", addr)...)
+		_, stderr, code := runToEnd(t, t.TempDir(), "with "+private+"\n",
+			paperArgs(dir, private, []string{"server"}, "-connect", addr)...)
 		if code != exitDone {
 			t.Errorf("%s: exit %d: %s", private, code, stderr)
 		}
 		server.out.match(t, `^`+public+`: with `+private+`\n`)
 	}
 
-	// A folder whose keys serve the default protocol.
+	// A state folder whose keys are used for the default protocol.
 	state := state(t, "anna")
 	for from, to := range map[string]string{"pkcs8_pri.pem": "identity", "line_pub.pem": "identity.pub"} {
 		data, err := os.ReadFile(file(from))
@@ -505,7 +554,8 @@ func TestPaperProgramKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(listed, "authorized_keys"), append([]byte("# bob\n"), line...), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(listed, "authorized_keys"), append([]byte("# bob\n"), line...),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	in := func(state string, args []string) []string { args[2] = state; return args }
@@ -515,29 +565,41 @@ func TestPaperProgramKeys(t *testing.T) {
 		code int
 		want string
 	}{
-		{in(state, paperArgs(dir, "pkcs1", []string{"server"}, listen...)), exitTrouble, `pkcs1_pri.pem: this key serves the default protocol too`},
-		{append(in(state, paperArgs(dir, "pkcs1", []string{"server"}, listen...)), "-identity", filepath.Join(state, "encryption")), exitTrouble, `encryption: this key serves the default protocol`},
-		{in(listed, paperArgs(dir, "openssh", []string{"server"}, listen...)), exitTrouble, `openssh_pri.pem: this key serves the default protocol too`},
-		{in(listed, paperArgs(dir, "server", []string{"spki"}, listen...)), exitTrouble, `spki_pub.pem: this key serves the default protocol too`},
-		{paperArgs(dir, "big", []string{"server"}, listen...), exitTrouble, `big_pri.pem: .*RSA-2048 keys, this one is RSA-3072`},
-		{paperArgs(dir, "pkcs1", []string{"big"}, listen...), exitTrouble, `big_pub.pem: .*RSA-2048 keys, this one is RSA-3072`},
-		{paperArgs(dir, "locked", []string{"server"}, listen...), exitTrouble, `locked_pri.pem: the key has a passphrase.*ssh-keygen -p`},
+		{in(state, paperArgs(dir, "pkcs1", []string{"server"}, listen...)), exitTrouble,
+			`pkcs1_pri.pem: this key serves the default protocol too`},
+		{append(in(state, paperArgs(dir, "pkcs1", []string{"server"}, listen...)), "-identity",
+			filepath.Join(state, "encryption")), exitTrouble, `encryption: this key serves the default protocol`},
+		{in(listed, paperArgs(dir, "openssh", []string{"server"}, listen...)), exitTrouble,
+			`openssh_pri.pem: this key serves the default protocol too`},
+		{in(listed, paperArgs(dir, "server", []string{"spki"}, listen...)), exitTrouble,
+			`spki_pub.pem: this key serves the default protocol too`},
+		{paperArgs(dir, "big", []string{"server"}, listen...), exitTrouble,
+			`big_pri.pem: .*RSA-2048 keys, this one is RSA-3072`},
+		{paperArgs(dir, "pkcs1", []string{"big"}, listen...), exitTrouble,
+			`big_pub.pem: .*RSA-2048 keys, this one is RSA-3072`},
+		{paperArgs(dir, "locked", []string{"server"}, listen...), exitTrouble,
+			`locked_pri.pem: the key has a passphrase.*ssh-keygen -p`},
 		{paperArgs(dir, "sshlocked", []string{"server"}, listen...), exitTrouble, `the key has a passphrase.*ssh-keygen -p`},
-		{append(paperArgs(dir, "server", []string{"spki"}, listen...), "-identity", file("server_pub.pem")), exitTrouble, `server_pub.pem: it holds no private key`},
-		{append(paperArgs(dir, "server", []string{"spki"}, listen...), "-identity", file("spki_pub.pem")), exitTrouble, `spki_pub.pem: it holds a public key: give the private one`},
-		{append(paperArgs(dir, "server", nil, listen...), "-peer", file("pkcs1_pri.pem")), exitTrouble, `pkcs1_pri.pem: .*never a private one`},
-		{paperArgs(dir, "server", []string{"server"}, listen...), exitTrouble, `server_pub.pem is the public key of -identity`},
+		{append(paperArgs(dir, "server", []string{"spki"}, listen...), "-identity", file("server_pub.pem")), exitTrouble,
+			`server_pub.pem: it holds no private key`},
+		{append(paperArgs(dir, "server", []string{"spki"}, listen...), "-identity", file("spki_pub.pem")), exitTrouble,
+			`spki_pub.pem: it holds a public key: give the private one`},
+		{append(paperArgs(dir, "server", nil, listen...), "-peer", file("pkcs1_pri.pem")), exitTrouble,
+			`pkcs1_pri.pem: .*never a private one`},
+		{paperArgs(dir, "server", []string{"server"}, listen...), exitTrouble,
+			`server_pub.pem is the public key of -identity`},
 		{paperArgs(dir, "none", []string{"server"}, listen...), exitTrouble, `none_pri.pem`},
 		{paperArgs(dir, "server", nil, listen...), exitUsage, `-paper needs -identity FILE.* and -peer FILE`},
 		{[]string{"-paper", "-listen", ":0", "-peer", "x"}, exitUsage, `-paper needs -identity FILE`},
 		{paperArgs(dir, "pkcs1", []string{"server", "spki"}, "-connect", "127.0.0.1:1"), exitUsage, `takes one -peer`},
-		{paperArgs(dir, "pkcs1", []string{"server"}, "-connect", "127.0.0.1:1", "-reconnect"), exitUsage, `-reconnect and -paper exclude each other`},
+		{paperArgs(dir, "pkcs1", []string{"server"}, "-connect", "127.0.0.1:1", "-reconnect"), exitUsage,
+			`-reconnect and -paper exclude each other`},
 		{paperArgs(dir, "pkcs1", []string{"server"}, "-connect", "127.0.0.1:1"), exitTrouble, `cannot reach 127.0.0.1:1`},
 		{[]string{"-connect", "127.0.0.1:1", "-peer", "x"}, exitUsage, `-peer belongs to -paper`},
 	} {
 		stdout, stderr, code := runToEnd(t, t.TempDir(), "", c.args...)
 		said := strings.Replace(stderr, "securechat: "+paperWarning+"\n", "", 1)
-		if i := strings.Index(stderr, "nothing is acknowledged"); i >= 0 { // said before the network is tried
+		if i := strings.Index(stderr, "nothing is acknowledged"); i >= 0 { // printed before the client connects
 			said = stderr[i+strings.Index(stderr[i:], "\n")+1:]
 		}
 		if code != c.code || stdout != "" || !regexp.MustCompile(c.want).MatchString(said) || strings.Count(said, "\n") != 1 {
@@ -546,11 +608,12 @@ func TestPaperProgramKeys(t *testing.T) {
 	}
 }
 
-// TestTraceProgram has every stage of both protocols on stderr with its sizes, and not one secret byte.
+// TestTraceProgram: -trace prints each stage of both protocols with its sizes, and no secret byte.
 func TestTraceProgram(t *testing.T) {
 	t.Parallel()
 	v, keys := paperVector(t), paperFiles(t)
-	fields := map[int]string{1: `sign 256 ‖ seq_id \(1\) 8 ‖ serial_a 32`, 2: `sign 256 ‖ seq_id \(2\) 8 ‖ serial_a 32 ‖ serial_b 32`,
+	fields := map[int]string{1: `sign 256 ‖ seq_id \(1\) 8 ‖ serial_a 32`,
+		2: `sign 256 ‖ seq_id \(2\) 8 ‖ serial_a 32 ‖ serial_b 32`,
 		3: `sign 256 ‖ seq_id \(3\) 8 ‖ serial_b 32`, 4: `sign 256 ‖ session key 32`}
 	lines := func(checks ...string) (all []string) {
 		for i, check := range checks {
@@ -565,7 +628,7 @@ func TestTraceProgram(t *testing.T) {
 		}
 		return all
 	}
-	// A word of a trace is a name, a size or a verdict; these would be bytes.
+	// The words of a trace are names, sizes and results of checks. This matches bytes.
 	bytes := regexp.MustCompile(`[0-9A-Fa-f]{9,}|[01]{8}|[A-Za-z0-9+/]{20,}`)
 	check := func(who, stderr, prefix string, want []string) {
 		t.Helper()
@@ -581,15 +644,18 @@ func TestTraceProgram(t *testing.T) {
 	}
 
 	server, addr := paperServe(t, keys, []string{"client"}, "-trace")
-	_, stderr, code := runToEnd(t, t.TempDir(), "hello\n", paperArgs(keys, "client", []string{"server"}, "-connect", addr, "-trace")...)
+	_, stderr, code := runToEnd(t, t.TempDir(), "hello\n", paperArgs(keys, "client", []string{"server"}, "-connect", addr,
+		"-trace")...)
 	if code != exitDone {
 		t.Fatalf("exit %d: %s", code, stderr)
 	}
-	check("the paper's client", stderr, "", lines("sent", "signature ok, seq_id ok, serial_a ok", "sent", "signature ok, key length ok"))
+	check("the paper's client", stderr, "", lines("sent", "signature ok, seq_id ok, serial_a ok", "sent",
+		"signature ok, key length ok"))
 	server.err.match(t, `client left`)
-	check("the paper's server", server.err.String(), `127\.0\.0\.1:\d+  `, lines("signature ok, seq_id ok", "sent", "signature ok, seq_id ok, serial_b ok", "sent"))
+	check("the paper's server", server.err.String(), `127\.0\.0\.1:\d+  `,
+		lines("signature ok, seq_id ok", "sent", "signature ok, seq_id ok, serial_b ok", "sent"))
 
-	// The same with a server whose serials, key and signatures are known: none of them is there, in any form.
+	// The same with a server whose serials, key and signatures are known: the trace contains none of them, in any form.
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -601,13 +667,16 @@ func TestTraceProgram(t *testing.T) {
 			conn.Close()
 		}
 	}()
-	_, stderr, code = runToEnd(t, t.TempDir(), "hello\n", paperArgs(keys, "client", []string{"server"}, "-connect", l.Addr().String(), "-trace")...)
+	_, stderr, code = runToEnd(t, t.TempDir(), "hello\n", paperArgs(keys, "client", []string{"server"}, "-connect",
+		l.Addr().String(), "-trace")...)
 	if code != exitLost {
 		t.Errorf("a server that closes: exit %d", code)
 	}
-	check("the paper's client", stderr, "", lines("sent", "signature ok, seq_id ok, serial_a ok", "sent", "signature ok, key length ok"))
+	check("the paper's client", stderr, "", lines("sent", "signature ok, seq_id ok, serial_a ok", "sent",
+		"signature ok, key length ok"))
 	digest := sha512.Sum512(v.key[:])
-	for what, secret := range map[string][]byte{"session key": v.key[:], "digest": digest[:], "serial_b": []byte("10101110010101011011111010111101")} {
+	for what, secret := range map[string][]byte{"session key": v.key[:], "digest": digest[:],
+		"serial_b": []byte("10101110010101011011111010111101")} {
 		for _, form := range []string{string(secret), hex.EncodeToString(secret), base64.StdEncoding.EncodeToString(secret)} {
 			if strings.Contains(strings.ToLower(stderr), strings.ToLower(form[:min(16, len(form))])) {
 				t.Errorf("the trace has the %s", what)
@@ -615,11 +684,13 @@ func TestTraceProgram(t *testing.T) {
 		}
 	}
 
-	// A stage that fails says so.
-	_, stderr, _ = runToEnd(t, t.TempDir(), "", paperArgs(keys, "third", []string{"server"}, "-connect", addr, "-trace")...)
-	check("a refused client", stderr, "", append(lines("sent"), `stage 2  S → C  failed: the server closed the connection .*   \d\.\d\d\ds`))
+	// The trace shows a stage that fails.
+	_, stderr, _ = runToEnd(t, t.TempDir(), "", paperArgs(keys, "third", []string{"server"}, "-connect", addr,
+		"-trace")...)
+	check("a refused client", stderr, "",
+		append(lines("sent"), `stage 2  S → C  failed: the server closed the connection .*   \d\.\d\d\ds`))
 
-	// The default protocol: its frames have the sizes that docs/PROTOCOL.md gives.
+	// The default protocol.
 	dir := state(t, "anna")
 	server, addr = serve(t, dir, "-trace")
 	if _, stderr, code = runToEnd(t, t.TempDir(), "hello\n", "-connect", addr, "-dir", dir, "-trace"); code != exitDone {
@@ -631,13 +702,14 @@ func TestTraceProgram(t *testing.T) {
 		if s := bytes.FindString(all); s != "" {
 			t.Errorf("%s: %q in %s", who, s, all)
 		}
-		if !regexp.MustCompile(`(?s)stage 1  C → S .*sign \d+.*Ra 24.*stage 2  S → C .*Ra 24 ‖ Rb 24.*stage 3  C → S .*Rb 24.*stage 4  S → C .*Sm \d+.*session [0-9a-f]{8}  `).MatchString(all) {
+		if !regexp.MustCompile(`(?s)stage 1  C → S .*sign \d+.*Ra 24.*stage 2  S → C .*Ra 24 ‖ Rb 24.*stage 3  C ` +
+			`→ S .*Rb 24.*stage 4  S → C .*Sm \d+.*session [0-9a-f]{8}  `).MatchString(all) {
 			t.Errorf("%s: %s", who, all)
 		}
 	}
 }
 
-// TestPaperDelayFlag: the paper's second is the default, for both sides.
+// TestPaperDelayFlag: with -paper, both sides wait for one second by default.
 func TestPaperDelayFlag(t *testing.T) {
 	for _, c := range []struct {
 		args string
@@ -650,13 +722,13 @@ func TestPaperDelayFlag(t *testing.T) {
 		{"-listen :0", 0},
 	} {
 		o, err := parseFlags(strings.Fields(c.args))
-		if err != nil || o.delay != c.want {
+		if err != nil || o.server.delay != c.want {
 			t.Errorf("%s: %v, %v", c.args, o, err)
 		}
 	}
 }
 
-// TestPaperDelays: after each stage its sender waits; our two ends wait at the same time, so that a run takes two delays.
+// TestPaperDelays: after each stage its sender waits. The two sides wait at the same time, so a run takes two delays.
 func TestPaperDelays(t *testing.T) {
 	v := paperVector(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -664,7 +736,8 @@ func TestPaperDelays(t *testing.T) {
 		began := time.Now()
 		server := make(chan time.Duration, 1)
 		go func() {
-			if _, _, err := paperServerHandshake(s, v.server, []*rsa.PublicKey{&v.client.PublicKey}, time.Second, nil); err != nil {
+			if _, _, err := paperServerHandshake(s, v.server, []*rsa.PublicKey{&v.client.PublicKey}, time.Second,
+				nil); err != nil {
 				t.Error(err)
 			}
 			server <- time.Since(began)
@@ -710,10 +783,10 @@ func goodbye(l *paperClientLink) error {
 	return l.write(buf)
 }
 
-// TestPaperLinkEnds: only a close that follows our secure-close confirms what was sent.
+// TestPaperLinkEnds: only a close after the client's secure-close confirms what was sent.
 func TestPaperLinkEnds(t *testing.T) {
 	for what, c := range map[string]struct {
-		peer func(s net.Conn, sent chan struct{}) // sent is closed when the line was sent and counted
+		peer func(s net.Conn, sent chan struct{}) // sent is closed when the line has been sent and counted
 		want error
 	}{
 		"closes after secure-close": {func(s net.Conn, sent chan struct{}) {
@@ -761,7 +834,8 @@ func TestPaperLinkEnds(t *testing.T) {
 	}
 }
 
-// TestPaperLinkStuck: a server that reads nothing costs one write's time, and an idle one nothing.
+// TestPaperLinkStuck: the client gives up after one write's time if the server does not read, and never if it is only
+// idle.
 func TestPaperLinkStuck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, s := linkPair()
@@ -787,14 +861,15 @@ func TestPaperLinkStuck(t *testing.T) {
 	})
 }
 
-// TestPaperPrefixes: no prefix of a stage is taken for it, at any length, and nothing is answered to one.
+// TestPaperPrefixes: no prefix of a stage is accepted, and none is answered.
 func TestPaperPrefixes(t *testing.T) {
 	v := paperVector(t)
 	for _, wire := range [][]byte{v.stages[1].wire, v.stages[3].wire} {
 		for n := range wire {
 			c, s := net.Pipe()
 			go func() { s.Write(wire[:n]); s.Close() }()
-			if got, err := paperReceive(c, len(wire), "server"); got != nil || !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+			if got, err := paperReceive(c, len(wire), "server"); got != nil || !errors.Is(err, io.EOF) &&
+				!errors.Is(err, io.ErrUnexpectedEOF) {
 				t.Fatalf("%d of %d bytes: %v", n, len(wire), err)
 			}
 			c.Close()
@@ -804,6 +879,7 @@ func TestPaperPrefixes(t *testing.T) {
 
 // TestPaperStage2Flips: no byte of stage 2 can be changed.
 func TestPaperStage2Flips(t *testing.T) {
+	t.Parallel()
 	v := paperVector(t)
 	good := refSeal(t, v.server, v.client, "00000010"+testRa+testRb)
 	if m, sign := paperOpen(v.client, good, paperStage2); !paperVerify(&v.server.PublicKey, sign, m) {

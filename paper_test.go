@@ -1,7 +1,7 @@
 package main
 
-// The paper's protocol against the recorded session of its programs, against a peer written from the paper (once here,
-// once in Python), and against peers that break each rule in turn.
+// The paper's protocol against the recorded session of its programs, against a reference peer written from the paper
+// (once here, once in Python), and against peers that break each rule in turn.
 
 import (
 	"bufio"
@@ -100,7 +100,7 @@ func paperVector(t testing.TB) (v paperSession) {
 	return v
 }
 
-// testKey reads a key that the tests keep, for making one takes long.
+// testKey reads a key from testdata, because making one takes long.
 func testKey(t testing.TB, name string) *rsa.PrivateKey {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join("testdata", name))
@@ -115,7 +115,7 @@ func testKey(t testing.TB, name string) *rsa.PrivateKey {
 	return key
 }
 
-// TestPaperGoldenStages verifies what the programs signed, as each receiver does.
+// TestPaperGoldenStages verifies the recorded signatures of the programs, as each receiver does.
 func TestPaperGoldenStages(t *testing.T) {
 	v := paperVector(t)
 	for i, size := range []int{paperStage1, paperStage2, paperStage1, paperStage4} {
@@ -152,7 +152,7 @@ func TestPaperGoldenPackets(t *testing.T) {
 			t.Errorf("packet %d: %q, %v", i, got, err)
 		}
 		built := in.seal(p.msg)
-		if len(p.opened)%16 != 0 || len(p.opened) == paperHead+len(p.msg) { // the reference left the padding out
+		if len(p.opened)%16 != 0 || len(p.opened) == paperHead+len(p.msg) { // the reference adds no padding here
 			block := encryptECB(v.key, bytes.Repeat([]byte{16}, 16))
 			if !bytes.Equal(built[len(built)-16:], block) {
 				t.Errorf("packet %d: its padding is no full block", i)
@@ -168,7 +168,8 @@ func TestPaperGoldenPackets(t *testing.T) {
 	}
 }
 
-// chunks is a connection whose reads give one chunk each, then the end, or errNoMore where a receiver must not read on.
+// chunks is a connection whose reads return one chunk each, then the end, or errNoMore if the receiver must not read
+// on.
 type chunks struct {
 	net.Conn
 	data [][]byte
@@ -216,7 +217,7 @@ func decryptECB(key [32]byte, sealed []byte) []byte {
 	return out
 }
 
-// refPacket builds a packet as the reference does: padded only where it is not a multiple of 16 already.
+// refPacket builds a packet as the reference does: it pads only if the length is not a multiple of 16.
 func refPacket(key [32]byte, text string) []byte {
 	p := fmt.Sprintf("%x%032b%s", sha512.Sum512(key[:]), len(text), text)
 	if n := 16 - len(p)%16; n < 16 {
@@ -225,14 +226,16 @@ func refPacket(key [32]byte, text string) []byte {
 	return encryptECB(key, []byte(p))
 }
 
-// TestPaperStreamCuts joins packets, padded and not, and splits the stream at every point: the texts stay whole.
+// TestPaperStreamCuts joins padded and unpadded packets and splits the stream at each point. The texts stay whole.
 func TestPaperStreamCuts(t *testing.T) {
+	t.Parallel()
 	key := [32]byte{1, 2, 3}
 	ours := newPaperConn(nil, &key)
 	pad := strings.Repeat("\x10", 16)
 	streams := map[string][][]byte{
-		"reference":    {refPacket(key, "0123456789abcdef"), refPacket(key, "short"), refPacket(key, "fedcba9876543210")},
-		"ours":         {ours.seal([]byte("0123456789abcdef")), ours.seal([]byte("short")), ours.seal([]byte("fedcba9876543210"))},
+		"reference": {refPacket(key, "0123456789abcdef"), refPacket(key, "short"), refPacket(key, "fedcba9876543210")},
+		"ours": {ours.seal([]byte("0123456789abcdef")), ours.seal([]byte("short")),
+			ours.seal([]byte("fedcba9876543210"))},
 		"mixed":        {ours.seal(nil), refPacket(key, ""), refPacket(key, "0123456789abcde\n")},
 		"text of pads": {refPacket(key, pad), ours.seal([]byte(pad)), refPacket(key, pad+pad)},
 	}
@@ -265,8 +268,8 @@ func TestPaperStreamCuts(t *testing.T) {
 			check(fmt.Sprint("in ", n, "s"), slices.Collect(slices.Chunk(wire, n)))
 		}
 
-		// A text is there with the last byte of its message's block, before the block that may be its padding; and a
-		// stream that ends anywhere but between packets was truncated.
+		// A text is complete with the last byte of its message's block, before the block that may be its padding. A
+		// stream that does not end between two packets was truncated.
 		for i, p := range packets {
 			full := paperHead + (len(want[i])+15)/16*16
 			in := newPaperConn(&chunks{data: [][]byte{p[:full]}, end: errNoMore}, &key)
@@ -283,7 +286,8 @@ func TestPaperStreamCuts(t *testing.T) {
 	}
 }
 
-// TestPaperPacketFlips changes each byte of a packet. In digest, msg_len and the block with the padding it is noticed.
+// TestPaperPacketFlips changes each byte of a packet. The receiver notices it in digest, msg_len and the block with the
+// padding.
 func TestPaperPacketFlips(t *testing.T) {
 	key := [32]byte{7}
 	for _, text := range []string{strings.Repeat("0123456789", 4), strings.Repeat("x", 32)} {
@@ -292,7 +296,7 @@ func TestPaperPacketFlips(t *testing.T) {
 			in := newPaperConn(&chunks{data: [][]byte{flip(wire, i), refPacket(key, "next")}}, &key)
 			_, err := in.readText()
 			if err == nil {
-				_, err = in.readText() // a block of padding is judged when what follows is read
+				_, err = in.readText() // a block of padding is checked when the next block is read
 			}
 			if blockOfText := i >= paperHead && i < paperHead+32; blockOfText {
 				if err != nil {
@@ -305,8 +309,8 @@ func TestPaperPacketFlips(t *testing.T) {
 	}
 }
 
-// TestPaperECBCannotNotice shows what the wire format leaves open to anyone on the path, without any key: the text of a
-// packet can be garbled or its blocks swapped, and packets can be dropped, repeated and swapped.
+// TestPaperECBCannotNotice shows what an attacker on the path can do without any key: garble the text of a packet, swap
+// its blocks, and drop, repeat and swap packets.
 func TestPaperECBCannotNotice(t *testing.T) {
 	key := [32]byte{9}
 	a := refPacket(key, "pay 100 to alice"+"pay 999 to mal  ")
@@ -335,25 +339,26 @@ func TestPaperECBCannotNotice(t *testing.T) {
 	}
 }
 
-// TestPaperPacketRefusals are packets of the right key that break the format.
+// TestPaperPacketRefusals sends packets that are encrypted with the right key and break the format.
 func TestPaperPacketRefusals(t *testing.T) {
 	key := [32]byte{5}
 	digest := fmt.Sprintf("%x", sha512.Sum512(key[:]))
 	other := sha512.Sum512([]byte("other"))
 	pad := func(n int) string { return strings.Repeat(string(rune(n)), n) }
 	for what, plain := range map[string]string{
-		"another digest":       fmt.Sprintf("%x%032b%s", other, 3, "abc"+pad(13)),
-		"upper-case digest":    strings.ToUpper(digest) + fmt.Sprintf("%032b", 3) + "abc" + pad(13),
-		"msg_len too short":    digest + fmt.Sprintf("%032b", 2) + "abc" + pad(13),
-		"msg_len too long":     digest + fmt.Sprintf("%032b", 4) + "abc" + pad(13),
-		"msg_len not binary":   digest + fmt.Sprintf("%032d", 3) + "abc" + pad(13),
-		"msg_len with a sign":  digest + fmt.Sprintf("+%031b", 3) + "abc" + pad(13),
-		"msg_len with a _":     digest + fmt.Sprintf("0_%030b", 3) + "abc" + pad(13),
-		"msg_len over 4096":    digest + fmt.Sprintf("%032b", paperMaxRead+1) + strings.Repeat("x", paperMaxRead+16),
-		"msg_len 2^32-1":       digest + strings.Repeat("1", 32) + strings.Repeat("x", 5000),
-		"padding of zeros":     digest + fmt.Sprintf("%032b", 3) + "abc" + strings.Repeat("\x00", 13),
-		"two blocks of pad":    digest + fmt.Sprintf("%032b", 0) + pad(16) + pad(16) + digest + strings.Repeat("0", 32),
-		"pad after a short":    digest + fmt.Sprintf("%032b", 3) + "abc" + pad(13) + pad(16) + digest + strings.Repeat("0", 32),
+		"another digest":      fmt.Sprintf("%x%032b%s", other, 3, "abc"+pad(13)),
+		"upper-case digest":   strings.ToUpper(digest) + fmt.Sprintf("%032b", 3) + "abc" + pad(13),
+		"msg_len too short":   digest + fmt.Sprintf("%032b", 2) + "abc" + pad(13),
+		"msg_len too long":    digest + fmt.Sprintf("%032b", 4) + "abc" + pad(13),
+		"msg_len not binary":  digest + fmt.Sprintf("%032d", 3) + "abc" + pad(13),
+		"msg_len with a sign": digest + fmt.Sprintf("+%031b", 3) + "abc" + pad(13),
+		"msg_len with a _":    digest + fmt.Sprintf("0_%030b", 3) + "abc" + pad(13),
+		"msg_len over 4096":   digest + fmt.Sprintf("%032b", paperMaxRead+1) + strings.Repeat("x", paperMaxRead+16),
+		"msg_len 2^32-1":      digest + strings.Repeat("1", 32) + strings.Repeat("x", 5000),
+		"padding of zeros":    digest + fmt.Sprintf("%032b", 3) + "abc" + strings.Repeat("\x00", 13),
+		"two blocks of pad":   digest + fmt.Sprintf("%032b", 0) + pad(16) + pad(16) + digest + strings.Repeat("0", 32),
+		"pad after a short": digest + fmt.Sprintf("%032b", 3) + "abc" + pad(13) + pad(16) + digest + strings.Repeat("0",
+			32),
 		"pad before any":       pad(16) + digest + fmt.Sprintf("%032b", 3) + "abc" + pad(13),
 		"half a block of pad":  digest + fmt.Sprintf("%032b", 0) + pad(8) + pad(8) + digest + strings.Repeat("0", 32),
 		"another session, all": strings.Repeat("0", 160),
@@ -378,7 +383,7 @@ func TestPaperPacketRefusals(t *testing.T) {
 	}
 }
 
-// TestPaperSendCuts sends texts of every awkward length and reads each write as one recv(4096) would.
+// TestPaperSendCuts sends texts of lengths around each limit and reads each write as one recv(4096) would.
 func TestPaperSendCuts(t *testing.T) {
 	key := [32]byte{3}
 	for _, text := range []string{
@@ -430,7 +435,8 @@ func (w *writes) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// The reference peer, from the paper. It takes one Read of 4096 bytes for one message, does no framing, unpads always.
+// The reference peer, written from the paper. It treats one Read of 4096 bytes as one message, has no framing, and
+// always removes padding.
 
 func refRecv(conn net.Conn) ([]byte, error) {
 	b := make([]byte, 4096)
@@ -438,7 +444,7 @@ func refRecv(conn net.Conn) ([]byte, error) {
 	return b[:n], err
 }
 
-// refRead is what the reference makes of one recv.
+// refRead returns the text that the reference reads from one recv.
 func refRead(key [32]byte, data []byte) (string, error) {
 	p := decryptECB(key, data)
 	if len(p) < 160 || len(data)%16 != 0 || int(p[len(p)-1]) > len(p)-160 {
@@ -617,7 +623,8 @@ func TestPaperServerToReference(t *testing.T) {
 			}
 		}()
 		start := time.Now()
-		key, who, err := paperServerHandshake(s, v.server, []*rsa.PublicKey{&third.PublicKey, &v.client.PublicKey}, delay, nil)
+		key, who, err := paperServerHandshake(s, v.server, []*rsa.PublicKey{&third.PublicKey, &v.client.PublicKey}, delay,
+			nil)
 		if err != nil || who != 1 {
 			t.Fatalf("client %d, %v", who, err)
 		}
@@ -636,7 +643,7 @@ func TestPaperServerToReference(t *testing.T) {
 	})
 }
 
-// TestPaperBothEnds runs ours against ours, both ways, and reads the trace.
+// TestPaperBothEnds runs securechat's client against its server and checks both traces.
 func TestPaperBothEnds(t *testing.T) {
 	t.Parallel()
 	v := paperVector(t)
@@ -654,7 +661,9 @@ func TestPaperBothEnds(t *testing.T) {
 			done <- r
 		}()
 		var lines []string
-		key, err := paperClientHandshake(c, v.client, &v.server.PublicKey, delay, func(line string) { lines = append(lines, line) })
+		key, err := paperClientHandshake(c, v.client, &v.server.PublicKey, delay, func(line string) {
+			lines = append(lines, line)
+		})
 		r := <-done
 		if err != nil || r.err != nil || key != r.key {
 			t.Fatalf("%v, %v, keys agree: %t", err, r.err, key == r.key)
@@ -722,7 +731,8 @@ func againstClient(t *testing.T, v paperSession, script func(s net.Conn, ra stri
 }
 
 // againstServer is againstClient for the server; clients may be more than the vectors' one.
-func againstServer(t *testing.T, v paperSession, clients []*rsa.PublicKey, script func(c net.Conn)) (key [32]byte, client int, err error) {
+func againstServer(t *testing.T, v paperSession, clients []*rsa.PublicKey, script func(c net.Conn)) (key [32]byte,
+	client int, err error) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		c, s := net.Pipe()
@@ -741,25 +751,40 @@ func againstServer(t *testing.T, v paperSession, clients []*rsa.PublicKey, scrip
 }
 
 func TestPaperClientRefusals(t *testing.T) {
+	t.Parallel()
 	v := paperVector(t)
 	third := testKey(t, "paper-third.pem")
 	str := func(b []byte) string { return string(b) }
-	// Each makes stage 2, or stage 4 where stage 2 is good (text is not encoded yet).
+	// Each case makes stage 2, or stage 4 after a valid stage 2. The text is not encoded yet.
 	stage2 := map[string]func(ra string) string{
 		"signed by another":    func(ra string) string { return str(refSeal(t, third, v.client, "00000010"+ra+testRb)) },
 		"signed by the client": func(ra string) string { return str(refSeal(t, v.client, v.client, "00000010"+ra+testRb)) },
 		"sealed to another":    func(ra string) string { return str(refSeal(t, v.server, third, "00000010"+ra+testRb)) },
-		"wrong serial_a":       func(ra string) string { return str(refSeal(t, v.server, v.client, "00000010"+testRb+testRb)) },
+		"wrong serial_a": func(ra string) string {
+			return str(refSeal(t, v.server, v.client, "00000010"+testRb+testRb))
+		},
 		"serial_a one bit off": func(ra string) string {
 			return str(refSeal(t, v.server, v.client, "00000010"+str(flip([]byte(ra), 31))+testRb))
 		},
-		"serials swapped":         func(ra string) string { return str(refSeal(t, v.server, v.client, "00000010"+testRb+ra)) },
-		"seq_id 1":                func(ra string) string { return str(refSeal(t, v.server, v.client, "00000001"+ra+testRb)) },
-		"seq_id 3":                func(ra string) string { return str(refSeal(t, v.server, v.client, "00000011"+ra+testRb)) },
-		"seq_id in decimal":       func(ra string) string { return str(refSeal(t, v.server, v.client, "00000002"+ra+testRb)) },
-		"serial_b not binary":     func(ra string) string { return str(refSeal(t, v.server, v.client, "00000010"+ra+testRb[1:]+"2")) },
-		"no serial_b":             func(ra string) string { return str(refSeal(t, v.server, v.client, "00000010"+ra)) },
-		"a byte more":             func(ra string) string { return str(refSeal(t, v.server, v.client, "00000010"+ra+testRb+"0")) },
+		"serials swapped": func(ra string) string {
+			return str(refSeal(t, v.server, v.client, "00000010"+testRb+ra))
+		},
+		"seq_id 1": func(ra string) string {
+			return str(refSeal(t, v.server, v.client, "00000001"+ra+testRb))
+		},
+		"seq_id 3": func(ra string) string {
+			return str(refSeal(t, v.server, v.client, "00000011"+ra+testRb))
+		},
+		"seq_id in decimal": func(ra string) string {
+			return str(refSeal(t, v.server, v.client, "00000002"+ra+testRb))
+		},
+		"serial_b not binary": func(ra string) string {
+			return str(refSeal(t, v.server, v.client, "00000010"+ra+testRb[1:]+"2"))
+		},
+		"no serial_b": func(ra string) string { return str(refSeal(t, v.server, v.client, "00000010"+ra)) },
+		"a byte more": func(ra string) string {
+			return str(refSeal(t, v.server, v.client, "00000010"+ra+testRb+"0"))
+		},
 		"a signature and no more": func(ra string) string { return str(refSeal(t, v.server, v.client, "")) },
 		"no signature": func(ra string) string {
 			s, _ := paperRSACBC.seal(&v.client.PublicKey, make([]byte, 328))
@@ -787,20 +812,22 @@ func TestPaperClientRefusals(t *testing.T) {
 	key := str(v.key[:])
 	good := b64(refSeal(t, v.server, v.client, key))
 	stage4 := map[string]func(ra string) string{
-		"signed by another":     func(string) string { return b64(refSeal(t, third, v.client, key)) },
-		"signed by the client":  func(string) string { return b64(refSeal(t, v.client, v.client, key)) },
-		"stage 2 as stage 4":    func(ra string) string { return b64(refSeal(t, v.server, v.client, "00000010"+ra+testRb)) },
-		"recorded stage 2":      func(string) string { return b64(v.stages[1].wire) },
-		"a key of 31 bytes":     func(string) string { return b64(refSeal(t, v.server, v.client, key[:31])) },
-		"a key of 33 bytes":     func(string) string { return b64(refSeal(t, v.server, v.client, key+"x")) },
-		"no key":                func(string) string { return b64(refSeal(t, v.server, v.client, "")) },
-		"seq_id 4":              func(string) string { return b64(refSeal(t, v.server, v.client, "00000100"+key)) },
-		"seq_id 3, a stage 3":   func(string) string { return b64(refSeal(t, v.server, v.client, "00000011"+testRb)) },
-		"not base64":            func(string) string { return "*" + good[1:] },
-		"URL base64":            func(string) string { return "-_" + good[2:] },
-		"a line end inside":     func(string) string { return good[:76] + "\n" + good[77:] },
-		"unpadded":              func(string) string { return good[:len(good)-1] + "A" },
-		"trailing bits":         func(string) string { return good[:len(good)-2] + string(nextBase64(good[len(good)-2])) + "=" },
+		"signed by another":    func(string) string { return b64(refSeal(t, third, v.client, key)) },
+		"signed by the client": func(string) string { return b64(refSeal(t, v.client, v.client, key)) },
+		"stage 2 as stage 4":   func(ra string) string { return b64(refSeal(t, v.server, v.client, "00000010"+ra+testRb)) },
+		"recorded stage 2":     func(string) string { return b64(v.stages[1].wire) },
+		"a key of 31 bytes":    func(string) string { return b64(refSeal(t, v.server, v.client, key[:31])) },
+		"a key of 33 bytes":    func(string) string { return b64(refSeal(t, v.server, v.client, key+"x")) },
+		"no key":               func(string) string { return b64(refSeal(t, v.server, v.client, "")) },
+		"seq_id 4":             func(string) string { return b64(refSeal(t, v.server, v.client, "00000100"+key)) },
+		"seq_id 3, a stage 3":  func(string) string { return b64(refSeal(t, v.server, v.client, "00000011"+testRb)) },
+		"not base64":           func(string) string { return "*" + good[1:] },
+		"URL base64":           func(string) string { return "-_" + good[2:] },
+		"a line end inside":    func(string) string { return good[:76] + "\n" + good[77:] },
+		"unpadded":             func(string) string { return good[:len(good)-1] + "A" },
+		"trailing bits": func(string) string {
+			return good[:len(good)-2] + string(nextBase64(good[len(good)-2])) + "="
+		},
 		"binary, not in base64": func(string) string { return string(make([]byte, paperBase64)) },
 		"the blocks in disorder": func(string) string {
 			s, _ := base64.StdEncoding.DecodeString(good)
@@ -830,19 +857,20 @@ func TestPaperClientRefusals(t *testing.T) {
 		}
 	}
 
-	// What the paper cannot refuse: stage 4 names no run, so one that was recorded plants its session key again.
+	// What the format cannot detect: stage 4 names no run, so a recorded one plants its session key again.
 	if got, err := run4(func(string) string { return str(v.stages[3].wire) }); err != nil || got != v.key {
 		t.Errorf("a replayed stage 4 was noticed (%v), which the paper cannot", err)
 	}
 }
 
-// nextBase64 is another character whose low bit alone differs.
+// nextBase64 returns the character that differs from c in the lowest bit only.
 func nextBase64(c byte) byte {
 	const digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 	return digits[strings.IndexByte(digits, c)^1]
 }
 
 func TestPaperServerRefusals(t *testing.T) {
+	t.Parallel()
 	v := paperVector(t)
 	third := testKey(t, "paper-third.pem")
 	both := []*rsa.PublicKey{&v.client.PublicKey, &third.PublicKey}
@@ -896,24 +924,32 @@ func TestPaperServerRefusals(t *testing.T) {
 			stage3 := stage3(m[40:])
 			c.Write(stage3)
 			if len(stage3) == paperSealed {
-				refRecv(c) // nothing, if it is refused
+				refRecv(c) // it gets nothing if the stage is rejected
 			}
 		})
 		return err
 	}
 	for what, build := range map[string]func(rb string) []byte{
-		"signed by another client":  func(rb string) []byte { return refSeal(t, third, v.server, "00000011"+rb) },
-		"signed by the server":      func(rb string) []byte { return refSeal(t, v.server, v.server, "00000011"+rb) },
-		"wrong serial_b":            func(rb string) []byte { return refSeal(t, v.client, v.server, "00000011"+testRa) },
-		"serial_b one bit off":      func(rb string) []byte { return refSeal(t, v.client, v.server, "00000011"+string(flip([]byte(rb), 0))) },
-		"seq_id 1":                  func(rb string) []byte { return refSeal(t, v.client, v.server, "00000001"+rb) },
-		"seq_id 4":                  func(rb string) []byte { return refSeal(t, v.client, v.server, "00000100"+rb) },
-		"stage 1 again":             func(rb string) []byte { return good1 },
-		"a recorded session's":      func(rb string) []byte { return v.stages[2].wire },
-		"a byte more":               func(rb string) []byte { return refSeal(t, v.client, v.server, "00000011"+rb+"0") },
-		"a changed byte, block 1":   func(rb string) []byte { return flip(refSeal(t, v.client, v.server, "00000011"+rb), 100) },
-		"a changed byte, block 3":   func(rb string) []byte { return flip(refSeal(t, v.client, v.server, "00000011"+rb), 700) },
-		"a changed byte, in the IV": func(rb string) []byte { return flip(refSeal(t, v.client, v.server, "00000011"+rb), 800) },
+		"signed by another client": func(rb string) []byte { return refSeal(t, third, v.server, "00000011"+rb) },
+		"signed by the server":     func(rb string) []byte { return refSeal(t, v.server, v.server, "00000011"+rb) },
+		"wrong serial_b":           func(rb string) []byte { return refSeal(t, v.client, v.server, "00000011"+testRa) },
+		"serial_b one bit off": func(rb string) []byte {
+			return refSeal(t, v.client, v.server, "00000011"+string(flip([]byte(rb), 0)))
+		},
+		"seq_id 1":             func(rb string) []byte { return refSeal(t, v.client, v.server, "00000001"+rb) },
+		"seq_id 4":             func(rb string) []byte { return refSeal(t, v.client, v.server, "00000100"+rb) },
+		"stage 1 again":        func(rb string) []byte { return good1 },
+		"a recorded session's": func(rb string) []byte { return v.stages[2].wire },
+		"a byte more":          func(rb string) []byte { return refSeal(t, v.client, v.server, "00000011"+rb+"0") },
+		"a changed byte, block 1": func(rb string) []byte {
+			return flip(refSeal(t, v.client, v.server, "00000011"+rb), 100)
+		},
+		"a changed byte, block 3": func(rb string) []byte {
+			return flip(refSeal(t, v.client, v.server, "00000011"+rb), 700)
+		},
+		"a changed byte, in the IV": func(rb string) []byte {
+			return flip(refSeal(t, v.client, v.server, "00000011"+rb), 800)
+		},
 	} {
 		if err := run3(build); !errors.Is(err, errUnverified) || !strings.HasPrefix(err.Error(), "stage 3: ") {
 			t.Errorf("stage 3, %s: %v", what, err)
@@ -923,7 +959,8 @@ func TestPaperServerRefusals(t *testing.T) {
 		err := run3(func(rb string) []byte { return make([]byte, n) })
 		_, _, err1 := againstServer(t, v, one, func(c net.Conn) { c.Write(make([]byte, n)) })
 		for _, err := range []error{err, err1} {
-			if err != nil && !errors.Is(err, errUnverified) && (errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded)) {
+			if err != nil && !errors.Is(err, errUnverified) && (errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) ||
+				errors.Is(err, os.ErrDeadlineExceeded)) {
 				continue
 			}
 			t.Errorf("cut at %d: %v", n, err)
@@ -942,7 +979,7 @@ func TestPaperServerRefusals(t *testing.T) {
 	}
 }
 
-// TestPaperTimeout gets ordinary words: nobody attacked.
+// TestPaperTimeout: a timeout is not reported as a possible attack.
 func TestPaperTimeout(t *testing.T) {
 	v := paperVector(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -956,7 +993,8 @@ func TestPaperTimeout(t *testing.T) {
 	})
 }
 
-// paperPython finds an interpreter that has python3-cryptography, and runs testdata/paper_peer.py with the vectors' keys.
+// paperPython finds a Python interpreter with python3-cryptography and runs testdata/paper_peer.py with the vectors'
+// keys.
 func paperPython(t *testing.T, role, addr string) *exec.Cmd {
 	t.Helper()
 	python := ""
@@ -996,7 +1034,7 @@ func writePEM(t *testing.T, path, kind string, der []byte) {
 	}
 }
 
-// TestPaperPythonServer talks to the Python server, whose every recv is one message to it.
+// TestPaperPythonServer connects to the Python server, which treats each recv as one message.
 func TestPaperPythonServer(t *testing.T) {
 	t.Parallel()
 	v := paperVector(t)
@@ -1036,12 +1074,13 @@ func TestPaperPythonServer(t *testing.T) {
 		t.Errorf("%v: %s", err, words)
 	}
 	lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
-	if len(lines) != 6 || !slices.Equal(lines[:3], paperTexts[:3]) || strings.Join(lines[3:], "") != strings.Repeat("γειά", 1000) {
+	if len(lines) != 6 || !slices.Equal(lines[:3], paperTexts[:3]) ||
+		strings.Join(lines[3:], "") != strings.Repeat("γειά", 1000) {
 		t.Errorf("it printed %q", out.String())
 	}
 }
 
-// TestPaperPythonClient serves the Python client, which sends its lines without a pause, so that TCP joins them.
+// TestPaperPythonClient serves the Python client. It sends its lines without a pause, so TCP joins them.
 func TestPaperPythonClient(t *testing.T) {
 	t.Parallel()
 	v := paperVector(t)
@@ -1089,8 +1128,10 @@ func TestPaperPythonClient(t *testing.T) {
 	}
 }
 
-// TestPaperKeyFiles reads each format, and refuses what is no RSA-2048 key of the right half with a sentence that helps.
+// TestPaperKeyFiles reads a key file in each format. For a file without the right half of an RSA-2048 key, the error
+// says what to do.
 func TestPaperKeyFiles(t *testing.T) {
+	t.Parallel()
 	v := paperVector(t)
 	key, big := v.client, testKey(t, "paper-rsa3072.pem")
 	must := func(b []byte, err error) []byte {
@@ -1121,7 +1162,7 @@ func TestPaperKeyFiles(t *testing.T) {
 	damaged[len(damaged)-1] ^= 1
 
 	for _, tc := range []struct {
-		what, private, public string // what each loader says; "" means that it takes it
+		what, private, public string // part of each loader's error; "" if it accepts the file
 		data                  []byte
 	}{
 		{"PKCS#1", "", "never a private one", pkcs1},
@@ -1130,8 +1171,10 @@ func TestPaperKeyFiles(t *testing.T) {
 		{"SPKI", "a public key", "", spki},
 		{"PKCS#1 public", "a public key", "", text("RSA PUBLIC KEY", x509.MarshalPKCS1PublicKey(&key.PublicKey))},
 		{"SSH line", "no private key", "", line},
-		{"SSH line, comments", "no private key", "", append([]byte("# mine\n"), append(line[:len(line)-1:len(line)-1], " me@here\n"...)...)},
-		{"OpenSSH, passphrase", "ssh-keygen -p", "never a private one", sshText(ssh.MarshalPrivateKeyWithPassphrase(key, "", []byte("x")))},
+		{"SSH line, comments", "no private key", "",
+			append([]byte("# mine\n"), append(line[:len(line)-1:len(line)-1], " me@here\n"...)...)},
+		{"OpenSSH, passphrase", "ssh-keygen -p", "never a private one",
+			sshText(ssh.MarshalPrivateKeyWithPassphrase(key, "", []byte("x")))},
 		{"PKCS#8, passphrase", "ssh-keygen -p", "never a private one", text("ENCRYPTED PRIVATE KEY", []byte{48, 0})},
 		{"PEM, passphrase", "ssh-keygen -p", "never a private one", pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY",
 			Headers: map[string]string{"Proc-Type": "4,ENCRYPTED", "DEK-Info": "AES-128-CBC,00"}, Bytes: []byte{1}})},
@@ -1155,7 +1198,8 @@ func TestPaperKeyFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 		says := func(half, want string, same bool, err error) {
-			if want == "" && (err != nil || !same) || want != "" && (err == nil || !strings.Contains(err.Error(), want) || !strings.HasPrefix(err.Error(), path)) {
+			if want == "" && (err != nil || !same) || want != "" && (err == nil || !strings.Contains(err.Error(), want) ||
+				!strings.HasPrefix(err.Error(), path)) {
 				t.Errorf("%s as the %s key: %v", tc.what, half, err)
 			}
 		}
@@ -1169,7 +1213,8 @@ func TestPaperKeyFiles(t *testing.T) {
 	}
 }
 
-// FuzzPaperStream gives the receiver a stream: as it stands, and as the plaintext of one, which reaches further.
+// FuzzPaperStream passes its input to the receiver: as the stream, and as the plaintext of a stream, which reaches more
+// code.
 func FuzzPaperStream(f *testing.F) {
 	v := paperVector(f)
 	for _, p := range v.packets {
@@ -1203,7 +1248,7 @@ func FuzzPaperStream(f *testing.F) {
 }
 
 // FuzzPaperStages changes what one stage signs and seals, by XOR with mask and a new length, and checks that the
-// receiver takes just what PAPER's table allows.
+// receiver accepts only what the table in docs/PAPER.md allows.
 func FuzzPaperStages(f *testing.F) {
 	v := paperVector(f)
 	for stage := uint8(1); stage <= 4; stage++ {
@@ -1213,7 +1258,7 @@ func FuzzPaperStages(f *testing.F) {
 		f.Add(stage, []byte{}, int8(8))
 	}
 	f.Fuzz(func(t *testing.T, stage uint8, mask []byte, longer int8) {
-		var sent string // what the stage under test held
+		var sent string // the content of the tested stage
 		change := func(n uint8, m string) string {
 			if n != stage {
 				return m
@@ -1271,7 +1316,7 @@ func FuzzPaperStages(f *testing.F) {
 	})
 }
 
-// TestPaperSalt: the paper's salt is as long as the key allows; another length is another scheme.
+// TestPaperSalt: the salt is as long as the key allows. A signature with a salt of another length is invalid.
 func TestPaperSalt(t *testing.T) {
 	v := paperVector(t)
 	digest := sha256.Sum256([]byte("m"))

@@ -392,9 +392,10 @@ type paperMode struct {
 	trace tracer // -trace; nil if off
 }
 
-// loadPaper reads the keys for -paper and refuses one that securechat/2 uses too: here a peer gets numbers of its choice
-// signed. dir is the state folder of securechat/2.
-func loadPaper(identity string, peers []string, dir string, delay time.Duration, trace tracer, note func(string, ...any)) (*endpoint, error) {
+// loadPaper reads the keys for -paper and refuses one that securechat/2 uses too: here a peer gets numbers of its
+// choice signed. dir is the state folder of securechat/2.
+func loadPaper(identity string, peers []string, dir string, delay time.Duration, trace tracer,
+	note func(string, ...any)) (*endpoint, error) {
 	if len(peers) > maxPaperClients {
 		return nil, fmt.Errorf("-peer was given %d times: %d clients at most", len(peers), maxPaperClients)
 	}
@@ -417,7 +418,8 @@ func loadPaper(identity string, peers []string, dir string, delay time.Duration,
 			return nil, err
 		}
 		if key.Equal(&me.PublicKey) {
-			return nil, fmt.Errorf("%s is the public key of -identity: each side of the paper's protocol has a key of its own", path)
+			return nil, fmt.Errorf("%s is the public key of -identity: "+
+				"each side of the paper's protocol has a key of its own", path)
 		}
 		name := filepath.Base(path)
 		for _, suffix := range []string{".pub", ".pem", "_pub"} {
@@ -435,6 +437,10 @@ func loadPaper(identity string, peers []string, dir string, delay time.Duration,
 	note("%s", paperWarning)
 	return &endpoint{protocol: p, id: id, name: keyName("", id)}, nil
 }
+
+// errPaperKey is the error for a key of another kind than RSA.
+var errPaperKey = fmt.Errorf("the paper's protocol needs an RSA-%d key: "+
+	"make one with ssh-keygen -t rsa -b %[1]d -m PEM", paperBits)
 
 // loadPaperPrivate reads an RSA-2048 private key: PEM (PKCS#1 or PKCS#8) or OpenSSH's format, without a passphrase.
 func loadPaperPrivate(path string) (*rsa.PrivateKey, error) {
@@ -465,14 +471,15 @@ func parsePaperPrivate(data []byte) (*rsa.PrivateKey, error) {
 	}
 	raw, err := ssh.ParseRawPrivateKey(data) // PKCS#1, PKCS#8 and OpenSSH, each with its consistency checks
 	if _, locked := err.(*ssh.PassphraseMissingError); locked || block.Type == "ENCRYPTED PRIVATE KEY" {
-		return nil, errors.New("the key has a passphrase, which -paper does not ask for: copy the file and take it off the copy with ssh-keygen -p -N '' -m PEM -f COPY")
+		return nil, errors.New("the key has a passphrase, which -paper does not ask for: " +
+			"copy the file and take it off the copy with ssh-keygen -p -N '' -m PEM -f COPY")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("the private key does not parse: %w", err)
 	}
 	key, ok := raw.(*rsa.PrivateKey)
 	if !ok {
-		return nil, fmt.Errorf("the paper's protocol needs an RSA-%d key: make one with ssh-keygen -t rsa -b %[1]d -m PEM", paperBits)
+		return nil, errPaperKey
 	}
 	if err := checkPaperKeys(&key.PublicKey); err != nil {
 		return nil, err
@@ -524,7 +531,7 @@ func parsePaperPublic(data []byte) (*rsa.PublicKey, error) {
 	case len(bytes.TrimSpace(rest)) > 0:
 		return nil, errors.New("it holds more than one key: give each a file and a -peer of its own")
 	case !ok:
-		return nil, fmt.Errorf("the paper's protocol needs an RSA-%d key: make one with ssh-keygen -t rsa -b %[1]d -m PEM", paperBits)
+		return nil, errPaperKey
 	}
 	if err := checkPaperKeys(key); err != nil {
 		return nil, err
@@ -539,7 +546,8 @@ func refuseSharedKey(t *trust, id ssh.PublicKey) error {
 	if err != nil || use == "" {
 		return err
 	}
-	return fmt.Errorf("this key serves the default protocol too (%s), and with -paper it signs what a peer chooses: make a key for -paper alone", use)
+	return fmt.Errorf("this key serves the default protocol too (%s), and with -paper it signs what a peer chooses: "+
+		"make a key for -paper alone", use)
 }
 
 // tracer returns p.trace with prefix before each line.
@@ -560,7 +568,8 @@ func (p *paperMode) check(line outLine) error {
 	case line.what != itemSay:
 		return errors.New("the paper's session carries plain text alone, to everyone")
 	case !utf8.Valid(line.text):
-		return errors.New("a line that is not UTF-8 was not sent: the paper's programs would stop at it; convert it first (iconv)")
+		return errors.New("a line that is not UTF-8 was not sent: the paper's programs would stop at it; " +
+			"convert it first (iconv)")
 	case string(line.text) == paperClose:
 		return errors.New(paperClose + " was not sent: in the paper's session this text ends it")
 	}
@@ -568,7 +577,7 @@ func (p *paperMode) check(line outLine) error {
 }
 
 func (p *paperMode) accept(conn net.Conn) (*peer, link, joinRequest, error) {
-	from := &peer{addr: conn.RemoteAddr().String()}
+	from := newPeer(conn)
 	key, i, err := paperServerHandshake(conn, p.me, p.peers, p.delay, p.tracer(from.addr+"  "))
 	if err != nil {
 		return from, nil, joinRequest{}, err
@@ -595,13 +604,14 @@ func (p *paperMode) dial(conn net.Conn, _ joinRequest) (*peer, link, welcome, er
 		case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF): // a server that cannot verify us only closes
 			return nil, nil, welcome{}, &untrusted{
 				reason: err.Error(),
-				kind:   closedSilently,
-				hint:   "if each side has the other's key, it might be a man-in-the-middle attack",
+
+				hint: "if each side has the other's key, it might be a man-in-the-middle attack",
 			}
 		}
 		return nil, nil, welcome{}, errUnreachable{err}
 	}
-	server := &peer{addr: conn.RemoteAddr().String(), name: p.names[0]}
+	server := newPeer(conn)
+	server.name = p.names[0]
 	id, err := ssh.NewPublicKey(p.peers[0])
 	if err != nil {
 		return nil, nil, welcome{}, err

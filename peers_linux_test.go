@@ -2,11 +2,13 @@
 
 package main
 
-// We and other programs of this kind, measured in turn in one run over loopback (bench/*.sh; docs/PERFORMANCE.md). Not part of
-// go test: it needs the peers that bench/peers.sh installs, and it takes minutes. -benchtime Nx says how many rounds.
+// securechat and other programs of this kind, measured in turn in one run over loopback (bench/*.sh; docs/PERFORMANCE.md). Not
+// part of go test: it needs the peers that bench/peers.sh installs, and it takes minutes. -benchtime Nx sets the rounds.
 //
 // Every round runs each row once, so that a busy machine spoils all rows alike; what counts is the ratio within a round. The
-// servers are processes, ours the stripped binary; the load is this process, but for what pipes through programs.
+// servers are processes, securechat the stripped binary; the load is this process, except for what pipes through programs.
+//
+// At the end: whether anything grows with the number of members (bench/scaling.sh) or with time (bench/soak.sh).
 
 import (
 	"bufio"
@@ -19,17 +21,20 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/binary"
 	"encoding/pem"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"math/big"
 	"net"
 	"os"
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -177,13 +182,15 @@ func makePKI(dir string) error {
 	if err != nil {
 		return err
 	}
-	ca := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "bench"}, NotAfter: time.Now().Add(24 * time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	ca := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "bench"},
+		NotAfter: time.Now().Add(24 * time.Hour),
+		IsCA:     true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
 	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, &caKey.PublicKey, caKey)
 	if err != nil {
 		return err
 	}
-	leaf := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "localhost"}, NotAfter: ca.NotAfter, DNSNames: []string{"localhost"},
+	leaf := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "localhost"},
+		NotAfter: ca.NotAfter, DNSNames: []string{"localhost"},
 		IPAddresses: []net.IP{{127, 0, 0, 1}}, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
 	der, err := x509.CreateCertificate(rand.Reader, leaf, ca, &key.PublicKey, caKey)
@@ -210,10 +217,13 @@ func makePKI(dir string) error {
 	if err != nil {
 		return err
 	}
-	certPEM, keyPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
+	certPEM, keyPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE",
+		Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
 	for name, b := range map[string][]byte{
-		"ca.pem": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caDER}), "cert.pem": certPEM, "key.pem": keyPEM, "both.pem": slices.Concat(keyPEM, certPEM),
-		"ed25519": pem.EncodeToMemory(identity), "rsa": pem.EncodeToMemory(host), "authorized_keys": ssh.MarshalAuthorizedKey(signer.PublicKey()),
+		"ca.pem": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caDER}), "cert.pem": certPEM, "key.pem": keyPEM,
+		"both.pem": slices.Concat(keyPEM, certPEM),
+		"ed25519":  pem.EncodeToMemory(identity), "rsa": pem.EncodeToMemory(host),
+		"authorized_keys": ssh.MarshalAuthorizedKey(signer.PublicKey()),
 	} {
 		mode := os.FileMode(0o600)
 		if strings.HasSuffix(name, ".pem") {
@@ -234,7 +244,8 @@ func tlsConfig(pki string) (*tls.Config, error) {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(ca)
 	cert, err := tls.LoadX509KeyPair(filepath.Join(pki, "cert.pem"), filepath.Join(pki, "key.pem"))
-	return &tls.Config{Certificates: []tls.Certificate{cert}, RootCAs: pool, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert, ServerName: "localhost",
+	return &tls.Config{Certificates: []tls.Certificate{cert}, RootCAs: pool, ClientCAs: pool,
+		ClientAuth: tls.RequireAndVerifyClientCert, ServerName: "localhost",
 		MinVersion: tls.VersionTLS13, CurvePreferences: []tls.CurveID{tls.X25519MLKEM768}, SessionTicketsDisabled: true}, err
 }
 
@@ -257,7 +268,8 @@ func newLists(b *testing.B) *lists {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { os.RemoveAll(a.dir) })
-	a.binary, a.state, a.pki = filepath.Join(a.dir, "securechat"), filepath.Join(a.dir, "state"), filepath.Join(a.dir, "pki")
+	a.binary, a.state, a.pki = filepath.Join(a.dir, "securechat"), filepath.Join(a.dir, "state"), filepath.Join(a.dir,
+		"pki")
 	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", a.binary, ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -279,12 +291,18 @@ func newLists(b *testing.B) *lists {
 		b.Fatal(err)
 	}
 	for name, text := range map[string]string{
-		"mosquitto.conf": "listener PORT 127.0.0.1\ncafile PKI/ca.pem\ncertfile PKI/cert.pem\nkeyfile PKI/key.pem\nrequire_certificate true\ntls_version tlsv1.3\nallow_anonymous true\nmax_queued_messages 0\nlog_type error\n",
-		"ngircd.conf": "[Global]\nName = irc.bench.test\nInfo = bench\nAdminInfo1 = none\nListen = 127.0.0.1\nPorts = 1\nServerUID = nobody\nServerGID = nogroup\nMotdPhrase = hi\n" +
-			"[Limits]\nMaxConnections = 0\nMaxConnectionsIP = 0\nMaxPenaltyTime = 0\nPingTimeout = 3600\nPongTimeout = 3600\n[Options]\nDNS = no\nIdent = no\nPAM = no\n" +
+		"mosquitto.conf": "listener PORT 127.0.0.1\ncafile PKI/ca.pem\ncertfile PKI/cert.pem\nkeyfile " +
+			"PKI/key.pem\nrequire_certificate true\ntls_version tlsv1.3\nallow_anonymous true\nmax_queued_messages " +
+			"0\nlog_type error\n",
+		"ngircd.conf": "[Global]\nName = irc.bench.test\nInfo = bench\nAdminInfo1 = none\nListen = 127.0.0.1\nPorts = " +
+			"1\nServerUID = nobody\nServerGID = nogroup\nMotdPhrase = hi\n" +
+			"[Limits]\nMaxConnections = 0\nMaxConnectionsIP = 0\nMaxPenaltyTime = 0\nPingTimeout = 3600\nPongTimeout = " +
+			"3600\n[Options]\nDNS = no\nIdent = no\nPAM = no\n" +
 			"[SSL]\nCertFile = PKI/cert.pem\nKeyFile = PKI/key.pem\nPorts = PORT\n",
-		"sshd.conf": "Port PORT\nListenAddress 127.0.0.1\nHostKey PKI/rsa\nPidFile none\nUsePAM no\nUseDNS no\nStrictModes no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\n" +
-			"AuthorizedKeysFile PKI/authorized_keys\nMaxStartups 1000\nPrintMotd no\nPrintLastLog no\nCompression no\nLogLevel ERROR\n",
+		"sshd.conf": "Port PORT\nListenAddress 127.0.0.1\nHostKey PKI/rsa\nPidFile none\nUsePAM no\nUseDNS " +
+			"no\nStrictModes no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\n" +
+			"AuthorizedKeysFile PKI/authorized_keys\nMaxStartups 1000\nPrintMotd no\nPrintLastLog no\nCompression " +
+			"no\nLogLevel ERROR\n",
 	} {
 		if err := os.WriteFile(filepath.Join(a.dir, name), []byte(text), 0o644); err != nil {
 			b.Fatal(err)
@@ -302,8 +320,11 @@ type running struct {
 
 // expand sets what stands for it in a command.
 func (a *lists) expand(command, port string) string {
-	return strings.NewReplacer("BIN", a.binary+" -dir "+a.state, "PKI", a.pki, "DIR", a.dir, "PORT", port, "REF", "ADDR=127.0.0.1:"+port+" PKI="+a.pki+" "+asReference, "SELF", os.Args[0],
-		"SSH", "exec ssh -F none -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o IdentitiesOnly=yes -o IdentityAgent=none -o Compression=no -i "+a.pki+"/rsa -p "+port+" "+a.user+"@127.0.0.1").Replace(command)
+	return strings.NewReplacer("BIN", a.binary+" -dir "+a.state, "PKI", a.pki, "DIR", a.dir, "PORT", port, "REF",
+		"ADDR=127.0.0.1:"+port+" PKI="+a.pki+" "+asReference, "SELF", os.Args[0],
+		"SSH", "exec ssh -F none -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o "+
+			"LogLevel=ERROR -o IdentitiesOnly=yes -o IdentityAgent=none -o Compression=no -i "+a.pki+"/rsa -p "+port+" "+a.user+
+			"@127.0.0.1").Replace(command)
 }
 
 // run starts a command of the shell in a folder of its own.
@@ -321,7 +342,8 @@ func (a *lists) run(command, port string) *running {
 			a.Fatal(err)
 		}
 	}
-	r := &running{cmd: exec.Command("sh", "-c", a.expand(command, port)), addr: "127.0.0.1:" + port, ended: make(chan struct{})}
+	r := &running{cmd: exec.Command("sh", "-c", a.expand(command, port)), addr: "127.0.0.1:" + port,
+		ended: make(chan struct{})}
 	r.cmd.Dir = wd
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if testing.Verbose() {
@@ -523,7 +545,11 @@ func (a *lists) pipes(title, ours string, rows []pipeRow, targets ...target) {
 			server, port := a.serve(strings.ReplaceAll(row.server, "INTO", to))
 			began := time.Now()
 			client := a.run(strings.NewReplacer("FROM", in, "INTO", to).Replace(row.client), port)
-			late := time.AfterFunc(patience, func() { fmt.Printf("  %s: it does not end\n", row.name); client.kill(); server.kill() })
+			late := time.AfterFunc(patience, func() {
+				fmt.Printf("  %s: it does not end\n", row.name)
+				client.kill()
+				server.kill()
+			})
 			<-client.ended
 			if !strings.Contains(row.server, "sshd") {
 				<-server.ended
@@ -550,10 +576,16 @@ func BenchmarkPeersRaw(b *testing.B) {
 		return
 	}
 	newLists(b).pipes("-raw, MB/s", "securechat -raw", []pipeRow{
-		{"securechat -raw", "exec BIN -listen 127.0.0.1:PORT -raw </dev/null >INTO", "exec BIN -connect 127.0.0.1:PORT -raw <FROM"},
-		{"socat OPENSSL -b65536", "exec socat -u -b65536 OPENSSL-LISTEN:PORT,bind=127.0.0.1,reuseaddr,cert=PKI/both.pem,cafile=PKI/ca.pem,verify=1 STDOUT >INTO",
-			"exec socat -u -b65536 STDIN OPENSSL:127.0.0.1:PORT,cert=PKI/both.pem,cafile=PKI/ca.pem,verify=1,commonname=localhost <FROM"},
-		{"ncat --ssl", "mkfifo open && exec ncat -l --ssl --ssl-cert PKI/cert.pem --ssl-key PKI/key.pem 127.0.0.1 PORT <>open >INTO", "exec ncat --ssl --ssl-verify --ssl-trustfile PKI/ca.pem --ssl-servername localhost 127.0.0.1 PORT <FROM"},
+		{"securechat -raw", "exec BIN -listen 127.0.0.1:PORT -raw </dev/null >INTO",
+			"exec BIN -connect 127.0.0.1:PORT -raw <FROM"},
+		{"socat OPENSSL -b65536",
+			"exec socat -u -b65536 OPENSSL-LISTEN:PORT,bind=127.0.0.1,reuseaddr,cert=PKI/both.pem,cafile=PKI/ca.pem,verify=1 " +
+				"STDOUT >INTO",
+			"exec socat -u -b65536 STDIN " +
+				"OPENSSL:127.0.0.1:PORT,cert=PKI/both.pem,cafile=PKI/ca.pem,verify=1,commonname=localhost <FROM"},
+		{"ncat --ssl",
+			"mkfifo open && exec ncat -l --ssl --ssl-cert PKI/cert.pem --ssl-key PKI/key.pem 127.0.0.1 PORT <>open >INTO",
+			"exec ncat --ssl --ssl-verify --ssl-trustfile PKI/ca.pem --ssl-servername localhost 127.0.0.1 PORT <FROM"},
 		{"plain TCP, Go, 64 KiB", "REF=sink exec SELF >INTO", "REF=source exec SELF <FROM"},
 		{"openssh aes256-gcm", "exec /usr/sbin/sshd -D -e -f sshd.conf", "SSH -c aes256-gcm@openssh.com 'cat >INTO' <FROM"},
 	}, target{"socat OPENSSL -b65536", 1.3, 0}, target{"ncat --ssl", 1.8, 0}, target{"plain TCP, Go, 64 KiB", 0.6, 0})
@@ -565,8 +597,10 @@ func BenchmarkPeersChaCha(b *testing.B) {
 		return
 	}
 	newLists(b).pipes("-raw with ChaCha20-Poly1305, MB/s", "securechat -raw, ChaCha20", []pipeRow{
-		{"securechat -raw, ChaCha20", "GODEBUG=cpu.aes=off exec BIN -listen 127.0.0.1:PORT -raw </dev/null >INTO", "GODEBUG=cpu.aes=off exec BIN -connect 127.0.0.1:PORT -raw <FROM"},
-		{"openssh chacha20-poly1305", "exec /usr/sbin/sshd -D -e -f sshd.conf", "SSH -c chacha20-poly1305@openssh.com 'cat >INTO' <FROM"},
+		{"securechat -raw, ChaCha20", "GODEBUG=cpu.aes=off exec BIN -listen 127.0.0.1:PORT -raw </dev/null >INTO",
+			"GODEBUG=cpu.aes=off exec BIN -connect 127.0.0.1:PORT -raw <FROM"},
+		{"openssh chacha20-poly1305", "exec /usr/sbin/sshd -D -e -f sshd.conf",
+			"SSH -c chacha20-poly1305@openssh.com 'cat >INTO' <FROM"},
 	}, target{"openssh chacha20-poly1305", 2, 0})
 }
 
@@ -596,7 +630,8 @@ func BenchmarkPeersLines(b *testing.B) {
 		<-client.ended
 		took := time.Since(began)
 		log, err := os.ReadFile(filepath.Join(server.cmd.Dir, "connection.log"))
-		if n := bytes.Count(log, []byte(`"event":"message"`)); err != nil || n != 1000000 || client.cmd.ProcessState.ExitCode() != 0 {
+		if n := bytes.Count(log, []byte(`"event":"message"`)); err != nil || n != 1000000 ||
+			client.cmd.ProcessState.ExitCode() != 0 {
 			b.Fatalf("%d lines in the log, %v, exit %d", n, err, client.cmd.ProcessState.ExitCode())
 		}
 		server.stop()
@@ -607,7 +642,9 @@ func BenchmarkPeersLines(b *testing.B) {
 		for _, row := range []struct {
 			name, qos string
 			sub       bool
-		}{{"mosquitto_pub -l, TLS, QoS 0, until a subscriber has it", "0", true}, {"mosquitto_pub -l, TLS, QoS 1, acknowledged", "1", false}, {"mosquitto_pub -l, TLS, QoS 0, until it ends", "0", false}} {
+		}{{"mosquitto_pub -l, TLS, QoS 0, until a subscriber has it", "0", true},
+			{"mosquitto_pub -l, TLS, QoS 1, acknowledged", "1", false}, {"mosquitto_pub -l, TLS, QoS 0, until it ends", "0",
+				false}} {
 			const topic = " -h localhost -p PORT --cafile PKI/ca.pem --cert PKI/cert.pem --key PKI/key.pem -t bench "
 			server, port = a.serve("exec mosquitto -c mosquitto.conf")
 			var sub *running
@@ -637,7 +674,8 @@ func BenchmarkPeersLines(b *testing.B) {
 		}
 	}
 	rate.report("lines of a pipe, lines/s", "%.0f", "securechat, each logged and acknowledged", target{"", 400000, 0},
-		target{"mosquitto_pub -l, TLS, QoS 0, until a subscriber has it", 10, 0}, target{"mosquitto_pub -l, TLS, QoS 1, acknowledged", 10, 0})
+		target{"mosquitto_pub -l, TLS, QoS 0, until a subscriber has it", 10, 0},
+		target{"mosquitto_pub -l, TLS, QoS 1, acknowledged", 10, 0})
 }
 
 // chatRow is a room of some program.
@@ -662,7 +700,9 @@ func (a *lists) ours(command string) (*party, chatRow) {
 	if err != nil {
 		a.Fatal(err)
 	}
-	return me, chatRow{"securechat", command, func(addr string, listens bool) (*chatter, error) { return joinRoom(addr, me, listens) }}
+	return me, chatRow{"securechat", command, func(addr string, listens bool) (*chatter, error) {
+		return joinRoom(addr, me, listens)
+	}}
 }
 
 // rooms are ours, the bare hub, and others; ours last.
@@ -889,7 +929,8 @@ func (a *lists) flood(row chatRow, receivers, count int) (perSecond float64, cos
 
 // pour sends count lines, a multiple of writeLines, to receivers who count what is delivered, and returns how long that took
 // and the server's processor time.
-func (a *lists) pour(row chatRow, server *running, delivered *atomic.Int64, receivers, count int) (took, used time.Duration) {
+func (a *lists) pour(row chatRow, server *running, delivered *atomic.Int64, receivers, count int) (took,
+	used time.Duration) {
 	sender, err := row.join(server.addr, false)
 	if err != nil {
 		a.Fatal(err)
@@ -930,7 +971,8 @@ func BenchmarkPeersFanout(b *testing.B) {
 				cost.add(row.name, float64(c)/1e3)
 			}
 		}
-		rate.report(fmt.Sprintf("fan-out to %d, deliveries/s", n), "%.0f", "securechat", target{"ngircd, TLS", 2, 0}, target{"bare Go TLS hub, no log", 0.5, 0})
+		rate.report(fmt.Sprintf("fan-out to %d, deliveries/s", n), "%.0f", "securechat", target{"ngircd, TLS", 2, 0},
+			target{"bare Go TLS hub, no log", 0.5, 0})
 		cost.report("the server's processor time, µs for 1000 deliveries", "%.0f", "securechat")
 	}
 }
@@ -947,7 +989,8 @@ func BenchmarkPeersRouter(b *testing.B) {
 	if procs, err := a.cgroup(64 << 20); err != nil {
 		fmt.Printf("not measured with a limit that the kernel enforces: %v\n", err)
 	} else {
-		limits = append(limits, struct{ name, shell string }{"securechat, GOMEMLIMIT=64MiB in a cgroup of it", "echo $$ >" + procs + " && GOMEMLIMIT=64MiB "})
+		limits = append(limits, struct{ name, shell string }{"securechat, GOMEMLIMIT=64MiB in a cgroup of it",
+			"echo $$ >" + procs + " && GOMEMLIMIT=64MiB "})
 	}
 	ours := limits[len(limits)-1].name
 	var rate, peak figures
@@ -1017,7 +1060,8 @@ func BenchmarkPeersLatency(b *testing.B) {
 			tick := time.NewTicker(time.Second / rate)
 			for range count {
 				<-tick.C
-				if err := sender.send([][]byte{fmt.Appendf(nil, "%s%020d", bytes.Repeat([]byte("x"), lineBytes-20), time.Now().UnixNano())}); err != nil {
+				if err := sender.send([][]byte{fmt.Appendf(nil, "%s%020d", bytes.Repeat([]byte("x"), lineBytes-20),
+					time.Now().UnixNano())}); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -1032,7 +1076,8 @@ func BenchmarkPeersLatency(b *testing.B) {
 			server.stop()
 		}
 	}
-	late.report("99th percentile of delivery at 100 lines/s to 100 receivers, ms", "%.2f", "securechat", target{"bare Go TLS hub, no log", 0, 1.5})
+	late.report("99th percentile of delivery at 100 lines/s to 100 receivers, ms", "%.2f", "securechat",
+		target{"bare Go TLS hub, no log", 0, 1.5})
 }
 
 // BenchmarkPeersHandshake is fresh, mutually authenticated connections: the server's processor time for each.
@@ -1049,17 +1094,20 @@ func BenchmarkPeersHandshake(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	rows := append(a.rooms(), chatRow{"openssh sshd, RSA-2048", "exec /usr/sbin/sshd -D -e -f sshd.conf", func(addr string, _ bool) (*chatter, error) {
-		conn, err := net.Dial("tcp", addr)
-		if err != nil {
-			return nil, err
-		}
-		c, _, _, err := ssh.NewClientConn(conn, addr, &ssh.ClientConfig{User: a.user, Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)}, HostKeyCallback: ssh.FixedHostKey(signer.PublicKey())})
-		if err == nil {
-			err = c.Close()
-		}
-		return &chatter{conn: conn}, err
-	}})
+	rows := append(a.rooms(), chatRow{"openssh sshd, RSA-2048", "exec /usr/sbin/sshd -D -e -f sshd.conf",
+		func(addr string, _ bool) (*chatter, error) {
+			conn, err := net.Dial("tcp", addr)
+			if err != nil {
+				return nil, err
+			}
+			c, _, _, err := ssh.NewClientConn(conn, addr,
+				&ssh.ClientConfig{User: a.user, Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)},
+					HostKeyCallback: ssh.FixedHostKey(signer.PublicKey())})
+			if err == nil {
+				err = c.Close()
+			}
+			return &chatter{conn: conn}, err
+		}})
 	rows = slices.DeleteFunc(rows, func(r chatRow) bool { return strings.HasPrefix(r.name, "ngircd") })
 	rows[0].name = "Go crypto/tls, RSA-2048, X25519MLKEM768"
 	var cost, one, eight, scale figures
@@ -1099,7 +1147,8 @@ func BenchmarkPeersHandshake(b *testing.B) {
 			server.stop()
 		}
 	}
-	cost.report("handshakes, ms of the server's processor time for each", "%.2f", "securechat", target{"openssh sshd, RSA-2048", 0, 1.0 / 4})
+	cost.report("handshakes, ms of the server's processor time for each", "%.2f", "securechat",
+		target{"openssh sshd, RSA-2048", 0, 1.0 / 4})
 	one.report("handshakes/s, one at a time", "%.0f", "securechat")
 	eight.report("handshakes/s, eight at a time", "%.0f", "securechat")
 	scale.report("eight at a time / one at a time", "%.2f", "securechat", target{"", 1.8, 0})
@@ -1185,7 +1234,8 @@ func BenchmarkPeersStartup(b *testing.B) {
 	a := newLists(b)
 	var after figures
 	for range b.N {
-		for _, row := range append(a.rooms(), chatRow{name: "openssh sshd", server: "exec /usr/sbin/sshd -D -e -f sshd.conf"}) {
+		for _, row := range append(a.rooms(),
+			chatRow{name: "openssh sshd", server: "exec /usr/sbin/sshd -D -e -f sshd.conf"}) {
 			port := a.freePort()
 			began := time.Now()
 			server := a.run(row.server, port)
@@ -1204,7 +1254,8 @@ func BenchmarkPeersStartup(b *testing.B) {
 	}
 	after.report("start to listening, ms", "%.1f", "securechat", target{"", 0, 20})
 	out := filepath.Join(a.dir, "dist")
-	if msg, err := exec.CommandContext(context.Background(), "contrib/release.sh", out, "linux/amd64", "linux/arm/6", "linux/arm64", "linux/mips/softfloat", "linux/mipsle/softfloat", "linux/riscv64").CombinedOutput(); err != nil {
+	if msg, err := exec.CommandContext(context.Background(), "contrib/release.sh", out, "linux/amd64", "linux/arm/6",
+		"linux/arm64", "linux/mips/softfloat", "linux/mipsle/softfloat", "linux/riscv64").CombinedOutput(); err != nil {
 		b.Fatalf("%v: %s", err, msg)
 	}
 	sizes, err := filepath.Glob(out + "/securechat-*")
@@ -1218,4 +1269,473 @@ func BenchmarkPeersStartup(b *testing.B) {
 		}
 		fmt.Printf("  %-28s %d bytes\n", filepath.Base(name), info.Size())
 	}
+}
+
+// leaveRoom says secure-close and waits for the answer.
+func leaveRoom(l *session) error {
+	buf, err := l.append(nil, kindClose, []byte(closeText))
+	if err == nil {
+		err = l.write(buf)
+	}
+	for kind := byte(0); err == nil && kind != kindClose; {
+		kind, _, err = l.read()
+	}
+	return err
+}
+
+// visit joins, says count lines, waits until they are acknowledged, and leaves: with secure-close, or just so.
+func visit(addr string, me *party, count int, politely bool) error {
+	l, err := dialRoom(addr, me, true)
+	if err != nil {
+		return err
+	}
+	defer l.conn.Close()
+	message := appendLinesHeader(nil, 1, itemSay, "")
+	for range count {
+		message = appendLine(message, bytes.Repeat([]byte("x"), lineBytes))
+	}
+	buf, err := l.append(nil, kindText, message)
+	if err == nil {
+		err = l.write(buf)
+	}
+	for acked := uint64(0); err == nil && acked < uint64(count); {
+		var kind byte
+		var payload []byte
+		if kind, payload, err = l.read(); err == nil && kind == kindAck {
+			acked = binary.BigEndian.Uint64(payload)
+		}
+	}
+	if err == nil && politely {
+		err = leaveRoom(l)
+	}
+	return err
+}
+
+// open counts r's open files.
+func (a *lists) open(r *running) int {
+	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", r.cmd.Process.Pid))
+	if err != nil {
+		a.Fatalf("%v: the server hides itself from its own user; measure as root", err)
+	}
+	return len(files)
+}
+
+// goroutines ends r by a dump of its goroutines, and counts them.
+func (a *lists) goroutines(r *running) int {
+	r.cmd.Process.Signal(syscall.SIGQUIT)
+	<-r.ended
+	dump, err := os.ReadFile(filepath.Join(r.cmd.Dir, "errors"))
+	if err != nil {
+		a.Fatal(err)
+	}
+	return strings.Count(string(dump), "\ngoroutine ") - strings.Count(string(dump), "\ngoroutine 0 ")
+}
+
+// BenchmarkPeersSoak is b.N minutes of a server where people join, talk, leave, break off and do not get in, while ten stay and
+// count what they hear. Its log is rotated every minute.
+func BenchmarkPeersSoak(b *testing.B) {
+	if firstTry(b) {
+		return
+	}
+	const (
+		stayers = 10
+		workers = 4
+		saying  = 5 // lines of a visit
+		command = "exec BIN -listen 127.0.0.1:PORT </dev/null >/dev/null 2>errors"
+	)
+	a := newLists(b)
+	me, row := a.ours(command)
+	settle := func() { <-time.After(6 * time.Second) }
+
+	fresh, port := a.serve(command)
+	a.crowd(row, "127.0.0.1:"+port, stayers)
+	settle()
+	goroutinesBefore := a.goroutines(fresh)
+
+	server, port := a.serve(command)
+	addr := "127.0.0.1:" + port
+	var heard, visits, said, cut, strangers, failed atomic.Int64
+	leave := a.populate(server, me, stayers, &heard)
+	settle()
+	fmt.Printf("\n| minute | visits | lines said | cut off | no handshake | failed | RSS, KiB | peak RSS | threads | " +
+		"open files |\n|---|---|---|---|---|---|---|---|---|---|\n")
+	sample := func(when string) (resident float64, open int) {
+		resident, open = a.status(server, "VmRSS:"), a.open(server)
+		fmt.Printf("| %s | %d | %d | %d | %d | %d | %.0f | %.0f | %.0f | %d |\n", when, visits.Load(), said.Load(),
+			cut.Load(), strangers.Load(), failed.Load(), resident, a.status(server, "VmHWM:"), a.status(server, "Threads:"),
+			open)
+		return resident, open
+	}
+	_, openBefore := sample("before")
+
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() {
+			for n := 0; ; n++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if n%16 == 15 { // somebody who speaks another protocol
+					conn, err := net.Dial("tcp", addr)
+					if err == nil {
+						_, err = conn.Write([]byte("GET / HTTP/1.1\r\n\r\n"))
+						conn.Close()
+					}
+					if err != nil {
+						b.Error(err)
+						return
+					}
+					strangers.Add(1)
+					continue
+				}
+				politely := n%8 != 3
+				if err := visit(addr, me, saying, politely); err != nil {
+					b.Errorf("a visit: %v", err)
+					failed.Add(1)
+					continue
+				}
+				visits.Add(1)
+				said.Add(saying)
+				if !politely {
+					cut.Add(1)
+				}
+			}
+		})
+	}
+	log := filepath.Join(server.cmd.Dir, "connection.log")
+	minutes := time.NewTicker(time.Minute)
+	for n := range b.N {
+		<-minutes.C
+		sample(fmt.Sprint(n + 1))
+		err1 := os.Rename(log, log+".1")
+		err2 := server.cmd.Process.Signal(syscall.SIGHUP)
+		if err := errors.Join(err1, err2); err != nil {
+			b.Error(err)
+			break
+		}
+	}
+	minutes.Stop()
+	close(stop)
+	wg.Wait()
+	settle()
+	resident, open := sample("after")
+	least, most := said.Load(), said.Load()+failed.Load()*saying // of those who failed some may be in the log
+	if n := heard.Load(); n < least*stayers || n > most*stayers {
+		b.Errorf("those who stayed heard %d lines, not %d", n, least*stayers)
+	}
+	if open != openBefore {
+		b.Errorf("%d files are open, not %d", open, openBefore)
+	}
+	if most := 48 << 10; resident > float64(most) {
+		b.Errorf("%.0f KiB resident, more than %d", resident, most)
+	}
+	if out, err := exec.Command(a.binary, "-verify-log", log+".1", log).CombinedOutput(); err != nil {
+		b.Errorf("the log: %v: %s", err, out)
+	}
+	after := a.goroutines(server)
+	leave()
+	fmt.Printf("\ngoroutines with %d members: %d of a fresh server, %d after\nthose who stayed heard %d lines each, of "+
+		"%d acknowledged\nthe server's words:\n", stayers, goroutinesBefore, after, heard.Load()/stayers, said.Load())
+	words, err := os.ReadFile(filepath.Join(server.cmd.Dir, "errors"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	reasons := map[string]int{}
+	for _, m := range regexp.MustCompile(`(?m)^securechat: refused (?:\S+|\S+, \S+): (.*)$`).FindAllStringSubmatch(string(words), -1) {
+		reasons[regexp.MustCompile(`tcp \S+->\S+: `).ReplaceAllString(m[1], "")]++
+	}
+	for reason, n := range reasons {
+		fmt.Printf("%8d refused: %s\n", n, reason)
+	}
+	if after > goroutinesBefore {
+		b.Errorf("%d goroutines, not %d", after, goroutinesBefore)
+	}
+}
+
+// keepAlive pings for clients until it is told to end.
+type keepAlive struct {
+	mu    sync.Mutex
+	links []*session
+}
+
+func (k *keepAlive) add(l *session) {
+	k.mu.Lock()
+	k.links = append(k.links, l)
+	k.mu.Unlock()
+}
+
+func (k *keepAlive) run(done chan struct{}) {
+	tick := time.NewTicker(pingInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-done:
+			return
+		case <-tick.C:
+		}
+		k.mu.Lock()
+		links := k.links // only ever longer
+		k.mu.Unlock()
+		for _, l := range links {
+			_ = pingRoom(l) // whoever is gone is missed where it counts
+		}
+	}
+}
+
+// populate joins n receivers of one identity, eight at a time, who hear from the first and go on saying that they are alive.
+func (a *lists) populate(server *running, me *party, n int, delivered *atomic.Int64) (leave func()) {
+	var alive keepAlive
+	done := make(chan struct{})
+	var all, joining sync.WaitGroup
+	all.Go(func() { alive.run(done) })
+	var next atomic.Int64
+	for range 8 {
+		joining.Go(func() {
+			for {
+				i := next.Add(1)
+				if int(i) > n || a.Failed() {
+					return
+				}
+				l, err := dialRoom(server.addr, me, true)
+				if err != nil {
+					a.Errorf("client %d: %v", i, err)
+					return
+				}
+				l.conn.SetDeadline(time.Time{})
+				alive.add(l)
+				all.Go(func() {
+					hearRoom(l, func(line []byte) {
+						if len(line) == lineBytes {
+							delivered.Add(1)
+						}
+					})
+				})
+			}
+		})
+	}
+	joining.Wait()
+	leave = func() {
+		close(done)
+		for _, l := range alive.links {
+			l.conn.Close()
+		}
+		all.Wait()
+	}
+	if a.Failed() {
+		leave()
+		a.FailNow()
+	}
+	return leave
+}
+
+// each is the server's processor time for each of n times act, once next to nothing is left to do of them, in µs.
+func (a *lists) each(server *running, n int, act func() error) float64 {
+	used := a.cpu(server)
+	for range n {
+		if err := act(); err != nil {
+			a.Fatal(err)
+		}
+	}
+	for last := used; a.cpu(server)-last > 10*time.Millisecond; <-time.After(300 * time.Millisecond) {
+		last = a.cpu(server)
+	}
+	return float64((a.cpu(server) - used).Microseconds()) / float64(n)
+}
+
+// BenchmarkPeersScaling is what a connection and a delivery cost a server that has N members already. It prints a table and
+// draws docs/scaling.svg.
+func BenchmarkPeersScaling(b *testing.B) {
+	if firstTry(b) {
+		return
+	}
+	a := newLists(b)
+	me, row := a.ours(roomCommand)
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		b.Fatal(err)
+	}
+	shake := func(addr string) func() error {
+		return func() error { // and no more: the room does not hear of it
+			conn, err := net.Dial("tcp", addr)
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			conn.SetDeadline(time.Now().Add(patience))
+			_, err = clientHandshake(conn, me, trustAll, nil)
+			return err
+		}
+	}
+	come := func(addr string) func() error {
+		return func() error {
+			l, err := dialRoom(addr, me, false)
+			if err != nil {
+				return err
+			}
+			defer l.conn.Close()
+			return leaveRoom(l)
+		}
+	}
+	series := []*curve{
+		{name: "resident memory for a member, KiB", colour: "#1f6fb2", format: "%.1f"},
+		{name: "CPU of a handshake, ms", colour: "#b2401f", format: "%.2f"},
+		{name: "CPU of telling a member that somebody came or left, µs", colour: "#7a3fa0", format: "%.2f"},
+		{name: "CPU of delivering a line of 100 bytes, µs", colour: "#2c8a3d", format: "%.3f"},
+		{name: "CPU of a handshake with so many keys in authorized_keys, ms", format: "%.2f"},
+	}
+	var members []int
+	for _, n := range []int{10, 30, 100, 300, 1000, 3000, 10000} {
+		if uint64(n)+100 > limit.Cur {
+			fmt.Printf("%d members need a limit of open files of %d at least (ulimit -n), here and for the server; it is %d\n",
+				n, n+100, limit.Cur)
+			continue
+		}
+		var got [5]figures
+		for range b.N {
+			began := time.Now()
+			server, _ := a.serve(roomCommand)
+			a.each(server, 20, come(server.addr)) // what the first ones cost is nobody's
+			alone := a.each(server, 100, come(server.addr))
+			<-time.After(3 * freePause)
+			before := a.resident(server)
+			var delivered atomic.Int64
+			leave := a.populate(server, me, n, &delivered)
+			<-time.After(3 * freePause)
+			memory := (a.resident(server) - before) / float64(n) / 1024
+			handshake := a.each(server, 100, shake(server.addr))
+			visits := max(10, min(100, 30000/n))
+			told := (a.each(server, visits, come(server.addr)) - alone) / 2 / float64(n)
+			if n < 100 { // so few are lost in what the rest of the server does
+				memory = math.NaN()
+			}
+			if n < 300 { // and what they are told, in what a handshake varies by
+				told = math.NaN()
+			}
+			count := max(batchLines, 2000000/n/batchLines*batchLines)
+			_, used := a.pour(row, server, &delivered, n, count)
+			listed := filepath.Join(a.state, "authorized_keys")
+			if err := os.WriteFile(listed, strangersKeys(b, n), 0o600); err != nil {
+				b.Fatal(err)
+			}
+			among := a.each(server, 30, shake(server.addr))
+			if err := os.Remove(listed); err != nil {
+				b.Fatal(err)
+			}
+			leave()
+			server.stop()
+			for i, v := range []float64{memory, handshake / 1000, told, float64(used.Nanoseconds()) / 1000 / float64(n*count),
+				among / 1000} {
+				got[i].add("", v)
+			}
+			fmt.Fprintf(os.Stderr, "%d members: %.0f s\n", n, time.Since(began).Seconds())
+		}
+		members = append(members, n)
+		for i := range got {
+			v := slices.Sorted(slices.Values(got[i].values[""]))
+			series[i].values = append(series[i].values, v[len(v)/2])
+		}
+	}
+	fmt.Print("\n| members |")
+	for _, c := range series {
+		fmt.Printf(" %s |", c.name)
+	}
+	fmt.Print("\n|", strings.Repeat("---|", 1+len(series)), "\n")
+	for i, n := range members {
+		fmt.Printf("| %d |", n)
+		for _, c := range series {
+			fmt.Printf(" %s |", strings.ReplaceAll(fmt.Sprintf(c.format, c.values[i]), "NaN", "–"))
+		}
+		fmt.Println()
+	}
+	if err := os.WriteFile("docs/scaling.svg", plot(members, series[:4]), 0o644); err != nil {
+		b.Fatal(err)
+	}
+	for _, c := range series[:4] { // the time to parse a file grows with the file
+		from := slices.IndexFunc(c.values, func(v float64) bool { return v > 0 })
+		for i, v := range c.values {
+			if from < 0 || v > 3*c.values[from] {
+				b.Errorf("%s: %.2f with %d members, more than thrice what it was with the fewest", c.name, v, members[i])
+			}
+		}
+	}
+}
+
+// strangersKeys are n lines for authorized_keys.
+func strangersKeys(b *testing.B, n int) (text []byte) {
+	for i := range n {
+		public, _, err := ed25519.GenerateKey(rand.Reader)
+		if err != nil {
+			b.Fatal(err)
+		}
+		key, err := ssh.NewPublicKey(public)
+		if err != nil {
+			b.Fatal(err)
+		}
+		text = append(text, publicLine(key, fmt.Sprintf("k%d", i))...)
+	}
+	return text
+}
+
+// curve is one line of a plot.
+type curve struct {
+	name, colour, format string
+	values               []float64
+}
+
+// plot draws curves over members as an SVG, both axes logarithmic.
+func plot(members []int, curves []*curve) []byte {
+	const width, height, left, top, right, bottom = 760, 440, 60, 20, 20, 120
+	lowest, highest := math.Inf(1), math.Inf(-1)
+	for _, c := range curves {
+		for _, v := range c.values {
+			if v > 0 {
+				lowest, highest = min(lowest, v), max(highest, v)
+			}
+		}
+	}
+	low, high := math.Floor(math.Log10(lowest)), math.Ceil(math.Log10(highest))
+	first, last := math.Log10(float64(members[0])), math.Log10(float64(members[len(members)-1]))
+	x := func(n float64) float64 { return left + (math.Log10(n)-first)/(last-first)*(width-left-right) }
+	y := func(v float64) float64 { return top + (high-math.Log10(v))/(high-low)*(height-top-bottom) }
+	var b bytes.Buffer
+	fmt.Fprintf(&b,
+		"<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" font-family=\"sans-serif\" font-size=\"13\" "+
+			"fill=\"#222\">\n", width, height)
+	fmt.Fprintf(&b,
+		"<title>What a member costs the server, by the number of members</title>\n<rect width=\"%d\" height=\"%d\" "+
+			"fill=\"#fff\"/>\n", width, height)
+	for e := low; e <= high; e++ {
+		v := math.Pow(10, e)
+		fmt.Fprintf(&b, "<path d=\"M%d %.1fH%d\" stroke=\"#ccc\"/><text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%g</text>\n",
+			left, y(v), width-right, left-8, y(v)+4, v)
+	}
+	for _, n := range members {
+		fmt.Fprintf(&b,
+			"<path d=\"M%.1f %dV%d\" stroke=\"#eee\"/><text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%d</text>\n",
+			x(float64(n)), top, height-bottom, x(float64(n)), height-bottom+18, n)
+	}
+	fmt.Fprintf(&b, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">members</text>\n", (left+width-right)/2,
+		height-bottom+36)
+	for i, c := range curves {
+		var points []string
+		for j, v := range c.values {
+			if v > 0 {
+				points = append(points, fmt.Sprintf("%.1f,%.1f", x(float64(members[j])), y(v)))
+			}
+		}
+		fmt.Fprintf(&b, "<polyline points=\"%s\" fill=\"none\" stroke=\"%s\" stroke-width=\"2\"/>\n",
+			strings.Join(points, " "), c.colour)
+		for _, p := range points {
+			at, on, _ := strings.Cut(p, ",")
+			fmt.Fprintf(&b, "<circle cx=\"%s\" cy=\"%s\" r=\"3\" fill=\"%s\"/>\n", at, on, c.colour)
+		}
+		at := height - bottom + 56 + 17*i
+		fmt.Fprintf(&b, "<path d=\"M%d %dh24\" stroke=\"%s\" stroke-width=\"2\"/><text x=\"%d\" y=\"%d\">%s</text>\n", left,
+			at-4, c.colour, left+32, at, c.name)
+	}
+	b.WriteString("</svg>\n")
+	return b.Bytes()
 }

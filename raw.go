@@ -5,10 +5,10 @@ package main
 //
 //   - A direction is bytes in kindRaw. It ends with an empty kindRaw, upon which the receiver closes its stdout.
 //   - A receiver acknowledges with the count of bytes that its stdout took, and one more for the end of file. A side
-//     succeeds when everything it sent, its end of file too, is acknowledged and everything of the other side has arrived;
-//     then it sends secure-close. A secure-close that comes earlier means that the other side gives up.
-//   - A slow reader slows the writer down by TCP alone: only a few buffers are queued, and writes have no deadline. A dead
-//     peer is found by its silence: a side whose stdout is stuck still pings.
+//     succeeds when everything it sent, its end of file too, is acknowledged and everything of the other side has
+//     arrived; then it sends secure-close. A secure-close that comes earlier means that the other side gives up.
+//   - A slow reader slows the writer down by TCP alone: only a few buffers are queued, and writes have no deadline. A
+//     dead peer is found by its silence: a side whose stdout is stuck still pings.
 
 import (
 	"context"
@@ -54,7 +54,8 @@ func (e *errCut) Unwrap() error { return e.why }
 
 var (
 	errGaveUp   = errors.New("the other side gave up")
-	errToScreen = errors.New("the other side sends bytes, and standard output is a terminal: send them to a file or a program")
+	errToScreen = errors.New("the other side sends bytes, and standard output is a terminal: " +
+		"send them to a file or a program")
 )
 
 // errStream is an error of our own stdin or stdout.
@@ -145,7 +146,8 @@ func (p *rawPipe) result(err error) error {
 	default:
 		err = errors.New(netReason(err))
 	}
-	return &errCut{missing: max(p.sent.Load(), p.size) - p.acked.Load(), open: !p.arrived.Load(), got: p.received.Load(), why: err}
+	missing := max(p.sent.Load(), p.size) - p.acked.Load()
+	return &errCut{missing: missing, open: !p.arrived.Load(), got: p.received.Load(), why: err}
 }
 
 // write sends everything this side sends: stdin, and between its pieces acknowledgements and pings, until both

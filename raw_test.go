@@ -1,5 +1,7 @@
 package main
 
+// -raw: bytes in, the same bytes out, and an exit code that says whether all of them arrived.
+
 import (
 	"bytes"
 	"crypto/rand"
@@ -31,6 +33,7 @@ func randomBytes(n int) string {
 // TestRaw carries bytes of every size about a packet's and a chunk's, both ways at once, and the ends of file; the log tells
 // how many they were.
 func TestRaw(t *testing.T) {
+	t.Parallel()
 	dir := state(t, "anna")
 	sizes := []int{0, 1, maxBatch - 1, maxBatch, maxBatch + 1, rawChunk - 1, rawChunk, rawChunk + 1, 5<<20 + 3}
 	for i, n := range sizes {
@@ -50,7 +53,8 @@ func TestRaw(t *testing.T) {
 				last = r
 			}
 		}
-		if last["received"] != float64(len(up)) || last["sent"] != float64(len(down)) || last["acknowledged"] != float64(len(down)) {
+		if last["received"] != float64(len(up)) || last["sent"] != float64(len(down)) ||
+			last["acknowledged"] != float64(len(down)) {
 			t.Errorf("%d bytes: the log has %v", n, last)
 		}
 	}
@@ -76,6 +80,7 @@ func TestRawEnds(t *testing.T) {
 
 // TestRawCut has neither side say that all arrived when one dies, stops or cannot write.
 func TestRawCut(t *testing.T) {
+	t.Parallel()
 	dir := state(t, "anna")
 	for _, c := range []struct {
 		name           string
@@ -83,10 +88,18 @@ func TestRawCut(t *testing.T) {
 		server, client int
 		want           string
 	}{
-		{"the server is killed", func(s, c *proc) { s.cmd.Process.Kill() }, -1, exitLost, `not all has arrived: .*what came stops after 2 bytes`},
-		{"the client is killed", func(s, c *proc) { c.cmd.Process.Kill() }, exitLost, -1, `not all has arrived: .*what came stops after 2 bytes`},
-		{"the server is stopped", func(s, c *proc) { s.cmd.Process.Signal(syscall.SIGTERM) }, exitLost, exitLost, `the other side gave up|signal received`},
-		{"the client is stopped", func(s, c *proc) { c.cmd.Process.Signal(os.Interrupt) }, exitLost, exitLost, `the other side gave up|signal received`},
+		{"the server is killed", func(s, c *proc) {
+			s.cmd.Process.Kill()
+		}, -1, exitLost, `not all has arrived: .*what came stops after 2 bytes`},
+		{"the client is killed", func(s, c *proc) {
+			c.cmd.Process.Kill()
+		}, exitLost, -1, `not all has arrived: .*what came stops after 2 bytes`},
+		{"the server is stopped", func(s, c *proc) {
+			s.cmd.Process.Signal(syscall.SIGTERM)
+		}, exitLost, exitLost, `the other side gave up|signal received`},
+		{"the client is stopped", func(s, c *proc) {
+			c.cmd.Process.Signal(os.Interrupt)
+		}, exitLost, exitLost, `the other side gave up|signal received`},
 	} {
 		server, addr := carryServer(t, dir)
 		client := start(t, t.TempDir(), "-connect", addr, "-raw", "-dir", dir)
@@ -119,18 +132,21 @@ func TestRawNobody(t *testing.T) {
 
 // TestRawOne serves the first admitted client: strangers are refused before it, others turned away after it.
 func TestRawOne(t *testing.T) {
+	t.Parallel()
 	anna, bob := state(t, "anna"), state(t, "bob")
 	server, addr := carryServer(t, anna)
 	pin(t, bob, addr, anna)
 	if _, stderr, code := runToEnd(t, t.TempDir(), "x", "-connect", addr, "-raw", "-dir", bob); code != exitUntrusted {
 		t.Fatalf("a stranger: exit %d: %s", code, stderr)
 	}
-	if _, stderr, code := runToEnd(t, t.TempDir(), "x", "-connect", addr, "-dir", anna); code != exitTrouble || !strings.Contains(stderr, "connect with -raw") {
+	if _, stderr, code := runToEnd(t, t.TempDir(), "x", "-connect", addr, "-dir", anna); code != exitTrouble ||
+		!strings.Contains(stderr, "connect with -raw") {
 		t.Fatalf("without -raw: exit %d: %s", code, stderr)
 	}
 	first := start(t, t.TempDir(), "-connect", addr, "-raw", "-dir", anna)
 	server.err.match(t, "anna joined")
-	if _, stderr, code := runToEnd(t, t.TempDir(), "x", "-connect", addr, "-raw", "-dir", anna); code != exitTrouble || !strings.Contains(stderr, "another client") {
+	if _, stderr, code := runToEnd(t, t.TempDir(), "x", "-connect", addr, "-raw", "-dir", anna); code != exitTrouble ||
+		!strings.Contains(stderr, "another client") {
 		t.Fatalf("a second: exit %d: %s", code, stderr)
 	}
 	first.send("mine")
@@ -140,7 +156,8 @@ func TestRawOne(t *testing.T) {
 		t.Errorf("%s; %s; %q", first.err, server.err, server.out)
 	}
 	room, addr := serve(t, anna)
-	if _, stderr, code := runToEnd(t, t.TempDir(), "x", "-connect", addr, "-raw", "-dir", anna); code != exitTrouble || !strings.Contains(stderr, "is a room") {
+	if _, stderr, code := runToEnd(t, t.TempDir(), "x", "-connect", addr, "-raw", "-dir", anna); code != exitTrouble ||
+		!strings.Contains(stderr, "is a room") {
 		t.Fatalf("-raw to a room: exit %d: %s", code, stderr)
 	}
 	room.err.match(t, "refused .*-raw")
@@ -150,7 +167,8 @@ func TestRawOne(t *testing.T) {
 func TestRawTimeout(t *testing.T) {
 	dir := state(t, "anna")
 	server, addr := carryServer(t, dir)
-	if _, stderr, code := runToEnd(t, t.TempDir(), "x", "-connect", addr, "-raw", "-timeout", "100ms", "-dir", dir); code != exitTimeout {
+	if _, stderr, code := runToEnd(t, t.TempDir(), "x", "-connect", addr, "-raw", "-timeout", "100ms", "-dir",
+		dir); code != exitTimeout {
 		t.Errorf("exit %d: %s", code, stderr)
 	}
 	if code := server.wait(); code != exitLost {
@@ -176,7 +194,8 @@ func TestRawProgress(t *testing.T) {
 	}
 	p.acked.Store(4096)
 	p.received.Store(5 << 30)
-	if got, want := p.line(10e9, false), "sent 4.00 KiB of 4.00 KiB, 100%, received 5.00 GiB, 512 MiB/s, in 10s"; got != want {
+	if got, want := p.line(10e9,
+		false), "sent 4.00 KiB of 4.00 KiB, 100%, received 5.00 GiB, 512 MiB/s, in 10s"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
 }

@@ -1,5 +1,8 @@
 package main
 
+// Records of connection.log: their fields, and the hash chain that links each record to the one before it. docs/LOG.md
+// describes the fields.
+
 import (
 	"bytes"
 	"crypto/sha256"
@@ -11,22 +14,20 @@ import (
 	"unicode/utf8"
 )
 
-// Records of connection.log: their fields, and the hash chain that links each record to the one before it.
-
-// Events of a record.
+// The values of a record's event.
 const (
 	eventStart      = "start"
 	eventMessage    = "message"
 	eventConnect    = "connect"
 	eventRefused    = "refused"
 	eventDisconnect = "disconnect"
-	eventAllow      = "allow"  // by the operator, while the server runs
-	eventRotate     = "rotate" // after a SIGHUP: the running server goes on in the file at the path
-	eventStream     = "stream" // the last msg_id of a stream whose client may come back
+	eventAllow      = "allow"  // the operator admitted a key while the server runs
+	eventRotate     = "rotate" // after SIGHUP the running server continues in a new file at the path
+	eventStream     = "stream" // the last msg_id of a stream whose client may reconnect
 	eventStop       = "stop"
 )
 
-// A record begins and ends with these; between them and the end stands a hash in hex.
+// A record begins with recordBegin and the time, and ends with recordPrev, a hash in hexadecimal and recordEnd.
 const (
 	recordBegin = `{"time":"`
 	recordPrev  = `,"prev":"`
@@ -34,18 +35,23 @@ const (
 	prevSize    = len(recordPrev) + 2*sha256.Size + len(recordEnd)
 )
 
-// prevOf returns the hash that a record, its newline included, holds over the one before it.
+// prevOf returns the hash of the previous record that a record contains. The record includes its newline.
 func prevOf(record []byte) (prev [sha256.Size]byte, ok bool) {
 	at := len(record) - prevSize
-	if at < len(recordBegin) || string(record[:len(recordBegin)]) != recordBegin || string(record[at:at+len(recordPrev)]) != recordPrev ||
-		string(record[len(record)-len(recordEnd):]) != recordEnd {
+	if at < len(recordBegin) || !bytes.HasPrefix(record, []byte(recordBegin)) {
 		return prev, false
 	}
-	n, err := hex.Decode(prev[:], record[at+len(recordPrev):len(record)-len(recordEnd)])
+	digits, begins := bytes.CutPrefix(record[at:], []byte(recordPrev))
+	digits, ends := bytes.CutSuffix(digits, []byte(recordEnd))
+	if !begins || !ends {
+		return prev, false
+	}
+	n, err := hex.Decode(prev[:], digits)
 	return prev, err == nil && n == len(prev)
 }
 
-// chain sets the hashes in the records of b and returns the head after them.
+// chain sets the hashes in the records of b. head is the hash of the record before them; chain returns the hash of
+// the last.
 func chain(b []byte, head [sha256.Size]byte) [sha256.Size]byte {
 	for len(b) > 0 {
 		n := bytes.IndexByte(b, '\n') + 1
@@ -56,19 +62,20 @@ func chain(b []byte, head [sha256.Size]byte) [sha256.Size]byte {
 	return head
 }
 
-// streamOf reads from a record, or the front of a long one, what it says of its stream. What stands in quotes in a record
-// has no quotes of its own but behind a backslash, so that nobody's text can pass for a member.
+// streamOf returns the state of a stream that a record reports: its last msg_id, or that its client left. Of a long
+// record the front is enough. Quotes in a value are escaped, so the text of a message cannot imitate a member.
 func streamOf(record []byte) (fingerprint string, id streamID, last uint64, left, ok bool) {
-	event, _ := memberOf(record, `,"event":"`)
-	print, _ := memberOf(record, `,"fingerprint":"`)
-	stream, _ := memberOf(record, `,"stream":"`)
-	if n, err := hex.Decode(id[:min(len(id), len(stream)/2)], stream[:min(len(stream), 2*len(id))]); err != nil || n != len(id) || len(stream) != 2*len(id) || len(print) == 0 {
+	event, print := memberOf(record, `,"event":"`), memberOf(record, `,"fingerprint":"`)
+	stream := memberOf(record, `,"stream":"`)
+	if len(print) == 0 || len(stream) != hex.EncodedLen(len(id)) {
+		return "", id, 0, false, false
+	}
+	if _, err := hex.Decode(id[:], stream); err != nil {
 		return "", id, 0, false, false
 	}
 	switch string(event) {
 	case eventDisconnect:
-		reason, _ := memberOf(record, `,"reason":"`)
-		left = string(reason) == errLeft.Error()
+		left = string(memberOf(record, `,"reason":"`)) == errLeft.Error()
 		return string(print), id, 0, left, left
 	case eventMessage, eventStream:
 		_, digits, _ := bytes.Cut(record, []byte(`,"msg_id":`))
@@ -82,18 +89,22 @@ func streamOf(record []byte) (fingerprint string, id streamID, last uint64, left
 	return "", id, 0, false, false
 }
 
-// memberOf returns what stands between begin and the next quote.
-func memberOf(record []byte, begin string) ([]byte, bool) {
+// memberOf returns the bytes between begin and the next quote, or nil.
+func memberOf(record []byte, begin string) []byte {
 	_, rest, _ := bytes.Cut(record, []byte(begin))
 	value, _, ok := bytes.Cut(rest, []byte{'"'})
-	return value, ok
+	if !ok {
+		return nil
+	}
+	return value
 }
 
-// logPerson holds the fields that all records about one connection share, encoded once.
-type logPerson []byte
+// peerFields holds the fields that all records about one connection share, encoded once.
+type peerFields []byte
 
-// newLogPerson encodes the paper's client, its address, and who it is; digest is the SHA-512 of the session's key.
-func newLogPerson(client, name, fingerprint, stream string, digest []byte) logPerson {
+// newPeerFields encodes the fields. client is an address, under its name in the paper; digest is the SHA-512 of the
+// session key. Empty fields are left out.
+func newPeerFields(client, name, fingerprint, stream string, digest []byte) peerFields {
 	b := appendField(nil, "client", client)
 	b = appendField(b, "name", name)
 	b = appendField(b, "fingerprint", fingerprint)
@@ -104,20 +115,20 @@ func newLogPerson(client, name, fingerprint, stream string, digest []byte) logPe
 	return b
 }
 
-// appendRecord appends one record that is no message, with one more field where value is not empty: by what somebody was
-// admitted, or the reason of an end.
-func appendRecord(b []byte, at time.Time, event string, who logPerson, field, value string) []byte {
-	b = appendStart(b, at, event, who)
+// appendRecord appends a record of any event but a message. Unless value is empty, the record has one more field,
+// such as by or reason.
+func appendRecord(b []byte, at time.Time, event string, peer peerFields, field, value string) []byte {
+	b = appendStart(b, at, event, peer)
 	b = appendField(b, field, value)
 	return appendEnd(b)
 }
 
-// appendMessages appends the records of l, a message each: msg_id counts from 1 in each stream, msg_len is in bytes. Text
-// that is not UTF-8 is told in escapes and, exactly, in base64. With digests, its SHA-256 stands in its place.
-func appendMessages(b []byte, at time.Time, who logPerson, l lines, digests bool) []byte {
+// appendMessages appends a record for each line of l. A text that is not UTF-8 is also recorded in base64. With
+// digests, the SHA-256 of a text is recorded instead of the text.
+func appendMessages(b []byte, at time.Time, peer peerFields, l lines, digests bool) []byte {
 	from := len(b)
-	b = appendStart(b, at, eventMessage, who)
-	start := b[from:] // of each of them
+	b = appendStart(b, at, eventMessage, peer)
+	start := b[from:] // of each record
 	b = b[:from]
 	for i, text := range l.texts {
 		b = append(b, start...)
@@ -146,7 +157,7 @@ func appendMessages(b []byte, at time.Time, who logPerson, l lines, digests bool
 	return b
 }
 
-// appendMark appends the record of a stream whose client may come back.
+// appendMark appends a record of the last msg_id of a stream whose client may reconnect.
 func appendMark(b []byte, at time.Time, fingerprint string, id streamID, last uint64) []byte {
 	b = appendStart(b, at, eventStream, nil)
 	b = appendField(b, "fingerprint", fingerprint)
@@ -154,20 +165,22 @@ func appendMark(b []byte, at time.Time, fingerprint string, id streamID, last ui
 	return appendEnd(appendID(b, last))
 }
 
+// appendID appends msg_id.
 func appendID(b []byte, id uint64) []byte {
 	return strconv.AppendUint(append(b, `,"msg_id":`...), id, 10)
 }
 
-func appendStart(b []byte, at time.Time, event string, who logPerson) []byte {
+// appendStart appends the members that begin a record.
+func appendStart(b []byte, at time.Time, event string, peer peerFields) []byte {
 	b = append(b, recordBegin...)
 	b = at.UTC().AppendFormat(b, "2006-01-02T15:04:05.000000Z")
 	b = append(b, `","event":"`...)
 	b = append(b, event...)
 	b = append(b, '"')
-	return append(b, who...)
+	return append(b, peer...)
 }
 
-// appendEnd ends a record, with the place of the hash that chain sets.
+// appendEnd ends a record. chain replaces noHash.
 func appendEnd(b []byte) []byte {
 	return append(append(append(b, recordPrev...), noHash...), recordEnd...)
 }

@@ -60,7 +60,7 @@ type member struct {
 	peer     *peer
 	out      receiver
 	operator bool // the console, which cannot be removed
-	log      logPerson
+	log      peerFields
 	wake     chan struct{} // of capacity 1: something may be there to deliver
 
 	// The room's lock guards the rest.
@@ -79,9 +79,10 @@ type member struct {
 
 // presence is how a member's presence began.
 type presence struct {
-	present  uint64 // the last item before it joined
-	person   bool   // somebody at a terminal
-	returned bool   // a person that was here before: it receives what was said meanwhile
+	present  uint64    // the last item before it joined
+	person   bool      // somebody at a terminal
+	returned bool      // a person that was here before: it receives what was said meanwhile
+	expires  time.Time // when its admission does; zero for never
 }
 
 // ending is why a member has to leave. The zero value means that it stays.
@@ -92,6 +93,9 @@ type ending struct {
 
 // errEnding is returned for lines of a member that has to leave.
 var errEnding = errors.New("the server has ended this session")
+
+// notAdmitted is the reason of a member whose key was revoked, or whose line or certificate has expired or was removed.
+const notAdmitted = "the key is no longer admitted"
 
 // removed is the reason of a member that the operator removed.
 const removed = "removed by the operator"
@@ -131,7 +135,7 @@ func (r *room) join(m *member, req joinRequest, listens bool) (welcome, error) {
 			r.endLocked(other, "replaced by a newer connection")
 		}
 	}
-	m.log = newLogPerson(m.peer.addr, m.name, m.peer.fingerprint, m.peer.stream.String(), m.peer.digest)
+	m.log = newPeerFields(m.peer.addr, m.name, m.peer.fingerprint, m.peer.stream.String(), m.peer.digest)
 	now := time.Now()
 	record := func(b []byte) []byte { return appendRecord(b, now, eventConnect, m.log, "by", m.peer.admittedBy) }
 	if err := r.log.write(record, r.streams.appendMarks); err != nil {
@@ -140,7 +144,7 @@ func (r *room) join(m *member, req joinRequest, listens bool) (welcome, error) {
 	r.enterLocked(m, listens)
 	r.queue.add(nil, item{time: now, what: itemJoin, name: m.name}, m.stream, nil)
 	m.next = r.queue.end()
-	m.presence = presence{present: m.next - 1, person: req.flags&joinPerson != 0}
+	m.presence = presence{present: m.next - 1, person: req.flags&joinPerson != 0, expires: m.peer.until}
 	w := welcome{epoch: r.epoch, present: m.presence.present, recorded: m.acked, name: m.name}
 	if r.rewindLocked(m, req) {
 		w.flags |= welcomeGap
@@ -155,7 +159,7 @@ func (r *room) enterOperator(m *member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	m.operator = true
-	m.log = newLogPerson(m.peer.addr, m.name, m.peer.fingerprint, m.peer.stream.String(), nil)
+	m.log = newPeerFields(m.peer.addr, m.name, m.peer.fingerprint, m.peer.stream.String(), nil)
 	r.enterLocked(m, true)
 	m.next = r.queue.end()
 	if r.closing {
@@ -297,7 +301,7 @@ func (r *room) publishLocked(m *member, l lines) error {
 	now := time.Now()
 	name, who := m.name, m.log
 	if l.from != "" {
-		name, who = l.from, logPerson(appendField(slices.Clip([]byte(who)), "from", l.from))
+		name, who = l.from, peerFields(appendField(slices.Clip([]byte(who)), "from", l.from))
 	}
 	records := func(b []byte) []byte { return appendMessages(b, now, who, l, r.log.digests) }
 	if err := r.log.write(records, r.streams.appendMarks); err != nil {
@@ -384,6 +388,34 @@ func (r *room) kick(name string) error {
 		r.endLocked(m, removed)
 	}
 	return nil
+}
+
+// due returns the clients whose admission has expired, or all.
+func (r *room) due(now time.Time, all bool) (due []*member) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for m := range r.members {
+		expired := !m.presence.expires.IsZero() && !now.Before(m.presence.expires)
+		if !m.operator && m.ending.reason == "" && (all || expired) {
+			due = append(due, m)
+		}
+	}
+	return due
+}
+
+// renew records until when a member is admitted now.
+func (r *room) renew(m *member, until time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m.presence.expires = until
+}
+
+// expel ends a member that is no longer admitted. What is said from now on is not for its key, also if it is admitted
+// again.
+func (r *room) expel(m *member) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.endLocked(m, notAdmitted)
 }
 
 // delivery is what a member's goroutine sends at a time, in this order. It is borrowed while there is something to
@@ -473,7 +505,8 @@ func (r *room) next(m *member, d *delivery) (ok, over bool) {
 
 // doneLocked reports whether a member that has to leave has been delivered and acknowledged everything.
 func (m *member) doneLocked(r *room) bool {
-	return m.ending.reason != "" && (!m.listens || m.next >= min(r.queue.end(), m.ending.until)) && m.stream.durable == m.stream.last
+	delivered := !m.listens || m.next >= min(r.queue.end(), m.ending.until)
+	return m.ending.reason != "" && delivered && m.stream.durable == m.stream.last
 }
 
 // takeLocked appends m's notices and the items from m's place on to into, takeBytes at most, and moves the place.
@@ -551,11 +584,14 @@ func (r *room) leave(m *member, reason string) {
 	}
 	delete(r.members, m)
 	m.stream.here--
-	if m.presence.person && m.listens {
-		r.visits.leave(m)
-	}
 	if m.ending.reason != "" {
 		reason = m.ending.reason
+	}
+	switch {
+	case reason == notAdmitted:
+		r.visits.forget(m)
+	case m.presence.person && m.listens:
+		r.visits.leave(m)
 	}
 	shown := reason
 	if reason == errLeft.Error() {
@@ -584,6 +620,12 @@ func (v *visits) leave(m *member) {
 		delete(v.left, longest)
 	}
 	v.left[key] = m.next - 1
+}
+
+// forget makes m's key one that has never been here.
+func (v *visits) forget(m *member) {
+	delete(v.met, m.peer.fingerprint)
+	delete(v.left, m.peer.fingerprint)
 }
 
 // close admits no member any more and makes all leave.
@@ -635,7 +677,8 @@ func (r *room) notify(m *member, text string) {
 // notifyLocked leaves an item for m alone. A member that does not read has maxNotices of them at most.
 func (m *member) notifyLocked(what byte, text string) {
 	if len(m.notices) < maxNotices {
-		m.notices = append(m.notices, item{time: time.Now(), what: what, text: []byte(text[:min(len(text), maxLine)])}.append(nil))
+		it := item{time: time.Now(), what: what, text: []byte(text[:min(len(text), maxLine)])}
+		m.notices = append(m.notices, it.append(nil))
 	}
 	m.wakeLocked()
 }

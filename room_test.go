@@ -1,21 +1,22 @@
 package main
 
-// The room: each line once, in one order for all, and nobody waits for anybody.
+// The room: each line once, in one order for all, and no member waits for another. BenchmarkRelay measures a delivery.
 
 import (
 	"bytes"
-	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 	"unsafe"
 )
@@ -24,13 +25,14 @@ import (
 type stubReceiver struct{ aborted int }
 
 func (s *stubReceiver) deliver(*delivery) error { return nil }
-func (s *stubReceiver) abort()                  { s.aborted++ }
+
+func (s *stubReceiver) abort() { s.aborted++ }
 
 // quietRoom returns a room whose log is a file, and the file's path.
 func quietRoom(t *testing.T) (*room, string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "connection.log")
-	log, err := openLog(path)
+	log, err := openLog(logOptions{path: path})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +46,8 @@ func quietRoom(t *testing.T) (*room, string) {
 
 // stubMember makes a member that is not in a room.
 func stubMember(name, key string, stream byte) *member {
-	p := &peer{name: name, addr: "192.0.2.1:1", fingerprint: key, suffix: key[len(key)-1:] + "XXX", stream: streamID{stream}}
+	p := &peer{name: name, addr: "192.0.2.1:1", fingerprint: key, suffix: key[len(key)-1:] + "XXX",
+		stream: streamID{stream}}
 	return newMember(p, &stubReceiver{})
 }
 
@@ -156,7 +159,8 @@ func TestRoomOnce(t *testing.T) {
 	if got := messages(t, path); !slices.Equal(got, []string{"one", "two", "three", "four", "not bob"}) {
 		t.Errorf("the log has %q", got)
 	}
-	wantHeard(t, r, anna, "join bob ", "say bob one", "say bob two", "say bob three", "join bob ", "say bob four", "join mallory ", "say mallory not bob")
+	wantHeard(t, r, anna, "join bob ", "say bob one", "say bob two", "say bob three", "join bob ", "say bob four",
+		"join mallory ", "say mallory not bob")
 	wantHeard(t, r, again, "join mallory ", "say mallory not bob")
 	if ending := endOf(r, bob); ending != "" && !strings.Contains(ending, "replaced") {
 		t.Errorf("the old connection ends with %q", ending)
@@ -247,7 +251,8 @@ func TestSlowConsumer(t *testing.T) {
 			heard(t, r, quick)
 			heard(t, r, loud)
 		}
-		if n < queueBytes/maxLine-2 || n > queueBytes/maxLine+2 || slow.out.(*stubReceiver).aborted != 1 || quick.out.(*stubReceiver).aborted+loud.out.(*stubReceiver).aborted != 0 {
+		if n < queueBytes/maxLine-2 || n > queueBytes/maxLine+2 || slow.out.(*stubReceiver).aborted != 1 ||
+			quick.out.(*stubReceiver).aborted+loud.out.(*stubReceiver).aborted != 0 {
 			t.Errorf("%s: dropped after %d of them, closed %d times", what, n, slow.out.(*stubReceiver).aborted)
 		}
 		if r.queue.bytes > queueBytes {
@@ -395,7 +400,8 @@ func TestUndelivered(t *testing.T) {
 	r.mute(deaf)
 	for n, to := range []string{"anna", "deaf", "nobody"} {
 		heard(t, r, anna)
-		if err := r.say(anna, lines{first: uint64(n) + 1, what: itemDirect, to: to, texts: [][]byte{[]byte("psst")}}); err != nil {
+		if err := r.say(anna, lines{first: uint64(n) + 1, what: itemDirect, to: to,
+			texts: [][]byte{[]byte("psst")}}); err != nil {
 			t.Fatal(err)
 		}
 		if got := heard(t, r, anna); len(got) != 1 || !strings.HasPrefix(got[0], "undelivered") {
@@ -499,372 +505,6 @@ func TestNoLogNoAcknowledgement(t *testing.T) {
 	}
 }
 
-// quietServer returns a server and a client with the same identity, which each lists, and what the server prints.
-func quietServer(t *testing.T) (*server, *client, *bytes.Buffer) {
-	t.Helper()
-	r, _ := quietRoom(t)
-	var notes bytes.Buffer
-	me := partyOf(t, fixedSigner(t, "server"), onceKeys["server"]())
-	tr := openTrust(t.TempDir(), me.signer.PublicKey(), "anna", nil)
-	put(t, tr.path("authorized_keys"), []byte(publicLine(tr.own, "anna"))) // a pipe has no address of this machine
-	put(t, tr.path("known_hosts"), []byte("[127.0.0.1]:9000 "+publicLine(tr.own, "")))
-	s, err := newServer(serverConfig{
-		endpoint: endpoint{&securechat2{me: me, trust: tr}, me.signer.PublicKey(), "anna", tr}, log: r.log, clients: maxClients,
-		console: &console{stderr: &notes, notes: make(chan string, maxNotes)},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.free.Stop() })
-	proto := &securechat2{me: me, trust: tr, client: securechat2Client{addr: "127.0.0.1:9000"}}
-	c := &client{addr: "127.0.0.1:9000", protocol: proto, trust: tr, console: &console{stderr: io.Discard}, box: newOutbox()}
-	return s, c, &notes
-}
-
-// serveConn serves one connection to its end.
-func serveConn(s *server, conn net.Conn) {
-	var wg sync.WaitGroup
-	s.handle(conn, &wg, s.join)
-	wg.Wait()
-}
-
-// TestServerDeadline: a client that stalls at any point up to its first packet is gone after the deadline, and told
-// nothing; its server serves the next.
-func TestServerDeadline(t *testing.T) {
-	s, c, notes := quietServer(t)
-	for frames := range 3 {
-		synctest.Test(t, func(t *testing.T) {
-			here, middle := net.Pipe()
-			inside, there := net.Pipe()
-			begin := time.Now()
-			go func() {
-				for range frames {
-					if body, err := readFrame(middle, maxHandshakeFrame); err == nil {
-						inside.Write(appendVector(nil, body))
-					}
-				}
-			}()
-			go func() {
-				for { // back to the client, until the server ends
-					body, err := readFrame(inside, maxHandshakeFrame)
-					if err != nil {
-						middle.Close()
-						return
-					}
-					middle.Write(appendVector(nil, body))
-				}
-			}()
-			go c.meet(t.Context(), here)
-			s.gate.inProgress = 1
-			serveConn(s, there)
-			if d := time.Since(begin); d != handshakeTimeout || s.gate.inProgress != 0 {
-				t.Errorf("%d frames: it ended after %v with %d handshakes in progress", frames, d, s.gate.inProgress)
-			}
-			for len(s.console.notes) > 0 {
-				s.console.print(<-s.console.notes)
-			}
-			if !strings.Contains(notes.String(), "i/o timeout") {
-				t.Errorf("%d frames: the operator was told %q", frames, notes)
-			}
-			notes.Reset()
-			here.Close()
-			middle.Close()
-			synctest.Wait()
-		})
-	}
-}
-
-// TestClientDeadline: a server that reads and says nothing more holds a client up for the handshake's deadline, its first
-// packet included.
-func TestClientDeadline(t *testing.T) {
-	_, c, _ := quietServer(t)
-	for _, reads := range []bool{true, false} {
-		synctest.Test(t, func(t *testing.T) {
-			here, there := net.Pipe()
-			begin, over := time.Now(), make(chan struct{})
-			go func() {
-				defer there.Close()
-				there.SetDeadline(begin.Add(handshakeTimeout))
-				if _, _, err := serverHandshake(there, c.protocol.(*securechat2).me, 0, admitAll); err != nil {
-					t.Error(err)
-				}
-				there.SetDeadline(time.Time{})
-				if reads {
-					readFrame(there, maxHandshakeFrame)
-				}
-				<-over
-			}()
-			if _, _, err := c.meet(t.Context(), here); !errors.Is(err, os.ErrDeadlineExceeded) {
-				t.Errorf("it reads: %v: %v", reads, err)
-			}
-			if d := time.Since(begin); d != handshakeTimeout {
-				t.Errorf("it reads: %v: the client ended after %v", reads, d)
-			}
-			close(over)
-			here.Close()
-		})
-	}
-}
-
-// TestServerRefusals: whatever a client that was let in does wrong ends its connection, without a word to it; the log says
-// why, and the next client is served.
-func TestServerRefusals(t *testing.T) {
-	s, c, _ := quietServer(t)
-	message := func(kind byte, payload []byte) func(*session) ([]byte, error) {
-		return func(sess *session) ([]byte, error) { return sess.append(nil, kind, payload) }
-	}
-	for what, do := range map[string]struct {
-		send func(*session) ([]byte, error)
-		want string
-	}{
-		"secure-close":         {message(kindClose, []byte(closeText)), "left"},
-		"another closing word": {message(kindClose, []byte("bye")), errMalformed.Error()},
-		"an unknown kind":      {message(99, nil), errMalformed.Error()},
-		"kind 0":               {message(0, nil), errMalformed.Error()},
-		"an acknowledgement":   {message(kindAck, make([]byte, 8)), errMalformed.Error()},
-		"a second join":        {message(kindJoin, joinRequest{}.encode()), errMalformed.Error()},
-		"raw bytes":            {message(kindRaw, []byte("x")), errMalformed.Error()},
-		"lines of no form":     {message(kindText, []byte("x")), errMalformed.Error()},
-		"a gap": {func(sess *session) ([]byte, error) {
-			buf, err := sess.append(nil, kindText, linesOf(7, itemSay, "", "x"))
-			if err != nil {
-				return nil, err
-			}
-			return sess.append(buf, kindText, linesOf(9, itemSay, "", "x"))
-		}, "line 9 came after line 7: " + errMalformed.Error()},
-		"parts without an end":  {message(kindText, make([]byte, maxMessage+1)), errMalformed.Error()},
-		"a packet that is none": {func(*session) ([]byte, error) { return appendVector(nil, make([]byte, 32)), nil }, errBadPacket.Error() + ": possible man-in-the-middle attack"},
-		"nothing more":          {func(*session) ([]byte, error) { return nil, nil }, "nothing heard from it for too long"},
-		"half a packet":         {func(*session) ([]byte, error) { return []byte{0, 32, 1}, nil }, "nothing heard from it for too long"},
-	} {
-		synctest.Test(t, func(t *testing.T) {
-			here, there := net.Pipe()
-			go serveConn(s, there)
-			c.box = newOutbox()
-			rand.Read(c.stream[:])
-			sess, _, err := c.meet(t.Context(), here)
-			if err != nil {
-				t.Fatalf("%s: %v", what, err)
-			}
-			buf, err := do.send(sess.(*session))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := here.Write(buf); err != nil && !errors.Is(err, io.ErrClosedPipe) {
-				t.Errorf("%s: %v", what, err)
-			}
-			kind, payload, err := byte(kindPing), []byte(nil), error(nil)
-			for (kind == kindPing || kind == kindAck) && err == nil {
-				kind, payload, err = sess.read()
-			}
-			if do.want == "left" && (kind != kindClose || string(payload) != closeText) || do.want != "left" && !errors.Is(err, errTruncated) {
-				t.Errorf("%s: the client got kind %d, %q, %v", what, kind, payload, err)
-			}
-			here.Close()
-			synctest.Wait()
-		})
-		all := records(t, s.log.path)
-		if last := all[len(all)-1]; last["event"] != eventDisconnect || last["reason"] != do.want {
-			t.Errorf("%s: the log says %v", what, last)
-		}
-		if len(s.room.members) != 0 {
-			t.Errorf("%s: it is still in the room", what)
-		}
-	}
-}
-
-// TestFirstPacketRefusals: a client is there from its first packet on, which has to be a join.
-func TestFirstPacketRefusals(t *testing.T) {
-	s, c, notes := quietServer(t)
-	for what, payload := range map[string][]byte{"a text": linesOf(1, itemSay, "", "x"), "a join of no form": make([]byte, joinSize-1)} {
-		kind := map[bool]byte{true: kindText, false: kindJoin}[what == "a text"]
-		synctest.Test(t, func(t *testing.T) {
-			here, there := net.Pipe()
-			go serveConn(s, there)
-			here.SetDeadline(time.Now().Add(handshakeTimeout))
-			keys, err := clientHandshake(here, c.protocol.(*securechat2).me, trustAll, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			sess, err := newSession(here, keys, false, chatTraffic)
-			if err != nil {
-				t.Fatal(err)
-			}
-			buf, err := sess.append(nil, kind, payload)
-			if err != nil {
-				t.Fatal(err)
-			}
-			here.Write(buf)
-			wantReadError(t, what, sess, errTruncated)
-			here.Close()
-			synctest.Wait()
-		})
-		for len(s.console.notes) > 0 {
-			s.console.print(<-s.console.notes)
-		}
-		if !strings.Contains(notes.String(), "first packet: "+errMalformed.Error()) {
-			t.Errorf("%s: the operator was told %q", what, notes)
-		}
-		notes.Reset()
-	}
-	for _, r := range records(t, s.log.path) {
-		if r["event"] != eventRefused {
-			t.Errorf("the log has %v", r)
-		}
-	}
-}
-
-// scriptLink has said what stands in messages, all of which came together but for where one is nil. A second passes with each read,
-// and payloads share their memory, as a session's do.
-type scriptLink struct {
-	link     // nil: nothing else is asked
-	messages []*scriptMessage
-	payload  []byte
-}
-
-type scriptMessage struct {
-	kind    byte
-	payload []byte
-	err     error
-}
-
-func (l *scriptLink) ready() bool { return len(l.messages) > 0 && l.messages[0] != nil }
-
-func (l *scriptLink) read() (byte, []byte, error) {
-	if len(l.messages) == 0 {
-		return 0, nil, errTruncated
-	}
-	time.Sleep(time.Second)
-	if l.messages[0] == nil {
-		l.messages = l.messages[1:]
-	}
-	m := l.messages[0]
-	l.messages = l.messages[1:]
-	clear(l.payload)
-	l.payload = append(l.payload[:0], m.payload...)
-	return m.kind, l.payload, m.err
-}
-
-// TestGathered: what came together is recorded together, in its order, once, and whatever comes after it.
-func TestGathered(t *testing.T) {
-	text := func(first uint64, what byte, to string, texts ...string) *scriptMessage {
-		b := appendLinesHeader(nil, first, what, to)
-		for _, text := range texts {
-			b = appendLine(b, []byte(text))
-		}
-		return &scriptMessage{kind: kindText, payload: b}
-	}
-	say := func(first uint64, texts ...string) *scriptMessage { return text(first, itemSay, "", texts...) }
-	var many []*scriptMessage
-	var manyHeard []string
-	for i := range batchLines + 2 {
-		many = append(many, say(uint64(i+1), fmt.Sprint(i)))
-		manyHeard = append(manyHeard, fmt.Sprintf("%vs say bob %d", batchLines+1+i/batchLines, i))
-	}
-	long := strings.Repeat("x", batchBytes)
-	bye := &scriptMessage{kind: kindClose, payload: []byte(closeText)}
-	broken := &scriptMessage{err: errBadPacket}
-	for _, c := range []struct {
-		name     string
-		messages []*scriptMessage
-		heard    []string // by another, each with the second it was recorded in: what is full, when more comes
-		err      error
-	}{
-		{"one after another", []*scriptMessage{say(1, "a"), nil, say(2, "b")}, []string{"1s say bob a", "2s say bob b"}, nil},
-		{"together", []*scriptMessage{say(1, "a", "b"), say(3, ""), say(4, "d")}, []string{"3s say bob a", "3s say bob b", "3s say bob ", "3s say bob d"}, nil},
-		{"another kind of line", []*scriptMessage{say(1, "a"), text(2, itemAction, "", "nods"), text(3, itemDirect, "anna", "psst"), text(4, itemDirect, "cleo", "psst"), say(5, "b")},
-			[]string{"2s say bob a", "3s action bob nods", "4s direct bob psst", "5s say bob b"}, nil},
-		{"said again", []*scriptMessage{say(1, "a", "b"), say(2, "b", "c"), say(1, "a"), say(4, "d")}, []string{"2s say bob a", "2s say bob b", "3s say bob c", "4s say bob d"}, nil},
-		{"a gap", []*scriptMessage{say(1, "a"), say(2, "b"), say(4, "d")}, []string{"3s say bob a", "3s say bob b"}, errMalformed},
-		{"malformed", []*scriptMessage{say(1, "a"), say(2, "b"), {kind: kindText, payload: []byte("?")}, say(3, "c")}, []string{"3s say bob a", "3s say bob b"}, errMalformed},
-		{"half malformed", []*scriptMessage{say(1, "a"), {kind: kindText, payload: append(say(2, "b").payload, 9)}}, []string{"2s say bob a"}, errMalformed},
-		{"a kind that is none", []*scriptMessage{say(1, "a"), {kind: kindRaw}}, []string{"2s say bob a"}, errMalformed},
-		{"a forged packet", []*scriptMessage{say(1, "a"), say(2, "b"), broken}, []string{"3s say bob a", "3s say bob b"}, errBadPacket},
-		{"a ping between", []*scriptMessage{say(1, "a"), {kind: kindPing}, say(2, "b")}, []string{"2s say bob a", "3s say bob b"}, nil},
-		{"goodbye", []*scriptMessage{say(1, "a"), say(2, "b"), bye, say(3, "c")}, []string{"3s say bob a", "3s say bob b"}, errLeft},
-		{"too many lines", many, manyHeard, nil},
-		{"too many bytes", []*scriptMessage{say(1, "a"), say(2, long), say(3, "c"), say(4, "d")},
-			[]string{"3s say bob a", "3s say bob " + long, "4s say bob c", "4s say bob d"}, nil},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			s, _, _ := quietServer(t)
-			synctest.Test(t, func(t *testing.T) {
-				anna, _ := enter(t, s.room, "anna", "key a", 1)
-				bob, _ := enter(t, s.room, "bob", "key b", 2)
-				heard(t, s.room, anna)
-				began := time.Now()
-				l := &scriptLink{messages: c.messages}
-				want := c.err
-				if want == nil {
-					want = errTruncated // the messages are over
-				}
-				if err := s.read(bob, l); !errors.Is(err, want) {
-					t.Errorf("it ended with %v, not %v", err, want)
-				}
-				var got []string
-				items, _ := take(s.room, anna)
-				for _, enc := range items {
-					it, _, err := cutItem(enc)
-					if err != nil {
-						t.Fatal(err)
-					}
-					got = append(got, fmt.Sprintf("%vs %s %s %s", it.time.Sub(began).Seconds(), itemNames[it.what], it.name, it.text))
-				}
-				if !slices.Equal(got, c.heard) {
-					t.Errorf("heard %q", got)
-				}
-			})
-		})
-	}
-}
-
-// TestGatheredWaits: a line does not wait for what comes late behind it: the rest of a line in parts, or what follows a change of
-// keys.
-func TestGatheredWaits(t *testing.T) {
-	line := func(n uint64, text string) []byte {
-		return appendLine(appendLinesHeader(nil, n, itemSay, ""), []byte(text))
-	}
-	for _, rekey := range []bool{false, true} {
-		s, _, _ := quietServer(t)
-		synctest.Test(t, func(t *testing.T) {
-			anna, _ := enter(t, s.room, "anna", "key a", 1)
-			bob, _ := enter(t, s.room, "bob", "key b", 2)
-			heard(t, s.room, anna)
-			client, server, _, _ := twoSessions(t, true)
-			here, there := net.Pipe()
-			server.conn, server.packets.conn = there, there
-			server.setReadTimeout(peerTimeout, true)
-			long := strings.Repeat("x", maxBatch)
-			if rekey {
-				client.out.packets, server.in.packets, long = rekeyPackets-2, rekeyPackets-2, "y"
-			}
-			first, err1 := client.append(nil, kindText, line(1, "short"))
-			second, err2 := client.append(nil, kindText, line(2, long))
-			if err := errors.Join(err1, err2); err != nil {
-				t.Fatal(err)
-			}
-			_, after, ok := cutVector(second) // a part, or the change of keys
-			if !ok || len(after) == 0 {
-				t.Fatal("it went into one packet")
-			}
-			ended := make(chan error, 1)
-			go func() { ended <- s.read(bob, server) }()
-			here.Write(append(first, second[:len(second)-len(after)]...))
-			synctest.Wait()
-			wantHeard(t, s.room, anna, "say bob short")
-			here.Write(after[:1])
-			synctest.Wait()
-			here.Write(after[1:])
-			synctest.Wait()
-			wantHeard(t, s.room, anna, "say bob "+long)
-			here.Close()
-			if err := <-ended; !errors.Is(err, errTruncated) {
-				t.Error(err)
-			}
-		})
-	}
-}
-
 // TestRoomQueue: whatever the sizes of what is said, the queue has the latest of it, keeps nothing else, and takes no more than
 // its bytes.
 func TestRoomQueue(t *testing.T) {
@@ -891,11 +531,181 @@ func TestRoomQueue(t *testing.T) {
 				kept++
 			}
 		}
-		if total != r.queue.bytes || total > queueBytes || total < queueBytes-2*(size+64+queueItemSize) || kept != len(r.queue.items) || int(r.queue.first)+len(r.queue.items) != len(texts)+1 {
-			t.Errorf("lines of %d bytes: %d items of %d bytes, counted as %d; %d are kept", size, len(r.queue.items), total, r.queue.bytes, kept)
+		if total != r.queue.bytes || total > queueBytes || total < queueBytes-2*(size+64+queueItemSize) ||
+			kept != len(r.queue.items) || int(r.queue.first)+len(r.queue.items) != len(texts)+1 {
+			t.Errorf("lines of %d bytes: %d items of %d bytes, counted as %d; %d are kept", size, len(r.queue.items), total,
+				r.queue.bytes, kept)
 		}
 		if room := len(r.queue.array) * int(unsafe.Sizeof(queueItem{})); room > queueBytes {
 			t.Errorf("lines of %d bytes: the space takes %d bytes", size, room)
 		}
 	}
+}
+
+// relayMember makes a member of s over loopback TCP, as if after its handshake, and returns the client's end of it once it is in.
+func relayMember(b *testing.B, s *server, wg *sync.WaitGroup, n int, listens bool) (conn net.Conn, in, out *halfConn) {
+	b.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer l.Close()
+	if conn, err = net.Dial("tcp", l.Addr().String()); err != nil {
+		b.Fatal(err)
+	}
+	there, err := l.Accept()
+	if err != nil {
+		b.Fatal(err)
+	}
+	shared := secrets{toServer: [64]byte{1}, toClient: [64]byte{2}, aes: true}
+	in, err1 := newHalfConn(&shared.toClient, &shared.digest, true)
+	out, err2 := newHalfConn(&shared.toServer, &shared.digest, true)
+	sess, err3 := newSession(there, &shared, true, chatTraffic)
+	if err1 != nil || err2 != nil || err3 != nil {
+		b.Fatal(err1, err2, err3)
+	}
+	p := &peer{name: "anna", suffix: "XXXX", fingerprint: "SHA256:anna", addr: "127.0.0.1:1"}
+	binary.BigEndian.PutUint64(p.stream[:], uint64(n))
+	req := joinRequest{stream: p.stream}
+	if listens {
+		req.flags = joinListens
+	}
+	wg.Go(func() {
+		if serve := s.join(there, p, sess, req); serve != nil {
+			serve()
+		}
+		there.Close()
+	})
+	conn.SetDeadline(time.Now().Add(patience))
+	welcome, err := readFrame(conn, maxPacket)
+	if err == nil {
+		_, _, err = in.open(welcome)
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	conn.SetDeadline(time.Time{})
+	return conn, in, out
+}
+
+// relayHear opens a member's packets until the connection ends, without an allocation of its own, and counts what is said.
+func relayHear(conn net.Conn, in *halfConn, said func(n int)) error {
+	buf := make([]byte, 4*maxPacket)
+	for r, w := 0, 0; ; {
+		for w-r < frameHeader || w-r < frameHeader+int(binary.BigEndian.Uint16(buf[r:])) {
+			w = copy(buf, buf[r:w])
+			r = 0
+			n, err := conn.Read(buf[w:])
+			if err != nil {
+				return err
+			}
+			w += n
+		}
+		end := r + frameHeader + int(binary.BigEndian.Uint16(buf[r:]))
+		kind, payload, err := in.open(buf[r+frameHeader : end])
+		if err == nil && kind == kindRekey {
+			err = in.ratchet()
+		}
+		if err != nil {
+			return err
+		}
+		items := 0
+		for kind == kindText && len(payload) > 0 {
+			n, width := binary.Uvarint(payload)
+			if payload[width+8+8] == itemSay {
+				items++
+			}
+			payload = payload[width+int(n):]
+		}
+		if items > 0 {
+			said(items)
+		}
+		r = end
+	}
+}
+
+// BenchmarkRelay is one sender's lines of 100 bytes, each a packet of its own, through the room, its log and the members'
+// sessions: an op is a line to all of them. The allocations are all of the process's, and those who hear make none.
+func BenchmarkRelay(b *testing.B) {
+	for _, members := range []int{1, 100, 1000} {
+		b.Run(fmt.Sprint(members), func(b *testing.B) { benchmarkRelay(b, int64(members)) })
+	}
+}
+
+func benchmarkRelay(b *testing.B, members int64) {
+	const batch, ahead = 16, 256 // lines in a write; that the sender is ahead of the average member
+	log, err := openLog(logOptions{path: filepath.Join(b.TempDir(), "connection.log")})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer log.close()
+	s, err := newServer(serverConfig{
+		endpoint: endpoint{name: "server"}, log: log, clients: maxClients, console: unstartedConsole(nil, io.Discard),
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.free.Stop()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	var delivered atomic.Int64
+	more, broken := make(chan struct{}, 1), make(chan error, members+1)
+	var sender net.Conn
+	var out *halfConn
+	for n := range members + 1 { // the last is the sender
+		conn, in, its := relayMember(b, s, &wg, int(n), n < members)
+		defer conn.Close()
+		sender, out = conn, its
+		wg.Go(func() { broken <- relayHear(conn, in, func(n int) { delivered.Add(int64(n)); wake(more) }) })
+	}
+
+	late := time.After(patience) // from now on: to bring a thousand in takes seconds
+	var said int64
+	line, packets := bytes.Repeat([]byte("x"), 100), []byte(nil)
+	message := make([]byte, 0, maxMsg)
+	say := func(n int64) {
+		packets = packets[:0]
+		for range n {
+			if out.full() {
+				packets = out.seal(packets, kindRekey)
+				if err := out.ratchet(); err != nil {
+					b.Fatal(err)
+				}
+			}
+			said++
+			message = appendLine(appendLinesHeader(message[:0], uint64(said), itemSay, ""), line)
+			packets = out.seal(packets, kindText, message)
+		}
+		if _, err := sender.Write(packets); err != nil {
+			b.Fatal(err)
+		}
+	}
+	heard := func(lines int64) {
+		for delivered.Load() < lines*members {
+			select {
+			case <-more:
+			case err := <-broken:
+				b.Fatal(err)
+			case <-late:
+				b.Fatalf("%d of %d delivered", delivered.Load(), lines*members)
+			}
+		}
+	}
+	say(ahead) // all have come, and buffers have their size
+	heard(said)
+
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	b.ReportAllocs()
+	b.ResetTimer()
+	for left := int64(b.N); left > 0; left -= batch {
+		say(min(batch, left))
+		heard(said - ahead)
+	}
+	heard(said)
+	b.StopTimer()
+	runtime.ReadMemStats(&after)
+	deliveries := float64(members) * float64(b.N)
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/deliveries, "ns/delivery")
+	b.ReportMetric(float64(after.Mallocs-before.Mallocs)/deliveries, "allocs/delivery")
 }

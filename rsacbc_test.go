@@ -1,6 +1,6 @@
 package main
 
-// RSA-CBC as a unit: what it seals it opens, at every length; what was not sealed so, it refuses, with one error.
+// RSA-CBC: sealed messages of every length open, and all others are rejected with the same error.
 
 import (
 	"bytes"
@@ -15,7 +15,7 @@ import (
 	"testing"
 )
 
-// rsaCBCCases are both protocols' parameters. The label depends on all it is given, as securechat/2's does.
+// rsaCBCCases are the parameters of both protocols. The label depends on all its arguments, as in securechat/2.
 func rsaCBCCases(t testing.TB) []rsaCBCCase {
 	v := paperVector(t)
 	sc2 := rsaCBC{hash: func() hash.Hash { return sha256.New() }, label: func(i, n int, iv []byte) []byte {
@@ -39,7 +39,7 @@ type rsaCBCCase struct {
 	block int
 }
 
-// TestRSACBCLengths opens what it sealed at every length from 0 to 1024. A short run takes the block edges alone.
+// TestRSACBCLengths seals and opens messages of every length from 0 to 1024, or with -short only those at block edges.
 func TestRSACBCLengths(t *testing.T) {
 	for _, tc := range rsaCBCCases(t) {
 		t.Run(tc.name, func(t *testing.T) {
@@ -53,8 +53,10 @@ func TestRSACBCLengths(t *testing.T) {
 				if err != nil {
 					t.Fatalf("%d bytes: seal: %v", n, err)
 				}
-				if want := (n/tc.block+1)*tc.key.Size() + tc.block; len(sealed) != want || tc.c.sealedSize(&tc.key.PublicKey, n) != want {
-					t.Fatalf("%d bytes: sealed to %d, sealedSize says %d, want %d", n, len(sealed), tc.c.sealedSize(&tc.key.PublicKey, n), want)
+				if want := (n/tc.block+1)*tc.key.Size() + tc.block; len(sealed) != want ||
+					tc.c.sealedSize(&tc.key.PublicKey, n) != want {
+					t.Fatalf("%d bytes: sealed to %d, sealedSize is %d, want %d", n, len(sealed),
+						tc.c.sealedSize(&tc.key.PublicKey, n), want)
 				}
 				got, err := tc.c.open(tc.key, sealed)
 				if err != nil || !bytes.Equal(got, msg) {
@@ -65,8 +67,9 @@ func TestRSACBCLengths(t *testing.T) {
 	}
 }
 
-// TestRSACBCRefusals gives open what the other side did not seal. All errors are the same value.
+// TestRSACBCRefusals opens messages that the other side did not seal. All errors are the same value.
 func TestRSACBCRefusals(t *testing.T) {
+	t.Parallel()
 	for _, tc := range rsaCBCCases(t) {
 		t.Run(tc.name, func(t *testing.T) {
 			pub, k, b := &tc.key.PublicKey, tc.key.Size(), tc.block
@@ -85,7 +88,7 @@ func TestRSACBCRefusals(t *testing.T) {
 			}
 			msg := make([]byte, 3*b-5) // three blocks, the last with five bytes of padding
 			for i := range msg {
-				msg[i] = byte(7 * i) // no run that could pass for padding
+				msg[i] = byte(7 * i) // without a run that could be padding
 			}
 			s := seal(pub, msg)
 			blocks := func(order ...int) (out []byte) {
@@ -110,7 +113,7 @@ func TestRSACBCRefusals(t *testing.T) {
 			if wrong, err := tc.c.open(tc.other, s); wrong != nil || err != errRSACBC {
 				t.Errorf("the wrong key opened it: %v", err)
 			}
-			// Padding that was sealed wrong: a block of text whose last byte counts what is not there.
+			// Wrong padding: a block of text whose last byte is larger than the number of bytes with that value.
 			for _, last := range []byte{0, byte(b + 1), 255, 2} {
 				if b == 256 && last == 1 {
 					continue
@@ -125,7 +128,8 @@ func TestRSACBCRefusals(t *testing.T) {
 			}
 			refused("a block that is too short", sealShort(t, tc.c, pub))
 
-			// What only a label notices: the paper's blocks can be moved, cut and given another IV.
+			// Changes that only a label detects: blocks of the paper can be moved and removed, and the IV can be
+			// replaced.
 			moved := map[string][]byte{
 				"the first block cut":      blocks(1, 2),
 				"two blocks swapped":       blocks(1, 0, 2),
@@ -137,27 +141,28 @@ func TestRSACBCRefusals(t *testing.T) {
 			for what, sealed := range moved {
 				if tc.c.label != nil {
 					refused(what, sealed)
-				} else if got, err := tc.c.open(tc.key, sealed); err != nil && err != errRSACBC || err == nil && bytes.Equal(got, msg) {
+				} else if got, err := tc.c.open(tc.key, sealed); err != nil && err != errRSACBC || err == nil &&
+					bytes.Equal(got, msg) {
 					t.Errorf("%s: opened to the same message, or another error: %v", what, err)
 				}
 			}
 			if tc.c.label == nil {
 				if got, err := tc.c.open(tc.key, moved["another IV"]); err != nil || len(got) != len(msg) {
-					t.Errorf("the paper's RSA-CBC noticed another IV (%v), which it cannot", err)
+					t.Errorf("the paper's RSA-CBC detected another IV (%v), which it cannot", err)
 				}
 				if got, err := tc.c.open(tc.key, moved["the first block cut"]); err != nil || len(got) != len(msg)-b {
-					t.Errorf("the paper's RSA-CBC noticed a block that was cut off its front (%v), which it cannot", err)
+					t.Errorf("the paper's RSA-CBC detected the removal of its first block (%v), which it cannot", err)
 				}
 			}
 		})
 	}
 }
 
-// sealRaw seals one block as it stands, without padding: seal's first of two.
+// sealRaw seals one block without padding, as the first of two blocks of seal.
 func sealRaw(t *testing.T, c rsaCBC, pub *rsa.PublicKey, p []byte) []byte {
 	if c.label != nil {
 		full := c.label
-		c.label = func(i, n int, iv []byte) []byte { return full(i, 1, iv) } // as if it were a message of one block
+		c.label = func(i, n int, iv []byte) []byte { return full(i, 1, iv) } // as in a message of one block
 	}
 	s, err := c.seal(pub, p)
 	if err != nil {
@@ -167,7 +172,7 @@ func sealRaw(t *testing.T, c rsaCBC, pub *rsa.PublicKey, p []byte) []byte {
 	return append(s[:k:k], s[len(s)-b:]...)
 }
 
-// sealShort seals two blocks, the first a byte too short, the second all padding.
+// sealShort seals two blocks: the first is a byte too short, the second is only padding.
 func sealShort(t *testing.T, c rsaCBC, pub *rsa.PublicKey) []byte {
 	_, b := c.sizes(pub)
 	iv := make([]byte, b)
@@ -184,6 +189,7 @@ func sealShort(t *testing.T, c rsaCBC, pub *rsa.PublicKey) []byte {
 	return slices.Concat(first, encrypt(1, second), iv)
 }
 
+// TestRSACBCShortKey checks that a key without room for a byte and its padding neither seals nor opens.
 func TestRSACBCShortKey(t *testing.T) {
 	key, err := rsa.GenerateKey(nil, 1024)
 	if err != nil {
@@ -201,7 +207,7 @@ func TestRSACBCShortKey(t *testing.T) {
 	}
 }
 
-// TestRSACBCVectors opens the four stages that the reference programs put on the wire.
+// TestRSACBCVectors opens the four stages that the reference programs sent.
 func TestRSACBCVectors(t *testing.T) {
 	v := paperVector(t)
 	for i, s := range v.stages {

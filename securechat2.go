@@ -5,9 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"syscall"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -53,7 +51,7 @@ func (s *securechat2) traffic(otherwise *traffic) *traffic {
 
 func (s *securechat2) dial(conn net.Conn, req joinRequest) (*peer, link, welcome, error) {
 	addr := s.client.addr
-	p := &peer{addr: conn.RemoteAddr().String()}
+	p := newPeer(conn)
 	pin := false
 	var proof func(h0, hpkePublic, identity []byte) []byte
 	if s.client.invite != nil {
@@ -69,11 +67,8 @@ func (s *securechat2) dial(conn net.Conn, req joinRequest) (*peer, link, welcome
 		return err
 	}, proof)
 	if err != nil {
-		switch {
-		case errors.Is(err, errRefused):
+		if errors.Is(err, errRefused) {
 			return nil, nil, welcome{}, s.notAdmitted()
-		case closedByPeer(err) && p.key == nil:
-			err = errors.New("it closed the connection at once: it may be busy, or keep this address out for a while after failed tries; try again in a minute")
 		}
 		return nil, nil, welcome{}, s.handshakeError(err)
 	}
@@ -122,7 +117,7 @@ func (s *securechat2) join(conn net.Conn, sess *session, req joinRequest) (welco
 	if err == nil && kind == kindText {
 		var it item
 		if it, _, err = cutItem(payload); err == nil {
-			away = fmt.Errorf("%w: %s", away, it.text)
+			away = fmt.Errorf("%w: %s", away, clip(string(it.text), maxReason))
 			kind, payload, err = sess.read()
 		}
 		if err == nil && kind != kindClose {
@@ -145,15 +140,14 @@ func (s *securechat2) join(conn net.Conn, sess *session, req joinRequest) (welco
 	return w, nil
 }
 
-// closedByPeer reports whether err is the end of the connection by the other side.
-func closedByPeer(err error) bool {
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, errTruncated) || errors.Is(err, syscall.ECONNRESET)
-}
-
 // handshakeError separates a failed check, which stays as it is, from trouble of the network.
 func (s *securechat2) handshakeError(err error) error {
 	if errors.As(err, new(*untrusted)) {
 		return err // it names the server
+	}
+	if closedByPeer(err) {
+		err = errors.New("the server closed the connection: it may be stopping or busy, " +
+			"or reject this address for a while after failed attempts; try again in a minute")
 	}
 	err = fmt.Errorf("handshake with %s: %w", s.client.addr, err)
 	if errors.Is(err, errUnverified) || errors.Is(err, errBadPacket) {
@@ -181,14 +175,15 @@ func (s *securechat2) checkServer(remote net.Addr, id ssh.PublicKey) (pin bool, 
 		return true, nil
 	}
 	u.key = id
-	u.hint += "\nor connect from a terminal, which asks; or with -accept-new, which trusts an unknown server; or with an invite (-join)"
+	u.hint += "\nor connect from a terminal, which asks; or with -accept-new, which trusts an unknown server; " +
+		"or with an invite (-join)"
 	return false, u
 }
 
-// notAdmitted returns the error for a refusal that the server has signed. A refusal gives no reason: the server's log has
-// it.
+// notAdmitted returns the error for a refusal that the server has signed. A refusal gives no reason: the server's log
+// has it.
 func (s *securechat2) notAdmitted() error {
-	u := &untrusted{reason: s.client.addr + " closed the connection without letting us in; its log says why"}
+	u := &untrusted{reason: s.client.addr + " does not admit this key; its log says why"}
 	if s.client.invite != nil {
 		u.hint = "the invite may be used or expired: ask for a new code"
 		return u
@@ -200,13 +195,13 @@ func (s *securechat2) notAdmitted() error {
 
 func (s *securechat2) accept(conn net.Conn) (*peer, link, joinRequest, error) {
 	remote := conn.RemoteAddr()
-	p := &peer{addr: remote.String()}
+	p := newPeer(conn)
 	admit := func(id ssh.PublicKey, proof, h0, hpkePublic []byte, confirmed bool) error {
 		g, err := s.trust.admit(id, remote, time.Now())
 		if err != nil && len(proof) > 0 {
 			g, err = s.trust.redeem(proof, h0, hpkePublic, id, time.Now(), confirmed)
 		}
-		p.name, p.admittedBy = g.name, g.by
+		p.name, p.admittedBy, p.until = g.name, g.by, g.until
 		return err
 	}
 	me := *s.me

@@ -27,6 +27,7 @@ const (
 	stdoutTimeout   = time.Second             // from the signal, for printing what is left
 	acceptPause     = 200 * time.Millisecond  // after an accept failed because the machine is short of something
 	freePause       = 2 * time.Second         // without a handshake, before memory is given back to the system
+	recheckEvery    = 2 * time.Second         // between two looks at the files that admit clients
 	logRetry        = time.Second             // between two attempts to record a message,
 	logPatience     = time.Minute             // and until its client is disconnected; -reconnect sends the message again
 )
@@ -91,7 +92,7 @@ func (s *server) run(ctx context.Context, listeners []net.Listener) error {
 			return err
 		}
 	}
-	self := newLogPerson(addr, s.name, fingerprint(s.id), "", nil)
+	self := newPeerFields(addr, s.name, fingerprint(s.id), "", nil)
 	began := func(b []byte) []byte { return appendRecord(b, time.Now(), eventStart, self, "log", s.log.began) }
 	if err := s.log.write(began, nil); err != nil {
 		return err
@@ -114,7 +115,7 @@ func (s *server) run(ctx context.Context, listeners []net.Listener) error {
 
 // announce tells the operator where the server listens and how to join it.
 func (s *server) announce(addr, port string) {
-	s.console.server, s.console.origin = s.name, fingerprint(s.id)
+	s.console.setRoom(s.name, fingerprint(s.id), 0)
 	opened, flag := "room open", ""
 	if s.pipe != nil {
 		opened, flag = "waiting for one client", " -raw"
@@ -154,7 +155,8 @@ func (s *server) serveRoom(ctx context.Context, o *operator, listeners []net.Lis
 
 // serveRaw serves one client with -raw and returns how that went.
 func (s *server) serveRaw(ctx context.Context, stop func(), listeners []net.Listener) error {
-	r := &rawServer{server: s, ctx: ctx, stop: stop, result: &errCut{why: errors.New("the server was stopped before anyone had joined")}}
+	r := &rawServer{server: s, ctx: ctx, stop: stop}
+	r.result = &errCut{why: errors.New("the server was stopped before a client had joined")}
 	if err := s.serve(ctx, listeners, r.join); err != nil {
 		return err
 	}
@@ -490,15 +492,6 @@ func appendGoodbye(buf []byte, l link, reason string) (_ []byte, err error) {
 	return l.append(buf, kindClose, []byte(closeText))
 }
 
-// writeMessage sends one message.
-func writeMessage(l link, kind byte, payload []byte) error {
-	buf, err := l.append(nil, kind, payload)
-	if err != nil {
-		return err
-	}
-	return l.write(buf)
-}
-
 // roomFull is the reason for a client that finds no place.
 const roomFull = "the room is full"
 
@@ -544,14 +537,14 @@ func leaveReason(readErr, writeErr error) string {
 func (s *server) letIn(conn net.Conn) bool {
 	r := s.gate.enter(remoteIP(conn.RemoteAddr()), time.Now())
 	if r != nil && r.first {
-		s.refuse(&peer{addr: conn.RemoteAddr().String()}, r)
+		s.refuse(newPeer(conn), r)
 	}
 	return r == nil
 }
 
 // refuse records and reports why a connection came to nothing. It sends nothing to the peer.
 func (s *server) refuse(p *peer, err error) {
-	hint := hintOf(err)
+	reason, hint := clip(err.Error(), maxReason), hintOf(err)
 	var u *untrusted
 	if errors.As(err, &u) && u.kind == unknownKey && p.key != nil {
 		s.strangers.add(p.key)
@@ -559,14 +552,37 @@ func (s *server) refuse(p *peer, err error) {
 			hint += "\nsecurechat: hint: or type /allow NAME"
 		}
 	}
-	who := newLogPerson(p.addr, p.name, p.fingerprint, "", nil)
+	who := newPeerFields(p.addr, p.name, p.fingerprint, "", nil)
 	now := time.Now()
-	s.room.record(func(b []byte) []byte { return appendRecord(b, now, eventRefused, who, "reason", err.Error()) })
+	s.room.record(func(b []byte) []byte { return appendRecord(b, now, eventRefused, who, "reason", reason) })
 	from := p.addr
 	if p.fingerprint != "" {
 		from += ", " + p.fingerprint
 	}
-	s.console.note("refused %s: %v%s", from, err, hint)
+	s.console.note("refused %s: %s%s", from, reason, ownLines(hint))
+}
+
+// recheck ends the sessions of clients that are no longer admitted: after a change of the files of any client, otherwise
+// of those whose line or certificate has expired. While a file cannot be read the sessions go on, and no client is
+// admitted.
+func (s *server) recheck(changed bool) {
+	now := time.Now()
+	due := s.room.due(now, changed)
+	if len(due) == 0 {
+		return
+	}
+	rules := s.trust.clientRules()
+	for _, m := range due {
+		g, err := rules.admit(m.peer.key, m.peer.remote, now)
+		var u *untrusted
+		switch {
+		case err == nil:
+			s.room.renew(m, g.until)
+		case errors.As(err, &u) && u.kind != undecided:
+			s.console.note("%s has to leave: %v", m.peer.name, err)
+			s.room.expel(m)
+		}
+	}
 }
 
 // watch reopens the log at each SIGHUP, answers the service manager's watchdog, and returns when ctx ends. At a
@@ -581,6 +597,13 @@ func (s *server) watch(ctx context.Context, stop func()) {
 		defer ticker.Stop()
 		beat = ticker.C
 	}
+	var recheck <-chan time.Time
+	var files *fileWatch
+	if s.trust != nil {
+		ticker := time.NewTicker(recheckEvery)
+		defer ticker.Stop()
+		recheck, files = ticker.C, s.trust.fileWatch()
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -588,9 +611,16 @@ func (s *server) watch(ctx context.Context, stop func()) {
 		case <-hangup:
 			if s.console.term != nil {
 				stop()
-			} else if err := s.room.reopen(); err != nil {
+				continue
+			}
+			if err := s.room.reopen(); err != nil {
 				s.console.note("%v", err)
 			}
+			if s.trust != nil {
+				s.recheck(true)
+			}
+		case <-recheck:
+			s.recheck(files.changed(time.Now()))
 		case <-beat:
 			s.room.names() // takes room.mu, so that a deadlocked server stops answering the watchdog
 			s.notifyManager("WATCHDOG=1")
@@ -659,7 +689,8 @@ func listenOn(addr string, keepAlive time.Duration) ([]net.Listener, error) {
 		return []net.Listener{l}, nil
 	}
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("cannot listen on %s: another program has this port; name another with -listen, or end that program", addr)
+		return nil, fmt.Errorf("cannot listen on %s: another program has this port; "+
+			"name another with -listen, or end that program", addr)
 	}
 	return nil, fmt.Errorf("cannot listen on %s: %s", addr, netReason(err))
 }
@@ -692,7 +723,7 @@ func (r *rawServer) join(conn net.Conn, p *peer, l link, req joinRequest) (serve
 
 // carry moves the bytes, between a record of the connect and one of the disconnect.
 func (r *rawServer) carry(conn net.Conn, p *peer, l link, w welcome) error {
-	who := newLogPerson(p.addr, p.name, p.fingerprint, p.stream.String(), p.digest)
+	who := newPeerFields(p.addr, p.name, p.fingerprint, p.stream.String(), p.digest)
 	connect := func(b []byte) []byte { return appendRecord(b, time.Now(), eventConnect, who, "by", p.admittedBy) }
 	if err := r.log.write(connect, nil); err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -44,6 +45,15 @@ type link interface {
 	setReadTimeout(timeout time.Duration, renew bool)
 	// wipe overwrites the keys. It may be called once nothing reads or writes any more.
 	wipe()
+}
+
+// writeMessage sends one message.
+func writeMessage(l link, kind byte, payload []byte) error {
+	buf, err := l.append(nil, kind, payload)
+	if err != nil {
+		return err
+	}
+	return l.write(buf)
 }
 
 // secrets is what a handshake ends with.
@@ -117,7 +127,9 @@ func newSession(conn net.Conn, s *secrets, server bool, use *traffic) (*session,
 	if server {
 		in, out = out, in
 	}
-	return &session{conn: conn, in: in, out: out, patient: use.patient, packets: packetReader{conn: conn, buffers: use.buffers}}, nil
+	return &session{
+		conn: conn, in: in, out: out, patient: use.patient, packets: packetReader{conn: conn, buffers: use.buffers},
+	}, nil
 }
 
 func (s *session) wipe() {
@@ -373,6 +385,16 @@ func truncated(err error) error {
 		return errTruncated
 	}
 	return err
+}
+
+// closedByPeer reports whether err is the end of the connection by the other side.
+func closedByPeer(err error) bool {
+	for _, end := range []error{io.EOF, io.ErrUnexpectedEOF, errTruncated, syscall.ECONNRESET, syscall.EPIPE} {
+		if errors.Is(err, end) {
+			return true
+		}
+	}
+	return false
 }
 
 // wake wakes whatever receives from c, which has a capacity of 1, unless a wake-up waits there already.

@@ -1,6 +1,6 @@
 package main
 
-// Messages over packets, the change of keys, and the forms of what is said.
+// A session: messages in packets, the change of keys, and the layouts of messages.
 
 import (
 	"bytes"
@@ -24,8 +24,10 @@ type bufferConn struct {
 	bytes.Buffer
 }
 
-func (b *bufferConn) Read(p []byte) (int, error)       { return b.Buffer.Read(p) }
-func (b *bufferConn) Write(p []byte) (int, error)      { return b.Buffer.Write(p) }
+func (b *bufferConn) Read(p []byte) (int, error) { return b.Buffer.Read(p) }
+
+func (b *bufferConn) Write(p []byte) (int, error) { return b.Buffer.Write(p) }
+
 func (b *bufferConn) SetWriteDeadline(time.Time) error { return nil }
 
 // twoSessions are a session's sides, with what each reads from.
@@ -85,8 +87,10 @@ func TestMessageSizes(t *testing.T) {
 		client, server, toClient, toServer := twoSessions(t, aes)
 		text := make([]byte, maxMessage+1)
 		rand.Read(text)
-		for _, n := range []int{0, 1, maxBatch - 1, maxBatch, maxBatch + 1, 2*maxBatch - 1, 2 * maxBatch, 2*maxBatch + 1, maxLine, maxMessage} {
-			if packets, want := putMessage(t, client, toServer, kindText, text[:n]), max(1, (n+maxBatch-1)/maxBatch); packets != want {
+		for _, n := range []int{0, 1, maxBatch - 1, maxBatch, maxBatch + 1, 2*maxBatch - 1, 2 * maxBatch, 2*maxBatch + 1,
+			maxLine, maxMessage} {
+			if packets, want := putMessage(t, client, toServer, kindText, text[:n]), max(1,
+				(n+maxBatch-1)/maxBatch); packets != want {
 				t.Errorf("%d bytes took %d packets, not %d", n, packets, want)
 			}
 			putMessage(t, client, toServer, kindPing, nil)
@@ -137,7 +141,8 @@ func TestRekey(t *testing.T) {
 				t.Errorf("%s: %d packets, not five and the rekey", what, packets)
 			}
 			mustRead(t, server, kindText, text)
-			if server.in.secret == before || server.in.secret != client.out.secret || server.in.packets != 3 || client.out.packets != 3 {
+			if server.in.secret == before || server.in.secret != client.out.secret || server.in.packets != 3 ||
+				client.out.packets != 3 {
 				t.Errorf("%s: %d and %d packets since the change", what, client.out.packets, server.in.packets)
 			}
 			putMessage(t, client, toServer, kindText, text[:1])
@@ -168,8 +173,10 @@ func TestAppendRaw(t *testing.T) {
 							t.Fatal(err)
 						}
 					}
-					if got, err := bulk.appendRaw(nil, in); err != nil || !bytes.Equal(got, want) || bulk.out.secret != pieces.out.secret || bulk.out.nonce != pieces.out.nonce {
-						t.Errorf("%d bytes with room for %d more: %d bytes on the wire, not %d, or others; %v", n, room, len(got), len(want), err)
+					if got, err := bulk.appendRaw(nil, in); err != nil || !bytes.Equal(got, want) ||
+						bulk.out.secret != pieces.out.secret || bulk.out.nonce != pieces.out.nonce {
+						t.Errorf("%d bytes with room for %d more: %d bytes on the wire, not %d, or others; %v", n, room, len(got),
+							len(want), err)
 					}
 				}
 			}
@@ -179,6 +186,7 @@ func TestAppendRaw(t *testing.T) {
 
 // TestRekeyIsDue: a peer that goes on with its old key is refused; one that changes at the last moment is not.
 func TestRekeyIsDue(t *testing.T) {
+	t.Parallel()
 	for what, set := range map[string]func(h *halfConn){
 		"packets": func(h *halfConn) { h.packets = rekeyPackets - 1 },
 		"bytes":   func(h *halfConn) { h.bytes = rekeyBytes - packetAlign },
@@ -330,7 +338,8 @@ func TestJoinForm(t *testing.T) {
 }
 
 func TestWelcomeForm(t *testing.T) {
-	w := welcome{epoch: [8]byte{1}, seq: 2, recorded: 1 << 63, flags: welcomeGap, name: "bob~12345678", server: strings.Repeat("s", maxName) + "~12345678@" + strings.Repeat("t", maxName)}
+	w := welcome{epoch: [8]byte{1}, seq: 2, recorded: 1 << 63, flags: welcomeGap, name: "bob~12345678",
+		server: strings.Repeat("s", maxName) + "~12345678@" + strings.Repeat("t", maxName)}
 	for _, w := range []welcome{w, {name: "a", server: "b"}} {
 		if got, err := parseWelcome(w.encode()); err != nil || got != w {
 			t.Errorf("%v, %v", got, err)
@@ -367,20 +376,23 @@ func TestLinesForm(t *testing.T) {
 		what  byte
 		to    string
 		texts []string
-	}{{itemSay, "", []string{"one", "", "three"}}, {itemAction, "", []string{""}}, {itemDirect, "bob", []string{"psst"}}, {itemDirect, strings.Repeat("n", maxShown), []string{longest}}} {
+	}{{itemSay, "", []string{"one", "", "three"}}, {itemAction, "", []string{""}}, {itemDirect, "bob", []string{"psst"}},
+		{itemDirect, strings.Repeat("n", maxShown), []string{longest}}} {
 		b := linesOf(7, c.what, c.to, c.texts...)
 		l, err := parseLines(b, [][]byte{})
 		var texts []string
 		for _, text := range l.texts {
 			texts = append(texts, string(text))
 		}
-		if err != nil || l.first != 7 || l.what != c.what || l.to != c.to || !slices.Equal(texts, c.texts) || len(b) > maxMessage {
+		if err != nil || l.first != 7 || l.what != c.what || l.to != c.to || !slices.Equal(texts, c.texts) ||
+			len(b) > maxMessage {
 			t.Errorf("%d texts for %q in %d bytes: %v, %v", len(texts), l.to, len(b), l.what, err)
 		}
 	}
 	// A prefix that ends with a line is a message of fewer lines; no other is one.
 	b := linesOf(1, itemDirect, "bob", "one", "two", strings.Repeat("x", 200))
-	whole := map[int]bool{len(linesOf(1, itemDirect, "bob", "one")): true, len(linesOf(1, itemDirect, "bob", "one", "two")): true}
+	whole := map[int]bool{len(linesOf(1, itemDirect, "bob", "one")): true,
+		len(linesOf(1, itemDirect, "bob", "one", "two")): true}
 	for i := range b {
 		if err := parse(b[:i]); (err == nil) != whole[i] || err != nil && !errors.Is(err, errMalformed) {
 			t.Errorf("the first %d bytes: %v", i, err)
@@ -422,7 +434,8 @@ func TestItemForm(t *testing.T) {
 	for _, want := range items {
 		var it item
 		var err error
-		if it, b, err = cutItem(b); err != nil || it.seq != want.seq || !it.time.Equal(want.time) || it.what != want.what || it.name != want.name || !bytes.Equal(it.text, want.text) {
+		if it, b, err = cutItem(b); err != nil || it.seq != want.seq || !it.time.Equal(want.time) || it.what != want.what ||
+			it.name != want.name || !bytes.Equal(it.text, want.text) {
 			t.Fatalf("%v, %v", it, err)
 		}
 	}
@@ -525,7 +538,8 @@ func FuzzLines(f *testing.F) {
 			again = appendLine(again, text)
 		}
 		l2, err := parseLines(again, nil)
-		if err != nil || len(again) > len(b) || l2.first != l.first || l2.what != l.what || l2.to != l.to || !slices.EqualFunc(l.texts, l2.texts, bytes.Equal) {
+		if err != nil || len(again) > len(b) || l2.first != l.first || l2.what != l.what || l2.to != l.to ||
+			!slices.EqualFunc(l.texts, l2.texts, bytes.Equal) {
 			t.Errorf("encoded again it is something else: %v", err)
 		}
 	})
@@ -541,7 +555,8 @@ func FuzzItem(f *testing.F) {
 			return
 		}
 		again, _, err := cutItem(it.append(nil))
-		if err != nil || again.seq != it.seq || !again.time.Equal(it.time) || again.what != it.what || again.name != it.name || !bytes.Equal(again.text, it.text) || !bytes.HasSuffix(b, rest) {
+		if err != nil || again.seq != it.seq || !again.time.Equal(it.time) || again.what != it.what ||
+			again.name != it.name || !bytes.Equal(again.text, it.text) || !bytes.HasSuffix(b, rest) {
 			t.Errorf("encoded again it is something else: %v", err)
 		}
 	})

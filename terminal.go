@@ -1,19 +1,19 @@
 package main
 
-// The terminal: a line editor for a room, where others' lines arrive while one types. It knows nothing of messages.
-// The rules:
+// The terminal: a line editor for a room, where lines of others arrive while a person types. It knows nothing about
+// messages. The rules:
 //
-//   - The line being edited takes one row and scrolls sideways, so print can put lines above it without knowing how
-//     it wraps.
-//   - The row is drawn left part, save cursor, right part, restore cursor, with wrapping off: the cursor is right
-//     whatever width this terminal gives a Chinese letter or an emoji. Widths decide only how much is drawn, and err
-//     on the wide side.
-//   - What was typed or pasted is drawn through appendSafe; print's callers make safe what peers sent.
-//   - Every way of ending restores the terminal: close, guard for panics, Ctrl-Z and fg.
-//   - TERM=dumb: the kernel edits the line, and no sequence is written.
+//   - The line being edited takes one row and scrolls sideways, so print can insert lines above it without knowing
+//     how it wraps.
+//   - The row is drawn as left part, save cursor, right part, restore cursor, with wrapping off. The cursor is
+//     therefore right for any width that this terminal gives a Chinese letter or an emoji. Estimated widths, which
+//     are rather too large than too small, only decide how much of the line is drawn.
+//   - Typed and pasted text is drawn through appendSafe. Callers of print make text from peers safe.
+//   - The terminal is restored at every kind of end: close, panics (console.guard), Ctrl-Z and fg.
+//   - With TERM=dumb the kernel edits the line, and no escape sequence is written.
 //
-// It replaces x/term's Terminal, whose lines end at 4096 runes, whose cursor counts runes as columns and which cannot
-// tell Ctrl-C from Ctrl-D or an empty pasted line from Enter; raw mode, sizes and restoring are x/term's.
+// It replaces x/term's Terminal, whose lines end at 4096 runes, whose cursor counts runes as columns, and which cannot
+// distinguish Ctrl-C from Ctrl-D, nor an empty pasted line from Enter. Raw mode, sizes and restoring come from x/term.
 
 import (
 	"bufio"
@@ -35,44 +35,60 @@ import (
 const (
 	maxInput        = 64 << 10  // bytes of a line
 	maxHistory      = 100       // lines kept for the arrow keys,
-	maxHistoryBytes = 256 << 10 // and their bytes at most
+	maxHistoryBytes = 256 << 10 // and bytes of all of them
 	maxSequence     = 32        // bytes of a key's escape sequence
 
 	pasteOn, pasteOff = "\x1b[?2004h", "\x1b[?2004l"
-	pasteStart        = "[200~" // behind ESC
-	pasteEnd          = "[201~"
+	pasteStart        = "\x1b[200~"
+	pasteEnd          = "\x1b[201~"
 	colorOff          = "\x1b[0m"
 )
 
-// errInterrupt is what Ctrl-C gives.
+// The keys with a meaning that are control characters.
+const (
+	ctrlA     = "\x01"
+	ctrlB     = "\x02"
+	ctrlC     = "\x03"
+	ctrlD     = "\x04"
+	ctrlE     = "\x05"
+	ctrlF     = "\x06"
+	backspace = "\b"
+	tab       = "\t"
+	ctrlK     = "\x0b"
+	ctrlL     = "\x0c"
+	ctrlN     = "\x0e"
+	ctrlP     = "\x10"
+	ctrlU     = "\x15"
+	ctrlW     = "\x17"
+	ctrlZ     = "\x1a"
+	esc       = "\x1b"
+	del       = "\x7f"
+)
+
+// errInterrupt is the error for Ctrl-C.
 var errInterrupt = errors.New("interrupted")
 
-// terminal is a person's terminal. One goroutine at a time may call readLine and readSecret; the rest is for any
-// goroutine.
+// terminal is a person's terminal. One goroutine at a time may call readLine and readSecret; the other methods may be
+// called from any goroutine.
 type terminal struct {
-	complete func(line string, pos int) []string // candidates for the word that ends at byte pos of line; may be nil
-
 	in, out *os.File
-	keys    *bufio.Reader
 	dumb    bool
 
-	mu      sync.Mutex
-	saved   *term.State // nil: not raw (closed, or dumb while no secret is asked for)
-	undo    func()      // ends watching signals, restores what enableOutput changed
-	prompt  string
-	shown   bool   // the prompt's row is on the screen
-	line    []rune // written by readLine's goroutine alone, under mu
-	pos     int    // the cursor, an index of line, at a cluster's start
-	size    int    // bytes of line in UTF-8
-	secret  bool   // line is not drawn
-	pasting bool   // between the marks of a paste
-	tabs    int    // Tabs in a row
-	closed  bool
+	// Only readLine and readSecret use these. complete returns the candidates for the word that ends at byte pos of
+	// line; it may be nil, and must be set before the first line is read.
+	complete func(line string, pos int) []string
+	keys     keyReader
+	history  history
+	tabs     int // Tab keys in a row
 
-	history []string
-	recall  int    // the index in history of what line shows; len(history) for none
-	draft   []rune // what was typed before history was called up
-	lastCR  bool   // the last key was a carriage return: a newline now belongs to it
+	mu     sync.Mutex  // guards the fields below
+	saved  *term.State // nil: not in raw mode (closed, or dumb without a secret being asked for)
+	undo   func()      // stops watching signals and restores what enableOutput changed
+	prompt string
+	shown  bool       // the prompt's row is on the screen
+	secret bool       // the line is not drawn
+	line   lineEditor // written only by readLine and readSecret, which therefore read it without the lock
+	closed bool
 }
 
 func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
@@ -82,23 +98,23 @@ func wantColor(out *os.File) bool {
 	return isTerminal(out) && os.Getenv("NO_COLOR") == "" && !isDumb()
 }
 
+// isDumb reports whether the terminal understands no escape sequences.
 func isDumb() bool {
 	kind := os.Getenv("TERM")
 	return kind == "dumb" || kind == "" && runtime.GOOS != "windows"
 }
 
-// nameColor returns the sequence that colours name, always the same for it; colorOff ends it.
+// nameColor returns the sequence that switches to the colour of name, which is always the same. colorOff ends it.
 func nameColor(name string) string {
 	h := fnv.New32a()
 	h.Write([]byte(name))
-	pick := h.Sum32() % 12 // six colours that show on light and dark, plain and bold
+	pick := h.Sum32() % 12 // six colours that are visible on light and dark, plain and bold
 	return fmt.Sprintf("\x1b[%d;3%dm", pick/6, 1+pick%6)
 }
 
-// newTerminal takes over the terminal that in and out are. The caller defers close, and guard in each goroutine it
-// starts.
+// newTerminal takes over the terminal that in and out are. The caller must call close at the end, also after a panic.
 func newTerminal(in, out *os.File) (*terminal, error) {
-	t := &terminal{in: in, out: out, keys: bufio.NewReader(in), dumb: isDumb(), undo: func() {}}
+	t := &terminal{in: in, out: out, keys: keyReader{r: bufio.NewReader(in)}, dumb: isDumb(), undo: func() {}}
 	if !isTerminal(in) || !isTerminal(out) {
 		return nil, errors.New("input and output are not a terminal; use a pipe without a prompt")
 	}
@@ -109,7 +125,8 @@ func newTerminal(in, out *os.File) (*terminal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("preparing the terminal: %w", err)
 	}
-	if t.saved, err = term.MakeRaw(int(in.Fd())); err != nil {
+	t.saved, err = term.MakeRaw(int(in.Fd()))
+	if err != nil {
 		restoreOutput()
 		return nil, fmt.Errorf("preparing the terminal: %w", err)
 	}
@@ -119,8 +136,7 @@ func newTerminal(in, out *os.File) (*terminal, error) {
 	return t, nil
 }
 
-// close gives the terminal back as it was found, the cursor on a fresh line. It may be called again, and while
-// readLine waits.
+// close restores the terminal, with the cursor at the start of a row. It may be called again, and while readLine waits.
 func (t *terminal) close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -133,7 +149,7 @@ func (t *terminal) close() {
 	t.saved = nil
 }
 
-// release leaves raw mode, for close and for Ctrl-Z.
+// release leaves raw mode, for close and for Ctrl-Z. The caller holds the lock.
 func (t *terminal) release() {
 	if t.shown {
 		t.write("\r\n")
@@ -143,28 +159,27 @@ func (t *terminal) release() {
 		t.write(pasteOff)
 	}
 	if t.saved != nil {
-		// Nothing is left to try if this fails: the terminal is gone.
-		_ = term.Restore(int(t.in.Fd()), t.saved)
+		_ = term.Restore(int(t.in.Fd()), t.saved) // if this fails, the terminal is gone
 	}
 }
 
-// resume takes the terminal back after a stop, and may be called at any time.
+// resume takes the terminal over again after the process was stopped. It may be called at any time.
 func (t *terminal) resume(editing bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.saved == nil || t.dumb {
 		return
 	}
-	// The state it returns may be raw already; the one to restore is newTerminal's.
+	// The state returned here may be raw already; t.saved keeps the state from before newTerminal.
 	if _, err := term.MakeRaw(int(t.in.Fd())); err != nil {
-		return // gone: the read that waits will say so
+		return // the terminal is gone, which the pending read reports
 	}
 	t.write(pasteOn)
 	t.shown = t.shown || editing
 	t.draw()
 }
 
-// suspend gives the terminal to the shell, as Ctrl-Z does, until the process continues.
+// suspend leaves the terminal to the shell, as Ctrl-Z does, until the process continues.
 func (t *terminal) suspend() {
 	t.mu.Lock()
 	t.release()
@@ -173,42 +188,34 @@ func (t *terminal) suspend() {
 	t.resume(true)
 }
 
-// redraw draws the prompt's row for a new window size.
+// redraw draws the prompt's row again if it is on the screen.
 func (t *terminal) redraw() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.draw()
 }
 
-// guard is deferred in goroutines: a panic ends the program, but not before the terminal is restored.
-func (t *terminal) guard() {
-	if p := recover(); p != nil {
-		t.close()
-		panic(p)
-	}
-}
-
-// write sends s to the terminal. An error is no news worth having: the terminal is gone, and the next read says so.
+// write sends s to the terminal. Errors are ignored: if the terminal is gone, the next read fails.
 func (t *terminal) write(s string) { _, _ = t.out.WriteString(s) }
 
-// print puts line, finished and safe, above the prompt. It may hold colours and newlines.
-func (t *terminal) print(line string) {
+// print inserts text above the prompt. It must be safe already, and may have colours and several lines.
+func (t *terminal) print(text string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	line += "\n"
+	text += "\n"
 	if t.saved != nil {
-		line = strings.ReplaceAll(line, "\n", "\r\n")
+		text = strings.ReplaceAll(text, "\n", "\r\n")
 	}
 	switch {
-	case t.shown && t.dumb: // what was typed is still the kernel's
-		line = "\n" + line + t.prompt
+	case t.shown && t.dumb: // the kernel still holds what was typed
+		text = "\n" + text + t.prompt
 	case t.shown:
-		line = "\r\x1b[J" + line + t.row()
+		text = "\r\x1b[J" + text + t.row()
 	}
-	t.write(line)
+	t.write(text)
 }
 
-// bell rings.
+// bell rings the bell.
 func (t *terminal) bell() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -217,30 +224,30 @@ func (t *terminal) bell() {
 	}
 }
 
-// setPrompt sets what stands before the line; it may be coloured, and is safe already.
+// setPrompt sets the text before the line. It must be safe already, and may have colours.
 func (t *terminal) setPrompt(prompt string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	was := t.prompt
+	old := t.prompt
 	t.prompt = prompt
 	switch {
-	case !t.dumb || !t.shown || prompt == was:
+	case !t.dumb || !t.shown || prompt == old:
 		t.draw()
-	case was == "": // the line was being read already
+	case old == "": // the line is being read already
 		t.write(prompt)
 	default:
 		t.write("\n" + prompt)
 	}
 }
 
-// draw shows the prompt's row anew if it is on the screen.
+// draw is redraw for callers that hold the lock.
 func (t *terminal) draw() {
 	if t.shown && !t.dumb {
 		t.write("\r\x1b[J" + t.row())
 	}
 }
 
-// row returns what draws the prompt and the part of the line around the cursor on an empty row.
+// row returns the output that draws the prompt and the part of the line around the cursor on an empty row.
 func (t *terminal) row() string {
 	columns, _, err := term.GetSize(int(t.out.Fd()))
 	if err != nil || columns <= 0 {
@@ -251,19 +258,11 @@ func (t *terminal) row() string {
 	if room < 10 && prompt != "" {
 		prompt, room = "", columns-1
 	}
-	line, pos := t.line, t.pos
+	line, pos := t.line.runes, t.line.pos
 	if t.secret {
 		line, pos = nil, 0
 	}
-	// As much left of the cursor as fits, if all of it does; else three quarters of the row. Then the right part.
-	from, left := before(line, pos, room)
-	if from > 0 {
-		from, left = before(line, pos, room*3/4)
-	}
-	to, right := after(line, pos, room-left)
-	if to == len(line) && from > 0 { // the end is shown: use what room is left
-		from, _ = before(line, pos, room-right)
-	}
+	from, to := visiblePart(line, pos, room)
 	var b strings.Builder
 	b.WriteString("\x1b[?7l" + prompt)
 	if from > 0 {
@@ -277,7 +276,482 @@ func (t *terminal) row() string {
 	return b.String()
 }
 
-// before returns the start of the clusters before pos that fit in room columns, one of them kept for a mark, and
+// readLine returns the next line. pasted reports that the line ended inside a paste: then an empty line is text, not
+// a request to leave. A pasted line longer than maxInput comes in parts. The error is io.EOF for Ctrl-D on an empty
+// line and for the end of the terminal, and errInterrupt for Ctrl-C.
+func (t *terminal) readLine() (line string, pasted bool, err error) {
+	if t.dumb {
+		line, err = t.readCooked()
+		return line, false, err
+	}
+	t.begin(false)
+	line, pasted, err = t.edit()
+	if err == nil && line != "" && !pasted {
+		t.history.remember(line)
+	}
+	return line, pasted, err
+}
+
+// readSecret asks for a line that is not shown.
+func (t *terminal) readSecret(prompt string) ([]byte, error) {
+	old, err := t.beginSecret(prompt)
+	if err != nil {
+		return nil, err
+	}
+	line, _, err := t.edit()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.prompt = old
+	if t.dumb && t.saved != nil {
+		_ = term.Restore(int(t.in.Fd()), t.saved) // if this fails, the terminal is gone
+		t.saved = nil
+	}
+	return []byte(line), err
+}
+
+// beginSecret shows the prompt for a secret and returns the prompt that it replaces. A dumb terminal is in raw mode
+// until the secret has been read, because the kernel would echo it.
+func (t *terminal) beginSecret(prompt string) (old string, err error) {
+	t.mu.Lock()
+	if t.dumb && !t.closed {
+		state, err := term.MakeRaw(int(t.in.Fd()))
+		if err != nil {
+			t.mu.Unlock()
+			return "", fmt.Errorf("switching off the terminal's echo: %w", err)
+		}
+		t.saved = state
+	}
+	old, t.prompt = t.prompt, prompt
+	t.mu.Unlock()
+	t.begin(true)
+	return old, nil
+}
+
+// begin shows the prompt.
+func (t *terminal) begin(secret bool) {
+	t.history.rewind()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.secret, t.shown = secret, !t.closed
+	if t.dumb && t.shown {
+		t.write(t.prompt)
+	}
+}
+
+// readCooked reads a line that the kernel has edited.
+func (t *terminal) readCooked() (string, error) {
+	t.begin(false)
+	defer func() { t.mu.Lock(); t.shown = false; t.mu.Unlock() }()
+	line, err := t.keys.cookedLine()
+	if err == io.EOF {
+		t.emit("\n")
+	}
+	return line, err
+}
+
+// emit is write for callers that do not hold the lock.
+func (t *terminal) emit(s string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.write(s)
+}
+
+// edit reads keys until they complete a line.
+func (t *terminal) edit() (line string, pasted bool, err error) {
+	for {
+		if t.keys.r.Buffered() == 0 { // so that a paste, or text typed ahead, is drawn once
+			t.redraw()
+		}
+		r, err := t.keys.next()
+		if err != nil {
+			return "", false, err
+		}
+		if t.isClosed() {
+			return "", false, io.EOF
+		}
+		if t.keys.isLaterHalf(r) {
+			continue
+		}
+		if string(r) != tab {
+			t.tabs = 0
+		}
+		switch {
+		case r == '\r' || r == '\n':
+			return t.finish(""), t.keys.pasting, nil
+		case string(r) == esc && t.keys.pasting && t.keys.endsPaste():
+		case string(r) == esc && !t.keys.pasting:
+			seq, err := t.keys.sequence()
+			if err != nil {
+				return "", false, err
+			}
+			t.key(esc + seq)
+		case t.keys.pasting && !t.line.fits(r):
+			part := t.finish("")
+			t.insert(r)
+			return part, true, nil
+		case t.keys.pasting || r >= ' ' && !unicode.IsControl(r):
+			t.insert(r)
+		case string(r) == ctrlC:
+			t.finish("^C")
+			return "", false, errInterrupt
+		case string(r) == ctrlD && len(t.line.runes) == 0:
+			t.finish("")
+			return "", false, io.EOF
+		default:
+			t.key(string(r))
+		}
+	}
+}
+
+func (t *terminal) isClosed() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.closed
+}
+
+// finish clears the line, leaves all of it on the screen with mark after it, and returns it.
+func (t *terminal) finish(mark string) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	line := t.line.take(t.secret)
+	text := safe(line)
+	if t.secret {
+		text = ""
+	}
+	t.shown = false
+	if t.dumb {
+		t.write("\r\n")
+		return line
+	}
+	t.write("\r\x1b[J" + t.prompt + text + mark + "\r\n")
+	return line
+}
+
+// insert inserts r at the cursor, or rings the bell if the line is full.
+func (t *terminal) insert(r rune) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.line.fits(r) {
+		t.write("\a")
+		return
+	}
+	t.line.replace(t.line.pos, t.line.pos, []rune{r})
+}
+
+// replace replaces part of the line by text, and puts the cursor after it.
+func (t *terminal) replace(from, to int, text []rune) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.line.replace(from, to, text)
+}
+
+// key performs the action of a key: a control character, or ESC and a sequence.
+func (t *terminal) key(key string) {
+	switch key {
+	case pasteStart:
+		t.keys.pasting = true
+	case ctrlP, "\x1b[A", "\x1bOA":
+		t.recall(-1)
+	case ctrlN, "\x1b[B", "\x1bOB":
+		t.recall(1)
+	case tab:
+		t.completeWord()
+	case ctrlL:
+		t.emit("\x1b[H\x1b[2J")
+	case ctrlZ:
+		if canSuspend && !t.dumb {
+			t.suspend()
+		}
+	default:
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.line.key(key)
+	}
+}
+
+// recall replaces the line by an older or a newer line of the history.
+func (t *terminal) recall(step int) {
+	if t.secret {
+		return
+	}
+	if text, ok := t.history.move(step, t.line.runes); ok {
+		t.replace(0, len(t.line.runes), text)
+	}
+}
+
+// completeWord completes the word before the cursor as far as all candidates agree. A second Tab lists them.
+func (t *terminal) completeWord() {
+	if t.complete == nil || t.secret {
+		return
+	}
+	pos := t.line.pos
+	start := pos
+	for start > 0 && !unicode.IsSpace(t.line.runes[start-1]) {
+		start--
+	}
+	word := string(t.line.runes[start:pos])
+	found := t.complete(string(t.line.runes), len(string(t.line.runes[:pos])))
+	if len(found) == 0 {
+		t.bell()
+		return
+	}
+	common := commonPrefix(found)
+	if len(found) == 1 {
+		common += " "
+	}
+	if len(common) > len(word) {
+		t.replace(start, pos, []rune(common))
+		return
+	}
+	t.tabs++
+	if t.tabs == 1 {
+		t.bell()
+		return
+	}
+	t.print(safe(strings.Join(found, "  ")))
+}
+
+// commonPrefix returns the longest prefix of all words, of which there must be one.
+func commonPrefix(words []string) string {
+	common := words[0]
+	for _, w := range words[1:] {
+		for !strings.HasPrefix(w, common) {
+			_, n := utf8.DecodeLastRuneInString(common)
+			common = common[:len(common)-n]
+		}
+	}
+	return common
+}
+
+// keyReader reads keys: runes, escape sequences and the marks of a paste.
+type keyReader struct {
+	r       *bufio.Reader
+	pasting bool // between the marks of a paste
+	afterCR bool // the last rune was a carriage return
+}
+
+// next reads a rune. At the end of the terminal the error is io.EOF.
+func (k *keyReader) next() (rune, error) {
+	r, _, err := k.r.ReadRune()
+	return r, terminalError(err)
+}
+
+// terminalError describes an error of reading from the terminal, except io.EOF.
+func terminalError(err error) error {
+	if err == nil || err == io.EOF {
+		return err
+	}
+	return fmt.Errorf("reading from the terminal: %w", err)
+}
+
+// isLaterHalf reports whether r is the newline of a CR LF pair, which is one Enter. It must be called for every rune.
+func (k *keyReader) isLaterHalf(r rune) bool {
+	later := r == '\n' && k.afterCR
+	k.afterCR = r == '\r'
+	return later
+}
+
+// sequence reads the part of a key's escape sequence after ESC. The result is no key's if the sequence is malformed
+// or too long.
+func (k *keyReader) sequence() (string, error) {
+	var seq []byte
+	for len(seq) < maxSequence {
+		c, err := k.r.ReadByte()
+		if err != nil {
+			return "", terminalError(err)
+		}
+		seq = append(seq, c)
+		switch {
+		case len(seq) == 1 && (c == '[' || c == 'O'):
+		case len(seq) == 1 || seq[0] == 'O' || 0x40 <= c && c <= 0x7e:
+			return string(seq), nil
+		case c < ' ' || c > 0x7e:
+			return "", nil
+		}
+	}
+	return "", nil
+}
+
+// endsPaste reports whether the ESC just read begins the mark at the end of the paste, and reads the rest of the
+// mark. Any other ESC is pasted text. Looking ahead does not wait, because at least the mark follows it.
+func (k *keyReader) endsPaste() bool {
+	rest := pasteEnd[len(esc):]
+	ahead, err := k.r.Peek(len(rest))
+	if err != nil || string(ahead) != rest {
+		return false
+	}
+	_, err = k.r.Discard(len(rest))
+	k.pasting = false
+	return err == nil
+}
+
+// cookedLine reads a line up to its newline or the end of the terminal. Of a line longer than maxInput the rest is
+// dropped.
+func (k *keyReader) cookedLine() (string, error) {
+	var line []byte
+	for {
+		c, err := k.r.ReadByte()
+		switch {
+		case err == io.EOF && len(line) > 0:
+			return string(line), nil
+		case err != nil:
+			return "", terminalError(err)
+		case c == '\n':
+			return strings.TrimSuffix(string(line), "\r"), nil
+		case len(line) < maxInput:
+			line = append(line, c)
+		}
+	}
+}
+
+// history holds earlier lines for the arrow keys.
+type history struct {
+	lines []string
+	at    int    // the index in lines of the line shown; len(lines) for a new line
+	draft []rune // the new line, while an earlier one is shown
+}
+
+// remember adds a line, unless it repeats the last one, and drops old lines.
+func (h *history) remember(line string) {
+	if n := len(h.lines); n > 0 && h.lines[n-1] == line {
+		return
+	}
+	h.lines = append(h.lines, line)
+	total := 0
+	for i, l := range slices.Backward(h.lines) {
+		total += len(l)
+		if total > maxHistoryBytes || len(h.lines)-i > maxHistory {
+			h.lines = slices.Clone(h.lines[i+1:])
+			return
+		}
+	}
+}
+
+// rewind begins a new line.
+func (h *history) rewind() { h.at = len(h.lines) }
+
+// move returns the line step places after the one shown, or false if there is none. current is the text of the line
+// shown.
+func (h *history) move(step int, current []rune) (text []rune, ok bool) {
+	to := h.at + step
+	if to < 0 || to > len(h.lines) {
+		return nil, false
+	}
+	if h.at == len(h.lines) {
+		h.draft = slices.Clone(current)
+	}
+	h.at = to
+	if to == len(h.lines) {
+		return h.draft, true
+	}
+	return []rune(h.lines[to]), true
+}
+
+// lineEditor is a line and the cursor in it.
+type lineEditor struct {
+	runes []rune
+	pos   int // of the cursor, an index of runes at the start of a cluster
+	size  int // bytes of the line in UTF-8
+}
+
+// fits reports whether the line has room for r.
+func (e *lineEditor) fits(r rune) bool { return e.size+utf8.RuneLen(r) <= maxInput }
+
+// replace replaces runes[from:to] by text, and puts the cursor after it.
+func (e *lineEditor) replace(from, to int, text []rune) {
+	e.size += runesSize(text) - runesSize(e.runes[from:to])
+	e.runes = slices.Replace(e.runes, from, to, text...)
+	e.pos = from + len(text)
+}
+
+// runesSize returns the length of runes in UTF-8.
+func runesSize(runes []rune) (size int) {
+	for _, r := range runes {
+		size += utf8.RuneLen(r)
+	}
+	return size
+}
+
+// take returns the line and empties it. wipe overwrites its memory.
+func (e *lineEditor) take(wipe bool) string {
+	line := string(e.runes)
+	if wipe {
+		clear(e.runes)
+	}
+	e.runes, e.pos, e.size = e.runes[:0], 0, 0
+	return line
+}
+
+// key performs the action of a key, as in a shell. Other keys do nothing.
+func (e *lineEditor) key(key string) {
+	switch key {
+	case ctrlA, "\x1b[H", "\x1bOH", "\x1b[1~", "\x1b[7~":
+		e.pos = 0
+	case ctrlE, "\x1b[F", "\x1bOF", "\x1b[4~", "\x1b[8~":
+		e.pos = len(e.runes)
+	case ctrlB, "\x1b[D", "\x1bOD":
+		e.pos = prevCluster(e.runes, e.pos)
+	case ctrlF, "\x1b[C", "\x1bOC":
+		e.pos = nextCluster(e.runes, e.pos)
+	case "\x1b[1;5D", "\x1b[1;3D", "\x1bb":
+		e.pos = e.prevWord()
+	case "\x1b[1;5C", "\x1b[1;3C", "\x1bf":
+		e.pos = e.nextWord()
+	case backspace, del:
+		e.replace(prevCluster(e.runes, e.pos), e.pos, nil)
+	case ctrlD, "\x1b[3~":
+		e.replace(e.pos, nextCluster(e.runes, e.pos), nil)
+	case ctrlW, esc + del, esc + backspace:
+		e.replace(e.prevWord(), e.pos, nil)
+	case "\x1bd":
+		e.replace(e.pos, e.nextWord(), nil)
+	case ctrlU:
+		e.replace(0, e.pos, nil)
+	case ctrlK:
+		e.replace(e.pos, len(e.runes), nil)
+	}
+}
+
+// prevWord returns the start of the word before the cursor.
+func (e *lineEditor) prevWord() int {
+	at := e.pos
+	for at > 0 && unicode.IsSpace(e.runes[at-1]) {
+		at--
+	}
+	for at > 0 && !unicode.IsSpace(e.runes[at-1]) {
+		at--
+	}
+	return at
+}
+
+// nextWord returns the end of the word after the cursor.
+func (e *lineEditor) nextWord() int {
+	at := e.pos
+	for at < len(e.runes) && unicode.IsSpace(e.runes[at]) {
+		at++
+	}
+	for at < len(e.runes) && !unicode.IsSpace(e.runes[at]) {
+		at++
+	}
+	return at
+}
+
+// visiblePart returns the part of line around pos that fits in room columns with a mark on either side. All of the
+// line left of pos is shown if it fits, otherwise as much as fits in three quarters of the row; then as much as fits
+// right of pos.
+func visiblePart(line []rune, pos, room int) (from, to int) {
+	from, left := before(line, pos, room)
+	if from > 0 {
+		from, left = before(line, pos, room*3/4)
+	}
+	to, right := after(line, pos, room-left)
+	if to == len(line) && from > 0 { // the end is shown, so the left part gets the rest of the room
+		from, _ = before(line, pos, room-right)
+	}
+	return from, to
+}
+
+// before returns the start of the clusters before pos that fit in room columns, one of which is kept for a mark, and
 // their width.
 func before(line []rune, pos, room int) (from, used int) {
 	for from = pos; from > 0; {
@@ -291,7 +765,8 @@ func before(line []rune, pos, room int) (from, used int) {
 	return from, used
 }
 
-// after is before's mirror: the end of the clusters from pos on that fit.
+// after returns the end of the clusters from pos on that fit in room columns, one of which is kept for a mark, and
+// their width.
 func after(line []rune, pos, room int) (to, used int) {
 	for to = pos; to < len(line); {
 		end := nextCluster(line, to)
@@ -304,394 +779,21 @@ func after(line []rune, pos, room int) (to, used int) {
 	return to, used
 }
 
-// readLine returns the next line. pasted tells that it ended inside a paste, so that an empty one is text and not a
-// wish to leave. A pasted line longer than maxInput comes in parts. io.EOF is Ctrl-D on an empty line, or the
-// terminal's end; errInterrupt Ctrl-C.
-func (t *terminal) readLine() (line string, pasted bool, err error) {
-	if t.dumb {
-		line, err = t.readCooked()
-		return line, false, err
-	}
-	t.begin(false)
-	line, pasted, err = t.edit()
-	if err == nil && line != "" && !pasted {
-		t.remember(line)
-	}
-	return line, pasted, err
-}
-
-// readSecret asks for a line and shows nothing of it.
-func (t *terminal) readSecret(prompt string) ([]byte, error) {
-	t.mu.Lock()
-	prompt, t.prompt = t.prompt, prompt
-	if t.dumb && !t.closed { // raw for as long as it takes: the kernel would echo
-		state, err := term.MakeRaw(int(t.in.Fd()))
-		if err != nil {
-			t.mu.Unlock()
-			return nil, fmt.Errorf("switching off the terminal's echo: %w", err)
-		}
-		t.saved = state
-	}
-	t.mu.Unlock()
-	t.begin(true)
-	line, _, err := t.edit()
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.prompt = prompt
-	if t.dumb && t.saved != nil {
-		_ = term.Restore(int(t.in.Fd()), t.saved) // as in release
-		t.saved = nil
-	}
-	return []byte(line), err
-}
-
-// readCooked reads a line that the kernel edited.
-func (t *terminal) readCooked() (string, error) {
-	t.begin(false)
-	defer func() { t.mu.Lock(); t.shown = false; t.mu.Unlock() }()
-	var line []byte
-	for {
-		c, err := t.keys.ReadByte()
-		switch {
-		case err == io.EOF && len(line) > 0:
-			return string(line), nil
-		case err == io.EOF:
-			t.emit("\n")
-			return "", io.EOF
-		case err != nil:
-			return "", fmt.Errorf("reading from the terminal: %w", err)
-		case c == '\n':
-			return strings.TrimSuffix(string(line), "\r"), nil
-		case len(line) < maxInput:
-			line = append(line, c)
-		}
-	}
-}
-
-// emit writes s as it is.
-func (t *terminal) emit(s string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.write(s)
-}
-
-// begin shows the prompt.
-func (t *terminal) begin(secret bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.secret, t.shown, t.recall = secret, !t.closed, len(t.history)
-	if t.dumb && t.shown {
-		t.write(t.prompt)
-	}
-}
-
-// edit takes keys until they make a line.
-func (t *terminal) edit() (line string, pasted bool, err error) {
-	for {
-		if t.keys.Buffered() == 0 { // a paste or typing ahead is drawn once
-			t.mu.Lock()
-			t.draw()
-			t.mu.Unlock()
-		}
-		r, _, err := t.keys.ReadRune()
-		if err == io.EOF {
-			return "", false, io.EOF
-		} else if err != nil {
-			return "", false, fmt.Errorf("reading from the terminal: %w", err)
-		}
-		if t.isClosed() {
-			return "", false, io.EOF
-		}
-		newline := r == '\n' && t.lastCR
-		t.lastCR = r == '\r'
-		if newline {
-			continue
-		}
-		if r != '\t' {
-			t.tabs = 0
-		}
-		switch {
-		case r == '\r' || r == '\n':
-			return t.finish(""), t.pasting, nil
-		case r == 0x1b && t.pasting && t.endsPaste():
-			t.pasting = false
-		case r == 0x1b && !t.pasting:
-			if err := t.sequence(); err != nil {
-				return "", false, err
-			}
-		case t.pasting || r >= ' ' && !unicode.IsControl(r):
-			if t.size+utf8.RuneLen(r) > maxInput && t.pasting {
-				part := t.finish("")
-				t.insert(r)
-				return part, true, nil
-			}
-			t.insert(r)
-		case r == 3:
-			t.finish("^C")
-			return "", false, errInterrupt
-		case r == 4 && len(t.line) == 0:
-			t.finish("")
-			return "", false, io.EOF
-		case r == '\t':
-			t.completeWord()
-		case r == 0x1a && canSuspend && !t.dumb:
-			t.suspend()
-		default:
-			t.control(r)
-		}
-	}
-}
-
-func (t *terminal) isClosed() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.closed
-}
-
-// finish takes the line away and leaves it whole on the screen, mark behind it.
-func (t *terminal) finish(mark string) string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	line := string(t.line)
-	text := safe(line)
-	if t.secret {
-		text = ""
-		clear(t.line)
-	}
-	if t.dumb {
-		t.write("\r\n")
-	} else {
-		t.write("\r\x1b[J" + t.prompt + text + mark + "\r\n")
-	}
-	t.line, t.pos, t.size, t.shown = t.line[:0], 0, 0, false
-	return line
-}
-
-// insert puts r at the cursor, or rings where the line is full.
-func (t *terminal) insert(r rune) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.size+utf8.RuneLen(r) > maxInput {
-		t.write("\a")
-		return
-	}
-	t.line = slices.Insert(t.line, t.pos, r)
-	t.pos++
-	t.size += utf8.RuneLen(r)
-}
-
-// replace puts text in place of line[from:to], the cursor behind it.
-func (t *terminal) replace(from, to int, text []rune) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.line = slices.Replace(t.line, from, to, text...)
-	t.pos = from + len(text)
-	t.size = len(string(t.line))
-}
-
-// control does what Ctrl and a letter mean, as in a shell. Other keys mean nothing.
-func (t *terminal) control(r rune) {
-	switch r {
-	case 'A' - '@':
-		t.move(0)
-	case 'E' - '@':
-		t.move(len(t.line))
-	case 'B' - '@':
-		t.move(prevCluster(t.line, t.pos))
-	case 'F' - '@':
-		t.move(nextCluster(t.line, t.pos))
-	case 'D' - '@':
-		t.replace(t.pos, nextCluster(t.line, t.pos), nil)
-	case 'H' - '@', 0x7f:
-		t.replace(prevCluster(t.line, t.pos), t.pos, nil)
-	case 'K' - '@':
-		t.replace(t.pos, len(t.line), nil)
-	case 'U' - '@':
-		t.replace(0, t.pos, nil)
-	case 'W' - '@':
-		t.replace(t.prevWord(), t.pos, nil)
-	case 'P' - '@':
-		t.show(t.recall - 1)
-	case 'N' - '@':
-		t.show(t.recall + 1)
-	case 'L' - '@':
-		t.emit("\x1b[H\x1b[2J")
-	}
-}
-
-// sequence reads the rest of a key that began with ESC. What it does not know it drops, whole.
-func (t *terminal) sequence() error {
-	var seq []byte
-	for len(seq) < maxSequence {
-		c, err := t.keys.ReadByte()
-		if err == io.EOF {
-			return io.EOF
-		} else if err != nil {
-			return fmt.Errorf("reading from the terminal: %w", err)
-		}
-		seq = append(seq, c)
-		switch {
-		case len(seq) == 1 && (c == '[' || c == 'O'):
-		case len(seq) == 1 || seq[0] == 'O' || 0x40 <= c && c <= 0x7e:
-			t.key(string(seq))
-			return nil
-		case c < ' ' || c > 0x7e:
-			return nil
-		}
-	}
-	return nil
-}
-
-// endsPaste reports whether the ESC just read ends the paste, and takes the rest of the mark. Any other is text:
-// behind it comes at least the mark, so looking ahead that far waits for nothing.
-func (t *terminal) endsPaste() bool {
-	ahead, err := t.keys.Peek(len(pasteEnd))
-	if err != nil || string(ahead) != pasteEnd {
-		return false
-	}
-	_, err = t.keys.Discard(len(pasteEnd))
-	return err == nil
-}
-
-// key does what the sequence behind ESC means.
-func (t *terminal) key(seq string) {
-	switch seq {
-	case pasteStart:
-		t.pasting = true
-	case "[A", "OA":
-		t.show(t.recall - 1)
-	case "[B", "OB":
-		t.show(t.recall + 1)
-	case "[C", "OC":
-		t.move(nextCluster(t.line, t.pos))
-	case "[D", "OD":
-		t.move(prevCluster(t.line, t.pos))
-	case "[H", "OH", "[1~", "[7~":
-		t.move(0)
-	case "[F", "OF", "[4~", "[8~":
-		t.move(len(t.line))
-	case "[3~":
-		t.replace(t.pos, nextCluster(t.line, t.pos), nil)
-	case "[1;5D", "[1;3D", "b":
-		t.move(t.prevWord())
-	case "[1;5C", "[1;3C", "f":
-		t.move(t.nextWord())
-	case "\x7f", "\b":
-		t.replace(t.prevWord(), t.pos, nil)
-	case "d":
-		t.replace(t.pos, t.nextWord(), nil)
-	}
-}
-
-func (t *terminal) move(pos int) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.pos = pos
-}
-
-func (t *terminal) prevWord() int {
-	at := t.pos
-	for at > 0 && unicode.IsSpace(t.line[at-1]) {
-		at--
-	}
-	for at > 0 && !unicode.IsSpace(t.line[at-1]) {
-		at--
-	}
-	return at
-}
-
-func (t *terminal) nextWord() int {
-	at := t.pos
-	for at < len(t.line) && unicode.IsSpace(t.line[at]) {
-		at++
-	}
-	for at < len(t.line) && !unicode.IsSpace(t.line[at]) {
-		at++
-	}
-	return at
-}
-
-// remember keeps line for the arrow keys, unless it was the last already.
-func (t *terminal) remember(line string) {
-	if n := len(t.history); n > 0 && t.history[n-1] == line {
-		return
-	}
-	t.history = append(t.history, line)
-	total := 0
-	for i, l := range slices.Backward(t.history) {
-		if total += len(l); total > maxHistoryBytes || len(t.history)-i > maxHistory {
-			t.history = slices.Clone(t.history[i+1:])
-			return
-		}
-	}
-}
-
-// show puts entry i of the history on the line; the one behind the last is what was typed.
-func (t *terminal) show(i int) {
-	if t.secret || i < 0 || i > len(t.history) {
-		return
-	}
-	if t.recall == len(t.history) {
-		t.draft = slices.Clone(t.line)
-	}
-	text := t.draft
-	if i < len(t.history) {
-		text = []rune(t.history[i])
-	}
-	t.recall = i
-	t.replace(0, len(t.line), text)
-}
-
-// completeWord fills in what all candidates agree on; a second Tab lists them.
-func (t *terminal) completeWord() {
-	if t.complete == nil || t.secret {
-		return
-	}
-	start := t.pos
-	for start > 0 && !unicode.IsSpace(t.line[start-1]) {
-		start--
-	}
-	word := string(t.line[start:t.pos])
-	found := t.complete(string(t.line), len(string(t.line[:t.pos])))
-	if len(found) == 0 {
-		t.bell()
-		return
-	}
-	common := found[0]
-	for _, candidate := range found[1:] {
-		for !strings.HasPrefix(candidate, common) {
-			_, n := utf8.DecodeLastRuneInString(common)
-			common = common[:len(common)-n]
-		}
-	}
-	if len(found) == 1 {
-		common += " "
-	}
-	if len(common) > len(word) {
-		t.replace(start, t.pos, []rune(common))
-		return
-	}
-	if t.tabs++; t.tabs == 1 {
-		t.bell()
-		return
-	}
-	t.print(safe(strings.Join(found, "  ")))
-}
-
-// prevCluster returns the start of what shows as one character before pos, and nextCluster the end of that from pos on.
+// prevCluster returns the start of the cluster, which is shown as one character, before pos.
 func prevCluster(line []rune, pos int) int {
 	for pos--; pos > 0 && extends(line, pos); pos-- {
 	}
 	return max(pos, 0)
 }
 
+// nextCluster returns the end of the cluster that begins at pos.
 func nextCluster(line []rune, pos int) int {
 	for pos++; pos < len(line) && extends(line, pos); pos++ {
 	}
 	return min(pos, len(line))
 }
 
-// extends reports whether line[i], i > 0, belongs to the character before it (Unicode's UAX 29, in short).
+// extends reports whether line[i], i > 0, belongs to the cluster of the rune before it (Unicode's UAX 29, simplified).
 func extends(line []rune, i int) bool {
 	r, last := line[i], line[i-1]
 	switch {
@@ -708,9 +810,10 @@ func extends(line []rune, i int) bool {
 	return 0x1160 <= r && r <= 0x11ff && unicode.Is(unicode.Hangul, last)
 }
 
+// regional reports whether r is one of the letters that name a region's flag in pairs.
 func regional(r rune) bool { return 0x1f1e6 <= r && r <= 0x1f1ff }
 
-// wide holds what takes two columns, beyond the pictographic (East Asian Width W and F).
+// wide holds the runes that take two columns, except pictographic ones (East Asian Width W and F).
 var wide = &unicode.RangeTable{
 	R16: []unicode.Range16{
 		{Lo: 0x1100, Hi: 0x115f, Stride: 1}, {Lo: 0x2e80, Hi: 0xa4cf, Stride: 1}, {Lo: 0xa960, Hi: 0xa97f, Stride: 1},
@@ -718,12 +821,12 @@ var wide = &unicode.RangeTable{
 		{Lo: 0xfe30, Hi: 0xfe6f, Stride: 1}, {Lo: 0xff01, Hi: 0xff60, Stride: 1}, {Lo: 0xffe0, Hi: 0xffe6, Stride: 1},
 	},
 	R32: []unicode.Range32{
-		{Lo: 0x16fe0, Hi: 0x18dff, Stride: 1}, {Lo: 0x1aff0, Hi: 0x1b2ff, Stride: 1}, {Lo: 0x1d300, Hi: 0x1d376, Stride: 1},
-		{Lo: 0x1f000, Hi: 0x1faff, Stride: 1}, {Lo: 0x20000, Hi: 0x3fffd, Stride: 1},
+		{Lo: 0x16fe0, Hi: 0x18dff, Stride: 1}, {Lo: 0x1aff0, Hi: 0x1b2ff, Stride: 1},
+		{Lo: 0x1d300, Hi: 0x1d376, Stride: 1}, {Lo: 0x1f000, Hi: 0x1faff, Stride: 1}, {Lo: 0x20000, Hi: 0x3fffd, Stride: 1},
 	},
 }
 
-// width returns the columns that text takes at most on any terminal; colours take none.
+// width returns the largest number of columns that text takes on any terminal. Colours take none.
 func width(text string) int {
 	n := 0
 	for len(text) > 0 {
@@ -740,6 +843,7 @@ func width(text string) int {
 	return n
 }
 
+// runeWidth is width for one rune.
 func runeWidth(r rune) int {
 	switch {
 	case r >= ' ' && r < 0x7f:

@@ -1,5 +1,7 @@
 package main
 
+// The line editor, on a pseudo-terminal whose screen is compared with what should be on it.
+
 import (
 	"bufio"
 	"bytes"
@@ -20,7 +22,7 @@ import (
 	"golang.org/x/term"
 )
 
-// screen is a terminal to test against: a pty and an emulator of what terminal.go writes.
+// screen is a terminal for tests: a pty, and an emulator of the sequences that terminal.go writes.
 type screen struct {
 	t      *testing.T
 	master *os.File
@@ -73,7 +75,8 @@ func newScreen(t *testing.T, columns int) *screen {
 
 func (s *screen) resize(columns int) {
 	s.columns = columns
-	if err := unix.IoctlSetWinsize(int(s.master.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 20, Col: uint16(columns)}); err != nil {
+	if err := unix.IoctlSetWinsize(int(s.master.Fd()), unix.TIOCSWINSZ,
+		&unix.Winsize{Row: 20, Col: uint16(columns)}); err != nil {
 		s.t.Fatal(err)
 	}
 }
@@ -116,7 +119,8 @@ func (s *screen) shows(rows ...string) {
 	})
 }
 
-// draw is the emulator: it returns the rows of what output leaves on an endless screen, wide runes filling two columns.
+// draw is the emulator. It returns the rows that output leaves on an endless screen, where a wide rune fills two
+// columns.
 func draw(output string, columns int) []string {
 	type cell = string
 	grid, y, x, savedX, wrap := [][]cell{nil}, 0, 0, 0, true
@@ -201,14 +205,14 @@ func draw(output string, columns int) []string {
 	return rows
 }
 
-// result is what readLine returned.
+// result is the result of readLine.
 type result struct {
 	line   string
 	pasted bool
 	err    error
 }
 
-// open makes a terminal on the screen, whose lines come on the channel until it closes.
+// open makes a terminal on the screen. Its lines are sent on the channel, until it is closed.
 func (s *screen) open() (*terminal, chan result) {
 	s.t.Helper()
 	s.t.Setenv("TERM", "xterm")
@@ -219,7 +223,8 @@ func (s *screen) open() (*terminal, chan result) {
 	tm.setPrompt("> ")
 	tm.complete = func(line string, pos int) []string {
 		word := line[strings.LastIndexByte(line[:pos], ' ')+1 : pos]
-		return slices.DeleteFunc([]string{"bob", "bobby", "carol"}, func(c string) bool { return !strings.HasPrefix(c, word) })
+		return slices.DeleteFunc([]string{"bob", "bobby", "carol"},
+			func(c string) bool { return !strings.HasPrefix(c, word) })
 	}
 	lines := make(chan result, 100)
 	go func() {
@@ -232,8 +237,8 @@ func (s *screen) open() (*terminal, chan result) {
 			}
 		}
 	}()
-	s.t.Cleanup(func() { // an end of the reading goroutine, whatever the test typed
-		s.send("\x1b[201~\x15\x04\n") // the newline for a terminal closed under the read
+	s.t.Cleanup(func() { // ends the reading goroutine after any input of the test
+		s.send("\x1b[201~\x15\x04\n") // the newline is for a terminal that was closed during the read
 		for range lines {
 		}
 		tm.close()
@@ -247,7 +252,8 @@ func expect(t *testing.T, lines chan result, want ...result) {
 		select {
 		case got := <-lines:
 			if got.line != w.line || got.pasted != w.pasted || !errors.Is(got.err, w.err) {
-				t.Fatalf("got %.100q, pasted %v, %v; want %.100q, pasted %v, %v", got.line, got.pasted, got.err, w.line, w.pasted, w.err)
+				t.Fatalf("got %.100q, pasted %v, %v; want %.100q, pasted %v, %v", got.line, got.pasted, got.err, w.line, w.pasted,
+					w.err)
 			}
 		case <-time.After(10 * time.Second):
 			t.Fatalf("no line came; want %.100q", w.line)
@@ -290,7 +296,7 @@ func TestTerminalKeys(t *testing.T) {
 	_, lines := s.open()
 	s.send("dropped\x03")
 	expect(t, lines, result{err: errInterrupt})
-	s.send("ab\x1b[D\x04\x04\x04\r\n") // Ctrl-D deletes forward, then nothing; a newline behind Enter is no line
+	s.send("ab\x1b[D\x04\x04\x04\r\n") // Ctrl-D deletes forward, then does nothing; a newline after Enter is not a line
 	expect(t, lines, result{line: "a"})
 	s.send("\r")
 	expect(t, lines, result{})
@@ -315,23 +321,24 @@ func TestTerminalHistory(t *testing.T) {
 	expect(t, lines, result{line: "two!"})
 }
 
-func TestTerminalRemembersLittle(t *testing.T) {
-	var tm terminal
+// TestTerminalHistoryBounded checks the limits of the history in lines and in bytes.
+func TestTerminalHistoryBounded(t *testing.T) {
+	var h history
 	for i := range 3 * maxHistory {
-		tm.remember(fmt.Sprint(i))
+		h.remember(fmt.Sprint(i))
 	}
-	if len(tm.history) != maxHistory || tm.history[maxHistory-1] != fmt.Sprint(3*maxHistory-1) {
-		t.Errorf("%d lines, the last %q", len(tm.history), tm.history[len(tm.history)-1])
+	if len(h.lines) != maxHistory || h.lines[maxHistory-1] != fmt.Sprint(3*maxHistory-1) {
+		t.Errorf("%d lines, the last %q", len(h.lines), h.lines[len(h.lines)-1])
 	}
 	for i := range 8 {
-		tm.remember(strings.Repeat(fmt.Sprint(i), maxInput))
+		h.remember(strings.Repeat(fmt.Sprint(i), maxInput))
 	}
-	if len(tm.history) != maxHistoryBytes/maxInput {
-		t.Errorf("%d long lines", len(tm.history))
+	if len(h.lines) != maxHistoryBytes/maxInput {
+		t.Errorf("%d long lines", len(h.lines))
 	}
 }
 
-// TestTerminalPrints: others' lines come above the row that is typed on, before, meanwhile and after.
+// TestTerminalPrints prints lines above the row being edited, before, during and after reading a line.
 func TestTerminalPrints(t *testing.T) {
 	s := newScreen(t, 20)
 	tm, lines := s.open()
@@ -385,7 +392,7 @@ func TestTerminalPastes(t *testing.T) {
 	s.shows(`> tab\there\x03\x04\x1a`, "> rest‸")
 	s.send("!\r")
 	expect(t, lines, result{line: "rest!"})
-	s.send("\x1b[200~\x1b[2J\x1b]52;c;cm0=\a\x1b[20\x1b\x1b[201~\r") // hostile: it is text, and shows
+	s.send("\x1b[200~\x1b[2J\x1b]52;c;cm0=\a\x1b[20\x1b\x1b[201~\r") // pasted sequences are text
 	expect(t, lines, result{line: "\x1b[2J\x1b]52;c;cm0=\a\x1b[20\x1b"})
 	s.shows(`> \x1b[2J\x1b]52;c;cm0=\x07\x1b[20\x1b`, "> ‸")
 	s.wait("no clear screen", func(output string) bool {
@@ -393,8 +400,8 @@ func TestTerminalPastes(t *testing.T) {
 	})
 }
 
-// TestTerminalLongLines: a line of the greatest length arrives whole, a longer paste in parts, and typing stops at
-// the end.
+// TestTerminalLongLines checks that a line of maxInput bytes is read whole, a longer paste in parts, and that typing
+// stops at maxInput.
 func TestTerminalLongLines(t *testing.T) {
 	s := newScreen(t, 80)
 	_, lines := s.open()
@@ -423,7 +430,7 @@ func TestTerminalSecrets(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if kind == "dumb" { // the kernel keeps what is typed ahead, but not across a switch to raw mode and back
+			if kind == "dumb" { // the kernel keeps text typed ahead, but not when raw mode is switched on or off
 				go func() {
 					s.wait("the prompt", func(output string) bool { return strings.HasSuffix(output, "code: ") })
 					s.send("hush\x7fsh\r")
@@ -442,7 +449,7 @@ func TestTerminalSecrets(t *testing.T) {
 				t.Fatalf("%q, %v", secret, err)
 			}
 			console.setPrompt("name: ")
-			line, _, err := console.readLine() // what was typed ahead is not lost
+			line, _, err := console.readLine() // text typed ahead is not lost
 			if line != "seen" || err != nil {
 				t.Fatalf("%q, %v", line, err)
 			}
@@ -456,7 +463,7 @@ func TestTerminalSecrets(t *testing.T) {
 			console.close()
 			after, err := term.GetState(int(s.slave.Fd()))
 			if err != nil || *after != *before {
-				t.Errorf("the terminal is not as it was: %v", err)
+				t.Errorf("the terminal is not restored: %v", err)
 			}
 			s.wait("no secret", func(output string) bool { return !strings.Contains(output, "xyzzy") })
 			if kind == "dumb" {
@@ -480,7 +487,7 @@ func TestTerminalDumb(t *testing.T) {
 			reading = tm.shown
 			tm.mu.Unlock()
 		}
-		tm.setPrompt("> ") // only now, as where the server's welcome comes after the reader has begun
+		tm.setPrompt("> ") // only now, as when the server's welcome arrives after the reader has begun
 		tm.setPrompt("> ")
 		s.wait("the prompt", func(output string) bool { return strings.HasSuffix(output, "> ") })
 		tm.print("bob: hi")
@@ -507,21 +514,22 @@ func TestTerminalNeedsTerminals(t *testing.T) {
 	defer w.Close()
 	s := newScreen(t, 40)
 	if _, err := newTerminal(r, s.slave); err == nil {
-		t.Error("a pipe was taken for a terminal's input")
+		t.Error("a pipe was accepted as a terminal's input")
 	}
 	if _, err := newTerminal(s.slave, w); err == nil {
-		t.Error("a pipe was taken for a terminal's output")
+		t.Error("a pipe was accepted as a terminal's output")
 	}
 	t.Setenv("TERM", "xterm")
 	t.Setenv("NO_COLOR", "1")
 	if wantColor(s.slave) {
-		t.Error("NO_COLOR is not heeded")
+		t.Error("NO_COLOR is ignored")
 	}
 }
 
-// TestTerminalProcess: what only a process of its own can show, under a shell with job control: Ctrl-Z and fg, a stop
-// from outside, a changed window, a panic. After each the terminal is as it was.
+// TestTerminalProcess runs a process of its own under a shell with job control: Ctrl-Z and fg, a stop from outside, a
+// changed window size, a panic, SIGQUIT. The terminal is restored after each.
 func TestTerminalProcess(t *testing.T) {
+	t.Parallel()
 	const child = "SECURECHAT_TEST_TERMINAL"
 	if os.Getenv(child) != "" {
 		tm, err := newTerminal(os.Stdin, os.Stdout)
@@ -538,7 +546,7 @@ func TestTerminalProcess(t *testing.T) {
 			switch line {
 			case "panic":
 				go func() {
-					defer tm.guard()
+					defer (&console{display: display{term: tm}}).guard()
 					panic("on purpose")
 				}()
 				select {}
@@ -594,9 +602,10 @@ func TestTerminalProcess(t *testing.T) {
 	}
 }
 
-// FuzzTerminal types anything: lines come, the cursor stays within the line, and the size is the line's.
+// FuzzTerminal types any bytes. Lines are bounded, the cursor stays within the line, and the size is right.
 func FuzzTerminal(f *testing.F) {
-	for _, seed := range []string{"hello\r", "\x1b[200~pasted\ntext\x1b[201~\r", "\x1b[D\x1b[C\x1b[A\x1b[B", "e\u0301\x7f", "\x01\x05\x0b\x15\x17\t\t", "\xff\xfe", "\x1b[999999999999~x", "\x1b", "\x03\x04"} {
+	for _, seed := range []string{"hello\r", "\x1b[200~pasted\ntext\x1b[201~\r", "\x1b[D\x1b[C\x1b[A\x1b[B",
+		"e\u0301\x7f", "\x01\x05\x0b\x15\x17\t\t", "\xff\xfe", "\x1b[999999999999~x", "\x1b", "\x03\x04"} {
 		f.Add([]byte(seed))
 	}
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
@@ -605,14 +614,16 @@ func FuzzTerminal(f *testing.F) {
 	}
 	f.Cleanup(func() { null.Close() })
 	f.Fuzz(func(t *testing.T, typed []byte) {
-		// Ctrl-Z would stop us and all in our process group, and nothing would ever wake them.
+		// Ctrl-Z would stop the process group of the test, and nothing would continue it.
 		typed = bytes.ReplaceAll(typed, []byte{0x1a}, nil)
-		tm := &terminal{in: null, out: null, keys: bufio.NewReader(bytes.NewReader(typed)), undo: func() {},
+		tm := &terminal{in: null, out: null, keys: keyReader{r: bufio.NewReader(bytes.NewReader(typed))}, undo: func() {},
 			complete: func(string, int) []string { return []string{"bob", "bobby"} }}
 		for {
 			line, _, err := tm.readLine()
-			if tm.pos < 0 || tm.pos > len(tm.line) || tm.size != len(string(tm.line)) || len(line) > maxInput+utf8.UTFMax {
-				t.Fatalf("%q: the cursor at %d of %d, %d bytes said to be %d; a line of %d", typed, tm.pos, len(tm.line), len(string(tm.line)), tm.size, len(line))
+			if tm.line.pos < 0 || tm.line.pos > len(tm.line.runes) || tm.line.size != len(string(tm.line.runes)) ||
+				len(line) > maxInput+utf8.UTFMax {
+				t.Fatalf("%q: the cursor at %d of %d, %d bytes said to be %d; a line of %d", typed, tm.line.pos,
+					len(tm.line.runes), len(string(tm.line.runes)), tm.line.size, len(line))
 			}
 			if err != nil && err != errInterrupt {
 				return

@@ -2,6 +2,8 @@
 
 package main
 
+// What the line editor needs of the system: signals about the window and stops, and stopping the process.
+
 import (
 	"os"
 	"os/signal"
@@ -12,7 +14,7 @@ import (
 // canSuspend reports whether a shell can stop the process and continue it.
 const canSuspend = true
 
-// enableOutput has nothing to do: a terminal of Unix understands escape sequences.
+// enableOutput does nothing: terminals on Unix understand escape sequences.
 func enableOutput(*os.File) (restore func(), err error) { return func() {}, nil }
 
 // watchTerminal calls redraw when the window's size changes, resume when the process continues after a stop, and

@@ -1,5 +1,7 @@
 package main
 
+// What the line editor needs of the system: escape sequences in the console's output.
+
 import (
 	"fmt"
 	"os"
@@ -21,11 +23,11 @@ func enableOutput(out *os.File) (restore func(), err error) {
 	if err := windows.SetConsoleMode(console, mode|sequences); err != nil {
 		return nil, fmt.Errorf("switching the console to escape sequences (Windows 10 or later): %w", err)
 	}
-	// If this fails the console is gone.
-	return func() { _ = windows.SetConsoleMode(console, mode) }, nil
+	return func() { _ = windows.SetConsoleMode(console, mode) }, nil // if this fails, the console is gone
 }
 
-// watchTerminal has nothing to watch: the size is read at each drawing, and no shell stops the process.
+// watchTerminal does nothing: the size is read each time the row is drawn, and no shell stops the process.
 func watchTerminal(_, _, _ func()) (stop func()) { return func() {} }
 
+// suspendProcess does nothing: no shell could continue the process.
 func suspendProcess() {}

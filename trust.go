@@ -55,12 +55,11 @@ type untrusted struct {
 type refusalKind int
 
 const (
-	refusedKey     refusalKind = iota // a line, a date or a revocation excludes the key
-	unknownKey                        // no line names the key, and a person may decide about it
-	changedKey                        // known_hosts pins another key for the server
-	invalidInvite                     // no unused invite matches the client's proof
-	undecided                         // a file cannot be read, so no key is trusted at present
-	closedSilently                    // the server closed the connection; network trouble would look the same
+	refusedKey    refusalKind = iota // a line, a date or a revocation excludes the key
+	unknownKey                       // no line names the key, and a person may decide about it
+	changedKey                       // known_hosts pins another key for the server
+	invalidInvite                    // no unused invite matches the client's proof
+	undecided                        // a file cannot be read, so no key is trusted at present
 )
 
 func (u *untrusted) Error() string { return u.reason }

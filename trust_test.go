@@ -1,5 +1,7 @@
 package main
 
+// Trust as a unit: authorized_keys, known_hosts, certificates, revoked keys, and the writing of these files.
+
 import (
 	"bytes"
 	"encoding/binary"
@@ -83,25 +85,30 @@ func TestAdmit(t *testing.T) {
 		warns      string // what is reported; "" = nothing
 	}{
 		{"plain", k + " pi@router\n", "", "pi-router", "authorized_keys:1", ""},
-		{"joined lines", k + " annssh-ed25519 " + strings.Fields(keyLine(other))[1] + " bob", "", "ann", ":1", ":1 admits one key and leaves out " + ssh.FingerprintSHA256(other) + " (bob): put it on a line of its own"},
+		{"joined lines", k + " annssh-ed25519 " + strings.Fields(keyLine(other))[1] + " bob", "", "ann", ":1",
+			":1 admits one key and leaves out " + ssh.FingerprintSHA256(other) + " (bob): put it on a line of its own"},
 		{"byte order mark", "\ufeff" + k + " Ann\n", "", "Ann", "authorized_keys:1", ""},
-		{"UTF-16", string(utf16Text(k + " ann")), "", "", "is UTF-16 text", "authorized_keys is UTF-16 text: save it as UTF-8"},
+		{"UTF-16", string(utf16Text(k + " ann")), "", "", "is UTF-16 text",
+			"authorized_keys is UTF-16 text: save it as UTF-8"},
 		{"no newline, CRLF, comments", "# x\r\n\r\n" + k + " Ann\r", "", "Ann", "authorized_keys:3", ""},
 		{"no comment", k, "", "key-" + keyHex(key, 8), "authorized_keys:1", ""},
 		{"unknown", keyLine(other) + " bob", "", "", "is not in", ""},
 		{"empty", "", "", "", "is not in", ""},
-		{"broken line beside", "nonsense\n" + k + " ann\nssh-ed25519 AAAA\n", "", "ann", "authorized_keys:2", ":1 admits no key"},
+		{"broken line beside", "nonsense\n" + k + " ann\nssh-ed25519 AAAA\n", "", "ann", "authorized_keys:2",
+			":1 admits no key"},
 		{"unknown option", "pty " + k + " ann", "", "", "is not in", `option "pty": unknown`},
 		{"options without effect", "restrict,no-pty,no-X11-forwarding,no-touch-required " + k + " ann", "", "ann", ":1", ""},
 		{"unknown option with value", `command="/bin/sh" ` + k + " ann", "", "", "is not in", `option "command"`},
-		{"unknown option beside a known", `from="192.0.2.7",verify-required ` + k + " ann", "", "", "is not in", `option "verify-required"`},
+		{"unknown option beside a known", `from="192.0.2.7",verify-required ` + k + " ann", "", "", "is not in",
+			`option "verify-required"`},
 		{"option twice", `from="192.0.2.7",FROM="*" ` + k + " ann", "", "", "is not in", "twice"},
 		{"option without value", `from ` + k, "", "", "is not in", `option "from"`},
 		{"option without quotes", `from=192.0.2.7 ` + k, "", "", "is not in", "double quotes"},
 		{"cert-authority with value", `cert-authority="x" ` + k, "", "", "is not in", "cert-authority"},
 		{"principals without CA", `principals="ann" ` + k, "", "", "is not in", "no meaning without"},
 		{"CA line does not admit its key", "cert-authority " + k + " ann", "", "", "is not in", ""},
-		{"wrong type in front", strings.Replace(k, "ssh-ed25519", "ssh-rsa", 1), "", "", "is not in", "not a public key line"},
+		{"wrong type in front", strings.Replace(k, "ssh-ed25519", "ssh-rsa", 1), "", "", "is not in",
+			"not a public key line"},
 		{"control character", k + " an\x1bn", "", "", "is not in", "control"},
 		{"line too long", k + " " + strings.Repeat("x", maxStateLine), "", "", "is not in", "longer than"},
 
@@ -123,7 +130,8 @@ func TestAdmit(t *testing.T) {
 		{"from empty item", `from="192.0.2.7," ` + k + " ann", "", "", "is not in", `"" is not an address`},
 
 		{"expires later", `expiry-time="20300602" ` + k + " ann", "", "ann", ":1", ""},
-		{"expires at this second", `expiry-time="20300601120000Z" ` + k + " ann", "", "", "expired at 2030-06-01T12:00:00Z", ""},
+		{"expires at this second", `expiry-time="20300601120000Z" ` + k + " ann", "", "", "expired at 2030-06-01T12:00:00Z",
+			""},
 		{"expires in a second", `expiry-time="20300601120001Z" ` + k + " ann", "", "ann", ":1", ""},
 		{"expired, minutes", `expiry-time="203006011159Z" ` + k + " ann", "", "", "expired at", ""},
 		{"expired, day in UTC", `expiry-time="20300601Z" ` + k + " ann", "", "", "expired at 2030-06-01T00:00:00Z", ""},
@@ -151,7 +159,8 @@ func TestAdmit(t *testing.T) {
 				if !errors.As(err, &u) || (u.kind == unknownKey) != strings.HasPrefix(c.words, "is not in") {
 					t.Errorf("%#v", err)
 				}
-			} else if err != nil || g.name != c.as || !strings.HasSuffix(g.by, c.words) || g.fingerprint != ssh.FingerprintSHA256(key) {
+			} else if err != nil || g.name != c.as || !strings.HasSuffix(g.by, c.words) ||
+				g.fingerprint != ssh.FingerprintSHA256(key) {
 				t.Errorf("%+v, %v", g, err)
 			}
 			if all := strings.Join(*warned, "\n"); !strings.Contains(all, c.warns) || c.warns == "" && all != "" {
@@ -166,7 +175,8 @@ func TestAdmitWithoutLines(t *testing.T) {
 	tr, warned := newTrust(t)
 	_, err := tr.admit(key, testAddr, testNow)
 	var u *untrusted
-	if !errors.As(err, &u) || u.kind != unknownKey || !strings.Contains(u.hint, keyLine(key)+" guest-"+nameSuffix(key)) || !strings.Contains(u.hint, tr.path("authorized_keys")) {
+	if !errors.As(err, &u) || u.kind != unknownKey || !strings.Contains(u.hint, keyLine(key)+" guest-"+nameSuffix(key)) ||
+		!strings.Contains(u.hint, tr.path("authorized_keys")) {
 		t.Errorf("without a file: %#v", err)
 	}
 	local := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 4711}
@@ -211,6 +221,7 @@ func TestAdmitWithoutLines(t *testing.T) {
 }
 
 func TestUserCertificates(t *testing.T) {
+	t.Parallel()
 	ca, caPub := testCA(t)
 	_, otherCA := testCA(t)
 	weakCA := filepath.Join(t.TempDir(), "weak")
@@ -224,31 +235,46 @@ func TestUserCertificates(t *testing.T) {
 		args       []string
 		as, words  string
 	}{
-		{"good", "cert-authority " + a, with("-I", "ann", "-z", "7", "-n", "a,b"), "ann", `certificate "ann" serial 7 by CA authorized_keys:1`},
-		{"id is no name", "cert-authority " + a, with("-I", "Ann of ops", "-n", "ann@ops"), "ann-ops", "CA authorized_keys:1"},
+		{"good", "cert-authority " + a, with("-I", "ann", "-z", "7", "-n", "a,b"), "ann",
+			`certificate "ann" serial 7 by CA authorized_keys:1`},
+		{"id is no name", "cert-authority " + a, with("-I", "Ann of ops", "-n", "ann@ops"), "ann-ops",
+			"CA authorized_keys:1"},
 		{"neither is a name", "cert-authority " + a, with("-I", " ", "-n", "@"), "key-" + keyHex(key, 8), "CA"},
 		{"principal", `cert-authority,principals="x,ops" ` + a, with("-I", "?", "-n", "dev,ops"), "ops", "CA"},
-		{"principal before the id", `cert-authority,principals="guest" ` + a, with("-I", "ann", "-n", "guest"), "guest", "CA"},
-		{"name of another key", "cert-authority " + a + "\n" + keyLine(otherCA) + " Ann", with("-I", "ann", "-n", "ann"), "key-" + keyHex(key, 8), "CA authorized_keys:1"},
-		{"principal that is the name of another key", `cert-authority,principals="*,ann" ` + a + "\n" + keyLine(otherCA) + " ann", with("-I", "x", "-n", "ann"), "key-" + keyHex(key, 8), "CA authorized_keys:1"},
+		{"principal before the id", `cert-authority,principals="guest" ` + a, with("-I", "ann", "-n", "guest"), "guest",
+			"CA"},
+		{"name of another key", "cert-authority " + a + "\n" + keyLine(otherCA) + " Ann", with("-I", "ann", "-n", "ann"),
+			"key-" + keyHex(key, 8), "CA authorized_keys:1"},
+		{"principal that is the name of another key", `cert-authority,principals="*,ann" ` + a + "\n" + keyLine(otherCA) +
+			" ann", with("-I", "x", "-n", "ann"), "key-" + keyHex(key, 8), "CA authorized_keys:1"},
 		{"name of a CA's line", "cert-authority " + a + " ann", with("-I", "ann", "-n", "ann"), "ann", "CA"},
 		{"the server's name", "cert-authority " + a, with("-I", "me-here", "-n", "ann"), "key-" + keyHex(key, 8), "CA"},
 		{"name like the server's", "cert-authority " + a, with("-I", "Me_Here", "-n", "ann"), "key-" + keyHex(key, 8), "CA"},
-		{"wrong principal", `cert-authority,principals="ops" ` + a, with("-I", "ann", "-n", "dev"), "", `none of its principals ["dev"]`},
+		{"wrong principal", `cert-authority,principals="ops" ` + a, with("-I", "ann", "-n", "dev"), "",
+			`none of its principals ["dev"]`},
 		{"no principal", "cert-authority " + a, with("-I", "ann"), "", "names no principal"},
 		{"no principal, some wanted", `cert-authority,principals="ann" ` + a, with("-I", "ann"), "", "names no principal"},
-		{"expired", "cert-authority " + a, []string{"-I", "ann", "-n", "ann", "-V", "20200101000000:20300601115959"}, "", "it expired at"},
-		{"not yet valid", "cert-authority " + a, []string{"-I", "ann", "-n", "ann", "-V", "20400101:20410101"}, "", "it is not valid before"},
+		{"expired", "cert-authority " + a, []string{"-I", "ann", "-n", "ann", "-V", "20200101000000:20300601115959"}, "",
+			"it expired at"},
+		{"not yet valid", "cert-authority " + a, []string{"-I", "ann", "-n", "ann", "-V", "20400101:20410101"}, "",
+			"it is not valid before"},
 		{"host certificate", "cert-authority " + a, with("-I", "ann", "-n", "ann", "-h"), "", "not a user certificate"},
-		{"unknown critical option", "cert-authority " + a, with("-I", "ann", "-n", "ann", "-O", "critical:x@example.com=1"), "", `critical option "x@example.com"`},
-		{"force-command", "cert-authority " + a, with("-I", "ann", "-n", "ann", "-O", "force-command=ls"), "", `critical option "force-command"`},
-		{"source-address", "cert-authority " + a, with("-I", "ann", "-n", "ann", "-O", "source-address=10.0.0.0/8,192.0.2.0/24"), "ann", "CA"},
-		{"source-address elsewhere", "cert-authority " + a, with("-I", "ann", "-n", "ann", "-O", "source-address=10.0.0.0/8"), "", "does not admit it from 192.0.2.7"},
-		{"line's from", `cert-authority,from="10.0.0.0/8" ` + a, with("-I", "ann", "-n", "ann"), "", "does not admit it from 192.0.2.7"},
+		{"unknown critical option", "cert-authority " + a, with("-I", "ann", "-n", "ann", "-O", "critical:x@example.com=1"),
+			"", `critical option "x@example.com"`},
+		{"force-command", "cert-authority " + a, with("-I", "ann", "-n", "ann", "-O", "force-command=ls"), "",
+			`critical option "force-command"`},
+		{"source-address", "cert-authority " + a,
+			with("-I", "ann", "-n", "ann", "-O", "source-address=10.0.0.0/8,192.0.2.0/24"), "ann", "CA"},
+		{"source-address elsewhere", "cert-authority " + a,
+			with("-I", "ann", "-n", "ann", "-O", "source-address=10.0.0.0/8"), "", "does not admit it from 192.0.2.7"},
+		{"line's from", `cert-authority,from="10.0.0.0/8" ` + a, with("-I", "ann", "-n", "ann"), "",
+			"does not admit it from 192.0.2.7"},
 		{"line expired", `cert-authority,expiry-time="20300101" ` + a, with("-I", "ann", "-n", "ann"), "", "expired at"},
-		{"another CA", "cert-authority " + keyLine(otherCA), with("-I", "ann", "-n", "ann"), "", "authorized_keys lists neither that CA nor key"},
+		{"another CA", "cert-authority " + keyLine(otherCA), with("-I", "ann", "-n", "ann"), "",
+			"authorized_keys lists neither that CA nor key"},
 		{"CA listed as a person", a, with("-I", "ann", "-n", "ann"), "", "authorized_keys lists neither that CA nor key"},
-		{"key listed itself", keyLine(key) + " ann", []string{"-I", "x", "-n", "x", "-V", "20200101:20210101"}, "ann", "authorized_keys:1"},
+		{"key listed itself", keyLine(key) + " ann", []string{"-I", "x", "-n", "x", "-V", "20200101:20210101"}, "ann",
+			"authorized_keys:1"},
 		{"weak CA", "", with("-I", "ann", "-n", "ann", "-s", weakCA), "", "the certificate's CA: an RSA key of 1024 bits"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -309,7 +335,8 @@ func TestCheckServer(t *testing.T) {
 		{"IPv6 in the file", "[2001:DB8:0:0::0:1]:9000 " + o, "[2001:db8::1]:9000", "changed", ""},
 		{"IPv6 with a zone", "[fe80::1]:9000 " + o, "[fe80::1%eth0]:9000", "changed", ""},
 		{"IPv6 with a zone in the file", "[fe80::1%eth0]:9000 " + o, "[fe80:0::1%2]:9000", "changed", ""},
-		{"IPv6 with a zone, hashed", knownhosts.HashHostname("[fe80::1%eth0]:9000") + " " + o, "[fe80::1%eth0]:9000", "changed", ""},
+		{"IPv6 with a zone, hashed", knownhosts.HashHostname("[fe80::1%eth0]:9000") + " " + o, "[fe80::1%eth0]:9000",
+			"changed", ""},
 		{"mapped IPv4", "[192.0.2.7]:9000 " + o, "[::ffff:192.0.2.7]:9000", "changed", ""},
 		{"mapped IPv4 in the file", "[::FFFF:c000:207]:9000 " + o, "192.0.2.7:9000", "changed", ""},
 		{"not a port", "", "chat.example:70000", "is not a port", ""},
@@ -325,24 +352,32 @@ func TestCheckServer(t *testing.T) {
 		{"broken line", "??? \n[chat.example]:9000 " + k, addr, "known_hosts:2", ":1 trusts no server"},
 		{"broken revocation", "[chat.example]:9000 " + k + "\n@revoked * ssh-ed25519 AAAA", addr, "while ", ""},
 		{"revocation after its hosts", "[chat.example]:9000 " + k + "\n* @revoked " + k, addr, "while ", ""},
-		{"revocation after a byte order mark", "[chat.example]:9000 " + k + "\n\ufeff@revoked * " + k, addr, "revoked by", ""},
-		{"revocation after a zero-width character", "[chat.example]:9000 " + k + "\n\u200b@revoked * " + k, addr, "while ", ""},
-		{"revocation with a zero-width character", "[chat.example]:9000 " + k + "\n@rev\u00adoked * " + k, addr, "while ", ""},
-		{"revocation joined to a line", "[chat.example]:9000 " + k + " x@revoked * " + k, addr, "only at the start of a line", ""},
-		{"revocation joined to another", "[chat.example]:9000 " + k + "\n@revoked * " + o + " x@revoked * " + k, addr, "only at the start of a line", ""},
-		{"key joined to a revocation", "[chat.example]:9000 " + k + "\n@revoked * " + o + " x" + k, addr, "has no effect there", ""},
+		{"revocation after a byte order mark", "[chat.example]:9000 " + k + "\n\ufeff@revoked * " + k, addr, "revoked by",
+			""},
+		{"revocation after a zero-width character", "[chat.example]:9000 " + k + "\n\u200b@revoked * " + k, addr, "while ",
+			""},
+		{"revocation with a zero-width character", "[chat.example]:9000 " + k + "\n@rev\u00adoked * " + k, addr, "while ",
+			""},
+		{"revocation joined to a line", "[chat.example]:9000 " + k + " x@revoked * " + k, addr,
+			"only at the start of a line", ""},
+		{"revocation joined to another", "[chat.example]:9000 " + k + "\n@revoked * " + o + " x@revoked * " + k, addr,
+			"only at the start of a line", ""},
+		{"key joined to a revocation", "[chat.example]:9000 " + k + "\n@revoked * " + o + " x" + k, addr,
+			"has no effect there", ""},
 		{"revocation in a comment", "[chat.example]:9000 " + k + "\n# @revoked * " + k, addr, "has no effect there", ""},
 		{"revocation after CR", "# x\r@revoked * " + k + "\n[chat.example]:9000 " + k, addr, "has no effect there", ""},
 		{"revocation of a CA", "[chat.example]:9000 " + k + "\n@cert-authority @revoked " + k, addr, "while ", ""},
 		{"marker forgotten", "[chat.example]:9000 " + k + "\nrevoked * " + k, addr, "while ", ""},
-		{"comment about a revocation", "# @revoked " + ssh.FingerprintSHA256(other) + "\n@revoked * " + o + "\n[chat.example]:9000 " + k, addr, "known_hosts:3", ""},
+		{"comment about a revocation", "# @revoked " + ssh.FingerprintSHA256(other) + "\n@revoked * " + o +
+			"\n[chat.example]:9000 " + k, addr, "known_hosts:3", ""},
 		{"a host of that name", "revoked.example,[chat.example]:9000 " + k, addr, "known_hosts:1", ""},
 		{"UTF-16", string(utf16Text("[chat.example]:9000 " + k)), addr, "is UTF-16 text", ""},
 		{"unknown marker", "[chat.example]:9000 " + k + "\n@revoke * " + k, addr, "while ", ""},
 		{"CA and no certificate", "@cert-authority *.example " + o, addr, "unknown", ""},
 		{"exact before loose", "[chat.example]:9000 " + o + "\nchat.example " + k, addr, "changed", ""},
 		{"exact after loose", "chat.example " + k + "\n[chat.example]:9000 " + o, addr, "changed", ""},
-		{"exact before loose, hashed", knownhosts.HashHostname("[chat.example]:9000") + " " + o + "\nchat.example " + k, addr, "changed", ""},
+		{"exact before loose, hashed", knownhosts.HashHostname("[chat.example]:9000") + " " + o + "\nchat.example " + k,
+			addr, "changed", ""},
 		{"loose beside another port", "[chat.example]:9001 " + o + "\nchat.example " + k, addr, "known_hosts:2", ""},
 		{"pin beside a CA", "@cert-authority * " + o + "\n[chat.example]:9000 " + k, addr, "known_hosts:2", ""},
 		{"no port", "", "chat.example", "must be host:port", ""},
@@ -365,7 +400,8 @@ func TestCheckServer(t *testing.T) {
 				}
 			case c.words == "changed":
 				if u == nil || u.kind != changedKey || !strings.Contains(u.reason, tr.path("known_hosts")+":") ||
-					!strings.Contains(u.reason, ssh.FingerprintSHA256(key)) || !strings.Contains(u.reason, ssh.FingerprintSHA256(other)) ||
+					!strings.Contains(u.reason, ssh.FingerprintSHA256(key)) ||
+					!strings.Contains(u.reason, ssh.FingerprintSHA256(other)) ||
 					!strings.Contains(u.hint, "ssh-keygen -R ") {
 					t.Errorf("%q, %#v", by, err)
 				}
@@ -433,7 +469,8 @@ func TestRememberAndSSHKeygen(t *testing.T) {
 		t.Errorf("%s, %v", data, err)
 	}
 	wantError(t, tr.remember("chat.example:9000", other), "has changed")
-	for name, want := range map[string]string{"[chat.example]:9000": "line 2", "[::1]:9000": "line 3", "chat.example": "line 4"} {
+	for name, want := range map[string]string{"[chat.example]:9000": "line 2", "[::1]:9000": "line 3",
+		"chat.example": "line 4"} {
 		if out := runTool(t, "ssh-keygen", "-F", name, "-f", file); !strings.Contains(out, want) {
 			t.Errorf("ssh-keygen -F %s: %s", name, out)
 		}
@@ -469,18 +506,28 @@ func TestHostCertificates(t *testing.T) {
 		words          string
 		trusted        bool
 	}{
-		{"good", "@cert-authority *.example ", ca, with("-n", "chat.example"), `certificate "srv" serial 0 by CA known_hosts:1`, true},
+		{"good", "@cert-authority *.example ", ca, with("-n", "chat.example"),
+			`certificate "srv" serial 0 by CA known_hosts:1`, true},
 		{"good, with port", "@cert-authority [*.example]:9000 ", ca, with("-n", "x,*.example"), "CA known_hosts:1", true},
-		{"beats an old pin", "[chat.example]:9000 " + keyLine(publicOf(t, newRSA(t, 2048))) + "\n@cert-authority * ", ca, with("-n", "chat.example"), "CA known_hosts:2", true},
+		{"beats an old pin", "[chat.example]:9000 " + keyLine(publicOf(t, newRSA(t, 2048))) + "\n@cert-authority * ", ca,
+			with("-n", "chat.example"), "CA known_hosts:2", true},
+		{"loose", "@cert-authority chat.example ", ca, with("-n", "chat.example"), "CA known_hosts:1", true},
+		{"loose beside an exact pin", "[chat.example]:9000 " + keyLine(publicOf(t, newRSA(t, 2048))) +
+			"\n@cert-authority chat.example ", ca, with("-n", "chat.example"), "has changed", false},
 		{"other host", "@cert-authority * ", ca, with("-n", "mail.example"), "none of its principals", false},
 		{"no host", "@cert-authority * ", ca, with(), "names no principal", false},
-		{"expired", "@cert-authority * ", ca, []string{"-h", "-I", "srv", "-n", "chat.example", "-V", "20200101:20210101"}, "it expired at", false},
-		{"not yet", "@cert-authority * ", ca, []string{"-h", "-I", "srv", "-n", "chat.example", "-V", "20400101:20410101"}, "not valid before", false},
-		{"user certificate", "@cert-authority * ", ca, []string{"-I", "srv", "-n", "chat.example", "-V", "always:forever"}, "not a host certificate", false},
-		{"critical option", "@cert-authority * ", ca, with("-n", "chat.example", "-O", "critical:x=y"), "critical option", false},
+		{"expired", "@cert-authority * ", ca, []string{"-h", "-I", "srv", "-n", "chat.example", "-V", "20200101:20210101"},
+			"it expired at", false},
+		{"not yet", "@cert-authority * ", ca, []string{"-h", "-I", "srv", "-n", "chat.example", "-V", "20400101:20410101"},
+			"not valid before", false},
+		{"user certificate", "@cert-authority * ", ca, []string{"-I", "srv", "-n", "chat.example", "-V", "always:forever"},
+			"not a host certificate", false},
+		{"critical option", "@cert-authority * ", ca, with("-n", "chat.example", "-O", "critical:x=y"), "critical option",
+			false},
 		{"another CA", "@cert-authority * ", other, with("-n", "chat.example"), "requires CA", false},
 		{"CA of other hosts", "@cert-authority *.test ", ca, with("-n", "chat.example"), "is unknown", false},
-		{"revoked CA", "@revoked * " + keyLine(caPub) + "\n@cert-authority * ", ca, with("-n", "chat.example"), "is revoked by", false},
+		{"revoked CA", "@revoked * " + keyLine(caPub) + "\n@cert-authority * ", ca, with("-n", "chat.example"),
+			"is revoked by", false},
 		{"CA as a pin", "[chat.example]:9000 ", ca, with("-n", "chat.example"), "has changed", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -537,15 +584,21 @@ func TestRevoked(t *testing.T) {
 		{"fingerprint", []byte(ssh.FingerprintSHA256(key) + " ann"), "revoked by", "revoked by"},
 		{"empty", nil, "it is empty", "it is empty"},
 		{"a line end only", []byte("\n"), "", ""},
-		{"joined lines", []byte(keyLine(other) + " bob" + keyLine(key) + " ann\n"), "has no effect there", "has no effect there"},
-		{"two fingerprints on a line", []byte(ssh.FingerprintSHA256(other) + " " + ssh.FingerprintSHA256(key)), "has no effect there", "has no effect there"},
-		{"fingerprint after #", []byte(ssh.FingerprintSHA256(other) + " # " + ssh.FingerprintSHA256(key)), "has no effect there", "has no effect there"},
+		{"joined lines", []byte(keyLine(other) + " bob" + keyLine(key) + " ann\n"), "has no effect there",
+			"has no effect there"},
+		{"two fingerprints on a line", []byte(ssh.FingerprintSHA256(other) + " " + ssh.FingerprintSHA256(key)),
+			"has no effect there", "has no effect there"},
+		{"fingerprint after #", []byte(ssh.FingerprintSHA256(other) + " # " + ssh.FingerprintSHA256(key)),
+			"has no effect there", "has no effect there"},
 		{"fingerprint in a comment", []byte("# " + ssh.FingerprintSHA256(key)), "has no effect there", "has no effect there"},
 		{"key in a comment", []byte("#" + keyLine(key)), "has no effect there", "has no effect there"},
-		{"fingerprint after CR", []byte("# gone\r" + ssh.FingerprintSHA256(key) + "\n"), "has no effect there", "has no effect there"},
+		{"fingerprint after CR", []byte("# gone\r" + ssh.FingerprintSHA256(key) + "\n"), "has no effect there",
+			"has no effect there"},
 		{"key after CR", []byte(keyLine(other) + "\r" + keyLine(key) + "\n"), "control characters", "control characters"},
-		{"comment about a listed key", []byte("# " + ssh.FingerprintSHA256(other) + "\n" + keyLine(other) + " bob\n"), "", ""},
-		{"comment about a listed fingerprint", []byte("# " + keyLine(other) + "\n" + ssh.FingerprintSHA256(other) + "\tbob\n"), "", ""},
+		{"comment about a listed key", []byte("# " + ssh.FingerprintSHA256(other) + "\n" + keyLine(other) + " bob\n"), "",
+			""},
+		{"comment about a listed fingerprint",
+			[]byte("# " + keyLine(other) + "\n" + ssh.FingerprintSHA256(other) + "\tbob\n"), "", ""},
 		{"byte order marks", []byte("\ufeff# x\n\ufeff" + keyLine(key) + "\r\n"), "revoked by", "revoked by"},
 		{"zero-width character", []byte("\u200b" + keyLine(key)), "neither a public key", "neither a public key"},
 		{"zero bytes", make([]byte, 512), "control characters", "control characters"},
@@ -569,7 +622,8 @@ func TestRevoked(t *testing.T) {
 		{"KRL of another id", krl("id: bob", caFile), "", ""},
 		{"KRL of two kinds", whole, "", "by its serial"},
 		{"KRL cut short", whole[:len(whole)-1], "no key is trusted", "no key is trusted"},
-		{"KRL of a later format", bytes.Replace(whole, []byte("\x00\x00\x00\x01"), []byte("\x00\x00\x00\x02"), 1), "no key is trusted", "no key is trusted"},
+		{"KRL of a later format", bytes.Replace(whole, []byte("\x00\x00\x00\x01"), []byte("\x00\x00\x00\x02"), 1),
+			"no key is trusted", "no key is trusted"},
 		{"KRL with an unknown section", append(bytes.Clone(whole), 9, 0, 0, 0, 0), "no key is trusted", "no key is trusted"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -696,7 +750,8 @@ func TestAllow(t *testing.T) {
 	if g, err := tr.admit(key, testAddr, testNow); err != nil || g.name != "pi-router" {
 		t.Errorf("%+v, %v", g, err)
 	}
-	if g, err := tr.allow([]byte(`from="192.0.2.7",cert-authority `+keyLine(ca)), "ops", false); err != nil || g.by != "authorized_keys:2" {
+	if g, err := tr.allow([]byte(`from="192.0.2.7",cert-authority `+keyLine(ca)), "ops", false); err != nil ||
+		g.by != "authorized_keys:2" {
 		t.Errorf("%+v, %v", g, err)
 	}
 	g, err = tr.allow([]byte(keyLine(key)+" again"), "", false)
@@ -813,15 +868,16 @@ func TestReplaceMountPoint(t *testing.T) {
 	busy := func(from, to string) error {
 		return &os.LinkError{Op: "rename", Old: from, New: to, Err: syscall.EBUSY}
 	}
-	if err := replaceFile(path, []byte("new\n"), busy); err != nil {
+	if err := replaceFile(path, []byte("new\n"), busy, syncFolder); err != nil {
 		t.Fatal(err)
 	}
 	after, err := os.Stat(path)
-	if data, readErr := os.ReadFile(path); readErr != nil || err != nil || string(data) != "new\n" || !os.SameFile(before, after) {
+	if data, readErr := os.ReadFile(path); readErr != nil || err != nil || string(data) != "new\n" ||
+		!os.SameFile(before, after) {
 		t.Errorf("%q, %v, %v", data, readErr, err)
 	}
 	denied := func(string, string) error { return syscall.EACCES }
-	if err := replaceFile(path, []byte("newer\n"), denied); !errors.Is(err, syscall.EACCES) {
+	if err := replaceFile(path, []byte("newer\n"), denied, syncFolder); !errors.Is(err, syscall.EACCES) {
 		t.Error(err)
 	}
 	if names, err := os.ReadDir(dir); err != nil || len(names) != 1 {
@@ -829,10 +885,29 @@ func TestReplaceMountPoint(t *testing.T) {
 	}
 }
 
+// TestReplaceFlushesFolder checks that a new file is flushed to disk under its name, after the rename.
+func TestReplaceFlushesFolder(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "authorized_keys")
+	flushed := ""
+	sync := func(folder string) error {
+		data, err := os.ReadFile(path)
+		flushed = folder + " " + string(data)
+		return err
+	}
+	if err := replaceFile(path, []byte("new"), os.Rename, sync); err != nil || flushed != filepath.Dir(path)+" new" {
+		t.Errorf("flushed %q, %v", flushed, err)
+	}
+	failed := func(string) error { return syscall.EIO }
+	if err := replaceFile(path, []byte("newer"), os.Rename, failed); !errors.Is(err, syscall.EIO) {
+		t.Error(err)
+	}
+}
+
 // TestClockFault checks that only a clock behind the time of the build is reported.
 func TestClockFault(t *testing.T) {
 	info := &debug.BuildInfo{Settings: []debug.BuildSetting{{Key: "vcs.time", Value: "2030-06-01T12:00:00Z"}}}
-	if text := clockFault(info, testNow.Add(-time.Second)); !strings.Contains(text, "the clock is wrong: it shows 2030-06-01T11:59:59Z") {
+	if text := clockFault(info, testNow.Add(-time.Second)); !strings.Contains(text,
+		"the clock is wrong: it shows 2030-06-01T11:59:59Z") {
 		t.Errorf("%q", text)
 	}
 	for _, i := range []*debug.BuildInfo{info, {}, nil} {
@@ -859,7 +934,8 @@ func TestMatchPattern(t *testing.T) {
 
 func FuzzAuthorizedLine(f *testing.F) {
 	_, key := newEd25519(f)
-	for _, options := range []string{"", `from="10.0.0.0/8,!10.1.*" `, `cert-authority,principals="a,b" `, `expiry-time="20300101Z" `, `x="\"" `} {
+	for _, options := range []string{"", `from="10.0.0.0/8,!10.1.*" `, `cert-authority,principals="a,b" `,
+		`expiry-time="20300101Z" `, `x="\"" `} {
 		f.Add([]byte(options + keyLine(key) + " ann"))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
@@ -874,7 +950,8 @@ func FuzzAuthorizedLine(f *testing.F) {
 		// The line that allow would write must parse to the same values.
 		back := strings.TrimSpace(strings.Join(l.options, ",") + " " + keyLine(l.key) + " n")
 		again, err := parseAuthorizedLine([]byte(back))
-		if err != nil || again.ca != l.ca || !again.expiry.Equal(l.expiry) || !slices.Equal(again.principals, l.principals) || (again.from == nil) != (l.from == nil) {
+		if err != nil || again.ca != l.ca || !again.expiry.Equal(l.expiry) ||
+			!slices.Equal(again.principals, l.principals) || (again.from == nil) != (l.from == nil) {
 			t.Fatalf("%q reads back as %+v, %v", text, again, err)
 		}
 	})
@@ -882,7 +959,8 @@ func FuzzAuthorizedLine(f *testing.F) {
 
 func FuzzKnownLine(f *testing.F) {
 	_, key := newEd25519(f)
-	for _, hosts := range []string{"h ", "[h]:1,!*.x ", "@revoked * ", "@cert-authority * ", knownhosts.HashHostname("h") + " "} {
+	for _, hosts := range []string{"h ", "[h]:1,!*.x ", "@revoked * ", "@cert-authority * ",
+		knownhosts.HashHostname("h") + " "} {
 		f.Add([]byte(hosts + keyLine(key)))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
@@ -897,7 +975,8 @@ func FuzzRevoked(f *testing.F) {
 	_, key := newEd25519(f)
 	cert := certify(f, ca, key, "-I", "ann", "-n", "ann", "-z", "7")
 	dir := f.TempDir()
-	for i, spec := range []string{"serial: 7-9\nid: ann", "serial: 1\nserial: 7\nserial: 20", keyLine(key), "sha256: " + keyLine(key)} {
+	for i, spec := range []string{"serial: 7-9\nid: ann", "serial: 1\nserial: 7\nserial: 20", keyLine(key),
+		"sha256: " + keyLine(key)} {
 		out := filepath.Join(dir, fmt.Sprint(i))
 		runTool(f, "ssh-keygen", "-q", "-k", "-f", out, "-s", ca, put(f, out+".spec", []byte(spec)))
 		data, err := os.ReadFile(out)

@@ -1,4 +1,5 @@
 #!/bin/sh
-# memory.sh [ROUNDS]: the memory of idle clients, and 200 at a server that may use 64 MiB. Ours and the peers in turn; median, spread, ratios.
+# memory.sh [ROUNDS]: the memory of idle clients, and 200 clients at a server that may use 64 MiB.
+# Measures securechat and the other programs in turn; prints median, spread and ratios.
 cd "$(dirname "$0")/.." && bench/peers.sh && ulimit -n "$(ulimit -Hn)" &&
 	exec go test -tags peers -run '^$' -bench '^(BenchmarkPeers(Memory|Router))$' -benchtime "${1:-5}x" -timeout 2h .

@@ -1,5 +1,5 @@
 #!/bin/sh
-# peers.sh: installs the Debian programs that we are measured against, as far as they are missing (needs root for that).
+# peers.sh: installs the Debian programs that securechat is compared with, if any is missing. Installing needs root.
 for p in socat:socat ncat:ncat mosquitto:mosquitto mosquitto_pub:mosquitto-clients ngircd:ngircd sshd:openssh-server ssh:openssh-client; do
 	PATH=$PATH:/usr/sbin command -v "${p%:*}" >/dev/null || missing="$missing ${p#*:}"
 done

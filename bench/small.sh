@@ -1,6 +1,7 @@
 #!/bin/sh
-# small.sh [TIMES]: handshakes and packets as machines without AES instructions compute them, under qemu-user (Debian:
-# qemu-user-static). It says little of time on such a machine; the ratio of the two ciphers is what counts. The best of TIMES, 5.
+# small.sh [TIMES]: handshakes and packets on machines without AES instructions, under qemu-user (Debian:
+# qemu-user-static). The times are the emulator's; only the ratio of the two ciphers is meaningful. Prints the best of
+# TIMES runs (default 5).
 cd "$(dirname "$0")/.." && out=$(mktemp -d) && trap 'rm -rf "$out"' EXIT || exit 1
 command -v qemu-arm-static >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends qemu-user-static; } || exit 1
 for arch in arm mipsle; do

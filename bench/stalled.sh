@@ -1,6 +1,7 @@
 #!/bin/sh
-# stalled.sh [ROUNDS [LINES]]: how late lines arrive at 100 a second, and the server's memory, with 0, 1 and 200 stopped
-# readers, in turn; then the medians and spreads. Of 3000 lines (the default) each takes half a minute; let the machine be quiet.
+# stalled.sh [ROUNDS [LINES]]: the latency of lines at 100 lines/s, and the server's memory, with 0, 1 and 200 readers
+# that have stopped; then medians and spreads. With 3000 lines (the default) each measurement takes half a minute. Run
+# nothing else on the machine meanwhile.
 cd "$(dirname "$0")/.." || exit
 out=$(mktemp) && trap 'rm -f "$out"' EXIT
 CGO_ENABLED=0 go test -c -o "$out.test" . && trap 'rm -f "$out" "$out.test"' EXIT || exit

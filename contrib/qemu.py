@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Runs the releases for small machines under qemu-user (Debian's qemu-user-static) against the amd64 one: each serves and
-joins, in both protocols, and makes its keys on a first run. Fails unless every line said arrives, the cipher is the one the
-pair should choose, and no process, its emulator included, ever held more than 64 MB. How long keys took is told and not judged:
-finding two primes takes as long as chance, and what else the machine does, will have it.
+"""Runs the releases for small machines under qemu-user (Debian's qemu-user-static) against the amd64 release. Each
+serves and joins, in both protocols, and generates its keys on a first run. Fails unless every line arrives, the two
+sides choose the expected cipher, and no process ever has more than 64 MiB of resident memory, including its emulator.
+The time to generate keys is printed and has no bound: it depends on chance and on the load of the machine.
 
     contrib/release.sh dist && contrib/qemu.py dist
 """
@@ -17,10 +17,10 @@ import tempfile
 import time
 
 MEMORY = 64 << 10  # KiB
-PATIENCE = 300  # seconds, for any one thing; nothing waits for it to pass
+PATIENCE = 300  # seconds until a wait fails
 KEYS = pathlib.Path(__file__).resolve().parent.parent / "testdata/vectors/keys"
 AES, CHACHA = "AES-256-GCM", "ChaCha20-Poly1305"
-# Name, emulator, cipher with an amd64 that has AES instructions.
+# Name, emulator, expected cipher if the amd64 machine has AES instructions.
 MACHINES = [
     ("armv6", ["qemu-arm-static", "-cpu", "arm1176"], CHACHA),
     ("arm64", ["qemu-aarch64-static"], AES),
@@ -30,7 +30,7 @@ MACHINES = [
 
 
 class Proc:
-    """A securechat whose stdout and stderr are files, and whose peak memory is known once it has ended."""
+    """A securechat process with files as stdout and stderr. Its peak memory is known after it has ended."""
 
     all = []
 
@@ -38,7 +38,7 @@ class Proc:
         self.name, self.files = name, [folder / f"{name}.out", folder / f"{name}.err"]
         out, err = [open(f, "wb") for f in self.files]
         self.began = time.monotonic()
-        # A stdin that stays open is an operator who says nothing.
+        # stdin stays open, so that a server does not see the end of its input.
         self.popen = subprocess.Popen(argv, cwd=folder, stdin=subprocess.PIPE, stdout=out, stderr=err)
         Proc.all.append(self)
         if text is not None:
@@ -66,22 +66,22 @@ class Proc:
         return self.popen.returncode
 
     def end(self):
-        """Waits for the end; returns the peak of resident memory in KiB."""
+        """Waits until the process has ended, and returns its peak resident memory in KiB."""
         end = time.monotonic() + PATIENCE
         while self.poll() is None:
             if time.monotonic() > end:
                 self.popen.kill()
-                sys.exit(f"{self.name} did not end:\n{self.read()}")
+                sys.exit(f"{self.name} did not end in time:\n{self.read()}")
             time.sleep(0.02)
         if self.popen.returncode != 0:
             sys.exit(f"{self.name}: exit {self.popen.returncode}\n{self.read()}")
         if self.usage.ru_maxrss > MEMORY:
-            sys.exit(f"{self.name}: {self.usage.ru_maxrss} KiB at its peak, {MEMORY} at most")
+            sys.exit(f"{self.name}: {self.usage.ru_maxrss} KiB of peak memory, more than {MEMORY}")
         return self.usage.ru_maxrss
 
 
 def meet(folder, server, client, paper, cipher):
-    """One conversation; returns the peaks of both sides."""
+    """Runs one session, and returns the peak memory of both sides."""
     serve, join = ["-dir", "keys", "-trace"], ["-dir", "keys", "-trace"]
     if paper:
         for mine, role, peer in (serve, "server", "client"), (join, "client", "server"):
@@ -103,19 +103,23 @@ def main():
     dist = pathlib.Path(sys.argv[1]).resolve()
     amd64 = [str(dist / "securechat-linux-amd64")]
     aes = {"aes", "pclmulqdq"} <= set(pathlib.Path("/proc/cpuinfo").read_text().split())
-    table = ["| machine | keys made in | default: serves, joins | -paper: serves, joins | most memory |", "|---|---|---|---|---|"]
+    table = [
+        "| machine | keys generated in | default: serves, joins | -paper: serves, joins | peak memory |",
+        "|---|---|---|---|---|",
+    ]
     for machine, emulator, cipher in MACHINES:
         there = [*emulator, str(dist / f"securechat-linux-{machine}")]
         with tempfile.TemporaryDirectory() as folder:
             folder = pathlib.Path(folder)
             keygen = Proc(folder, "keygen", [*there, "-keygen", "-dir", "keys"])
-            keygen.until("making an RSA-2048 encryption key; a small machine may need a minute")
+            keygen.until("generating an RSA-2048 encryption key; a small machine may need a minute")
             peak = keygen.end()
             for role in "server", "client":
                 key, public = folder / f"paper-{role}.pem", folder / f"paper-{role}_pub.pem"
                 shutil.copyfile(KEYS / f"paper-{role}.pem", key)
                 key.chmod(0o600)
-                subprocess.run(["openssl", "rsa", "-in", key, "-pubout", "-out", public], check=True, capture_output=True, timeout=PATIENCE)
+                openssl = ["openssl", "rsa", "-in", key, "-pubout", "-out", public]
+                subprocess.run(openssl, check=True, capture_output=True, timeout=PATIENCE)
             cells = []
             for paper in False, True:
                 for server, client in (there, amd64), (amd64, there):
@@ -123,12 +127,12 @@ def main():
                     peak = max(peak, a if server is there else b)
                 cells.append("yes, yes" + ("" if paper else f" ({cipher if aes else CHACHA})"))
             table.append(f"| {machine} | {keygen.took:.1f} s | {cells[0]} | {cells[1]} | {peak / 1024:.0f} MB |")
-        print(f"{machine} works; its keys took {keygen.took:.1f} s", flush=True)
+        print(f"{machine} works; generating its keys took {keygen.took:.1f} s", flush=True)
     print("\n".join(table))
 
 
-# However this ends, nothing it started goes on.
-signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to end"))
+# End every process that this script started, however it ends.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated by SIGTERM"))
 try:
     main()
 finally:

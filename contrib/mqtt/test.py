@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Two servers, one room, a real broker, pipes alone: a client at each says lines while the broker is restarted under them, and
-while it is down. Each hears every line of the other once, in order, with its origin, and none of its own.
+"""Two servers join their rooms through a real broker, with pipes alone. A client at each sends lines while the broker
+restarts and while it is down. Each client receives every line of the other once, in order, with its origin, and none of
+its own.
 
     contrib/mqtt/test.py SECURECHAT      needs mosquitto and mosquitto-clients
 """
@@ -18,14 +19,14 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 SECURECHAT = str(pathlib.Path(sys.argv[1]).resolve())
 PATIENCE = 120  # seconds
-started = []  # every process of ours, each the head of a session
+started = []  # every process that this script started; each leads a session
 
 
 def until(what, check):
     end = time.monotonic() + PATIENCE
     while not (got := check()):
         if time.monotonic() > end:
-            raise SystemExit(f"not in time: {what}")
+            raise SystemExit(f"timed out waiting for {what}")
         time.sleep(0.02)
     return got
 
@@ -68,7 +69,7 @@ class Broker:
 
 
 class Side:
-    """A server with its bridge, and a client of it."""
+    """A server with its bridge, and a client of that server."""
 
     def __init__(self, folder, broker, server, client):
         self.folder, self.client_name, self.server_name = folder / server, client, server
@@ -78,7 +79,8 @@ class Side:
         self.run("-allow", f"{client}/identity.pub", "-dir", server)
         self.err = open(self.folder / "err", "wb")
         self.bridge = start(
-            [HERE / "bridge", server, f"-h 127.0.0.1 -p {broker.port}", SECURECHAT, "-listen", "127.0.0.1:0", "-dir", server],
+            [HERE / "bridge", server, f"-h 127.0.0.1 -p {broker.port}",
+             SECURECHAT, "-listen", "127.0.0.1:0", "-dir", server],
             cwd=self.folder, stdin=subprocess.DEVNULL, stdout=self.err, stderr=self.err)
         address = until("the room", lambda: re.search(r"room open on (\S+) as", (self.folder / "err").read_text()))[1]
         with open(self.folder / "heard", "wb") as out:
@@ -96,7 +98,7 @@ class Side:
         return [o for o in map(json.loads, lines) if o["type"] == kind]
 
     def say(self, n):
-        """Says n lines; they are in the server's log when it returns."""
+        """Sends n lines, and returns when they are in the server's log."""
         for _ in range(n):
             self.said += 1
             self.client.stdin.write(json.dumps({"text": f"{self.client_name} {self.said}"}).encode() + b"\n")
@@ -104,7 +106,7 @@ class Side:
         until("acknowledgements", lambda: any(o["id"] == self.said for o in self.heard("ack")))
 
     def has_all_of(self, other):
-        return until(f"all that {other.client_name} said", lambda: len(self.heard("message")) >= other.said)
+        return until(f"all lines of {other.client_name}", lambda: len(self.heard("message")) >= other.said)
 
     def texts(self):
         log = (self.folder / "connection.log").read_text().split("\n")[:-1]
@@ -128,18 +130,19 @@ def main():
             sides += [Side(folder, broker, "south", "bob")]
             north, south = sides
             both = lambda n: [side.say(n) for side in sides]
-            # Whoever subscribes for the first time hears nothing from before: wait for both subscriptions.
+            # A first subscription does not receive earlier messages, so wait for both subscriptions.
             until("subscriptions", lambda: (folder / "broker.log").read_text().count("SUBACK") >= 2)
             both(5)
             north.has_all_of(south), south.has_all_of(north)
-            both(30)  # under way while the broker restarts
+            both(30)  # in transit while the broker restarts
             broker.stop()
             both(30)  # while it is down
             broker.start()
             both(30)
             north.has_all_of(south), south.has_all_of(north)
-            # A subscriber that comes back late finds what was said waiting.
-            late = int(subprocess.check_output(["pgrep", "-g", str(north.bridge.pid), "-x", "mosquitto_sub"], timeout=PATIENCE))
+            # A subscriber that returns late receives the messages that were waiting.
+            pgrep = ["pgrep", "-g", str(north.bridge.pid), "-x", "mosquitto_sub"]
+            late = int(subprocess.check_output(pgrep, timeout=PATIENCE))
             os.kill(late, signal.SIGSTOP)
             broker.stop()
             published = broker.published("south")
@@ -153,13 +156,14 @@ def main():
                 got = here.heard("message")
                 want = [f"{there.client_name} {i + 1}" for i in range(there.said)]
                 if [o["text"] for o in got] != want:
-                    raise SystemExit(f"{here.client_name} heard {[o['text'] for o in got]}")
+                    raise SystemExit(f"{here.client_name} received {[o['text'] for o in got]}")
                 if {o["name"] for o in got} != {f"{there.client_name}@{there.server_name}"}:
-                    raise SystemExit(f"{here.client_name} heard them from {set(o['name'] for o in got)}")
-                if sorted(here.texts()) != sorted(want + [f"{here.client_name} {i + 1}" for i in range(here.said)]):
+                    raise SystemExit(f"{here.client_name} received them from {set(o['name'] for o in got)}")
+                own = [f"{here.client_name} {i + 1}" for i in range(here.said)]
+                if sorted(here.texts()) != sorted(want + own):
                     raise SystemExit(f"the log of {here.server_name} has {here.texts()}")
-            print(f"{north.said} and {south.said} lines, two restarts of the broker: each line heard once, in order, from "
-                  f"{south.heard('message')[0]['name']} and {north.heard('message')[0]['name']}")
+            print(f"{north.said} and {south.said} lines, two restarts of the broker: each line received once, in order, "
+                  f"from {south.heard('message')[0]['name']} and {north.heard('message')[0]['name']}")
         except BaseException:
             for side in sides:
                 print((side.folder / "err").read_text(), file=sys.stderr)
@@ -171,8 +175,8 @@ def main():
             broker.stop()
 
 
-# However this ends, nothing it started goes on.
-signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to end"))
+# End every process that this script started, however it ends.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated by SIGTERM"))
 try:
     main()
 finally:
@@ -180,4 +184,4 @@ finally:
         try:
             os.killpg(popen.pid, signal.SIGKILL)
         except ProcessLookupError:
-            pass  # has ended, with all of its session
+            pass  # the session has already ended

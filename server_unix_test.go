@@ -2,7 +2,7 @@
 
 package main
 
-// The server in trouble: a log that cannot be written, clients that are stuck, newcomers behind silent crowds.
+// The server in trouble: a log that cannot be written, clients that are stuck, newcomers behind a silent crowd.
 
 import (
 	"errors"
@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,6 +20,7 @@ import (
 // TestLogTrouble: lines wait while there is no folder for the log, and are acknowledged when there is one; somebody who
 // comes meanwhile is sent away and gets in later. The operator is told once.
 func TestLogTrouble(t *testing.T) {
+	t.Parallel()
 	anna := state(t, "anna")
 	dir := filepath.Join(t.TempDir(), "logs")
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -49,7 +49,8 @@ func TestLogTrouble(t *testing.T) {
 		t.Errorf("exit %d and %d", a, b)
 	}
 	server.err.match(t, `the log can be written again`)
-	if got := messages(t, path); !slices.Equal(got, []string{"two", "three"}) && !slices.Equal(got, []string{"three", "two"}) {
+	if got := messages(t, path); !slices.Equal(got, []string{"two", "three"}) &&
+		!slices.Equal(got, []string{"three", "two"}) {
 		t.Errorf("the log has %q", got)
 	}
 	if n := strings.Count(server.err.String(), "cannot write the log "+path); n != 1 {
@@ -59,12 +60,14 @@ func TestLogTrouble(t *testing.T) {
 
 // TestFullRoom: who finds no place is told, and with -reconnect has one as soon as somebody leaves.
 func TestFullRoom(t *testing.T) {
+	t.Parallel()
 	anna := state(t, "anna")
 	server, addr := serve(t, anna, "-max-clients", "1")
 	first := start(t, t.TempDir(), "-connect", addr, "-dir", anna)
 	server.err.match(t, `joined`)
 	const full = "the server closed the session: the room is full"
-	if out, stderr, code := runToEnd(t, t.TempDir(), "lost\n", "-connect", addr, "-dir", anna); code != exitTrouble || stderr != "securechat: "+full+"\n" {
+	if out, stderr, code := runToEnd(t, t.TempDir(), "lost\n", "-connect", addr, "-dir", anna); code != exitTrouble ||
+		stderr != "securechat: "+full+"\n" {
 		t.Errorf("exit %d: %s%s", code, out, stderr)
 	}
 	patient := start(t, t.TempDir(), "-connect", addr, "-dir", anna, "-reconnect")
@@ -102,11 +105,14 @@ func stuckPipe(t *testing.T) *os.File {
 // TestShutdownStreamsStuck: whichever of its streams is stuck, and with a client that reads nothing, lines are taken in as
 // ever, the first signal ends the server in good order within five seconds, and a second one at once.
 func TestShutdownStreamsStuck(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name             string
 		out, err, second bool
-	}{{"stdout", true, false, false}, {"stderr", false, true, false}, {"both", true, true, false}, {"both, second signal", true, true, true}} {
+	}{{"stdout", true, false, false}, {"stderr", false, true, false}, {"both", true, true, false},
+		{"both, second signal", true, true, true}} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			anna := state(t, "anna")
 			l, err := net.Listen("tcp", "127.0.0.1:0")
 			if err != nil {
@@ -174,6 +180,7 @@ func TestShutdownStreamsStuck(t *testing.T) {
 
 // TestShutdownStuck ends within five seconds with a stopped client and one in its handshake.
 func TestShutdownStuck(t *testing.T) {
+	t.Parallel()
 	anna := state(t, "anna")
 	server, addr := serve(t, anna)
 	stuck := start(t, t.TempDir(), "-connect", addr, "-dir", anna)
@@ -195,7 +202,7 @@ func TestShutdownStuck(t *testing.T) {
 	for _, r := range records(t, filepath.Join(server.cmd.Dir, "connection.log")) {
 		if r["event"] == eventDisconnect || r["event"] == eventRefused {
 			ends++
-			if r["reason"] == "" {
+			if recordField(r, "reason") == "" {
 				t.Error("an end without a reason")
 			}
 		}
@@ -207,6 +214,7 @@ func TestShutdownStuck(t *testing.T) {
 
 // TestNewcomerBehindCrowd is let in while very many connections say nothing.
 func TestNewcomerBehindCrowd(t *testing.T) {
+	t.Parallel()
 	anna := state(t, "anna")
 	server, addr := serve(t, anna)
 	var crowd []net.Conn
@@ -224,19 +232,9 @@ func TestNewcomerBehindCrowd(t *testing.T) {
 	}()
 	begin := time.Now()
 	out, stderr, code := runToEnd(t, t.TempDir(), "hello\n", "-connect", addr, "-dir", anna, "-reconnect")
-	t.Logf("with 1000 silent connections a newcomer's line is acknowledged after %v; the server's %s", time.Since(begin), memoryOf(server.cmd.Process.Pid))
+	t.Logf("with 1000 silent connections a newcomer's line is acknowledged after %v; the server's %s", time.Since(begin),
+		memoryOf(server.cmd.Process.Pid))
 	if code != exitDone {
 		t.Errorf("exit %d: %s%s", code, out, stderr)
 	}
-}
-
-// memoryOf is what the system says of a process's memory, where it says it.
-func memoryOf(pid int) string {
-	b, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))
-	for line := range strings.SplitSeq(string(b), "\n") {
-		if strings.HasPrefix(line, "VmRSS:") {
-			return strings.Join(strings.Fields(line), " ")
-		}
-	}
-	return "memory unknown"
 }

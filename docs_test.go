@@ -1,6 +1,7 @@
 package main
 
-// The layers of docs/ARCHITECTURE.md: every file uses only files above it in the code map.
+// The documents agree with the code: README.md's usage text and ARCHITECTURE.md's layers. flags_test.go compares the
+// man page with the flags.
 
 import (
 	"bufio"
@@ -17,6 +18,22 @@ import (
 	"strings"
 	"testing"
 )
+
+func readme(t *testing.T) string {
+	t.Helper()
+	b, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// TestReadmeUsage keeps README's short usage the program's.
+func TestReadmeUsage(t *testing.T) {
+	if !strings.Contains(readme(t), "```text\n"+shortUsage()+"```\n") {
+		t.Error("README.md does not hold the text of -help as it is")
+	}
+}
 
 // codeMap returns the file patterns of ARCHITECTURE.md's code map, the lowest layer first.
 func codeMap(t *testing.T) (patterns []string) {
@@ -88,7 +105,8 @@ func upward(sources map[string]string, layers map[string]int) (faults []string, 
 	for ident, object := range info.Uses {
 		from, to := fset.Position(ident.Pos()), fset.Position(object.Pos())
 		if to.Filename != "" && layers[to.Filename] > layers[from.Filename] {
-			faults = append(faults, fmt.Sprintf("%s:%d uses %s of %s, a higher layer", from.Filename, from.Line, ident.Name, to.Filename))
+			faults = append(faults, fmt.Sprintf("%s:%d uses %s of %s, a higher layer", from.Filename, from.Line, ident.Name,
+				to.Filename))
 		}
 	}
 	slices.Sort(faults)
@@ -124,12 +142,15 @@ func TestLayers(t *testing.T) {
 // a file that is not on the map and a line without a file.
 func TestLayersFindsFaults(t *testing.T) {
 	layers, faults := layersOf([]string{"low.go", "gone.go", "high_*.go"}, []string{"high_linux.go", "low.go", "new.go"})
-	if want := []string{"new.go is not on the code map", "gone.go is on the code map, and there is no such file"}; !slices.Equal(faults, want) {
+	if want := []string{"new.go is not on the code map",
+		"gone.go is on the code map, and there is no such file"}; !slices.Equal(faults, want) {
 		t.Errorf("%q, want %q", faults, want)
 	}
 	faults, err := upward(map[string]string{
-		"low.go":        "package main\nimport \"os\"\ntype base int\nfunc low() { os.Exit(1); high() }\nfunc (b base) get() int { return b.more() + (*top)(nil).field }",
-		"high_linux.go": "package main\ntype top struct { field int }\nfunc high() { low() }\nfunc (b base) more() int { return b.get() }",
+		"low.go": "package main\nimport \"os\"\ntype base int\nfunc low() { os.Exit(1); high() }\nfunc (b base) " +
+			"get() int { return b.more() + (*top)(nil).field }",
+		"high_linux.go": "package main\ntype top struct { field int }\nfunc high() { low() }\nfunc (b base) more() int { " +
+			"return b.get() }",
 	}, layers)
 	if err != nil {
 		t.Fatal(err)

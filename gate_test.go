@@ -1,5 +1,7 @@
 package main
 
+// The gate: connections that are dropped before the handshake, for failures of their address or because of a crowd.
+
 import (
 	"context"
 	"errors"
@@ -98,7 +100,8 @@ func TestPenaltiesAreBounded(t *testing.T) {
 	for range 2 {
 		g.penalise(netip.MustParseAddr("192.0.2.1"), penaltyInvite, testNow)
 	}
-	if len(g.sources) != maxSources || g.sources[sourceOf(source(maxSources-1))] != nil || g.sources[sourceOf(source(0))] == nil {
+	if len(g.sources) != maxSources || g.sources[sourceOf(source(maxSources-1))] != nil ||
+		g.sources[sourceOf(source(0))] == nil {
 		t.Errorf("%d sources, or the wrong one is gone", len(g.sources))
 	}
 	if g.enter(netip.MustParseAddr("192.0.2.1"), testNow) == nil {
@@ -186,7 +189,8 @@ func (l *farListener) Accept() (net.Conn, error) {
 	}
 }
 
-func (l *farListener) Close() error   { close(l.shut); return nil }
+func (l *farListener) Close() error { close(l.shut); return nil }
+
 func (l *farListener) Addr() net.Addr { return &net.TCPAddr{} }
 
 // dial connects from ip.
@@ -211,15 +215,16 @@ func TestServerPenalises(t *testing.T) {
 	put(t, filepath.Join(dir, "authorized_keys"), []byte(publicLine(k.signer.PublicKey(), "anna")))
 	put(t, filepath.Join(dir, "known_hosts"), []byte("* "+publicLine(k.signer.PublicKey(), "")))
 	synctest.Test(t, func(t *testing.T) {
-		log, err := openLog(path)
+		log, err := openLog(logOptions{path: path})
 		if err != nil {
 			t.Fatal(err)
 		}
 		told := newWatched()
-		c := newConsole(strings.NewReader(""), io.Discard, told, nil)
+		c := newConsole(strings.NewReader(""), io.Discard, told, nil, consoleOptions{})
 		tr := openTrust(dir, k.signer.PublicKey(), "anna", nil)
 		s, err := newServer(serverConfig{
-			endpoint: endpoint{&securechat2{me: me, trust: tr}, me.signer.PublicKey(), "anna", tr}, log: log, clients: maxClients, console: c,
+			endpoint: endpoint{&securechat2{me: me, trust: tr}, me.signer.PublicKey(), "anna", tr}, log: log,
+			clients: maxClients, console: c,
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -315,13 +320,15 @@ func TestServerPenalises(t *testing.T) {
 		if err := log.close(); err != nil {
 			t.Error(err)
 		}
-		if n := strings.Count(told.String(), "refused 192.0.2.1:4711: too many failed tries from 192.0.2.1: it is kept out for"); n != 1 {
+		if n := strings.Count(told.String(),
+			"refused 192.0.2.1:4711: too many failed tries from 192.0.2.1: it is kept out for"); n != 1 {
 			t.Errorf("told %d times: %s", n, told)
 		}
 	})
 	n := 0
 	for _, r := range records(t, path) {
-		if r["event"] == eventRefused && strings.HasPrefix(r["reason"].(string), "too many failed tries from 192.0.2.1:") && r["client"] == "192.0.2.1:4711" {
+		if r["event"] == eventRefused && strings.HasPrefix(r["reason"].(string), "too many failed tries from 192.0.2.1:") &&
+			r["client"] == "192.0.2.1:4711" {
 			n++
 		}
 	}

@@ -2,15 +2,20 @@
 
 package main
 
+// What the operating system provides: owners and modes of files, file systems without space, service managers.
+
 import (
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // ownedFile is the FileInfo of a file with another owner or mode.
@@ -21,7 +26,8 @@ type ownedFile struct {
 }
 
 func (f ownedFile) Mode() fs.FileMode { return f.mode }
-func (f ownedFile) Sys() any          { return &syscall.Stat_t{Uid: f.uid} }
+
+func (f ownedFile) Sys() any { return &syscall.Stat_t{Uid: f.uid} }
 
 func TestCheckPrivate(t *testing.T) {
 	ours := uint32(os.Geteuid())
@@ -86,7 +92,8 @@ func TestInviteWithoutSpace(t *testing.T) {
 }
 
 // readOnly starts a program without the right of root to write to any folder.
-const readOnly = `if [ "$(id -u)" = 0 ]; then exec setpriv --bounding-set=-dac_override,-dac_read_search "$@"; fi; exec "$@"`
+const readOnly = `if [ "$(id -u)" = 0 ]; then exec setpriv --bounding-set=-dac_override,-dac_read_search "$@"; fi; ` +
+	`exec "$@"`
 
 // TestReadOnlyFolder checks that a state folder that cannot be written works if it contains what is needed, and that a
 // failed write is reported with what to do.
@@ -114,9 +121,96 @@ func TestReadOnlyFolder(t *testing.T) {
 	for _, args := range [][]string{{"-invite", "cleo"}, {"-allow", filepath.Join(anna, "identity.pub")}} {
 		p = limited(t, readOnly, "", append(args, "-dir", anna)...)
 		code = p.wait()
-		wantRun(t, args[0], p.err.String(), code, exitTrouble, `permission denied: allow this user to write to the folder and try again`)
+		wantRun(t, args[0], p.err.String(), code, exitTrouble,
+			`permission denied: allow this user to write to the folder and try again`)
 	}
-	if exists(filepath.Join(anna, "invites")) || regexp.MustCompile(`anna`).MatchString(readText(t, filepath.Join(anna, "authorized_keys"))) {
+	if exists(filepath.Join(anna, "invites")) ||
+		regexp.MustCompile(`anna`).MatchString(readText(t, filepath.Join(anna, "authorized_keys"))) {
 		t.Error("something was written")
+	}
+}
+
+// TestServiceManager passes a listening socket to the server, and receives READY=1, WATCHDOG=1 and STOPPING=1 from it.
+func TestServiceManager(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	name := filepath.Join(t.TempDir(), "notify")
+	told, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer told.Close()
+	heard := make(chan string, 1<<16) // read at once: the kernel holds few datagrams
+	go func() {
+		defer close(heard)
+		b := make([]byte, 100)
+		for {
+			n, err := told.Read(b)
+			if err != nil {
+				return
+			}
+			heard <- string(b[:n])
+		}
+	}()
+	p := &proc{t: t, out: newWatched(), err: newWatched(), ended: make(chan struct{})}
+	hear := func() string {
+		t.Helper()
+		select {
+		case s := <-heard:
+			return s
+		case <-time.After(patience):
+			t.Fatalf("the service manager heard nothing: %s", p.err)
+			return ""
+		}
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	p.cmd = exec.Command("/bin/sh", "-c", `LISTEN_PID=$$ exec "$@"`, "sh", os.Args[0], "-listen", "systemd", "-dir", anna)
+	p.cmd.Dir = t.TempDir()
+	p.cmd.Env = append(os.Environ(), asSecurechat+"=1", "LISTEN_FDS=1", "NOTIFY_SOCKET="+name, "WATCHDOG_USEC=200000")
+	p.cmd.ExtraFiles = []*os.File{f}
+	p.cmd.Stdout, p.cmd.Stderr = p.out, p.err
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { p.cmd.Wait(); close(p.ended) }()
+	defer p.cmd.Process.Kill()
+	if got := hear(); got != "READY=1" {
+		t.Errorf("first it says %q: %s", got, p.err)
+	}
+	if _, stderr, code := runToEnd(t, t.TempDir(), "hello\n", "-connect", l.Addr().String(), "-dir",
+		anna); code != exitDone {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+	if got := hear(); got != "WATCHDOG=1" {
+		t.Errorf("then it says %q", got)
+	}
+	p.cmd.Process.Signal(syscall.SIGTERM)
+	for hear() != "STOPPING=1" {
+	}
+	if code := p.wait(); code != exitDone {
+		t.Errorf("exit %d: %s", code, p.err)
+	}
+}
+
+// TestNoSocket checks that -listen systemd is rejected without inherited sockets, and with too many.
+func TestNoSocket(t *testing.T) {
+	for _, c := range []struct{ pid, fds, want string }{{"1", "1", "no socket"}, {"", "", "no socket"},
+		{"self", "0", "no socket"}, {"self", "99", "at most"}} {
+		if c.pid == "self" {
+			c.pid = strconv.Itoa(os.Getpid())
+		}
+		t.Setenv("LISTEN_PID", c.pid)
+		t.Setenv("LISTEN_FDS", c.fds)
+		if _, err := sdListeners(); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v: %v", c, err)
+		}
 	}
 }

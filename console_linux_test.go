@@ -1,18 +1,237 @@
 package main
 
-// Black-box tests of questions and commands at a terminal.
+// The program at terminals: real processes, each on a pseudo-terminal of its own, from the first question about a key to the
+// last line of the chat.
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
+
+// sit starts securechat at a terminal of its own.
+func sit(t *testing.T, env string, args ...string) (*screen, *exec.Cmd) {
+	t.Helper()
+	s := newScreen(t, 60)
+	cmd := exec.Command(os.Args[0], args...)
+	cmd.Dir = t.TempDir()
+	cmd.Env = append(os.Environ(), asSecurechat+"=1", "HOME="+cmd.Dir, "TERM=xterm", "NO_COLOR=1", "TZ=UTC")
+	if env != "" {
+		cmd.Env = append(cmd.Env, env)
+	}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.slave, s.slave, s.slave
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	return s, cmd
+}
+
+// says waits until the screen's output has text.
+func (s *screen) says(text string) {
+	s.t.Helper()
+	s.wait(text, func(output string) bool { return strings.Contains(output, text) })
+}
+
+// leaves waits for cmd to end with code, and finds the terminal as it was: echo, lines, no paste marks.
+func (s *screen) leaves(cmd *exec.Cmd, code int) {
+	s.t.Helper()
+	kill := time.AfterFunc(patience, func() { cmd.Process.Kill() })
+	defer kill.Stop()
+	cmd.Wait()
+	if got := cmd.ProcessState.ExitCode(); got != code {
+		s.t.Errorf("exit %d, want %d", got, code)
+	}
+	state, err := unix.IoctlGetTermios(int(s.slave.Fd()), unix.TCGETS)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if state.Lflag&unix.ECHO == 0 || state.Lflag&unix.ICANON == 0 || state.Oflag&unix.OPOST == 0 {
+		s.t.Errorf("the terminal is left raw: %+v", state)
+	}
+	s.wait("the end of marked pastes", func(out string) bool {
+		return strings.LastIndex(out, pasteOff) >= strings.LastIndex(out, pasteOn)
+	})
+}
+
+// TestConversation has three at terminals: what each types and hears, commands, a paste, a kick, and every way to leave.
+func TestConversation(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	operator, server := sit(t, "", "-listen", "127.0.0.1:0", "-dir", anna, "-json=false")
+	var addr string
+	operator.wait("an address", func(out string) bool {
+		_, rest, found := strings.Cut(out, "room open on ")
+		addr, _, _ = strings.Cut(rest, " ")
+		return found && strings.Contains(rest, " ")
+	})
+	bobDir, cleoDir := guest(t, anna, addr, "bob"), guest(t, anna, addr, "cleo")
+	bob, bobCmd := sit(t, "", "-connect", addr, "-dir", bobDir)
+	bob.says("bob> ")
+	cleo, cleoCmd := sit(t, "NO_COLOR=", "-connect", addr, "-dir", cleoDir)
+	cleo.says("joined " + addr)
+	bob.says("* cleo joined")
+
+	bob.send("Καλημέρα 中文 👩\u200d👩\u200d👧\r")
+	cleo.says(nameColor("bob") + "bob" + colorOff + ": Καλημέρα 中文 👩\u200d👩\u200d👧")
+	operator.says("bob: Καλημέρα")
+	operator.send("morning\r")
+	bob.says("anna: morning")
+	bob.send("/me waves\r")
+	cleo.says("waves")
+	bob.send("/who\r")
+	bob.says("* 3 here: anna, bob, cleo")
+	cleo.send("/ms\tbo\tpsst\r")
+	bob.says("cleo (to you): psst")
+	bob.says("\a")
+	bob.send("a" + pasteMark("one\r\r/quit\r") + "\r")
+	cleo.says(": /quit")
+	cleo.says(": aone")
+	bob.send("still here\r") // the Enter behind the paste did not leave
+	cleo.says(": still here")
+
+	bob.mu.Lock()
+	out := string(bob.raw)
+	bob.mu.Unlock()
+	if strings.Contains(out, "bob: Καλημέρα") {
+		t.Error("bob sees his own line twice")
+	}
+	operator.mu.Lock()
+	out = string(operator.raw)
+	operator.mu.Unlock()
+	if strings.Contains(out, "psst") {
+		t.Error("the operator sees what was for bob alone")
+	}
+
+	operator.send("/kick bob\r")
+	bob.says("removed by the operator")
+	bob.leaves(bobCmd, exitTrouble)
+	operator.send("\r/who\r") // an empty line is nothing to an operator
+	operator.says("* 2 here: anna, cleo")
+	operator.send("missed\r")
+	cleo.says(": missed")
+
+	for _, c := range []struct {
+		keys string
+		code int
+	}{{"\r", exitDone}, {"\x04", exitDone}, {"\x03", exitDone}, {"/quit\r", exitDone}} {
+		again, cmd := sit(t, "", "-connect", addr, "-dir", bobDir, "-nobell")
+		again.says("bob> ")
+		if c.keys == "\r" {
+			again.says("1 said while you were away:")
+			again.wait("a dated line", func(out string) bool { return matches(`\d{4}-\d\d-\d\d \d\d:\d\d anna: missed`, out) })
+		}
+		again.send(c.keys)
+		again.leaves(cmd, c.code)
+	}
+	dumb, cmd := sit(t, "TERM=dumb", "-connect", addr, "-dir", bobDir, "-nobell")
+	dumb.says("bob> ")
+	operator.send("/msg bob hush\r")
+	dumb.says("anna (to you): hush")
+	dumb.send("\n")
+	dumb.leaves(cmd, exitDone)
+	dumb.mu.Lock()
+	if out := string(dumb.raw); strings.ContainsAny(out, "\a\x1b") {
+		t.Errorf("a dumb terminal got %q", out)
+	}
+	dumb.mu.Unlock()
+
+	once, cmd := sit(t, "", "-connect", addr, "-dir", bobDir, "-reconnect=false")
+	once.says("bob> ")
+	server.Process.Kill() // the connection is lost
+	once.leaves(cmd, exitLost)
+	cleo.says("connecting again")
+	cleo.send("\x03")
+	cleo.leaves(cleoCmd, exitTrouble)
+}
+
+func pasteMark(text string) string { return pasteStart + text + pasteEnd }
+
+// TestOperatorLeaves closes the room from its terminal, by each key that does.
+func TestOperatorLeaves(t *testing.T) {
+	anna := state(t, "anna")
+	for _, keys := range []string{"\x03", "\x04", "/quit\r"} {
+		operator, server := sit(t, "", "-listen", "127.0.0.1:0", "-dir", anna)
+		operator.says("anna> ")
+		operator.send(keys)
+		operator.leaves(server, exitDone)
+	}
+}
+
+// TestFirstConnectDown: with -reconnect a person waits for a server that is not there yet, and is told who they are when it is.
+func TestFirstConnectDown(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	l.Close()
+	person, cmd := sit(t, "", "-connect", addr, "-dir", anna, "-reconnect")
+	person.says("connecting again")
+	start(t, t.TempDir(), "-listen", addr, "-dir", anna)
+	person.says("joined " + addr + " as anna;")
+	person.says("connected to " + addr)
+	person.wait("one greeting", func(out string) bool { return strings.Count(out, "joined") == 1 })
+	person.send("\r")
+	person.leaves(cmd, exitDone)
+}
+
+// TestTypedTo: with -to every typed line is for one receiver alone, and /me, which is for all, is not sent.
+func TestTypedTo(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	server, addr := serve(t, anna)
+	bob, cmd := sit(t, "", "-connect", addr, "-dir", guest(t, anna, addr, "bob"), "-to", "anna")
+	bob.says("bob> ")
+	bob.send("psst\r")
+	bob.send("/me waves\r")
+	bob.says("not sent: /me goes to everyone, and with -to every line is for anna alone")
+	bob.send("a" + pasteMark("one\r") + "\r")
+	bob.send("/quit\r")
+	bob.leaves(cmd, exitDone)
+	var got []string
+	for _, r := range records(t, filepath.Join(server.cmd.Dir, "connection.log")) {
+		if r["event"] == eventMessage {
+			got = append(got, recordField(r, "message")+" to "+recordField(r, "to"))
+		}
+	}
+	if want := []string{"psst to anna", "aone to anna"}; !slices.Equal(got, want) {
+		t.Errorf("the log has %q, want %q", got, want)
+	}
+}
+
+// TestInterruptedConnect: Ctrl-C ends a client that waits for a server in its first handshake.
+func TestInterruptedConnect(t *testing.T) {
+	t.Parallel()
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	// A dumb terminal is not in raw mode, so Ctrl-C is a signal.
+	person, cmd := sit(t, "TERM=dumb", "-connect", silent.Addr().String(), "-dir", state(t, "anna"), "-reconnect")
+	conn, err := silent.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	person.send("\x03")
+	person.says("left while there was no connection")
+	person.leaves(cmd, exitTrouble)
+}
 
 // atTerminal runs securechat at a terminal of its own.
 func atTerminal(t *testing.T, args ...string) (*proc, *screen) {
@@ -21,7 +240,8 @@ func atTerminal(t *testing.T, args ...string) (*proc, *screen) {
 	p := &proc{t: t, ended: make(chan struct{})}
 	p.cmd = exec.Command(os.Args[0], args...)
 	p.cmd.Dir = t.TempDir()
-	p.cmd.Env = append(os.Environ(), asSecurechat+"=1", "HOME="+p.cmd.Dir, "TERM=xterm", "NO_COLOR=1", "SECURECHAT_DIR=", "XDG_CONFIG_HOME=")
+	p.cmd.Env = append(os.Environ(), asSecurechat+"=1", "HOME="+p.cmd.Dir, "TERM=xterm", "NO_COLOR=1", "SECURECHAT_DIR=",
+		"XDG_CONFIG_HOME=")
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = s.slave, s.slave, s.slave
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	if err := p.cmd.Start(); err != nil {
@@ -60,6 +280,7 @@ func ends(t *testing.T, p *proc, s *screen, want int) {
 
 // TestFirstContact answers the question about an unknown server with yes, no and fingerprints.
 func TestFirstContact(t *testing.T) {
+	t.Parallel()
 	anna, bob := state(t, "anna"), state(t, "bob")
 	admit(t, anna, bob)
 	server, addr := serve(t, anna)
@@ -77,7 +298,9 @@ func TestFirstContact(t *testing.T) {
 		{"no", []string{"no"}, exitUntrusted, `securechat: 127\.0\.0\.1:\d+ was not trusted`},
 		{"the fingerprint", []string{print}, exitDone, `joined`},
 		{"ssh-keygen's line", []string{"256 " + print + " anna (ED25519)"}, exitDone, `joined`},
-		{"another fingerprint", []string{other}, exitUntrusted, `securechat: the key of 127\.0\.0\.1:\d+ is SHA256:\S+, not the one you expect\r\nsecurechat: hint: someone may be in the middle`},
+		{"another fingerprint", []string{other}, exitUntrusted,
+			`securechat: the key of 127\.0\.0\.1:\d+ is SHA256:\S+, not the one you expect\r\nsecurechat: hint: someone may ` +
+				`be in the middle`},
 		{"nonsense, then yes", []string{"well", "", "y", "yes"}, exitDone, `joined`},
 		{"Ctrl-C", []string{"\x03"}, exitUntrusted, `was not trusted`},
 		{"Ctrl-D", []string{"\x04"}, exitUntrusted, `was not trusted`},
@@ -123,6 +346,7 @@ func TestFirstContact(t *testing.T) {
 
 // TestOperator uses /invite and /allow at the server's prompt. The guest types the code, which is not shown.
 func TestOperator(t *testing.T) {
+	t.Parallel()
 	anna, bob, cleo, dora, emil := state(t, "anna"), state(t, "bob"), state(t, "cleo"), state(t, "dora"), state(t, "emil")
 	server, op := atTerminal(t, "-listen", "127.0.0.1:0", "-dir", anna)
 	addr := op.sees(`room open on (127\.0\.0\.1:\d+)`)[1]
@@ -157,11 +381,14 @@ func TestOperator(t *testing.T) {
 	pin(t, cleo, addr, anna)
 	pin(t, dora, addr, anna)
 	stderr, exit = tell(t, cleo, addr)
-	wantRun(t, "a stranger", stderr, exit, exitUntrusted, `without letting us in; its log says why\n.*have this line added to its authorized_keys: ssh-ed25519 `)
+	wantRun(t, "a stranger", stderr, exit, exitUntrusted,
+		`does not admit this key; its log says why\n.*have this line added to its authorized_keys: ssh-ed25519 `)
 	op.sees(`refused 127\.0\.0\.1:\d+, SHA256:\S+: key SHA256:\S+ is not in \S+authorized_keys`)
 	op.sees(`hint: or type /allow NAME`)
 	op.send("/allow cleo\r")
-	op.sees(`cleo may join now \(` + regexp.QuoteMeta(strings.Fields(runTool(t, "ssh-keygen", "-lf", filepath.Join(cleo, "identity.pub")))[1]) + `, authorized_keys:2\)`)
+	op.sees(`cleo may join now \(` +
+		regexp.QuoteMeta(strings.Fields(runTool(t, "ssh-keygen", "-lf", filepath.Join(cleo, "identity.pub")))[1]) +
+		`, authorized_keys:2\)`)
 	stderr, exit = tell(t, cleo, addr)
 	wantRun(t, "allowed", stderr, exit, exitDone, `^$`)
 	wantAdmitted(t, "/allow", server, "cleo", `^authorized_keys:2$`)
@@ -185,7 +412,8 @@ func TestOperator(t *testing.T) {
 		op.sees(`refused \S+, ` + regexp.QuoteMeta(key)) // the client may receive the refusal before the operator does
 	}
 	op.send("/allow dora\r")
-	op.sees(`several unknown keys have been refused: say which, as /allow NAME SHA256:…\r\n.*  SHA256:\S+\r\n.*  SHA256:\S+`)
+	op.sees(`several unknown keys have been refused: say which, as /allow NAME SHA256:…\r\n.*  SHA256:\S+\r\n.*  ` +
+		`SHA256:\S+`)
 	print := strings.Fields(runTool(t, "ssh-keygen", "-lf", filepath.Join(dora, "identity.pub")))[1]
 	op.send("/allow dora SHA256:x\r")
 	op.sees(`that is none of the keys refused lately, which are\r\n.*  SHA256:`)
@@ -209,6 +437,7 @@ func TestOperator(t *testing.T) {
 
 // TestPassphraseAtTerminal checks that a passphrase is asked for three times at most and never shown.
 func TestPassphraseAtTerminal(t *testing.T) {
+	t.Parallel()
 	anna := state(t, "anna")
 	path := filepath.Join(anna, "identity")
 	runTool(t, "ssh-keygen", "-q", "-p", "-P", "", "-N", "open sesame", "-f", path)
@@ -248,6 +477,7 @@ func TestAllowAtTerminal(t *testing.T) {
 
 // TestAmbiguousName checks that /msg with an ambiguous name is refused with the choices.
 func TestAmbiguousName(t *testing.T) {
+	t.Parallel()
 	anna, bob, alike := state(t, "anna"), state(t, "bob"), state(t, "alike")
 	put(t, filepath.Join(anna, "authorized_keys"), []byte(publicKeyOf(t, bob)+" bob\n"+publicKeyOf(t, alike)+" B0b\n"))
 	server, addr := serve(t, anna)
@@ -260,7 +490,8 @@ func TestAmbiguousName(t *testing.T) {
 	p, s := atTerminal(t, "-connect", addr, "-dir", anna)
 	s.sees(`joined \S+ as anna`)
 	s.send("/msg bob for one of you\r")
-	choice := s.sees(`bob is ambiguous: say which, B0b~` + suffix + ` or (bob~[0-9a-f]{8}); what you sent is in the log only`)[1]
+	choice := s.sees(`bob is ambiguous: say which, B0b~` + suffix +
+		` or (bob~[0-9a-f]{8}); what you sent is in the log only`)[1]
 	s.send("/msg " + choice + " for bob\r")
 	s.send("/msg B0b~" + suffix + " for the other\r")
 	first.out.match(t, `(?m)^anna \(to you\): for bob$`)
@@ -274,7 +505,38 @@ func TestAmbiguousName(t *testing.T) {
 	s.sees(`nobody here is called bob; B0b~` + suffix + ` is here`)
 	s.send("\r")
 	ends(t, p, s, exitDone)
-	if out := first.out.String() + second.out.String(); strings.Contains(out, "one of you") || strings.Contains(out, "where are you") {
+	if out := first.out.String() + second.out.String(); strings.Contains(out, "one of you") ||
+		strings.Contains(out, "where are you") {
 		t.Errorf("a message without a receiver was delivered: %q", out)
+	}
+}
+
+// TestPaperProgramTerminal: at a terminal a line is sent with Enter, and an empty one leaves, as the paper has it.
+func TestPaperProgramTerminal(t *testing.T) {
+	t.Parallel()
+	keys := paperFiles(t)
+	server, addr := paperServe(t, keys, []string{"client"})
+	s := newScreen(t, 100)
+	cmd := exec.Command(os.Args[0], paperArgs(keys, "client", []string{"server"}, "-connect", addr)...)
+	cmd.Env = append(os.Environ(), asSecurechat+"=1", "TERM=xterm")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.slave, s.slave, s.slave
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	t.Cleanup(func() { cmd.Process.Kill() })
+	s.wait("joined", func(output string) bool { return strings.Contains(output, "an empty line leaves") })
+	s.send("typed\r")
+	server.out.match(t, `^client: typed\n`)
+	s.send("secure-close\r")
+	s.wait("the word", func(output string) bool { return strings.Contains(output, "secure-close was not sent") })
+	s.send("\r")
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	server.err.match(t, `(?m)^\* client left$`)
+	if got := messages(t, filepath.Join(server.cmd.Dir, "connection.log")); !slices.Equal(got, []string{"typed"}) {
+		t.Errorf("the log has %q", got)
 	}
 }

@@ -1,17 +1,24 @@
 package main
 
-// Disks that are full and folders that cannot be written, as far as the system lets a test make them.
+// The server in conditions that need Linux: full and read-only file systems, abstract sockets, core dumps switched off, and
+// what a client that has stopped reading costs the others (BenchmarkStalledReader).
 
 import (
 	"bytes"
+	"crypto/rand"
+	"encoding/binary"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,8 +37,10 @@ func mount(t *testing.T, source, dir, kind string, flags uintptr, data string) b
 // TestFullDisk fills the disk twice, by a limit on the size of files and, where we may mount one, on a small file system:
 // nothing is acknowledged or in the log meanwhile, who left meanwhile is in it later, and all goes on when there is space.
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{"limit", "disk", "disk, -sync"} {
 		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
 			anna := state(t, "anna")
 			dir := t.TempDir()
 			if kind != "limit" && !mount(t, "tmpfs", dir, "tmpfs", 0, "size=128k,mode=0700") {
@@ -40,7 +49,8 @@ func TestFullDisk(t *testing.T) {
 			path, filler := filepath.Join(dir, "connection.log"), filepath.Join(dir, "filler")
 			server, addr := serve(t, anna, "-log", path, fmt.Sprintf("-sync=%v", strings.HasSuffix(kind, "sync")))
 			limit := func(n uint64) {
-				if err := unix.Prlimit(server.cmd.Process.Pid, unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: n, Max: unix.RLIM_INFINITY}, nil); err != nil {
+				if err := unix.Prlimit(server.cmd.Process.Pid, unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: n, Max: unix.RLIM_INFINITY},
+					nil); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -126,6 +136,7 @@ func TestFullDisk(t *testing.T) {
 // TestReadOnlyLog: a log that cannot be written is said at start, and one that becomes so is waited for; a rotation that
 // cannot be is said, and the old file goes on.
 func TestReadOnlyLog(t *testing.T) {
+	t.Parallel()
 	anna := state(t, "anna")
 	dir := filepath.Join(t.TempDir(), "logs")
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -141,7 +152,9 @@ func TestReadOnlyLog(t *testing.T) {
 		case os.Geteuid() != 0:
 			err, unlock = os.Chmod(dir, 0o500), func() { os.Chmod(dir, 0o700) }
 		case mount(t, dir, dir, "", unix.MS_BIND, ""):
-			err, unlock = unix.Mount("", dir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""), func() { unix.Unmount(dir, unix.MNT_DETACH) }
+			err, unlock = unix.Mount("", dir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""), func() {
+				unix.Unmount(dir, unix.MNT_DETACH)
+			}
 		default:
 			err, unlock = os.Rename(dir, away), func() { os.Rename(away, dir) }
 		}
@@ -151,7 +164,8 @@ func TestReadOnlyLog(t *testing.T) {
 		return unlock
 	}
 	unlock := lock()
-	if _, stderr, code := runToEnd(t, t.TempDir(), "", "-listen", "127.0.0.1:0", "-dir", anna, "-log", path); code != exitTrouble ||
+	if _, stderr, code := runToEnd(t, t.TempDir(), "", "-listen", "127.0.0.1:0", "-dir", anna, "-log",
+		path); code != exitTrouble ||
 		!strings.HasPrefix(stderr, "securechat: cannot write the log "+path) || !strings.Contains(stderr, "-log FILE") {
 		t.Errorf("exit %d: %s", code, stderr)
 	}
@@ -165,7 +179,7 @@ func TestReadOnlyLog(t *testing.T) {
 	}
 	unlock = lock()
 	server.cmd.Process.Signal(unix.SIGHUP)
-	server.err.match(t, `reopening the log .*; it goes on in the old file`)
+	server.err.match(t, `reopening the log .*; it continues in the old file`)
 	bob.send(`{"text":"two"}` + "\n")
 	bob.out.match(t, `"type":"ack","id":2}`)
 	unlock()
@@ -190,5 +204,170 @@ func TestReadOnlyLog(t *testing.T) {
 	}
 	if _, err := verifyLog(bytes.NewReader(contents(t, path))); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestAbstractNotify: a NOTIFY_SOCKET that begins with @ is a name outside the file system (sd_notify(3)).
+func TestAbstractNotify(t *testing.T) {
+	name := fmt.Sprintf("@securechat-test-%d", os.Getpid())
+	told, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer told.Close()
+	t.Setenv("NOTIFY_SOCKET", name)
+	if err := sdNotify("READY=1"); err != nil {
+		t.Fatal(err)
+	}
+	told.SetReadDeadline(time.Now().Add(patience))
+	b := make([]byte, 100)
+	if n, err := told.Read(b); err != nil || string(b[:n]) != "READY=1" {
+		t.Errorf("%q, %v", b[:n], err)
+	}
+}
+
+// TestNoDumps looks at a running server, and at what noDumps leaves in this process.
+func TestNoDumps(t *testing.T) {
+	server, _ := serve(t, state(t, "anna"))
+	limits, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(server.cmd.Process.Pid), "limits"))
+	if err != nil || !regexp.MustCompile(`(?m)^Max core file size +0 +0 `).Match(limits) {
+		t.Errorf("core dumps are on: %v\n%s", err, limits)
+	}
+	noDumps()
+	if n, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0); n != 0 || err != nil {
+		t.Errorf("dumpable: %d, %v", n, err)
+	}
+}
+
+// attend joins addr over a session that the test reads and writes itself.
+func attend(b *testing.B, addr string, me *party, flags byte) *session {
+	b.Helper()
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { conn.Close() })
+	secrets, err := clientHandshake(conn, me, trustAll, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	sess, err := newSession(conn, secrets, false, pipeTraffic)
+	if err != nil {
+		b.Fatal(err)
+	}
+	req := joinRequest{flags: flags}
+	rand.Read(req.stream[:])
+	packet, err := sess.append(nil, kindJoin, req.encode())
+	if err == nil {
+		err = sess.write(packet)
+	}
+	if err == nil {
+		_, _, err = sess.read()
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	return sess
+}
+
+// BenchmarkStalledReader says b.N lines, 100 a second, to four readers, and reports how late they hear them while 200 more
+// clients are there of whom so many have stopped reading before 6 MiB were said; the others of them do not listen. KiB are the
+// server's memory (VmRSS): alone, with the 200, after the 6 MiB and at the end.
+func BenchmarkStalledReader(b *testing.B) {
+	for _, stalled := range []int{0, 1, 200} {
+		b.Run(fmt.Sprintf("stalled=%d", stalled), func(b *testing.B) {
+			anna := state(b, "anna")
+			server, addr := serve(b, anna)
+			k, err := loadKeys(keyOptions{dir: anna})
+			if err != nil {
+				b.Fatal(err)
+			}
+			me, err := newParty(k.signer, k.encryption)
+			if err != nil {
+				b.Fatal(err)
+			}
+			memory := func(at string) {
+				var kib float64
+				fmt.Sscanf(memoryOf(server.cmd.Process.Pid), "VmRSS: %f", &kib)
+				b.ReportMetric(kib, "KiB-"+at)
+			}
+			memory("alone")
+			for n := range 200 {
+				attend(b, addr, me, map[bool]byte{true: joinListens}[n < stalled])
+			}
+			memory("200-clients")
+			const burst = 6 << 20 / maxLine
+			done := make(chan []time.Duration)
+			ready := make(chan struct{})
+			readers := 4
+			for range readers {
+				sess := attend(b, addr, me, joinListens)
+				go func() {
+					var late []time.Duration
+					for n := 0; n < burst+b.N; {
+						kind, payload, err := sess.read()
+						if err != nil {
+							b.Error(err)
+							break
+						}
+						for kind == kindText && len(payload) > 0 {
+							var it item
+							if it, payload, err = cutItem(payload); err != nil {
+								b.Error(err)
+							}
+							if it.what != itemSay {
+								continue
+							}
+							if n++; n == burst {
+								ready <- struct{}{}
+							} else if n > burst {
+								late = append(late, time.Since(time.Unix(0, int64(binary.BigEndian.Uint64(it.text)))))
+							}
+						}
+					}
+					done <- late
+				}()
+			}
+			speaker := attend(b, addr, me, 0)
+			go func() {
+				for {
+					if _, _, err := speaker.read(); err != nil {
+						return
+					}
+				}
+			}()
+			said := uint64(0)
+			say := func(text string) {
+				said++
+				packet, err := speaker.append(nil, kindText, linesOf(said, itemSay, "", text))
+				if err == nil {
+					err = speaker.write(packet)
+				}
+				if err != nil && err != io.EOF {
+					b.Fatal(err)
+				}
+			}
+			for range burst {
+				say(strings.Repeat("x", maxLine))
+			}
+			for range readers {
+				<-ready
+			}
+			memory("burst")
+			ticks := time.NewTicker(10 * time.Millisecond)
+			defer ticks.Stop()
+			for range b.N {
+				<-ticks.C
+				say(string(binary.BigEndian.AppendUint64(nil, uint64(time.Now().UnixNano()))) + strings.Repeat("y", 100))
+			}
+			var late []time.Duration
+			for range readers {
+				late = append(late, <-done...)
+			}
+			slices.Sort(late)
+			memory("end")
+			b.ReportMetric(float64(late[len(late)/2].Microseconds()), "µs-p50")
+			b.ReportMetric(float64(late[len(late)*99/100].Microseconds()), "µs-p99")
+		})
 	}
 }

@@ -1,10 +1,11 @@
 package main
 
-// Scripts at the program's ends (DESIGN.md section 7), a hostile peer at the other, and what comes after an absence.
+// The client: scripts at its ends, JSON objects, what it catches up with after an absence, and hostile peers.
 
 import (
 	"cmp"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,37 +14,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"golang.org/x/crypto/ssh"
 )
-
-// guest makes the state folder of name, admitted by the server in dir at addr and knowing it.
-func guest(t *testing.T, dir, addr, name string) string {
-	t.Helper()
-	who := state(t, name)
-	admit(t, dir, who)
-	pin(t, who, addr, dir)
-	return who
-}
-
-// objects parses what -json printed.
-func objects(t *testing.T, out string) (all []map[string]any) {
-	t.Helper()
-	for line := range strings.Lines(out) {
-		var o map[string]any
-		if err := json.Unmarshal([]byte(line), &o); err != nil {
-			t.Fatalf("%v: %q", err, line)
-		}
-		all = append(all, o)
-	}
-	return all
-}
 
 // TestObjects has a client and the server say and hear everything in objects.
 func TestObjects(t *testing.T) {
@@ -53,7 +32,8 @@ func TestObjects(t *testing.T) {
 	client := start(t, t.TempDir(), "-connect", addr, "-dir", bob, "-json")
 	client.out.match(t, `"type":"welcome"`)
 	server.out.match(t, `"type":"join"`)
-	client.send(`{"text":"hi\u001b[2J"}` + "\n" + `{"text":"waves","what":"action"}` + "\n" + `{"text":"psst","to":"anna"}` + "\n" +
+	client.send(`{"text":"hi\u001b[2J"}` + "\n" + `{"text":"waves","what":"action"}` + "\n" +
+		`{"text":"psst","to":"anna"}` + "\n" +
 		`{"base64":"/w=="}` + "\n" + `{"type":"ack","id":1}` + "\n" + `{"text":"none","to":"nobody"}` + "\n")
 	server.send(`{"text":"hello"}` + "\n" + "no object\n" + `{"text":"again","to":"bob"}` + "\n")
 	server.out.match(t, `"id":2}`)
@@ -115,6 +95,7 @@ func TestObjects(t *testing.T) {
 
 // TestBridge hands a server the objects of others: they keep their speaker, and its own do not come back.
 func TestBridge(t *testing.T) {
+	t.Parallel()
 	anna := state(t, "anna")
 	server, addr := serve(t, anna, "-json")
 	bob := guest(t, anna, addr, "bob")
@@ -129,7 +110,8 @@ func TestBridge(t *testing.T) {
 		`{"type":"message","name":"dora","text":"three","origin":"SHA256:x","server":"pi","to":"bob"}` + "\n" +
 		`{"name":"eve","text":"four"}` + "\n")
 	client.out.match(t, `four`)
-	if got, want := client.out.String(), "cleo~1a2b3c4d@pi: one\ne-v-il-x@abcdefgh: two\ndora@pi (to you): three\nanna: four\n"; got != want {
+	if got, want := client.out.String(), "cleo~1a2b3c4d@pi: one\ne-v-il-x@abcdefgh: two\ndora@pi (to you): "+
+		"three\nanna: four\n"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
 	if strings.Contains(server.out.String(), "one") {
@@ -181,17 +163,20 @@ func TestObjectSizes(t *testing.T) {
 		t.Fatal(err)
 	}
 	huge := `{"text":"` + strings.Repeat("x", maxObject)
-	_, stderr, code := runToEnd(t, t.TempDir(), fmt.Sprintf("%s\n%s\n%s\n{\"text\":\"last\"}\n", in, over, huge), "-connect", addr, "-dir", dir, "-json")
+	_, stderr, code := runToEnd(t, t.TempDir(), fmt.Sprintf("%s\n%s\n%s\n{\"text\":\"last\"}\n", in, over, huge),
+		"-connect", addr, "-dir", dir, "-json")
 	if code != exitTrouble || !strings.Contains(stderr, "line 2: ") || !strings.Contains(stderr, "line 3 is longer") {
 		t.Errorf("exit %d: %.300s", code, stderr)
 	}
-	if got := messages(t, filepath.Join(server.cmd.Dir, "connection.log")); len(got) != 2 || got[0] != longest || got[1] != "last" {
+	if got := messages(t, filepath.Join(server.cmd.Dir, "connection.log")); len(got) != 2 || got[0] != longest ||
+		got[1] != "last" {
 		t.Errorf("the log has %d messages", len(got))
 	}
 }
 
 // TestShellEnds runs what a shell can do to the streams.
 func TestShellEnds(t *testing.T) {
+	t.Parallel()
 	dir := state(t, "anna")
 	server, addr := serve(t, dir)
 	client := "$SECURECHAT -connect " + addr + " -dir " + dir
@@ -204,14 +189,16 @@ func TestShellEnds(t *testing.T) {
 		{client + " <&-", "", exitDone, "^$"},
 		{client + " </dev/null", "", exitDone, "^$"},
 		{client + " -stay -timeout 10ms <&-", "", exitTimeout, "-timeout ran out"},
-		{`yes '{"text":"x"}' | head -20000 | ` + client + " -json | head -1; exit ${PIPESTATUS[2]}", `^{"type":"welcome".*}\n$`, exitDone, "^$"},
+		{`yes '{"text":"x"}' | head -20000 | ` + client + " -json | head -1; exit ${PIPESTATUS[2]}",
+			`^{"type":"welcome".*}\n$`, exitDone, "^$"},
 		{"echo x | " + client + " -json >/dev/full", "", exitTrouble, "cannot write standard output: .*no space"},
 		{"echo x | " + client + " >/dev/full", "", exitDone, "^$"}, // nothing to write
 		{"echo x | " + client + " >&-", "", exitDone, "^$"},
 		{"echo x | " + client + " 2>&-", "", exitDone, "^$"},
 		{client + " -json <<< '{'", `{"type":"error","line":1,`, exitTrouble, "line 1: no JSON object"},
 		{client + " -json <<< '7'", `{"type":"error","line":1,`, exitTrouble, "line 1: a JSON number and no object"},
-		{client + ` -json <<< '{"text":7}'`, `{"type":"error","line":1,`, exitTrouble, `line 1: "text" cannot be a JSON number`},
+		{client + ` -json <<< '{"text":7}'`, `{"type":"error","line":1,`, exitTrouble,
+			`line 1: "text" cannot be a JSON number`},
 		{"echo x | " + client + " -to nobody", "", exitTrouble, "nobody here is called nobody"},
 		{client + " -count 0", "", exitUsage, "-count"},
 	} {
@@ -243,12 +230,15 @@ func TestShellEnds(t *testing.T) {
 	}
 }
 
-// TestHeadEnds has a reader go away: what is piped in goes on being sent to its end, and that is success.
+// TestHeadEnds: the reader of standard output ends, as head does. The client still sends its input to the end, and that is
+// success. More input follows than a client keeps without an acknowledgement: it has received "more" before it sends all.
 func TestHeadEnds(t *testing.T) {
+	t.Parallel()
 	anna := state(t, "anna")
 	server, addr := serve(t, anna)
 	bob := guest(t, anna, addr, "bob")
-	cmd := exec.Command("bash", "-c", "mkfifo more && (seq 30000; cat more) | $SECURECHAT -stay -connect "+addr+" -dir "+bob+" | (head -1; exec <&-; echo gone >&2); exit ${PIPESTATUS[1]}")
+	cmd := exec.Command("bash", "-c", "mkfifo more && (seq 30000; cat more) | $SECURECHAT -stay -connect "+addr+" -dir "+
+		bob+" | (head -1; exec <&-; echo gone >&2); exit ${PIPESTATUS[1]}")
 	cmd.Dir = t.TempDir()
 	cmd.Env = append(os.Environ(), asSecurechat+"=1", "SECURECHAT="+os.Args[0], "HOME="+cmd.Dir)
 	stdout, stderr := newWatched(), newWatched()
@@ -259,25 +249,36 @@ func TestHeadEnds(t *testing.T) {
 	server.out.match(t, `bob: 30000\n`)
 	server.send("go\n")
 	stderr.match(t, "gone")
+	witness := start(t, t.TempDir(), "-connect", addr, "-dir", anna)
+	server.err.match(t, `(?m)anna~?\S* joined`)
 	server.send("more\nmore\n")
-	if err := os.WriteFile(filepath.Join(cmd.Dir, "more"), []byte("last\n"), 0); err != nil {
+	witness.out.match(t, `anna: more\n.*more\n`)
+	witness.stdin.Close()
+	witness.wait()
+	const large = 2 * outboxBytes / maxLine
+	input := strings.Repeat(strings.Repeat("x", maxLine)+"\n", large) + "last\n"
+	if err := os.WriteFile(filepath.Join(cmd.Dir, "more"), []byte(input), 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Wait(); err != nil || stdout.String() != "anna: go\n" || strings.Contains(stderr.String(), "securechat: ") {
+	if err := cmd.Wait(); err != nil || stdout.String() != "anna: go\n" ||
+		strings.Contains(stderr.String(), "securechat: ") {
 		t.Errorf("%v, stdout %q, stderr %q", err, stdout, stderr)
 	}
-	if got := messages(t, filepath.Join(server.cmd.Dir, "connection.log")); got[len(got)-1] != "last" && !slices.Contains(got, "last") {
-		t.Errorf("the log has %d messages, and not the last", len(got))
+	got := messages(t, filepath.Join(server.cmd.Dir, "connection.log"))
+	if len(got) != 30000+3+large+1 || got[len(got)-1] != "last" {
+		t.Errorf("the log has %d messages, of %d", len(got), 30000+3+large+1)
 	}
 }
 
 // TestHistory gives a person what was said while it was away, and a bot nothing; a gap is told.
 func TestHistory(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		history string
 		want    []string
 		gap     bool
-	}{{"1000", []string{"2 said while you were away:", "a1", "a2"}, false}, {"1", []string{"1 said while you were away:", "a2"}, true}, {"0", nil, true}} {
+	}{{"1000", []string{"2 said while you were away:", "a1", "a2"}, false},
+		{"1", []string{"1 said while you were away:", "a2"}, true}, {"0", nil, true}} {
 		anna := state(t, "anna")
 		server, addr := serve(t, anna, "-history", c.history)
 		bob := guest(t, anna, addr, "bob")
@@ -359,15 +360,12 @@ func TestHistory(t *testing.T) {
 			t.Errorf("history %s: a bot got %q, flags %d", c.history, got, w.flags)
 		}
 		cut := joinRequest{stream: streamID{1}, flags: joinListens, epoch: w.epoch, seen: seen}
-		if w, got, _ := visit(cut, "fourth"); c.history == "1000" && (!slices.Contains(got, "a1") || !slices.Contains(got, "second") || w.flags != 0) ||
+		if w, got, _ := visit(cut, "fourth"); c.history == "1000" &&
+			(!slices.Contains(got, "a1") || !slices.Contains(got, "second") || w.flags != 0) ||
 			c.history != "1000" && (slices.Contains(got, "a1") || w.flags != welcomeGap) {
 			t.Errorf("history %s: who was cut off got %q, flags %d", c.history, got, w.flags)
 		}
 	}
-}
-
-func matches(pattern, text string) bool {
-	return regexp.MustCompile(pattern).MatchString(text)
 }
 
 // hostileText is what must not reach a terminal, and letters is what must.
@@ -379,7 +377,8 @@ const (
 // harmful says what of out must not be on a terminal; its lines may be coloured where colours are ours.
 func harmful(out string) string {
 	for i, r := range out {
-		if r < ' ' && r != '\n' || r >= 0x7f && r < 0xa0 || strings.ContainsRune("\u200b\u200e\u202e\u2066\u2028\u2029\ufeff\u00ad\ufffd", r) {
+		if r < ' ' && r != '\n' || r >= 0x7f && r < 0xa0 ||
+			strings.ContainsRune("\u200b\u200e\u202e\u2066\u2028\u2029\ufeff\u00ad\ufffd", r) {
 			return fmt.Sprintf("%q", out[max(0, i-20):min(len(out), i+20)])
 		}
 	}
@@ -403,10 +402,12 @@ func TestHostileClient(t *testing.T) {
 	}
 	packet, err := sess.append(nil, kindText, buf)
 	if err == nil {
-		packet, err = sess.append(packet, kindText, appendLine(appendLinesHeader(nil, 5, itemAction, ""), []byte("end\n"+hostileText)))
+		packet, err = sess.append(packet, kindText, appendLine(appendLinesHeader(nil, 5, itemAction, ""),
+			[]byte("end\n"+hostileText)))
 	}
 	if err == nil {
-		packet, err = sess.append(packet, kindText, appendLine(appendLinesHeader(nil, 6, itemDirect, hostileText[:20]), []byte("to nobody")))
+		packet, err = sess.append(packet, kindText, appendLine(appendLinesHeader(nil, 6, itemDirect, hostileText[:20]),
+			[]byte("to nobody")))
 	}
 	if err == nil {
 		packet, err = sess.append(packet, kindText, appendLine(appendLinesHeader(nil, 7, itemSay, ""), []byte("done")))
@@ -446,7 +447,8 @@ func TestHostileClient(t *testing.T) {
 	}
 	exact := 0
 	for _, r := range records(t, log) {
-		if r["base64"] == base64.StdEncoding.EncodeToString([]byte(hostileText)) || r["message"] == letters || r["message"] == evil[1] {
+		if r["base64"] == base64.StdEncoding.EncodeToString([]byte(hostileText)) || r["message"] == letters ||
+			r["message"] == evil[1] {
 			exact++
 		}
 	}
@@ -493,17 +495,20 @@ func hostile(t *testing.T, addr, dir string) (net.Conn, *session) {
 
 // TestHostileServer sends everything that could harm to a client, in texts, notices and names.
 func TestHostileServer(t *testing.T) {
+	t.Parallel()
 	dir := state(t, "anna")
 	for _, c := range []struct {
 		name string // of the last item's speaker
 		code int
-	}{{"bob", exitDone}, {"b\x1b[2J", exitLost}, {"b\nanna", exitLost}, {"b\u202e", exitLost}, {"-", exitLost}, {"b@x@y", exitLost}} {
+	}{{"bob", exitDone}, {"b\x1b[2J", exitLost}, {"b\nanna", exitLost}, {"b\u202e", exitLost}, {"-", exitLost},
+		{"b@x@y", exitLost}} {
 		addr := fakeServer(t, dir, func(sess *session) error {
 			w := welcome{name: "anna", server: "anna", seq: 1}
 			packet, err := sess.append(nil, kindJoin, w.encode())
 			var items []byte
 			for i, what := range []byte{itemSay, itemAction, itemDirect, itemLeave, itemNotice, itemUndelivered, itemJoin} {
-				it := item{seq: uint64(i + 1), time: time.Now(), what: what, name: "bob", text: []byte(hostileText + "\nanna: forged")}
+				it := item{seq: uint64(i + 1), time: time.Now(), what: what, name: "bob",
+					text: []byte(hostileText + "\nanna: forged")}
 				items = it.append(items)
 			}
 			items = item{seq: 9, time: time.Now(), what: itemSay, name: c.name, text: []byte(letters)}.append(items)
@@ -576,7 +581,8 @@ func TestSentAway(t *testing.T) {
 			return err
 		})
 		out, stderr, code := runToEnd(t, t.TempDir(), "hello\n", "-connect", addr, "-dir", dir)
-		if code != exitTrouble || out != "" || !strings.Contains(stderr, c.want) || strings.Count(stderr, "\n") != 1 || harmful(stderr) != "" {
+		if code != exitTrouble || out != "" || !strings.Contains(stderr, c.want) || strings.Count(stderr, "\n") != 1 ||
+			harmful(stderr) != "" {
 			t.Errorf("after %d bytes, kind %d: exit %d: %q%q", len(c.payload), c.then, code, out, stderr)
 		}
 	}
@@ -606,7 +612,9 @@ func fakeServer(t *testing.T, dir string, serve func(*session) error) (addr stri
 			if err != nil {
 				return
 			}
-			secrets, _, err := serverHandshake(conn, me, 0, func(ssh.PublicKey, []byte, []byte, []byte, bool) error { return nil })
+			secrets, _, err := serverHandshake(conn, me, 0, func(ssh.PublicKey, []byte, []byte, []byte, bool) error {
+				return nil
+			})
 			var sess *session
 			if err == nil {
 				sess, err = newSession(conn, secrets, true, pipeTraffic)
@@ -635,23 +643,30 @@ type stuckLink struct {
 func (l stuckLink) append(buf []byte, kind byte, _ []byte) ([]byte, error) {
 	return append(buf, kind), nil
 }
-func (l stuckLink) write([]byte) error                 { return nil }
-func (l stuckLink) read() (byte, []byte, error)        { <-l.free; return 0, nil, errTruncated }
-func (l stuckLink) ready() bool                        { return true }
+
+func (l stuckLink) write([]byte) error { return nil }
+
+func (l stuckLink) read() (byte, []byte, error) { <-l.free; return 0, nil, errTruncated }
+
+func (l stuckLink) ready() bool { return true }
+
 func (l stuckLink) setReadTimeout(time.Duration, bool) {}
 
 // TestTimeoutStuck: -timeout ends a client that has said goodbye and whose reader is stuck.
 func TestTimeoutStuck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := &client{box: newOutbox(), stay: true, console: newConsole(strings.NewReader(""), io.Discard, io.Discard, nil)}
+		c := newClient(clientConfig{
+			keepReceiving: true,
+			console:       newConsole(strings.NewReader(""), io.Discard, io.Discard, nil, consoleOptions{}),
+		})
 		defer c.console.close()
+		time.AfterFunc(time.Second, func() { c.leave(errTimeout) })
 		conn, other := net.Pipe()
 		defer other.Close()
 		l := stuckLink{free: make(chan struct{})}
 		defer close(l.free)
-		err := c.session(conn, l, welcome{name: "bob"}, &leaving{timeout: time.After(time.Second)})
-		if !errors.Is(err, errTimeout) {
-			t.Errorf("it ended with %v", err)
+		if err := c.session(&clientConn{conn, nil, l, welcome{name: "bob"}}); err != nil || !errors.Is(c.result(), errTimeout) {
+			t.Errorf("it ended with %v, result %v", err, c.result())
 		}
 	})
 }
@@ -663,8 +678,226 @@ func TestTimeoutSilent(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer silent.Close()
-	_, stderr, code := runToEnd(t, t.TempDir(), "", "-connect", silent.Addr().String(), "-timeout", "100ms", "-dir", state(t, "anna"))
+	_, stderr, code := runToEnd(t, t.TempDir(), "", "-connect", silent.Addr().String(), "-timeout", "100ms", "-dir",
+		state(t, "anna"))
 	if code != exitTimeout {
 		t.Errorf("exit %d: %s", code, stderr)
+	}
+}
+
+// TestClientDeadline: a server that reads and says nothing more holds a client up for the handshake's deadline, its first
+// packet included.
+func TestClientDeadline(t *testing.T) {
+	_, c, _ := quietServer(t)
+	for _, reads := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			here, there := net.Pipe()
+			begin, over := time.Now(), make(chan struct{})
+			go func() {
+				defer there.Close()
+				there.SetDeadline(begin.Add(handshakeTimeout))
+				if _, _, err := serverHandshake(there, c.protocol.(*securechat2).me, 0, admitAll); err != nil {
+					t.Error(err)
+				}
+				there.SetDeadline(time.Time{})
+				if reads {
+					readFrame(there, maxHandshakeFrame)
+				}
+				<-over
+			}()
+			if _, err := c.join(t.Context(), here); !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("it reads: %v: %v", reads, err)
+			}
+			if d := time.Since(begin); d != handshakeTimeout {
+				t.Errorf("it reads: %v: the client ended after %v", reads, d)
+			}
+			close(over)
+			here.Close()
+		})
+	}
+}
+
+// TestAckOverReconnect: -sync: lines said on the last connection become durable after this one's welcome.
+func TestAckOverReconnect(t *testing.T) {
+	b := newOutbox()
+	for range 10 {
+		b.add(outLine{text: []byte("x"), what: itemSay}, true)
+	}
+	b.resume(0)
+	b.take(nil) // sent, the connection is lost, the server has written and not yet synced them
+	if err := b.resume(0); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.acknowledge(10); err != nil { // the sync that was under way ends before our writer begins
+		t.Errorf("the acknowledgement: %v", err)
+	}
+}
+
+// scriptedLink is a link whose other side is the test: it receives the kinds that are written, and sends messages to read.
+type scriptedLink struct {
+	link
+	kinds chan byte
+	reads chan message
+}
+
+func newScriptedLink() *scriptedLink {
+	return &scriptedLink{kinds: make(chan byte, 16), reads: make(chan message, 16)}
+}
+
+func (l *scriptedLink) append(buf []byte, kind byte, _ []byte) ([]byte, error) {
+	return append(buf, kind), nil
+}
+
+func (l *scriptedLink) write(buf []byte) error {
+	for _, kind := range buf {
+		if kind != kindPing {
+			l.kinds <- kind
+		}
+	}
+	return nil
+}
+
+func (l *scriptedLink) read() (byte, []byte, error) {
+	m := <-l.reads
+	return m.kind, m.payload, m.err
+}
+
+func (l *scriptedLink) ready() bool { return false }
+
+func (l *scriptedLink) setReadTimeout(time.Duration, bool) {}
+
+func (l *scriptedLink) wipe() {}
+
+// number is the payload of kindAck and kindSent.
+func number(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
+
+// fullDisk is a standard output that takes nothing.
+type fullDisk struct{}
+
+func (fullDisk) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
+
+// TestSessionEnds: how a session with one line ends, by what the server sends after the line and after secure-close.
+func TestSessionEnds(t *testing.T) {
+	said := item{seq: 1, what: itemSay, name: "bob", text: []byte("last")}.append(nil)
+	ack, sent := message{kind: kindAck, payload: number(1)}, message{kind: kindSent, payload: number(1)}
+	bye, cut := message{kind: kindClose, payload: []byte(closeText)}, message{err: errTruncated}
+	removed := message{kind: kindText, payload: item{what: itemRemoved, text: []byte("removed")}.append(nil)}
+	lost := func(n int) func(error) bool {
+		return func(err error) bool {
+			var e *errLost
+			return errors.As(err, &e) && e.unacknowledged == n
+		}
+	}
+	is := func(want error) func(error) bool { return func(err error) bool { return errors.Is(err, want) } }
+	for _, c := range []struct {
+		name     string
+		line     []message // after the line
+		goodbye  []message // after the client's secure-close
+		fullDisk bool
+		want     func(error) bool
+		trouble  bool // which another connection may mend
+	}{
+		{"all well", []message{ack}, []message{bye}, false, is(nil), false},
+		{"a connection that is cut after secure-close", []message{ack}, []message{cut}, false, is(nil), false},
+		{"a forged packet after secure-close", []message{ack}, []message{{err: errBadPacket}}, false, is(errBadPacket), false},
+		{"a full disk after secure-close", []message{ack}, []message{{kind: kindText, payload: said}, bye}, true, is(syscall.ENOSPC), false},
+		{"a cut before the acknowledgement", []message{cut}, nil, false, lost(1), true},
+		{"a server that stops", []message{bye}, nil, false, lost(1), true},
+		{"removed", []message{removed, bye}, nil, false, is(errRemoved), false},
+		{"an acknowledgement of what was not sent", []message{{kind: kindAck, payload: number(2)}}, nil, false, lost(1), true},
+		{"handed over, and the server closes", []message{sent}, []message{bye}, false, is(nil), false},
+		{"handed over, and the connection is cut", []message{sent}, []message{cut}, false, lost(1), true},
+		{"handed over, and cut before secure-close", []message{sent, cut}, nil, false, lost(1), true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cl := newClient(clientConfig{console: unstartedConsole(strings.NewReader(""), io.Discard)})
+				if c.fullDisk {
+					cl.console.out = newOutput(fullDisk{})
+				}
+				conn, other := net.Pipe()
+				defer other.Close()
+				l := newScriptedLink()
+				go func() {
+					defer close(l.kinds) // a write after this would panic
+					if kind := <-l.kinds; kind != kindText {
+						t.Errorf("the client sent kind %d", kind)
+					}
+					for _, m := range c.line {
+						l.reads <- m
+					}
+					if c.goodbye == nil {
+						return
+					}
+					if kind := <-l.kinds; kind != kindClose {
+						t.Errorf("the client sent kind %d", kind)
+					}
+					for _, m := range c.goodbye {
+						l.reads <- m
+					}
+				}()
+				cl.box.add(outLine{text: []byte("line"), what: itemSay}, true)
+				if c.goodbye != nil {
+					cl.box.close()
+				}
+				err := cl.session(&clientConn{conn, nil, l, welcome{name: "anna"}})
+				if !c.want(err) || isTrouble(err) != c.trouble {
+					t.Errorf("the session ended with %v; trouble %v", err, isTrouble(err))
+				}
+			})
+		})
+	}
+}
+
+// TestClosedOutputPatience: lines that are piped in have any time to be acknowledged, also with -stay and a closed output.
+func TestClosedOutputPatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newClient(clientConfig{
+			endpoint: endpoint{protocol: &securechat2{}}, keepReceiving: true,
+			console: unstartedConsole(strings.NewReader("line\n"), io.Discard),
+		})
+		conn, other := net.Pipe()
+		defer other.Close()
+		l := newScriptedLink()
+		begin := time.Now()
+		time.AfterFunc(time.Second, func() {
+			if err := c.printed(syscall.EPIPE); err != nil {
+				t.Error(err)
+			}
+		})
+		time.AfterFunc(time.Minute, func() { l.reads <- message{kind: kindAck, payload: number(1)} })
+		go func() {
+			for kind := range l.kinds {
+				if kind == kindClose {
+					l.reads <- message{kind: kindClose, payload: []byte(closeText)}
+					return
+				}
+			}
+		}()
+		go c.input()
+		if err := c.session(&clientConn{conn, nil, l, welcome{name: "anna"}}); err != nil || c.result() != nil {
+			t.Errorf("it ended with %v", err)
+		}
+		if d := time.Since(begin); d != time.Minute {
+			t.Errorf("it ended after %v", d)
+		}
+	})
+}
+
+// TestResumeTooFar: a server cannot acknowledge lines that were never sent.
+func TestResumeTooFar(t *testing.T) {
+	b := newOutbox()
+	for range 3 {
+		b.add(outLine{text: []byte("x"), what: itemSay}, true)
+	}
+	if err := b.resume(1); !errors.Is(err, errMalformed) {
+		t.Errorf("resume: %v", err)
+	}
+	b.take(nil)
+	if err := b.resume(2); err != nil || b.unacknowledged() != 1 {
+		t.Errorf("resume: %v, %d lines unacknowledged", err, b.unacknowledged())
+	}
+	if first, batch, done := b.take(nil); first != 3 || len(batch) != 1 || done {
+		t.Errorf("%d lines from %d, %v", len(batch), first, done)
 	}
 }

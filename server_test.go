@@ -1,0 +1,834 @@
+package main
+
+// The server in this process: how connections end (one record with one reason each), which packets it refuses, and how it
+// gathers what has arrived.
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// quietServer returns a server and a client with the same identity, which each lists, and what the server prints.
+func quietServer(t *testing.T) (*server, *client, *bytes.Buffer) {
+	t.Helper()
+	r, _ := quietRoom(t)
+	var notes bytes.Buffer
+	me := partyOf(t, fixedSigner(t, "server"), onceKeys["server"]())
+	tr := openTrust(t.TempDir(), me.signer.PublicKey(), "anna", nil)
+	put(t, tr.path("authorized_keys"), []byte(publicLine(tr.own, "anna"))) // a pipe has no address of this machine
+	put(t, tr.path("known_hosts"), []byte("[127.0.0.1]:9000 "+publicLine(tr.own, "")))
+	s, err := newServer(serverConfig{
+		endpoint: endpoint{&securechat2{me: me, trust: tr}, me.signer.PublicKey(), "anna", tr}, log: r.log,
+		clients: maxClients,
+		console: unstartedConsole(strings.NewReader(""), &notes),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.free.Stop() })
+	proto := &securechat2{me: me, trust: tr, client: securechat2Client{addr: "127.0.0.1:9000"}}
+	c := newClient(clientConfig{
+		endpoint: endpoint{protocol: proto, trust: tr}, addr: "127.0.0.1:9000",
+		console: unstartedConsole(strings.NewReader(""), io.Discard),
+	})
+	return s, c, &notes
+}
+
+// serveConn serves one connection to its end.
+func serveConn(s *server, conn net.Conn) {
+	var wg sync.WaitGroup
+	s.handle(conn, &wg, s.join)
+	wg.Wait()
+}
+
+// TestServerDeadline: a client that stalls at any point up to its first packet is gone after the deadline, and told
+// nothing; its server serves the next.
+func TestServerDeadline(t *testing.T) {
+	s, c, notes := quietServer(t)
+	for frames := range 3 {
+		synctest.Test(t, func(t *testing.T) {
+			here, middle := net.Pipe()
+			inside, there := net.Pipe()
+			begin := time.Now()
+			go func() {
+				for range frames {
+					if body, err := readFrame(middle, maxHandshakeFrame); err == nil {
+						inside.Write(appendVector(nil, body))
+					}
+				}
+			}()
+			go func() {
+				for { // back to the client, until the server ends
+					body, err := readFrame(inside, maxHandshakeFrame)
+					if err != nil {
+						middle.Close()
+						return
+					}
+					middle.Write(appendVector(nil, body))
+				}
+			}()
+			go c.join(t.Context(), here)
+			s.gate.inProgress = 1
+			serveConn(s, there)
+			if d := time.Since(begin); d != handshakeTimeout || s.gate.inProgress != 0 {
+				t.Errorf("%d frames: it ended after %v with %d handshakes in progress", frames, d, s.gate.inProgress)
+			}
+			printNotes(s.console)
+			if !strings.Contains(notes.String(), "i/o timeout") {
+				t.Errorf("%d frames: the operator was told %q", frames, notes)
+			}
+			notes.Reset()
+			here.Close()
+			middle.Close()
+			synctest.Wait()
+		})
+	}
+}
+
+// TestServerRefusals: whatever a client that was let in does wrong ends its connection, without a word to it; the log says
+// why, and the next client is served.
+func TestServerRefusals(t *testing.T) {
+	s, c, _ := quietServer(t)
+	message := func(kind byte, payload []byte) func(*session) ([]byte, error) {
+		return func(sess *session) ([]byte, error) { return sess.append(nil, kind, payload) }
+	}
+	for what, do := range map[string]struct {
+		send func(*session) ([]byte, error)
+		want string
+	}{
+		"secure-close":         {message(kindClose, []byte(closeText)), "left"},
+		"another closing word": {message(kindClose, []byte("bye")), errMalformed.Error()},
+		"an unknown kind":      {message(99, nil), errMalformed.Error()},
+		"kind 0":               {message(0, nil), errMalformed.Error()},
+		"an acknowledgement":   {message(kindAck, make([]byte, 8)), errMalformed.Error()},
+		"a second join":        {message(kindJoin, joinRequest{}.encode()), errMalformed.Error()},
+		"raw bytes":            {message(kindRaw, []byte("x")), errMalformed.Error()},
+		"lines of no form":     {message(kindText, []byte("x")), errMalformed.Error()},
+		"a gap": {func(sess *session) ([]byte, error) {
+			buf, err := sess.append(nil, kindText, linesOf(7, itemSay, "", "x"))
+			if err != nil {
+				return nil, err
+			}
+			return sess.append(buf, kindText, linesOf(9, itemSay, "", "x"))
+		}, "line 9 came after line 7: " + errMalformed.Error()},
+		"parts without an end": {message(kindText, make([]byte, maxMessage+1)), errMalformed.Error()},
+		"a packet that is none": {func(*session) ([]byte, error) { return appendVector(nil, make([]byte, 32)), nil },
+			errBadPacket.Error() + ": possible man-in-the-middle attack"},
+		"nothing more": {func(*session) ([]byte, error) { return nil, nil }, "nothing heard from it for too long"},
+		"half a packet": {func(*session) ([]byte, error) {
+			return []byte{0, 32, 1}, nil
+		}, "nothing heard from it for too long"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			here, there := net.Pipe()
+			go serveConn(s, there)
+			c := newClient(c.clientConfig)
+			joined, err := c.join(t.Context(), here)
+			if err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+			sess := joined.link.(*session)
+			buf, err := do.send(sess)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := here.Write(buf); err != nil && !errors.Is(err, io.ErrClosedPipe) {
+				t.Errorf("%s: %v", what, err)
+			}
+			kind, payload, err := byte(kindPing), []byte(nil), error(nil)
+			for (kind == kindPing || kind == kindAck) && err == nil {
+				kind, payload, err = sess.read()
+			}
+			if do.want == "left" && (kind != kindClose || string(payload) != closeText) || do.want != "left" &&
+				!errors.Is(err, errTruncated) {
+				t.Errorf("%s: the client got kind %d, %q, %v", what, kind, payload, err)
+			}
+			here.Close()
+			synctest.Wait()
+		})
+		all := records(t, s.log.path)
+		if last := all[len(all)-1]; last["event"] != eventDisconnect || last["reason"] != do.want {
+			t.Errorf("%s: the log says %v", what, last)
+		}
+		if len(s.room.members) != 0 {
+			t.Errorf("%s: it is still in the room", what)
+		}
+	}
+}
+
+// TestFirstPacketRefusals: a client is there from its first packet on, which has to be a join.
+func TestFirstPacketRefusals(t *testing.T) {
+	s, c, notes := quietServer(t)
+	for what, payload := range map[string][]byte{"a text": linesOf(1, itemSay, "", "x"),
+		"a join of no form": make([]byte, joinSize-1)} {
+		kind := map[bool]byte{true: kindText, false: kindJoin}[what == "a text"]
+		synctest.Test(t, func(t *testing.T) {
+			here, there := net.Pipe()
+			go serveConn(s, there)
+			here.SetDeadline(time.Now().Add(handshakeTimeout))
+			keys, err := clientHandshake(here, c.protocol.(*securechat2).me, trustAll, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sess, err := newSession(here, keys, false, chatTraffic)
+			if err != nil {
+				t.Fatal(err)
+			}
+			buf, err := sess.append(nil, kind, payload)
+			if err != nil {
+				t.Fatal(err)
+			}
+			here.Write(buf)
+			wantReadError(t, what, sess, errTruncated)
+			here.Close()
+			synctest.Wait()
+		})
+		printNotes(s.console)
+		if !strings.Contains(notes.String(), "first packet: "+errMalformed.Error()) {
+			t.Errorf("%s: the operator was told %q", what, notes)
+		}
+		notes.Reset()
+	}
+	for _, r := range records(t, s.log.path) {
+		if r["event"] != eventRefused {
+			t.Errorf("the log has %v", r)
+		}
+	}
+}
+
+// scriptLink has said what stands in messages, all of which came together but for where one is nil. A second passes with each read,
+// and payloads share their memory, as a session's do.
+type scriptLink struct {
+	link     // nil: nothing else is asked
+	messages []*scriptMessage
+	payload  []byte
+}
+
+type scriptMessage struct {
+	kind    byte
+	payload []byte
+	err     error
+}
+
+func (l *scriptLink) ready() bool { return len(l.messages) > 0 && l.messages[0] != nil }
+
+func (l *scriptLink) read() (byte, []byte, error) {
+	if len(l.messages) == 0 {
+		return 0, nil, errTruncated
+	}
+	time.Sleep(time.Second)
+	if l.messages[0] == nil {
+		l.messages = l.messages[1:]
+	}
+	m := l.messages[0]
+	l.messages = l.messages[1:]
+	clear(l.payload)
+	l.payload = append(l.payload[:0], m.payload...)
+	return m.kind, l.payload, m.err
+}
+
+// TestGathered: what came together is recorded together, in its order, once, and whatever comes after it.
+func TestGathered(t *testing.T) {
+	text := func(first uint64, what byte, to string, texts ...string) *scriptMessage {
+		b := appendLinesHeader(nil, first, what, to)
+		for _, text := range texts {
+			b = appendLine(b, []byte(text))
+		}
+		return &scriptMessage{kind: kindText, payload: b}
+	}
+	say := func(first uint64, texts ...string) *scriptMessage { return text(first, itemSay, "", texts...) }
+	var many []*scriptMessage
+	var manyHeard []string
+	for i := range batchLines + 2 {
+		many = append(many, say(uint64(i+1), fmt.Sprint(i)))
+		manyHeard = append(manyHeard, fmt.Sprintf("%vs say bob %d", batchLines+1+i/batchLines, i))
+	}
+	long := strings.Repeat("x", batchBytes)
+	bye := &scriptMessage{kind: kindClose, payload: []byte(closeText)}
+	broken := &scriptMessage{err: errBadPacket}
+	for _, c := range []struct {
+		name     string
+		messages []*scriptMessage
+		heard    []string // by another, each with the second it was recorded in: what is full, when more comes
+		err      error
+	}{
+		{"one after another", []*scriptMessage{say(1, "a"), nil, say(2, "b")}, []string{"1s say bob a", "2s say bob b"}, nil},
+		{"together", []*scriptMessage{say(1, "a", "b"), say(3, ""), say(4, "d")},
+			[]string{"3s say bob a", "3s say bob b", "3s say bob ", "3s say bob d"}, nil},
+		{"another kind of line", []*scriptMessage{say(1, "a"), text(2, itemAction, "", "nods"),
+			text(3, itemDirect, "anna", "psst"), text(4, itemDirect, "cleo", "psst"), say(5, "b")},
+			[]string{"2s say bob a", "3s action bob nods", "4s direct bob psst", "5s say bob b"}, nil},
+		{"said again", []*scriptMessage{say(1, "a", "b"), say(2, "b", "c"), say(1, "a"), say(4, "d")},
+			[]string{"2s say bob a", "2s say bob b", "3s say bob c", "4s say bob d"}, nil},
+		{"a gap", []*scriptMessage{say(1, "a"), say(2, "b"), say(4, "d")}, []string{"3s say bob a", "3s say bob b"},
+			errMalformed},
+		{"malformed", []*scriptMessage{say(1, "a"), say(2, "b"), {kind: kindText, payload: []byte("?")}, say(3, "c")},
+			[]string{"3s say bob a", "3s say bob b"}, errMalformed},
+		{"half malformed", []*scriptMessage{say(1, "a"), {kind: kindText, payload: append(say(2, "b").payload, 9)}},
+			[]string{"2s say bob a"}, errMalformed},
+		{"a kind that is none", []*scriptMessage{say(1, "a"), {kind: kindRaw}}, []string{"2s say bob a"}, errMalformed},
+		{"a forged packet", []*scriptMessage{say(1, "a"), say(2, "b"), broken}, []string{"3s say bob a", "3s say bob b"},
+			errBadPacket},
+		{"a ping between", []*scriptMessage{say(1, "a"), {kind: kindPing}, say(2, "b")},
+			[]string{"2s say bob a", "3s say bob b"}, nil},
+		{"goodbye", []*scriptMessage{say(1, "a"), say(2, "b"), bye, say(3, "c")}, []string{"3s say bob a", "3s say bob b"},
+			errLeft},
+		{"too many lines", many, manyHeard, nil},
+		{"too many bytes", []*scriptMessage{say(1, "a"), say(2, long), say(3, "c"), say(4, "d")},
+			[]string{"3s say bob a", "3s say bob " + long, "4s say bob c", "4s say bob d"}, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, _, _ := quietServer(t)
+			synctest.Test(t, func(t *testing.T) {
+				anna, _ := enter(t, s.room, "anna", "key a", 1)
+				bob, _ := enter(t, s.room, "bob", "key b", 2)
+				heard(t, s.room, anna)
+				began := time.Now()
+				l := &scriptLink{messages: c.messages}
+				want := c.err
+				if want == nil {
+					want = errTruncated // the messages are over
+				}
+				if err := s.read(bob, l); !errors.Is(err, want) {
+					t.Errorf("it ended with %v, not %v", err, want)
+				}
+				var got []string
+				items, _ := take(s.room, anna)
+				for _, enc := range items {
+					it, _, err := cutItem(enc)
+					if err != nil {
+						t.Fatal(err)
+					}
+					got = append(got, fmt.Sprintf("%vs %s %s %s", it.time.Sub(began).Seconds(), itemNames[it.what], it.name, it.text))
+				}
+				if !slices.Equal(got, c.heard) {
+					t.Errorf("heard %q", got)
+				}
+			})
+		})
+	}
+}
+
+// TestGatheredWaits: a line does not wait for what comes late behind it: the rest of a line in parts, or what follows a change of
+// keys.
+func TestGatheredWaits(t *testing.T) {
+	line := func(n uint64, text string) []byte {
+		return appendLine(appendLinesHeader(nil, n, itemSay, ""), []byte(text))
+	}
+	for _, rekey := range []bool{false, true} {
+		s, _, _ := quietServer(t)
+		synctest.Test(t, func(t *testing.T) {
+			anna, _ := enter(t, s.room, "anna", "key a", 1)
+			bob, _ := enter(t, s.room, "bob", "key b", 2)
+			heard(t, s.room, anna)
+			client, server, _, _ := twoSessions(t, true)
+			here, there := net.Pipe()
+			server.conn, server.packets.conn = there, there
+			server.setReadTimeout(peerTimeout, true)
+			long := strings.Repeat("x", maxBatch)
+			if rekey {
+				client.out.packets, server.in.packets, long = rekeyPackets-2, rekeyPackets-2, "y"
+			}
+			first, err1 := client.append(nil, kindText, line(1, "short"))
+			second, err2 := client.append(nil, kindText, line(2, long))
+			if err := errors.Join(err1, err2); err != nil {
+				t.Fatal(err)
+			}
+			_, after, ok := cutVector(second) // a part, or the change of keys
+			if !ok || len(after) == 0 {
+				t.Fatal("it went into one packet")
+			}
+			ended := make(chan error, 1)
+			go func() { ended <- s.read(bob, server) }()
+			here.Write(append(first, second[:len(second)-len(after)]...))
+			synctest.Wait()
+			wantHeard(t, s.room, anna, "say bob short")
+			here.Write(after[:1])
+			synctest.Wait()
+			here.Write(after[1:])
+			synctest.Wait()
+			wantHeard(t, s.room, anna, "say bob "+long)
+			here.Close()
+			if err := <-ended; !errors.Is(err, errTruncated) {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// joined is a client in the room of a quietServer, over a pipe; test code speaks for it.
+type joined struct {
+	s      *server
+	c      *client
+	conn   net.Conn // its end
+	server *peer
+	sess   *session
+	w      welcome
+	over   chan struct{} // closed when the server is done with it
+}
+
+// asTCP is a pipe whose reader hears of its own Close in TCP's words.
+type asTCP struct{ net.Conn }
+
+func (c asTCP) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if err == io.ErrClosedPipe {
+		err = net.ErrClosed
+	}
+	return n, err
+}
+
+// joinOver makes c join s, in a bubble of synctest; fresh gives it a stream of its own.
+func joinOver(t *testing.T, s *server, c *client, fresh bool) *joined {
+	t.Helper()
+	here, there := net.Pipe()
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		serveConn(s, asTCP{there})
+	}()
+	again := newClient(c.clientConfig) // its channels belong to the bubble
+	if !fresh {
+		again.stream = c.stream
+	}
+	c = again
+	conn, err := c.join(t.Context(), here)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &joined{s, c, here, conn.server, conn.link.(*session), conn.welcome, over}
+}
+
+func (j *joined) send(t *testing.T, kind byte, payload []byte) {
+	t.Helper()
+	buf, err := j.sess.append(nil, kind, payload)
+	if err == nil {
+		_, err = j.conn.Write(buf)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// TestEnds: whatever ends a client's connection is in the log once, and under its own name.
+func TestEnds(t *testing.T) {
+	drain := func(j *joined) { go io.Copy(io.Discard, j.conn) }
+	speak := func(t *testing.T, j *joined, n int) {
+		cleo, _ := enter(t, j.s.room, "cleo", "key c", 9)
+		j.s.room.mute(cleo)
+		for i := range n {
+			if err := j.s.room.say(cleo, says(uint64(i+1), strings.Repeat("x", maxLine))); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	for _, c := range []struct {
+		name, want string
+		end        func(t *testing.T, j *joined)
+	}{
+		{"left", "left", func(t *testing.T, j *joined) { drain(j); j.send(t, kindClose, []byte(closeText)) }},
+		{"left, and the line is cut at once", "left", func(t *testing.T, j *joined) {
+			j.send(t, kindClose, []byte(closeText))
+			j.conn.Close()
+		}},
+		{"killed", errTruncated.Error(), func(t *testing.T, j *joined) {
+			drain(j)
+			synctest.Wait() // a write of the server to a closed pipe would be the reason instead
+			j.conn.Close()
+		}},
+		{"slow", slowConsumer, func(t *testing.T, j *joined) { speak(t, j, queueBytes/maxLine+1) }},
+		{"stuck", "slow consumer: it does not read", func(t *testing.T, j *joined) { speak(t, j, 1) }},
+		{"kicked", removed, func(t *testing.T, j *joined) { drain(j); j.s.room.kick("anna") }},
+		{"kicked, and stuck", removed, func(t *testing.T, j *joined) { j.s.room.kick("anna") }},
+		{"kicked, and killed", removed, func(t *testing.T, j *joined) { j.s.room.kick("anna"); j.conn.Close() }},
+		{"replaced", "replaced by a newer connection", func(t *testing.T, j *joined) {
+			drain(j)
+			<-joinOver(t, j.s, j.c, false).over // dead, and so in the log after it
+		}},
+		{"silent", "nothing heard from it for too long", func(t *testing.T, j *joined) { drain(j) }},
+		{"man in the middle", errBadPacket.Error() + ": possible man-in-the-middle attack", func(t *testing.T, j *joined) {
+			drain(j)
+			j.conn.Write(appendVector(nil, make([]byte, 32)))
+		}},
+		{"log trouble", errLog.Error(), func(t *testing.T, j *joined) {
+			drain(j)
+			l := j.s.log
+			readOnly, err := os.Open(l.path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.mu.Lock()
+			good := l.f
+			l.f = readOnly
+			l.mu.Unlock()
+			j.send(t, kindText, linesOf(1, itemSay, "", "x"))
+			<-j.over
+			l.mu.Lock()
+			l.f = good
+			l.mu.Unlock()
+			readOnly.Close()
+			l.record(func(b []byte) []byte { return appendRecord(b, time.Now(), eventRotate, nil, "", "") }, nil)
+		}},
+		{"server stop", "the server is stopping", func(t *testing.T, j *joined) {
+			drain(j)
+			j.s.room.close("the server is stopping")
+		}},
+		{"server stop, and stuck", "the server is stopping", func(t *testing.T, j *joined) {
+			j.s.room.close("the server is stopping")
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, cl, _ := quietServer(t)
+			synctest.Test(t, func(t *testing.T) {
+				j := joinOver(t, s, cl, true)
+				c.end(t, j)
+				<-j.over
+				j.conn.Close()
+			})
+			var reasons []any
+			for _, r := range records(t, s.log.path) {
+				if r["event"] == eventDisconnect || r["event"] == eventRefused {
+					reasons = append(reasons, r["reason"])
+				}
+			}
+			if c.name == "replaced" {
+				// the newer one
+				reasons = slices.DeleteFunc(reasons, func(r any) bool { return r == "slow consumer: it does not read" })
+			}
+			if !slices.Equal(reasons, []any{c.want}) {
+				t.Errorf("the log's reasons: %q, not %q", reasons, c.want)
+			}
+		})
+	}
+}
+
+// TestKeepalive: either side finds a dead peer within 90 seconds, whether the network still takes what is sent or not, and
+// keeps one that is silent and alive.
+func TestKeepalive(t *testing.T) {
+	const limit = 90 * time.Second
+	for _, takes := range []bool{true, false} {
+		s, c, _ := quietServer(t)
+		c.console.out = newOutput(io.Discard)
+		synctest.Test(t, func(t *testing.T) {
+			j := joinOver(t, s, c, true)
+			begin := time.Now()
+			if takes {
+				go io.Copy(io.Discard, j.conn)
+			}
+			<-j.over
+			if d := time.Since(begin); d > limit || d < pingInterval {
+				t.Errorf("it takes what is sent: %v: the server found a dead client after %v", takes, d)
+			}
+			j.conn.Close()
+		})
+		synctest.Test(t, func(t *testing.T) {
+			j := joinOver(t, s, c, true)
+			here, there := net.Pipe() // a dead server from here on
+			j.sess.conn, j.sess.packets.conn = here, here
+			begin := time.Now()
+			if takes {
+				go io.Copy(io.Discard, there)
+			}
+			var lost *errLost
+			if err := j.c.session(&clientConn{here, j.server, j.sess, j.w}); !errors.As(err, &lost) {
+				t.Error(err)
+			}
+			if d := time.Since(begin); d > limit || d < pingInterval {
+				t.Errorf("it takes what is sent: %v: the client found a dead server after %v", takes, d)
+			}
+			there.Close()
+			j.conn.Close()
+			<-j.over
+		})
+	}
+	s, c, _ := quietServer(t)
+	c.console.out = newOutput(io.Discard)
+	synctest.Test(t, func(t *testing.T) {
+		j := joinOver(t, s, c, true)
+		time.AfterFunc(24*time.Hour, func() { j.c.leave(errQuit) })
+		if err := j.c.session(&clientConn{j.conn, j.server, j.sess, j.w}); err != nil || j.c.leaving.Err() == nil {
+			t.Errorf("after a day of silence: %v", err)
+		}
+		<-j.over
+	})
+}
+
+// stuckOnce is a standard output that takes its first write after 80 seconds.
+type stuckOnce struct{ stuck bool }
+
+func (w *stuckOnce) Write(b []byte) (int, error) {
+	if !w.stuck {
+		w.stuck = true
+		time.Sleep(peerTimeout + 5*time.Second)
+	}
+	return len(b), nil
+}
+
+// TestLongLinesKeepalive: what counts as silence begins anew with each packet of a long line. A server is alive though its lines
+// waited for a stuck standard output, and is dead though a part of a line came right behind its first words.
+func TestLongLinesKeepalive(t *testing.T) {
+	s, c, _ := quietServer(t)
+	var seen uint64
+	talk := func(out io.Writer, welcome bool, server func(there net.Conn, sess *session)) (lasted time.Duration, err error) {
+		synctest.Test(t, func(t *testing.T) {
+			c.console.out = newOutput(out)
+			j := joinOver(t, s, c, true)
+			here, there := net.Pipe()
+			go io.Copy(io.Discard, there)
+			mine, err1 := newSession(here, &secrets{}, false, pipeTraffic)
+			theirs, err2 := newSession(there, &secrets{}, true, pipeTraffic)
+			if err := errors.Join(err1, err2); err != nil {
+				t.Fatal(err)
+			}
+			j.c.place.seen = 0
+			go server(there, theirs)
+			if welcome { // which has been read before the session begins
+				if _, _, err := mine.read(); err != nil {
+					t.Error(err)
+				}
+			}
+			begin := time.Now()
+			defer time.AfterFunc(24*time.Hour, func() { there.Close() }).Stop()
+			err = j.c.session(&clientConn{here, j.server, mine, j.w})
+			seen = j.c.place.seen
+			lasted = time.Since(begin)
+			there.Close()
+			j.conn.Close()
+			<-j.over
+		})
+		return lasted, err
+	}
+	packets := func(sess *session, kind byte, payload []byte) []byte {
+		buf, err := sess.append(nil, kind, payload)
+		if err != nil {
+			t.Error(err)
+		}
+		return buf
+	}
+
+	const lines = 20
+	lasted, err := talk(&stuckOnce{}, false, func(there net.Conn, sess *session) {
+		var all []byte
+		for i := range uint64(lines) {
+			all = append(all,
+				packets(sess, kindText, item{seq: i + 1, what: itemSay, name: "ann", text: make([]byte, 60000)}.append(nil))...)
+		}
+		there.Write(all)
+		for range 10 { // five minutes
+			if _, err := there.Write(packets(sess, kindPing, nil)); err != nil {
+				return
+			}
+			time.Sleep(pingInterval)
+		}
+	})
+	if seen != lines || lasted < 5*time.Minute {
+		t.Errorf("%d of %d long lines were shown, in %v: %v", seen, lines, lasted, err)
+	}
+
+	lasted, err = talk(io.Discard, true, func(there net.Conn, sess *session) {
+		there.Write(append(packets(sess, kindPing, nil), packets(sess, kindPart, []byte("a part"))...))
+	})
+	if lost := new(errLost); !errors.As(err, &lost) || lasted < peerTimeout || lasted > 90*time.Second {
+		t.Errorf("a server that died in a line was found after %v: %v", lasted, err)
+	}
+}
+
+// TestSilentClient: a client receives a ping pingInterval after the last write to it, and its goroutine waits in between.
+func TestSilentClient(t *testing.T) {
+	s, c, _ := quietServer(t)
+	synctest.Test(t, func(t *testing.T) {
+		j := joinOver(t, s, c, true)
+		begin := time.Now()
+		time.AfterFunc(pingInterval+10*time.Second, func() { enter(t, s.room, "cleo", "key c", 9) })
+		for _, want := range []struct {
+			kind byte
+			at   time.Duration
+		}{{kindPing, pingInterval}, {kindText, pingInterval + 10*time.Second}, {kindPing, 2*pingInterval + 10*time.Second}} {
+			kind, _, err := j.sess.read()
+			if at := time.Since(begin); kind != want.kind || at != want.at || err != nil {
+				t.Errorf("kind %d came after %v, %v; want kind %d after %v", kind, at, err, want.kind, want.at)
+			}
+			synctest.Wait()
+			s.room.mu.Lock()
+			for m := range s.room.members {
+				if m.peer.name == "anna" && !m.waiting {
+					t.Errorf("after %v the goroutine of %s does not wait", want.at, m.name)
+				}
+			}
+			s.room.mu.Unlock()
+		}
+		j.conn.Close()
+		<-j.over
+	})
+}
+
+// TestDeafKept: who does not listen (-norelay, -paper) is no slow consumer, however much the room is told between two pings, and
+// its lines are acknowledged.
+func TestDeafKept(t *testing.T) {
+	t.Parallel()
+	for _, speaks := range []bool{false, true} {
+		t.Run(map[bool]string{false: "silent", true: "says a line"}[speaks], func(t *testing.T) {
+			s, c, _ := quietServer(t)
+			s.norelay = true
+			synctest.Test(t, func(t *testing.T) {
+				j := joinOver(t, s, c, true)
+				synctest.Wait()
+				cleo, _ := enter(t, s.room, "cleo", "key c", 9)
+				s.room.mute(cleo)
+				for i := range queueBytes/maxLine + 1 {
+					if err := s.room.say(cleo, says(uint64(i+1), strings.Repeat("x", maxLine))); err != nil {
+						t.Fatal(err)
+					}
+				}
+				want := byte(kindPing)
+				if speaks {
+					want = kindAck
+					j.send(t, kindText, linesOf(1, itemSay, "", "recorded"))
+				}
+				if kind, _, err := j.sess.read(); kind != want || err != nil {
+					t.Errorf("who does not listen got kind %d, %v; want %d", kind, err, want)
+				}
+				j.conn.Close()
+				<-j.over
+			})
+		})
+	}
+}
+
+// TestAfterKick: who is kicked hears nothing that is said after it.
+func TestAfterKick(t *testing.T) {
+	r, _ := quietRoom(t)
+	anna, _ := enter(t, r, "anna", "key a", 1)
+	bob, _ := enter(t, r, "bob", "key b", 2)
+	r.mute(bob)
+	for i := range 4 {
+		if err := r.say(bob, says(uint64(i+1), strings.Repeat("x", maxLine))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.kick("anna"); err != nil {
+		t.Fatal(err)
+	}
+	heard := 0
+	for n := uint64(5); n < 1000; n++ { // anna reads one take a round, the room goes on
+		if err := r.say(bob, says(n, "secret "+strings.Repeat("x", maxLine-7))); err != nil {
+			t.Fatal(err)
+		}
+		items, _ := take(r, anna)
+		for _, enc := range items {
+			if bytes.Contains(enc, []byte("secret")) {
+				heard++
+			}
+		}
+		if endOf(r, anna) != "" {
+			break
+		}
+	}
+	if heard > 0 {
+		t.Errorf("after the kick she got %d more messages", heard)
+	}
+}
+
+// TestBusyTold: a client that keeps sending hears why it has to go: kicked, or the server stops.
+func TestBusyTold(t *testing.T) {
+	t.Parallel()
+	for _, how := range []string{"kick", "stop"} {
+		t.Run(how, func(t *testing.T) {
+			const rounds = 20
+			told := 0
+			for range rounds {
+				s, c, _ := quietServer(t)
+				ln, err := net.Listen("tcp", "127.0.0.1:0")
+				if err != nil {
+					t.Fatal(err)
+				}
+				over := make(chan struct{})
+				go func() {
+					defer close(over)
+					conn, err := ln.Accept()
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					serveConn(s, conn)
+				}()
+				conn, err := net.Dial("tcp", ln.Addr().String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				c = newClient(c.clientConfig)
+				joined, err := c.join(t.Context(), conn)
+				if err != nil {
+					t.Fatal(err)
+				}
+				l := joined.link
+				acked, ended := make(chan struct{}, 1), make(chan bool, 1)
+				go func() {
+					for {
+						kind, _, err := l.read()
+						if err != nil || kind == kindClose {
+							ended <- err == nil
+							return
+						}
+						if kind == kindAck {
+							wake(acked)
+						}
+					}
+				}()
+				stop := make(chan struct{})
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					for n := uint64(1); ; n++ {
+						buf, err := l.append(nil, kindText, linesOf(n, itemSay, "", "a line"))
+						if err == nil {
+							err = l.write(buf)
+						}
+						if err != nil {
+							return
+						}
+						select {
+						case <-stop:
+							return
+						default:
+						}
+					}
+				}()
+				<-acked
+				if how == "kick" {
+					if err := s.room.kick("anna"); err != nil {
+						t.Fatal(err)
+					}
+				} else {
+					s.room.close("the server is stopping")
+				}
+				select {
+				case ok := <-ended:
+					if ok {
+						told++
+					}
+				case <-time.After(10 * time.Second):
+					t.Fatal("no end")
+				}
+				close(stop)
+				conn.Close()
+				<-done
+				<-over
+				ln.Close()
+			}
+			if told != rounds {
+				t.Errorf("%d of %d busy clients were told", told, rounds)
+			}
+		})
+	}
+}
