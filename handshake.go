@@ -535,12 +535,18 @@ func (x *exchange) deliverKey(export func(label string, n int) ([]byte, error), 
 func (x *exchange) read() ([]byte, error) {
 	body, err := readFrame(x.conn, maxHandshakeFrame)
 	x.wire = frameHeader + len(body)
-	return body, err
+	if err != nil {
+		return nil, withoutAddresses(err)
+	}
+	return body, nil
 }
 
 func (x *exchange) write(body []byte) error {
 	x.wire = frameHeader + len(body)
-	return writeFrame(x.conn, body)
+	if err := writeFrame(x.conn, body); err != nil {
+		return withoutAddresses(err)
+	}
+	return nil
 }
 
 // wait sleeps for the pause between two stages, which does not count as a stage's time.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"syscall"
 	"time"
 
@@ -144,7 +145,8 @@ func (s *securechat2) join(conn net.Conn, sess *session, req joinRequest) (welco
 
 // closedByPeer reports whether err is the end of the connection by the other side.
 func closedByPeer(err error) bool {
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, errTruncated) || errors.Is(err, syscall.ECONNRESET)
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, errTruncated) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 // handshakeError separates a failed check, which stays as it is, from trouble of the network.
@@ -152,8 +154,11 @@ func (s *securechat2) handshakeError(err error) error {
 	if errors.As(err, new(*untrusted)) {
 		return err // it names the server
 	}
-	if closedByPeer(err) {
+	switch {
+	case closedByPeer(err):
 		err = errors.New("the server closed the connection: it may be stopping or busy, or reject this address for a while after failed attempts")
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = fmt.Errorf("the server did not answer in time: %w", withoutAddresses(err))
 	}
 	err = fmt.Errorf("handshake with %s: %w", s.client.addr, err)
 	if errors.Is(err, errUnverified) || errors.Is(err, errBadPacket) {
@@ -234,7 +239,7 @@ func (s *securechat2) accept(conn net.Conn) (*peer, link, joinRequest, error) {
 		err = errMalformed
 	}
 	if err != nil {
-		return p, nil, joinRequest{}, fmt.Errorf("first packet: %w", err)
+		return p, nil, joinRequest{}, fmt.Errorf("first packet: %w", withoutAddresses(err))
 	}
 	req, err := parseJoin(payload)
 	if err != nil {
