@@ -238,15 +238,23 @@ func (c *client) result() error {
 // connectFirst makes the first connection. At a terminal it asks about an unknown server and connects again, because a
 // server does not wait for a person during a handshake.
 func (c *client) connectFirst() (*clientConn, error) {
-	conn, err := c.connect(c.leaving)
+	conn, err := c.connectInterruptibly()
 	var u *untrusted
 	if errors.As(err, &u) && u.kind == unknownKey && u.key != nil && c.console.term != nil {
 		if err := c.ask(u.key); err != nil {
 			return nil, err
 		}
-		return c.connect(c.leaving)
+		return c.connectInterruptibly()
 	}
 	return conn, err
+}
+
+// connectInterruptibly connects before anything is typed. Ctrl-C is a signal meanwhile, because no prompt reads it.
+func (c *client) connectInterruptibly() (*clientConn, error) {
+	if c.console.term != nil {
+		c.console.term.await()
+	}
+	return c.connect(c.leaving)
 }
 
 // connectAgain makes attempts to connect until one succeeds or fails for good.

@@ -467,8 +467,8 @@ func (x *exchange) verify(m *stageMessage) error {
 }
 
 // refuse sends a refusal in the place of a stage, if err is a decision against the client, and returns err. The client
-// has proven its key, and would learn from the close that it is not admitted. The refusal makes that certain: the
-// client can tell it from trouble of the network, and no third party can read or forge it.
+// has proven its key, and would learn from the close that it is not admitted. The refusal makes that certain: only the
+// holder of the server's identity can sign it, so the client can tell it from trouble of the network.
 func (x *exchange) refuse(stage byte, err error) error {
 	if !isDecision(err) {
 		return err
@@ -535,12 +535,18 @@ func (x *exchange) deliverKey(export func(label string, n int) ([]byte, error), 
 func (x *exchange) read() ([]byte, error) {
 	body, err := readFrame(x.conn, maxHandshakeFrame)
 	x.wire = frameHeader + len(body)
-	return body, err
+	if err != nil {
+		return nil, withoutAddresses(err)
+	}
+	return body, nil
 }
 
 func (x *exchange) write(body []byte) error {
 	x.wire = frameHeader + len(body)
-	return writeFrame(x.conn, body)
+	if err := writeFrame(x.conn, body); err != nil {
+		return withoutAddresses(err)
+	}
+	return nil
 }
 
 // wait sleeps for the pause between two stages, which does not count as a stage's time.
@@ -793,7 +799,7 @@ func raKey(ra, salt []byte, label string) (cipher.AEAD, error) {
 
 // wrapper is the AEAD around stages 2, 3 and 4 and around a refusal, with a key from Ra and h1 for each direction. With
 // it, an attacker without Ra can have neither side decrypt a made-up RSA block after stage 1, and cannot compare sealed
-// parts or a refusal with the keys that it knows to find out who the client is (docs/formal, NOWRAP and KEYLEAK).
+// parts with the keys that it knows to find out who the client is (docs/formal, NOWRAP and KEYLEAK).
 type wrapper struct{ toServer, toClient cipher.AEAD }
 
 func newWrapper(ra, h1 []byte) (*wrapper, error) {

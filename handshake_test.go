@@ -664,6 +664,34 @@ func TestStall(t *testing.T) {
 	})
 }
 
+// TestNetworkErrorsWithoutAddresses: the text of a network error in a handshake has no addresses, which are reported
+// beside it, and no words of Go's network library.
+func TestNetworkErrorsWithoutAddresses(t *testing.T) {
+	client, server := twoParties(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Unix(1, 0))
+	_, errRead := clientHandshake(conn, client, trustAll, nil)
+	_, _, errWrite := serverHandshake(conn, server, 0, admitAll)
+	for _, err := range []error{errRead, errWrite} {
+		if !errors.Is(err, os.ErrDeadlineExceeded) || strings.Contains(err.Error(), "127.0.0.1") {
+			t.Errorf("the error is %q", err)
+		}
+	}
+	text := (&securechat2{client: securechat2Client{addr: "host:9000"}}).handshakeError(errRead).Error()
+	if !strings.Contains(text, "host:9000: the server did not answer in time") {
+		t.Errorf("the user reads %q", text)
+	}
+}
+
 // deed is what a scripted peer does in one stage. Tests alter it.
 type deed struct {
 	stage     byte

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -145,9 +146,12 @@ func (s *securechat2) handshakeError(err error) error {
 	if errors.As(err, new(*untrusted)) {
 		return err // it names the server
 	}
-	if closedByPeer(err) {
+	switch {
+	case closedByPeer(err):
 		err = errors.New("the server closed the connection: it may be stopping or busy, " +
 			"or reject this address for a while after failed attempts; try again in a minute")
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = fmt.Errorf("the server did not answer in time: %w", withoutAddresses(err))
 	}
 	err = fmt.Errorf("handshake with %s: %w", s.client.addr, err)
 	if errors.Is(err, errUnverified) || errors.Is(err, errBadPacket) {
@@ -229,7 +233,7 @@ func (s *securechat2) accept(conn net.Conn) (*peer, link, joinRequest, error) {
 		err = errMalformed
 	}
 	if err != nil {
-		return p, nil, joinRequest{}, fmt.Errorf("first packet: %w", err)
+		return p, nil, joinRequest{}, fmt.Errorf("first packet: %w", withoutAddresses(err))
 	}
 	req, err := parseJoin(payload)
 	if err != nil {

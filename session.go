@@ -405,11 +405,14 @@ func wake(c chan struct{}) {
 	}
 }
 
-// netReason drops the addresses from a network error, which is reported beside them.
-func netReason(err error) string {
+// netReason returns a network error's text without addresses, which are reported beside it.
+func netReason(err error) string { return withoutAddresses(err).Error() }
+
+// withoutAddresses returns the cause of a network error, whose text has no addresses, or any other error as it is.
+func withoutAddresses(err error) error {
 	var op *net.OpError
 	if errors.As(err, &op) {
-		return op.Err.Error()
+		return op.Err
 	}
-	return err.Error()
+	return err
 }

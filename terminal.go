@@ -82,7 +82,7 @@ type terminal struct {
 	tabs     int // Tab keys in a row
 
 	mu     sync.Mutex  // guards the fields below
-	saved  *term.State // nil: not in raw mode (closed, or dumb without a secret being asked for)
+	saved  *term.State // nil: not in raw mode (no prompt yet, closed, or dumb without a secret being asked for)
 	undo   func()      // stops watching signals and restores what enableOutput changed
 	prompt string
 	shown  bool       // the prompt's row is on the screen
@@ -113,6 +113,8 @@ func nameColor(name string) string {
 }
 
 // newTerminal takes over the terminal that in and out are. The caller must call close at the end, also after a panic.
+// Raw mode begins with the first prompt, because only a prompt reads Ctrl-C: until then the kernel turns Ctrl-C into a
+// signal, which ends a client that is still connecting.
 func newTerminal(in, out *os.File) (*terminal, error) {
 	t := &terminal{in: in, out: out, keys: keyReader{r: bufio.NewReader(in)}, dumb: isDumb(), undo: func() {}}
 	if !isTerminal(in) || !isTerminal(out) {
@@ -123,11 +125,6 @@ func newTerminal(in, out *os.File) (*terminal, error) {
 	}
 	restoreOutput, err := enableOutput(out)
 	if err != nil {
-		return nil, fmt.Errorf("preparing the terminal: %w", err)
-	}
-	t.saved, err = term.MakeRaw(int(in.Fd()))
-	if err != nil {
-		restoreOutput()
 		return nil, fmt.Errorf("preparing the terminal: %w", err)
 	}
 	unwatch := watchTerminal(t.redraw, func() { t.resume(false) }, t.close)
@@ -327,11 +324,24 @@ func (t *terminal) beginSecret(prompt string) (old string, err error) {
 	return old, nil
 }
 
-// begin shows the prompt.
+// await leaves raw mode until the next prompt, so that Ctrl-C is a signal. It is for a wait between two prompts.
+func (t *terminal) await() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.saved != nil {
+		_ = term.Restore(int(t.in.Fd()), t.saved) // if this fails, the terminal is gone
+		t.saved = nil
+	}
+}
+
+// begin shows the prompt, in raw mode unless the terminal is dumb.
 func (t *terminal) begin(secret bool) {
 	t.history.rewind()
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.saved == nil && !t.dumb && !t.closed {
+		t.saved, _ = term.MakeRaw(int(t.in.Fd())) // if this fails, the terminal is gone, which the next read reports
+	}
 	t.secret, t.shown = secret, !t.closed
 	if t.dumb && t.shown {
 		t.write(t.prompt)

@@ -807,6 +807,14 @@ func TestOwnIdentityAndPins(t *testing.T) {
 	stderr, code = tell(t, bob, addr, "-accept-new")
 	wantRun(t, "the own identity at a pinned address", stderr, code, exitUntrusted,
 		`the key of \S+ has changed: \S+known_hosts:1 pins`)
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, known, []byte("[localhost]:"+port+" "+publicKeyOf(t, anna)+"\n"))
+	stderr, code = tell(t, bob, addr)
+	wantRun(t, "the own identity where localhost is pinned", stderr, code, exitUntrusted,
+		`is unknown: its key is SHA256:`)
 	put(t, known, []byte("@cert-authority * "+publicKeyOf(t, anna)+"\n"))
 	stderr, code = tell(t, bob, addr)
 	wantRun(t, "the own identity where a CA has a line", stderr, code, exitUntrusted,

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -1088,4 +1089,20 @@ func TestGrantEnds(t *testing.T) {
 	}
 	_, err := tr.clientRules().admit(key, testAddr, testNow)
 	wantError(t, err, "revoked by")
+}
+
+// TestLinkLocalIsNotThisMachine: a link-local address does not show that a peer is on this machine, even if one of its
+// interfaces has that address.
+func TestLinkLocalIsNotThisMachine(t *testing.T) {
+	var addrs []net.Addr
+	for _, a := range []string{"192.0.2.7", "2001:db8::7", "169.254.0.7", "fe80::7"} {
+		addrs = append(addrs, &net.IPNet{IP: net.ParseIP(a), Mask: net.CIDRMask(24, 32)})
+	}
+	for a, want := range map[string]bool{
+		"192.0.2.7": true, "2001:db8::7": true, "169.254.0.7": false, "fe80::7": false, "192.0.2.8": false,
+	} {
+		if got := isInterfaceAddress(netip.MustParseAddr(a), addrs); got != want {
+			t.Errorf("%s: %v", a, got)
+		}
+	}
 }
