@@ -730,3 +730,56 @@ func TestAckOverReconnect(t *testing.T) {
 		t.Errorf("the acknowledgement: %v", err)
 	}
 }
+
+// TestWhatIsRetried checks after which errors a client connects again. It does so after trouble of the network, and
+// when the server stops or is full; it does not after an answer that another attempt would only receive again.
+func TestWhatIsRetried(t *testing.T) {
+	lost := &errLost{1, errors.New("connection reset")}
+	full := fmt.Errorf("%w: the room is full", errServerLeft)
+	for _, err := range []error{errServerLeft, full, errUnreachable{io.EOF}, lost} {
+		if !isTrouble(err) {
+			t.Errorf("not retried: %v", err)
+		}
+	}
+	notAdmitted := (&securechat2{me: partyOf(t, fixedSigner(t, "client"), onceKeys["client"]())}).notAdmitted()
+	for _, err := range []error{
+		errRemoved, &errLost{1, errRemoved}, notAdmitted, &untrusted{kind: changedKey}, errPermanent{io.EOF}, errUnverified,
+	} {
+		if isTrouble(err) {
+			t.Errorf("retried: %v", err)
+		}
+	}
+}
+
+// TestTimeoutDisconnected checks that leaving ends the attempts to connect at once, and that a client that was leaving
+// before its connection was lost has the rest of leaveTimeout for them.
+func TestTimeoutDisconnected(t *testing.T) {
+	for _, leaving := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			nowhere := "127.0.0.1:0" // refuses each connection
+			c := newClient(clientConfig{endpoint: endpoint{protocol: &securechat2{}}, addr: nowhere})
+			defer c.stop()
+			begin, want := time.Now(), time.Minute
+			if leaving {
+				c.leave(errTimeout)
+				synctest.Wait()
+				want = leaveTimeout
+			} else {
+				defer time.AfterFunc(want, func() { c.leave(errTimeout) }).Stop()
+			}
+			ended := make(chan error, 1)
+			go func() {
+				_, err := c.connectAgain(&backoff{next: firstBackoff})
+				ended <- err
+			}()
+			select {
+			case err := <-ended:
+				if took := time.Since(begin); !errors.Is(err, errTimeout) || took != want {
+					t.Errorf("leaving before: %v: the attempts ended after %v with %v", leaving, took, err)
+				}
+			case <-time.After(time.Hour):
+				t.Errorf("leaving before: %v: the attempts do not end", leaving)
+			}
+		})
+	}
+}

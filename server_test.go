@@ -832,3 +832,22 @@ func TestBusyTold(t *testing.T) {
 		})
 	}
 }
+
+// TestTurnedAwayFreesPlace checks that a client that is turned away after its handshake does not keep a place.
+func TestTurnedAwayFreesPlace(t *testing.T) {
+	s, c, _ := quietServer(t)
+	here, there := net.Pipe()
+	defer here.Close()
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		serveConn(s, asTCP{there})
+	}()
+	if _, _, _, err := c.protocol.dial(here, joinRequest{flags: joinRaw}); err != nil {
+		t.Fatal(err)
+	}
+	<-over
+	if n := len(s.places); n != 0 {
+		t.Errorf("%d places are taken", n)
+	}
+}
