@@ -956,3 +956,23 @@ func TestLeavingOffline(t *testing.T) {
 		})
 	}
 }
+
+// TestWhatIsRetried checks after which errors a client connects again. It does so after trouble of the network, and
+// when the server stops or is full; it does not after an answer that another attempt would only receive again.
+func TestWhatIsRetried(t *testing.T) {
+	lost := &errLost{1, errors.New("connection reset")}
+	full := fmt.Errorf("%w: the room is full", errServerLeft)
+	for _, err := range []error{errServerLeft, full, errUnreachable{io.EOF}, lost} {
+		if !isTrouble(err) {
+			t.Errorf("not retried: %v", err)
+		}
+	}
+	notAdmitted := (&securechat2{me: partyOf(t, fixedSigner(t, "client"), onceKeys["client"]())}).notAdmitted()
+	for _, err := range []error{
+		errRemoved, &errLost{1, errRemoved}, notAdmitted, &untrusted{kind: changedKey}, errPermanent{io.EOF}, errUnverified,
+	} {
+		if isTrouble(err) {
+			t.Errorf("retried: %v", err)
+		}
+	}
+}

@@ -118,6 +118,7 @@ func TestConversation(t *testing.T) {
 	operator.send("/kick bob\r")
 	bob.says("removed by the operator")
 	bob.leaves(bobCmd, exitTrouble)
+	operator.says("bob left: removed by the operator")
 	operator.send("\r/who\r") // an empty line is nothing to an operator
 	operator.says("* 2 here: anna, cleo")
 	operator.send("missed\r")

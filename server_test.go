@@ -832,3 +832,61 @@ func TestBusyTold(t *testing.T) {
 		})
 	}
 }
+
+// TestTurnedAwayFreesPlace checks that a client that is turned away after its handshake does not keep a place.
+func TestTurnedAwayFreesPlace(t *testing.T) {
+	s, c, _ := quietServer(t)
+	here, there := net.Pipe()
+	defer here.Close()
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		serveConn(s, asTCP{there})
+	}()
+	if _, _, _, err := c.protocol.dial(here, joinRequest{flags: joinRaw}); err != nil {
+		t.Fatal(err)
+	}
+	<-over
+	if n := len(s.places); n != 0 {
+		t.Errorf("%d places are taken", n)
+	}
+}
+
+// TestRecheck checks which sessions a server ends: none while it cannot read its files, and without a change of them
+// those whose admission has expired. A key that was expelled counts as one that has never been here.
+func TestRecheck(t *testing.T) {
+	s, _, _ := quietServer(t)
+	list := s.trust.path("authorized_keys")
+	line := readText(t, list)
+	m := stubMember("anna", fingerprint(s.id), 1)
+	m.peer.key, m.peer.remote = s.id, &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1)}
+	if _, err := s.room.join(m, joinRequest{}, true); err != nil {
+		t.Fatal(err)
+	}
+	check := func(what string, changed bool, want string) {
+		t.Helper()
+		s.recheck(changed)
+		if m.ending.reason != want {
+			t.Fatalf("%s: the session ends by %q, want %q", what, m.ending.reason, want)
+		}
+	}
+	check("nothing has changed", true, "")
+	if err := os.Remove(list); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(list, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	check("authorized_keys cannot be read", true, "")
+	if err := os.Remove(list); err != nil {
+		t.Fatal(err)
+	}
+	put(t, list, []byte(`expiry-time="20200101" `+line))
+	check("no expiry is known of the session", false, "")
+	s.room.renew(m, time.Now().Add(-time.Second))
+	check("the admission has expired", false, notAdmitted)
+	s.room.leave(m, "")
+	if _, known := s.room.visits.met[m.peer.fingerprint]; known {
+		t.Error("the first visit of an expelled key is still known")
+	}
+}

@@ -561,3 +561,63 @@ func FuzzItem(f *testing.F) {
 		}
 	})
 }
+
+// TestUnknownKinds checks that a session ends with errMalformed at a packet of a kind that does not exist on the wire.
+// One of them is kindSent, by which the paper's link reports lines that no server has acknowledged.
+func TestUnknownKinds(t *testing.T) {
+	for kind := range 256 {
+		if kindFirst <= kind && kind <= kindLast {
+			continue
+		}
+		client, server, _, toServer := twoSessions(t, false)
+		toServer.Write(client.out.seal(nil, byte(kind), make([]byte, 8)))
+		wantReadError(t, fmt.Sprintf("kind %d", kind), server, errMalformed)
+	}
+}
+
+// TestReadyBehindRekey checks that ready looks behind a rekey: a rekey alone is no message, and the message behind it
+// is one.
+func TestReadyBehindRekey(t *testing.T) {
+	client, server, _, toServer := twoSessions(t, false)
+	for _, behind := range []bool{false, true} {
+		putMessage(t, client, toServer, kindPing, nil)
+		toServer.Write(client.out.seal(nil, kindRekey))
+		if err := client.out.ratchet(); err != nil {
+			t.Fatal(err)
+		}
+		if behind {
+			putMessage(t, client, toServer, kindText, []byte("behind"))
+		}
+		mustRead(t, server, kindPing, nil) // receives all
+		if ready := server.ready(); ready != behind {
+			t.Errorf("a message behind the rekey: %v; ready: %v", behind, ready)
+		}
+	}
+	mustRead(t, server, kindText, []byte("behind"))
+}
+
+// TestSlowPacket checks that the read timeout bounds the time for a whole packet: single bytes do not renew it.
+func TestSlowPacket(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conn, other := net.Pipe()
+		sess, err := newSession(conn, &secrets{}, true, chatTraffic)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sess.setReadTimeout(peerTimeout, true)
+		over := make(chan struct{})
+		go func() { // ends when conn is closed
+			defer close(over)
+			for err := error(nil); err == nil; <-time.After(peerTimeout / 10) {
+				_, err = other.Write([]byte{1})
+			}
+		}()
+		begin := time.Now()
+		_, _, err = sess.read()
+		if took := time.Since(begin); !errors.Is(err, os.ErrDeadlineExceeded) || took != peerTimeout {
+			t.Errorf("reading ended after %v with %v", took, err)
+		}
+		conn.Close()
+		<-over
+	})
+}
