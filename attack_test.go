@@ -1,9 +1,9 @@
 package main
 
-// Attacks on the running program, one test for each that docs/SECURITY.md names. The attacker uses the program's own code as
-// its toolkit. Each time the connection closes, the server sends nothing else, the log names the check that failed, and the
-// server goes on serving. At the end: keys are overwritten and reach no output, and theft of the long-term keys opens no
-// recorded connection, except one of -paper.
+// Attacks on the running program: one test for each attack that docs/SECURITY.md names. The attacker uses the program's
+// own code as its toolkit. After each attack the server has closed the connection without sending anything else, the
+// log names the check that failed, and the server still serves. The last tests check that keys are overwritten and
+// never printed, and that stolen long-term keys open no recorded connection, except one of -paper.
 
 import (
 	"bytes"
@@ -32,7 +32,7 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// arena is a server that admits bob and mallory, who is hostile.
+// arena is a server that admits bob and mallory. Mallory is the attacker.
 type arena struct {
 	t                  *testing.T
 	server             *proc
@@ -52,7 +52,7 @@ func newArena(t *testing.T, args ...string) *arena {
 	return a
 }
 
-// partyIn is whoever has the state folder dir.
+// partyIn returns the party whose keys are in the state folder dir.
 func partyIn(t *testing.T, dir string) *party {
 	t.Helper()
 	k, err := loadKeys(keyOptions{dir: dir})
@@ -62,7 +62,8 @@ func partyIn(t *testing.T, dir string) *party {
 	return partyOf(t, k.signer, k.encryption)
 }
 
-// attack dials the server, does what do does, and says no more; the server must close without another word and name want.
+// attack connects to the server and runs do. The server must then close the connection without sending anything, and
+// log want.
 func (a *arena) attack(name, want string, do func(conn net.Conn) error) {
 	a.t.Helper()
 	attackServer(a.t, a.server, a.addr, name, want, do)
@@ -87,14 +88,14 @@ func attackServer(t *testing.T, server *proc, addr, name, want string, do func(c
 	server.err.match(t, `refused `+regexp.QuoteMeta(conn.LocalAddr().String())+`\b[^\n]*`+regexp.QuoteMeta(want))
 }
 
-// ended says that an error is the connection's end and nothing else.
+// ended reports whether an error only says that the connection ended.
 func ended(err error) bool {
 	var op *net.OpError
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, errTruncated) ||
 		errors.As(err, &op) && !op.Timeout()
 }
 
-// serves checks that the server is as well as before.
+// serves checks that the server still works.
 func (a *arena) serves() {
 	a.t.Helper()
 	pin(a.t, a.bobDir, a.addr, a.annaDir)
@@ -105,7 +106,7 @@ func (a *arena) serves() {
 	a.server.out.match(a.t, `bob: `+line)
 }
 
-// reasons returns why the log says that connections came to nothing or ended.
+// reasons returns the reasons in the log for which connections were refused or ended.
 func (a *arena) reasons() (all []string) {
 	for _, r := range records(a.t, filepath.Join(a.server.cmd.Dir, "connection.log")) {
 		if r["event"] == eventRefused || r["event"] == eventDisconnect {
@@ -115,7 +116,7 @@ func (a *arena) reasons() (all []string) {
 	return all
 }
 
-// waitReason waits until the log has want among its reasons after the first n.
+// waitReason waits until one of want is among the log's reasons after the first n.
 func (a *arena) waitReason(n int, want ...string) {
 	a.t.Helper()
 	timeout := time.After(patience)
@@ -141,7 +142,7 @@ func (a *arena) waitReason(n int, want ...string) {
 	}
 }
 
-// between listens, and passes one connection on to addr through m.
+// between listens on a new address and forwards one connection to addr through m.
 func between(t *testing.T, addr string, m meddler) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -186,7 +187,7 @@ func between(t *testing.T, addr string, m meddler) string {
 	return l.Addr().String()
 }
 
-// call runs bob's client to addr, where he expects anna, and returns what became of it.
+// call runs bob's client against addr, which bob expects to be anna's server, and returns its stderr and exit code.
 func (a *arena) call(addr, said string) (stderr string, code int) {
 	a.t.Helper()
 	pin(a.t, a.bobDir, addr, a.annaDir)
@@ -194,8 +195,8 @@ func (a *arena) call(addr, said string) (stderr string, code int) {
 	return stderr, code
 }
 
-// victim has bob call who he thinks is anna. The impostor does what it does; bob must name want, end with the code, and have
-// said nothing after that.
+// victim runs bob's client against an impostor of anna's server. The client must report want, exit with the code, and
+// send nothing after the impostor's last frame.
 func (a *arena) victim(name, want string, code int, impostor func(conn net.Conn) error) {
 	a.t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -234,7 +235,7 @@ func (a *arena) victim(name, want string, code int, impostor func(conn net.Conn)
 
 const noBlock = "stage 1: an RSA-CBC message does not open"
 
-// recordRun returns the frames of a good run of bob's.
+// recordRun returns the frames of a valid run by bob.
 func (a *arena) recordRun() map[bool][][]byte {
 	a.t.Helper()
 	frames := map[bool][][]byte{}
@@ -253,7 +254,7 @@ func (a *arena) recordRun() map[bool][][]byte {
 	return frames
 }
 
-// answer reads the hello and sends frames in one write.
+// answer reads the hello and sends all frames in one write.
 func answer(frames ...[]byte) func(net.Conn) error {
 	return func(conn net.Conn) error {
 		if _, err := readFrame(conn, maxHandshakeFrame); err != nil {
@@ -264,7 +265,7 @@ func answer(frames ...[]byte) func(net.Conn) error {
 	}
 }
 
-// greet sends frames, the hello first, and reads what a client sends when it has read all of them but the last.
+// greet sends the frames, the hello first, and reads one frame of the client after each frame but the last.
 func greet(frames ...[]byte) func(net.Conn) error {
 	return func(conn net.Conn) error {
 		for i, f := range frames {
@@ -281,7 +282,8 @@ func greet(frames ...[]byte) func(net.Conn) error {
 	}
 }
 
-// openStage1 is what a receiver of stage 1 that has key can read of it: who calls, and what was signed.
+// openStage1 returns what the receiver of a stage 1 can read with its keys: the transcript, the clear part, the signed
+// message and the credential.
 func openStage1(hello, frame []byte, me *party) (tr *transcript, clearPart, msg, cred []byte, err error) {
 	tr = &transcript{}
 	h0 := tr.start(hello)
@@ -297,7 +299,8 @@ func openStage1(hello, frame []byte, me *party) (tr *transcript, clearPart, msg,
 	return tr, m.clear, slices.Concat(m.sign, m.fields), cred, err
 }
 
-// reseal puts a signed stage 1 of one run into another: boxed and sealed anew for its receiver, the signature as it was.
+// reseal sends a stage 1 whose signature is from another run, with the box and the RSA-CBC layer made for this run's
+// receiver.
 func reseal(conn net.Conn, to *party, clearPart, msg, cred []byte) error {
 	hello, err := readFrame(conn, maxHandshakeFrame)
 	if err != nil {
@@ -318,8 +321,8 @@ func reseal(conn net.Conn, to *party, clearPart, msg, cred []byte) error {
 	return writeFrame(conn, appendVector(appendVector(nil, clearPart), sealed))
 }
 
-// TestAttackForwarding: what bob signed for mallory's server does not pass for him at anna's (Lowe), and what anna signed for
-// mallory, who has her encryption key besides and so knows bob's Ra, does not pass for anna at bob's (Davis).
+// TestAttackForwarding: bob's signature for mallory's server is not valid at anna's server (Lowe). Anna's signature for
+// mallory is not valid for bob, even if mallory has anna's encryption key and so knows bob's Ra (Davis).
 func TestAttackForwarding(t *testing.T) {
 	t.Parallel()
 	a := newArena(t)
@@ -383,7 +386,7 @@ func TestAttackForwarding(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		// mallory calls anna with bob's Ra and HPKE key, and opens her answer
+		// Mallory connects to anna with bob's Ra and HPKE key, and opens anna's answer.
 		tr := &transcript{}
 		box, err := credentialBox(ra, tr.start(hello))
 		if err != nil {
@@ -408,7 +411,7 @@ func TestAttackForwarding(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		// and hands what she signed to bob
+		// Mallory forwards anna's signature to bob.
 		if wrap, err = newWrapper(ra, forBob.sum()); err != nil {
 			return err
 		}
@@ -423,8 +426,10 @@ func TestAttackForwarding(t *testing.T) {
 	a.serves()
 }
 
-// TestAttackReflection: nobody takes its own messages for the other's, nor one stage for another.
+// TestAttackReflection: neither side accepts its own messages from the other side, nor one stage in the place of
+// another.
 func TestAttackReflection(t *testing.T) {
+	t.Parallel()
 	a := newArena(t)
 	run := a.recordRun()
 	a.attack("hello as stage 1", "stage 1: malformed", func(conn net.Conn) error {
@@ -468,7 +473,7 @@ func TestAttackReflection(t *testing.T) {
 		}
 		return writeFrame(conn, stage1)
 	})
-	// stage 3 as stage 4, in an otherwise good run
+	// Stage 3 is sent in the place of stage 4, in an otherwise valid run.
 	addr := between(t, a.addr, func(toServer bool, n int, frame []byte) ([][]byte, [][]byte, bool) {
 		if toServer && n == 1 {
 			return nil, [][]byte{frame}, false
@@ -482,7 +487,8 @@ func TestAttackReflection(t *testing.T) {
 	a.serves()
 }
 
-// TestAttackReplay: a recording serves nobody: not whole, not by stages, not after a restart, not to the client.
+// TestAttackReplay: a recorded run is rejected as a whole, stage by stage, after a restart of the server, and by the
+// client.
 func TestAttackReplay(t *testing.T) {
 	t.Parallel()
 	a := newArena(t)
@@ -490,7 +496,7 @@ func TestAttackReplay(t *testing.T) {
 	a.attack("a whole run", noBlock, answer(run[true]...))
 	a.attack("stage 1", noBlock, answer(run[true][0]))
 	a.attack("stage 3 first", "stage 1: malformed", answer(run[true][1]))
-	for n := range 2 { // stage 1 or 3 twice in one run
+	for n := range 2 { // Stage 1 or 3 is sent twice in one run.
 		addr := between(t, a.addr, at(true, n, func(frame []byte) ([][]byte, [][]byte, bool) {
 			return [][]byte{frame, frame}, nil, false
 		}))
@@ -498,7 +504,7 @@ func TestAttackReplay(t *testing.T) {
 			t.Errorf("frame %d twice: exit %d: %s", n, code, stderr)
 		}
 	}
-	for n := 1; n < 3; n++ { // stage 2 or 4
+	for n := 1; n < 3; n++ { // Stage 2 or 4 is sent twice.
 		addr := between(t, a.addr, at(false, n, func(frame []byte) ([][]byte, [][]byte, bool) {
 			return [][]byte{frame, frame}, nil, false
 		}))
@@ -515,7 +521,7 @@ func TestAttackReplay(t *testing.T) {
 	a.serves()
 }
 
-// TestAttackSplicing puts each frame of one run in its place in another.
+// TestAttackSplicing puts each frame of one run into the same place of another run.
 func TestAttackSplicing(t *testing.T) {
 	t.Parallel()
 	a := newArena(t)
@@ -523,7 +529,7 @@ func TestAttackSplicing(t *testing.T) {
 	for toServer, frames := range old {
 		for n := range min(len(frames), 4) {
 			if !toServer && n == 0 {
-				continue // an old hello is an honest hello of another Rs: the server notices at stage 1, as below
+				continue // An old hello is a valid hello with another Rs. The server notices at stage 1; see below.
 			}
 			addr := between(t, a.addr, at(toServer, n, func([]byte) ([][]byte, [][]byte, bool) {
 				return [][]byte{frames[n]}, nil, false
@@ -546,7 +552,8 @@ func TestAttackSplicing(t *testing.T) {
 	}
 }
 
-// blockAttacks are the ways to cut, move and change the blocks of a sealed message of k bytes a block, and OAEP itself.
+// blockAttacks returns changed versions of a sealed message with blocks of k bytes: cut, moved, exchanged and forged
+// blocks, and broken OAEP.
 func blockAttacks(sealed []byte, k int, n *big.Int) map[string][]byte {
 	b := k / 2
 	blocks := (len(sealed) - b) / k
@@ -572,12 +579,12 @@ func blockAttacks(sealed []byte, k int, n *big.Int) map[string][]byte {
 	return all
 }
 
-// TestAttackBlocks: RSA blocks that were cut, moved, given another IV, or made anew fail in OAEP by their label, before any
-// padding or signature: one error for all.
+// TestAttackBlocks: RSA blocks that are cut, moved, combined with another IV or forged fail in OAEP, because of the
+// label, before any padding or signature is checked. All of them give the same error.
 func TestAttackBlocks(t *testing.T) {
 	t.Parallel()
 	a := newArena(t)
-	signer := keySigner(t, onceKeys["3072"]()) // its signature makes a message of several blocks
+	signer := keySigner(t, onceKeys["3072"]()) // The RSA signature makes the message several blocks long.
 	appendFile(t, filepath.Join(a.annaDir, "authorized_keys"),
 		string(bytes.TrimSpace(ssh.MarshalAuthorizedKey(signer.PublicKey())))+" rsa\n")
 	me := partyOf(t, signer, onceKeys["client"]())
@@ -605,7 +612,7 @@ func TestAttackBlocks(t *testing.T) {
 	a.serves()
 }
 
-// paperArena is a server that speaks the paper's protocol, its key and that of its client.
+// paperArena starts a server with -paper. args are the arguments of a client that the server accepts.
 func paperArena(t *testing.T) (server *proc, addr string, args []string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -629,7 +636,8 @@ func paperArena(t *testing.T) (server *proc, addr string, args []string) {
 		"-delay", "0s", "-dir", filepath.Join(dir, "state")}
 }
 
-// TestAttackPaperBlocks: the paper's blocks have no label; whatever is done to them there is one error and no other sign.
+// TestAttackPaperBlocks: the paper's blocks have no label. Every change of them gives the same error and no other
+// visible difference.
 func TestAttackPaperBlocks(t *testing.T) {
 	t.Parallel()
 	server, addr, client := paperArena(t)
@@ -645,7 +653,7 @@ func TestAttackPaperBlocks(t *testing.T) {
 	attacks := blockAttacks(stage1, 256, theirs.N)
 	attacks["signed by nobody listed"] = third
 	for name, wire := range attacks {
-		if len(wire) < paperSealed { // the stage has one length
+		if len(wire) < paperSealed { // All stages have the same length.
 			wire = append(wire, make([]byte, paperSealed-len(wire))...)
 		}
 		attackServer(t, server, addr, name, "stage 1: the message does not open, or no client (-peer) signed it",
@@ -660,14 +668,14 @@ func TestAttackPaperBlocks(t *testing.T) {
 	server.out.match(t, "still here")
 }
 
-// TestAttackPaperKnown shows what -paper says it does not protect: a stage 4 of another session is taken, and so a third
-// party plants the session key.
+// TestAttackPaperKnown shows an attack that -paper is documented not to prevent: the client accepts a stage 4 of
+// another session, so a third party can choose the session key.
 func TestAttackPaperKnown(t *testing.T) {
 	t.Parallel()
 	_, _, client := paperArena(t)
 	theirs, ours := vectorRSA(t, "paper-server"), vectorRSA(t, "paper-client")
 	planted := bytes.Repeat([]byte{7}, paperKey)
-	// signed for Z; sealing it anew needs the client's public key alone
+	// The stage is signed for the third party. Sealing it again needs the client's public key only.
 	elsewhere, err := paperSeal(theirs, &ours.PublicKey, planted)
 	if err != nil {
 		t.Fatal(err)
@@ -690,7 +698,7 @@ func TestAttackPaperKnown(t *testing.T) {
 		if _, err := io.ReadFull(conn, wire); err != nil {
 			return
 		}
-		m, err := refOpen(ours, theirs, wire) // the true server answers stages 1 and 3
+		m, err := refOpen(ours, theirs, wire) // The true server answers stages 1 and 3.
 		if err != nil {
 			return
 		}
@@ -714,11 +722,12 @@ func TestAttackPaperKnown(t *testing.T) {
 	}
 }
 
-// TestAttackFirstPackets drops, repeats, inserts, swaps and cuts right after the handshake, in both directions.
+// TestAttackFirstPackets drops, repeats, inserts, swaps and cuts the first packets after the handshake, in both
+// directions.
 func TestAttackFirstPackets(t *testing.T) {
 	t.Parallel()
 	a := newArena(t)
-	const join = 2 // frames 0 and 1 are stages 1 and 3
+	const join = 2 // Frames 0 and 1 are stages 1 and 3.
 	many := strings.Repeat("a line of some length, so that there are several packets\n", 2000)
 	var held []byte
 	for _, c := range []struct {
@@ -750,7 +759,7 @@ func TestAttackFirstPackets(t *testing.T) {
 			}
 			return [][]byte{f}, nil, false
 		}, "a packet that cannot be verified"},
-		// as the acknowledgements under way have it
+		// The reason depends on whether acknowledgements are in flight.
 		{"cut among the lines", at(true, join+2, func([]byte) ([][]byte, [][]byte, bool) { return nil, nil, true }),
 			"without secure-close|connection reset"},
 		{"welcome changed", at(false, 3, func(f []byte) ([][]byte, [][]byte, bool) {
@@ -779,7 +788,7 @@ func TestAttackFirstPackets(t *testing.T) {
 	a.serves()
 }
 
-// TestAttackDowngrade changes the version and both AES bytes on the way.
+// TestAttackDowngrade changes the version and both AES bytes in transit.
 func TestAttackDowngrade(t *testing.T) {
 	t.Parallel()
 	a := newArena(t)
@@ -803,7 +812,8 @@ func TestAttackDowngrade(t *testing.T) {
 	a.serves()
 }
 
-// TestAttackBorrowedKeys: keys and certificates that are shown and not proven, a peer's own among them.
+// TestAttackBorrowedKeys presents keys and certificates without proof of their private keys, among them the receiver's
+// own.
 func TestAttackBorrowedKeys(t *testing.T) {
 	t.Parallel()
 	a := newArena(t)
@@ -846,7 +856,8 @@ func TestAttackBorrowedKeys(t *testing.T) {
 	a.serves()
 }
 
-// TestAttackLeakedServerKeys: who holds both of the server's private keys, and bob's recorded calls, cannot pose as bob to it.
+// TestAttackLeakedServerKeys: an attacker with both private keys of the server and recorded connections of bob cannot
+// connect to the server as bob.
 func TestAttackLeakedServerKeys(t *testing.T) {
 	a := newArena(t)
 	run := a.recordRun()
@@ -866,7 +877,7 @@ func TestAttackLeakedServerKeys(t *testing.T) {
 	a.serves()
 }
 
-// TestAttackShares: HPKE shares of low order or the wrong form, to either side.
+// TestAttackShares sends HPKE shares of low order or of a wrong form to either side.
 func TestAttackShares(t *testing.T) {
 	t.Parallel()
 	a := newArena(t)
@@ -901,9 +912,9 @@ func TestAttackShares(t *testing.T) {
 	a.serves()
 }
 
-// TestAttackRSAKeys offers RSA keys that are too small, too large or broken, as identity and as encryption key, to either side.
-// A modulus shared by two parties is not looked for: who made it so can open only what is sealed to itself, and stage 2
-// sealed to the server's own key comes back as no stage 3.
+// TestAttackRSAKeys presents RSA keys that are too small, too large or malformed, as identity and as encryption key, to
+// either side. A modulus that two parties share is not detected: its owner can open only messages that are sealed to
+// that owner, and a stage 2 that is sealed to the server's own key is not valid as stage 3.
 func TestAttackRSAKeys(t *testing.T) {
 	t.Parallel()
 	a := newArena(t)
@@ -953,8 +964,9 @@ func TestAttackRSAKeys(t *testing.T) {
 	a.serves()
 }
 
-// TestAttackEnumeration: a client that does not hold a key receives nothing, be the key listed, unlisted or revoked. A client
-// that holds an unlisted or a revoked key receives the same refusal, about that key alone.
+// TestAttackEnumeration: a client without the private key of the key that it presents receives nothing, whether the key
+// is listed, unlisted or revoked. A client with the private key receives the same refusal for an unlisted key as for a
+// revoked one.
 func TestAttackEnumeration(t *testing.T) {
 	a := newArena(t)
 	revoked, unlisted := fixedSigner(t, "revoked"), fixedSigner(t, "unlisted")
@@ -985,7 +997,7 @@ func TestAttackEnumeration(t *testing.T) {
 	a.serves()
 }
 
-// TestKeysOverwritten looks at the structs and slices that held a session's keys.
+// TestKeysOverwritten checks that the structs and slices that held a session's keys are zero afterwards.
 func TestKeysOverwritten(t *testing.T) {
 	tr := transcript{}
 	tr.start([]byte("hello"))
@@ -1025,8 +1037,8 @@ func TestKeysOverwritten(t *testing.T) {
 
 func zero(b []byte) bool { return bytes.Equal(b, make([]byte, len(b))) }
 
-// TestNoKeyByValue: a panic's trace shows the arguments of its functions, arrays and structs byte by byte. So no key is
-// handed over by value, only by pointer or as a slice. Hashes of log records are no secret.
+// TestNoKeyByValue: a panic's stack trace shows arguments byte by byte, arrays and structs included. So keys are passed
+// by pointer or as slices only. Hashes of log records are not secret.
 func TestNoKeyByValue(t *testing.T) {
 	files, err := filepath.Glob("*.go")
 	if err != nil {
@@ -1063,7 +1075,7 @@ func TestNoKeyByValue(t *testing.T) {
 	}
 }
 
-// secretsIn is what must not be told of the keys in a state folder.
+// secretsIn returns the secrets of the keys in a state folder, none of which may be printed.
 func secretsIn(t *testing.T, dir string) map[string][]byte {
 	t.Helper()
 	all := map[string][]byte{}
@@ -1088,7 +1100,7 @@ func secretsIn(t *testing.T, dir string) map[string][]byte {
 	return all
 }
 
-// tap keeps what goes through a connection, in frames or not.
+// tap records the bytes in both directions of a connection, whether they form frames or not.
 type tap struct {
 	net.Conn
 	read, wrote *bytes.Buffer
@@ -1105,11 +1117,11 @@ func (c tap) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// thief has both sides' long-term keys and a recording, and computes all that can be had of them.
+// thief has both sides' long-term keys and a recording, and computes everything that follows from them.
 type thief struct {
 	caller          ssh.PublicKey
 	ra, rb, sm, enc []byte
-	tr              transcript // at h4
+	tr              transcript // The transcript up to h4.
 }
 
 func (f *thief) open(client, server *rsa.PrivateKey, toServer, toClient io.Reader) error {
@@ -1157,7 +1169,7 @@ func (f *thief) open(client, server *rsa.PrivateKey, toServer, toClient io.Reade
 	return err
 }
 
-// guess makes the session's secrets with an HPKE private key.
+// guess derives the session's secrets with an HPKE private key.
 func (f *thief) guess(kem hpke.PrivateKey, aes bool) (*secrets, error) {
 	recipient, err := hpke.NewRecipient(f.enc, kem, hpke.HKDFSHA512(), hpke.ExportOnly(), []byte(protocolName))
 	if err != nil {
@@ -1170,9 +1182,9 @@ func (f *thief) guess(kem hpke.PrivateKey, aes bool) (*secrets, error) {
 	return f.tr.newSecrets(export, bytes.Clone(f.sm), aes)
 }
 
-// TestNothingSecretIsTold runs what tells most, -trace on both sides, refusals, wrong commands, and looks for private keys,
-// serials, Sm and session secrets in all that came out, raw, in hex and in base64.
-func TestNothingSecretIsTold(t *testing.T) {
+// TestSecretsNotPrinted runs the modes with the most output (-trace on both sides, refusals, wrong commands) and
+// searches all output for private keys, serials, Sm and session secrets, in raw form, in hex and in base64.
+func TestSecretsNotPrinted(t *testing.T) {
 	t.Parallel()
 	a := newArena(t, "-trace")
 	hidden := secretsIn(t, a.annaDir)
@@ -1180,7 +1192,7 @@ func TestNothingSecretIsTold(t *testing.T) {
 		hidden[name] = b
 	}
 
-	// a run whose secrets we know, for we are the client
+	// The test is the client of this run, so it knows the run's secrets.
 	conn, err := net.Dial("tcp", a.addr)
 	if err != nil {
 		t.Fatal(err)
@@ -1209,7 +1221,7 @@ func TestNothingSecretIsTold(t *testing.T) {
 	conn.Write(append(buf, "not a packet, but as long as one may well be"...))
 
 	var told strings.Builder
-	tell := func(texts ...string) {
+	show := func(texts ...string) {
 		for _, text := range texts {
 			told.WriteString(text)
 		}
@@ -1226,7 +1238,7 @@ func TestNothingSecretIsTold(t *testing.T) {
 			filepath.Join(a.bobDir, "identity"), "-dir", a.bobDir},
 	} {
 		stdout, stderr, _ := runToEnd(t, t.TempDir(), "hello\n", args...)
-		tell(stdout, stderr)
+		show(stdout, stderr)
 	}
 	a.attack("bad block", noBlock,
 		answer(make([]byte, 0), appendVector(nil, appendVector(appendVector(nil, make([]byte, 1300)), make([]byte, 384)))))
@@ -1235,12 +1247,12 @@ func TestNothingSecretIsTold(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tell(string(log), a.server.out.String(), a.server.err.String())
+	show(string(log), a.server.out.String(), a.server.err.String())
 	text := told.String()
 	if !strings.Contains(text, "stage 4  S → C") || !strings.Contains(text, "refused ") {
 		t.Fatalf("too little was told: %.2000s", text)
 	}
-	joined := strings.Join(strings.Fields(text), "") // base64 of files may be wrapped
+	joined := strings.Join(strings.Fields(text), "") // Base64 in files may be wrapped.
 	for name, secret := range hidden {
 		for _, b := range [][]byte{secret, secret[:16], secret[len(secret)-16:]} {
 			std := base64.StdEncoding.EncodeToString(b)
@@ -1254,8 +1266,9 @@ func TestNothingSecretIsTold(t *testing.T) {
 	}
 }
 
-// TestForwardSecrecy: a thief of all long-term keys of both sides opens who called, the serials and Sm of a recording, and
-// not one packet. That the thief does what can be done is shown with a vector: given the HPKE key too, it has the session.
+// TestForwardSecrecy: with all long-term keys of both sides, a thief can read the client's identity, the serials and Sm
+// of a recorded run, but no packet. The thief's computation is checked against a vector: with the HPKE key as well, it
+// derives the session's secrets.
 func TestForwardSecrecy(t *testing.T) {
 	a := newArena(t)
 	run := a.recordRun()
@@ -1321,7 +1334,7 @@ func TestForwardSecrecy(t *testing.T) {
 	}
 }
 
-// TestPaperHasNoForwardSecrecy: there the client's key opens the recording, as README.md says.
+// TestPaperHasNoForwardSecrecy: with -paper the client's private key opens the recording, as README.md says.
 func TestPaperHasNoForwardSecrecy(t *testing.T) {
 	t.Parallel()
 	_, addr, client := paperArena(t)

@@ -1,6 +1,6 @@
 package main
 
-// The client: scripts at its ends, JSON objects, what it catches up with after an absence, and hostile peers.
+// The client: use in scripts, JSON objects, history after an absence, and hostile peers.
 
 import (
 	"cmp"
@@ -24,7 +24,7 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// TestObjects has a client and the server say and hear everything in objects.
+// TestObjects: with -json, a client and the server read and print objects only.
 func TestObjects(t *testing.T) {
 	anna := state(t, "anna")
 	server, addr := serve(t, anna, "-json")
@@ -93,7 +93,8 @@ func TestObjects(t *testing.T) {
 	}
 }
 
-// TestBridge hands a server the objects of others: they keep their speaker, and its own do not come back.
+// TestBridge: lines that a bridge sends with -json for other speakers keep the speaker's name, and the bridge does not
+// receive its own lines.
 func TestBridge(t *testing.T) {
 	t.Parallel()
 	anna := state(t, "anna")
@@ -149,7 +150,7 @@ func TestRemoteName(t *testing.T) {
 	}
 }
 
-// TestObjectSizes has the longest text arrive whole as an object too, and names what is longer.
+// TestObjectSizes: a text of the greatest length arrives whole in an object, and a longer one is reported.
 func TestObjectSizes(t *testing.T) {
 	dir := state(t, "anna")
 	server, addr := serve(t, dir)
@@ -174,7 +175,7 @@ func TestObjectSizes(t *testing.T) {
 	}
 }
 
-// TestShellEnds runs what a shell can do to the streams.
+// TestShellEnds runs the client with closed, full and missing standard streams, as a shell can set them up.
 func TestShellEnds(t *testing.T) {
 	t.Parallel()
 	dir := state(t, "anna")
@@ -192,7 +193,8 @@ func TestShellEnds(t *testing.T) {
 		{`yes '{"text":"x"}' | head -20000 | ` + client + " -json | head -1; exit ${PIPESTATUS[2]}",
 			`^{"type":"welcome".*}\n$`, exitDone, "^$"},
 		{"echo x | " + client + " -json >/dev/full", "", exitTrouble, "cannot write standard output: .*no space"},
-		{"echo x | " + client + " >/dev/full", "", exitDone, "^$"}, // nothing to write
+		// The client prints nothing, so the full device does not matter.
+		{"echo x | " + client + " >/dev/full", "", exitDone, "^$"},
 		{"echo x | " + client + " >&-", "", exitDone, "^$"},
 		{"echo x | " + client + " 2>&-", "", exitDone, "^$"},
 		{client + " -json <<< '{'", `{"type":"error","line":1,`, exitTrouble, "line 1: no JSON object"},
@@ -230,9 +232,10 @@ func TestShellEnds(t *testing.T) {
 	}
 }
 
-// TestHeadEnds: the reader of standard output ends, as head does. The client still sends its input to the end, and that is
-// success. More input follows than a client keeps without an acknowledgement: it has received "more" before it sends all.
-func TestHeadEnds(t *testing.T) {
+// TestOutputReaderEnds: the reader of stdout ends, as head does. The client still sends all its input and exits with
+// status 0. The input is longer than what a client keeps without an acknowledgement, so the client has received "more"
+// before it sends the last lines.
+func TestOutputReaderEnds(t *testing.T) {
 	t.Parallel()
 	anna := state(t, "anna")
 	server, addr := serve(t, anna)
@@ -270,7 +273,8 @@ func TestHeadEnds(t *testing.T) {
 	}
 }
 
-// TestHistory gives a person what was said while it was away, and a bot nothing; a gap is told.
+// TestHistory: a person receives the lines that were sent while the person was away, a bot receives none, and a gap is
+// reported.
 func TestHistory(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -290,7 +294,7 @@ func TestHistory(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// visit joins as who, tells what it gets up to the operator's next line, and leaves.
+		// visit joins with req, collects what it receives up to the operator's line say, and leaves.
 		visit := func(req joinRequest, say string) (w welcome, got []string, last uint64) {
 			conn, err := net.Dial("tcp", addr)
 			if err != nil {
@@ -368,13 +372,14 @@ func TestHistory(t *testing.T) {
 	}
 }
 
-// hostileText is what must not reach a terminal, and letters is what must.
+// hostileText contains everything that must not reach a terminal, and letters contains what must.
 const (
-	hostileText = "a\x00\x07\x08\r\x1b[2J\x1b]8;;http://x\x07y\x1b]52;c;eA==\x1b\\\x7f\u0085\u009b2J\x9b2J\xff\u200b\u200e\u202e\u2066\u2028\u2029\ufeff\u00adz"
-	letters     = "Ελληνικά 中文 العربية e\u0301 👩\u200d👩\u200d👧 🇬🇷 ❤\ufe0f"
+	hostileText = "a\x00\x07\x08\r\x1b[2J\x1b]8;;http://x\x07y\x1b]52;c;eA==\x1b\\\x7f\u0085\u009b2J\x9b2J\xff" +
+		"\u200b\u200e\u202e\u2066\u2028\u2029\ufeff\u00adz"
+	letters = "Ελληνικά 中文 العربية e\u0301 👩\u200d👩\u200d👧 🇬🇷 ❤\ufe0f"
 )
 
-// harmful says what of out must not be on a terminal; its lines may be coloured where colours are ours.
+// harmful describes what in out must not reach a terminal, or returns "". Lines may contain the program's own colours.
 func harmful(out string) string {
 	for i, r := range out {
 		if r < ' ' && r != '\n' || r >= 0x7f && r < 0xa0 ||
@@ -385,8 +390,10 @@ func harmful(out string) string {
 	return ""
 }
 
-// TestHostileClient sends everything that could harm, over a session of its own: it is one line of one speaker everywhere.
+// TestHostileClient sends harmful text over a session that the test writes. Every receiver shows it as one line of its
+// sender.
 func TestHostileClient(t *testing.T) {
+	t.Parallel()
 	anna := state(t, "anna")
 	server, addr := serve(t, anna)
 	bob, eve := guest(t, anna, addr, "bob"), guest(t, anna, addr, "eve")
@@ -457,7 +464,7 @@ func TestHostileClient(t *testing.T) {
 	}
 }
 
-// hostile joins addr as the identity in dir, over a session that the test writes itself.
+// hostile joins addr with the identity in dir, over a session that the test writes itself.
 func hostile(t *testing.T, addr, dir string) (net.Conn, *session) {
 	t.Helper()
 	k, err := loadKeys(keyOptions{dir: dir})
@@ -493,12 +500,12 @@ func hostile(t *testing.T, addr, dir string) (net.Conn, *session) {
 	return conn, sess
 }
 
-// TestHostileServer sends everything that could harm to a client, in texts, notices and names.
+// TestHostileServer sends harmful texts, notices and names to a client.
 func TestHostileServer(t *testing.T) {
 	t.Parallel()
 	dir := state(t, "anna")
 	for _, c := range []struct {
-		name string // of the last item's speaker
+		name string // The last item's name.
 		code int
 	}{{"bob", exitDone}, {"b\x1b[2J", exitLost}, {"b\nanna", exitLost}, {"b\u202e", exitLost}, {"-", exitLost},
 		{"b@x@y", exitLost}} {
@@ -518,7 +525,7 @@ func TestHostileServer(t *testing.T) {
 			if err == nil {
 				err = sess.write(packet)
 			}
-			for err == nil { // until it says goodbye
+			for err == nil { // The loop ends with the client's close.
 				var kind byte
 				if kind, _, err = sess.read(); err == nil && kind == kindClose {
 					packet, err = sess.append(nil, kindClose, []byte(closeText))
@@ -532,7 +539,8 @@ func TestHostileServer(t *testing.T) {
 		})
 		for _, args := range [][]string{{"-count", "4"}, {"-count", "4", "-json"}} {
 			out, stderr, code := runToEnd(t, t.TempDir(), "", append([]string{"-connect", addr, "-dir", dir}, args...)...)
-			if want := c.code; code != want && !(want == exitDone && code == exitTrouble) { // what was undelivered is trouble
+			// An undelivered line makes exit status 1.
+			if want := c.code; code != want && !(want == exitDone && code == exitTrouble) {
 				t.Errorf("%q: exit %d, want %d: %s", c.name, code, want, stderr)
 			}
 			if bad := harmful(out + stderr); bad != "" {
@@ -555,8 +563,9 @@ func TestHostileServer(t *testing.T) {
 	}
 }
 
-// TestSentAway: whatever a server says in place of its welcome does no harm, and only a goodbye is one.
-func TestSentAway(t *testing.T) {
+// TestGoodbyeBeforeWelcome: nothing that a server sends in the place of its welcome does harm, and only a close is
+// shown as a goodbye.
+func TestGoodbyeBeforeWelcome(t *testing.T) {
 	dir := state(t, "anna")
 	notice := item{what: itemNotice, text: []byte(hostileText + "\nanna: forged")}.append(nil)
 	for _, c := range []struct {
@@ -588,7 +597,7 @@ func TestSentAway(t *testing.T) {
 	}
 }
 
-// fakeServer listens with the identity in dir and gives each session, its join read, to serve.
+// fakeServer listens with the identity in dir and calls serve with each session after it has read the join.
 func fakeServer(t *testing.T, dir string, serve func(*session) error) (addr string) {
 	t.Helper()
 	k, err := loadKeys(keyOptions{dir: dir})
@@ -634,7 +643,7 @@ func fakeServer(t *testing.T, dir string, serve func(*session) error) (addr stri
 	return l.Addr().String()
 }
 
-// stuckLink is a link whose reader never comes back, as one that waits for standard output does.
+// stuckLink is a link whose read never returns, like one that waits for stdout.
 type stuckLink struct {
 	link
 	free chan struct{}
@@ -652,7 +661,7 @@ func (l stuckLink) ready() bool { return true }
 
 func (l stuckLink) setReadTimeout(time.Duration, bool) {}
 
-// TestTimeoutStuck: -timeout ends a client that has said goodbye and whose reader is stuck.
+// TestTimeoutStuck: -timeout ends a client that has sent its close and whose reader is stuck.
 func TestTimeoutStuck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newClient(clientConfig{
@@ -671,7 +680,7 @@ func TestTimeoutStuck(t *testing.T) {
 	})
 }
 
-// TestTimeoutSilent: -timeout holds for a server that accepts and says nothing, too.
+// TestTimeoutSilent: -timeout also ends a connection attempt to a server that accepts and sends nothing.
 func TestTimeoutSilent(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -685,8 +694,8 @@ func TestTimeoutSilent(t *testing.T) {
 	}
 }
 
-// TestClientDeadline: a server that reads and says nothing more holds a client up for the handshake's deadline, its first
-// packet included.
+// TestClientDeadline: a server that reads but stops sending delays a client at most until the handshake's deadline,
+// which includes the first packet.
 func TestClientDeadline(t *testing.T) {
 	_, c, _ := quietServer(t)
 	for _, reads := range []bool{true, false} {
@@ -717,18 +726,18 @@ func TestClientDeadline(t *testing.T) {
 	}
 }
 
-// TestAckOverReconnect: -sync: lines said on the last connection become durable after this one's welcome.
+// TestAckOverReconnect: with -sync, lines sent on the last connection can become durable after the welcome of this one.
 func TestAckOverReconnect(t *testing.T) {
 	b := newOutbox()
 	for range 10 {
 		b.add(outLine{text: []byte("x"), what: itemSay}, true)
 	}
 	b.resume(0)
-	b.take(nil) // sent, the connection is lost, the server has written and not yet synced them
+	b.take(nil) // The connection is lost after the server has written these lines and before it has synced them.
 	if err := b.resume(0); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.acknowledge(10); err != nil { // the sync that was under way ends before our writer begins
+	if err := b.acknowledge(10); err != nil { // The pending sync ends before the client's writer starts.
 		t.Errorf("the acknowledgement: %v", err)
 	}
 }

@@ -1,7 +1,7 @@
 package main
 
-// The program at terminals: real processes, each on a pseudo-terminal of its own, from the first question about a key to the
-// last line of the chat.
+// The program at terminals: real processes, each on its own pseudo-terminal, from the question about an unknown key to
+// the last line of the chat.
 
 import (
 	"fmt"
@@ -20,8 +20,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sit starts securechat at a terminal of its own.
-func sit(t *testing.T, env string, args ...string) (*screen, *exec.Cmd) {
+// startAtTerminal starts securechat with a terminal of its own.
+func startAtTerminal(t *testing.T, env string, args ...string) (*screen, *exec.Cmd) {
 	t.Helper()
 	s := newScreen(t, 60)
 	cmd := exec.Command(os.Args[0], args...)
@@ -39,14 +39,14 @@ func sit(t *testing.T, env string, args ...string) (*screen, *exec.Cmd) {
 	return s, cmd
 }
 
-// says waits until the screen's output has text.
-func (s *screen) says(text string) {
+// waitText waits until the screen's output contains text.
+func (s *screen) waitText(text string) {
 	s.t.Helper()
 	s.wait(text, func(output string) bool { return strings.Contains(output, text) })
 }
 
-// leaves waits for cmd to end with code, and finds the terminal as it was: echo, lines, no paste marks.
-func (s *screen) leaves(cmd *exec.Cmd, code int) {
+// waitExit waits for cmd to exit with code, and checks that the terminal is as it was: echo, line mode, no paste marks.
+func (s *screen) waitExit(cmd *exec.Cmd, code int) {
 	s.t.Helper()
 	kill := time.AfterFunc(patience, func() { cmd.Process.Kill() })
 	defer kill.Stop()
@@ -66,11 +66,12 @@ func (s *screen) leaves(cmd *exec.Cmd, code int) {
 	})
 }
 
-// TestConversation has three at terminals: what each types and hears, commands, a paste, a kick, and every way to leave.
+// TestConversation: three people at terminals type lines, commands and a paste, see each other's lines and a kick, and
+// leave in every way.
 func TestConversation(t *testing.T) {
 	t.Parallel()
 	anna := state(t, "anna")
-	operator, server := sit(t, "", "-listen", "127.0.0.1:0", "-dir", anna, "-json=false")
+	operator, server := startAtTerminal(t, "", "-listen", "127.0.0.1:0", "-dir", anna, "-json=false")
 	var addr string
 	operator.wait("an address", func(out string) bool {
 		_, rest, found := strings.Cut(out, "room open on ")
@@ -78,29 +79,29 @@ func TestConversation(t *testing.T) {
 		return found && strings.Contains(rest, " ")
 	})
 	bobDir, cleoDir := guest(t, anna, addr, "bob"), guest(t, anna, addr, "cleo")
-	bob, bobCmd := sit(t, "", "-connect", addr, "-dir", bobDir)
-	bob.says("bob> ")
-	cleo, cleoCmd := sit(t, "NO_COLOR=", "-connect", addr, "-dir", cleoDir)
-	cleo.says("joined " + addr)
-	bob.says("* cleo joined")
+	bob, bobCmd := startAtTerminal(t, "", "-connect", addr, "-dir", bobDir)
+	bob.waitText("bob> ")
+	cleo, cleoCmd := startAtTerminal(t, "NO_COLOR=", "-connect", addr, "-dir", cleoDir)
+	cleo.waitText("joined " + addr)
+	bob.waitText("* cleo joined")
 
 	bob.send("Καλημέρα 中文 👩\u200d👩\u200d👧\r")
-	cleo.says(nameColor("bob") + "bob" + colorOff + ": Καλημέρα 中文 👩\u200d👩\u200d👧")
-	operator.says("bob: Καλημέρα")
+	cleo.waitText(nameColor("bob") + "bob" + colorOff + ": Καλημέρα 中文 👩\u200d👩\u200d👧")
+	operator.waitText("bob: Καλημέρα")
 	operator.send("morning\r")
-	bob.says("anna: morning")
+	bob.waitText("anna: morning")
 	bob.send("/me waves\r")
-	cleo.says("waves")
+	cleo.waitText("waves")
 	bob.send("/who\r")
-	bob.says("* 3 here: anna, bob, cleo")
+	bob.waitText("* 3 here: anna, bob, cleo")
 	cleo.send("/ms\tbo\tpsst\r")
-	bob.says("cleo (to you): psst")
-	bob.says("\a")
+	bob.waitText("cleo (to you): psst")
+	bob.waitText("\a")
 	bob.send("a" + pasteMark("one\r\r/quit\r") + "\r")
-	cleo.says(": /quit")
-	cleo.says(": aone")
-	bob.send("still here\r") // the Enter behind the paste did not leave
-	cleo.says(": still here")
+	cleo.waitText(": /quit")
+	cleo.waitText(": aone")
+	bob.send("still here\r") // The Enter in the paste did not end the session.
+	cleo.waitText(": still here")
 
 	bob.mu.Lock()
 	out := string(bob.raw)
@@ -116,63 +117,64 @@ func TestConversation(t *testing.T) {
 	}
 
 	operator.send("/kick bob\r")
-	bob.says("removed by the operator")
-	bob.leaves(bobCmd, exitTrouble)
-	operator.says("bob left: removed by the operator")
+	bob.waitText("removed by the operator")
+	bob.waitExit(bobCmd, exitTrouble)
+	operator.waitText("bob left: removed by the operator")
 	operator.send("\r/who\r") // an empty line is nothing to an operator
-	operator.says("* 2 here: anna, cleo")
+	operator.waitText("* 2 here: anna, cleo")
 	operator.send("missed\r")
-	cleo.says(": missed")
+	cleo.waitText(": missed")
 
 	for _, c := range []struct {
 		keys string
 		code int
 	}{{"\r", exitDone}, {"\x04", exitDone}, {"\x03", exitDone}, {"/quit\r", exitDone}} {
-		again, cmd := sit(t, "", "-connect", addr, "-dir", bobDir, "-nobell")
-		again.says("bob> ")
+		again, cmd := startAtTerminal(t, "", "-connect", addr, "-dir", bobDir, "-nobell")
+		again.waitText("bob> ")
 		if c.keys == "\r" {
-			again.says("1 said while you were away:")
+			again.waitText("1 said while you were away:")
 			again.wait("a dated line", func(out string) bool { return matches(`\d{4}-\d\d-\d\d \d\d:\d\d anna: missed`, out) })
 		}
 		again.send(c.keys)
-		again.leaves(cmd, c.code)
+		again.waitExit(cmd, c.code)
 	}
-	dumb, cmd := sit(t, "TERM=dumb", "-connect", addr, "-dir", bobDir, "-nobell")
-	dumb.says("bob> ")
+	dumb, cmd := startAtTerminal(t, "TERM=dumb", "-connect", addr, "-dir", bobDir, "-nobell")
+	dumb.waitText("bob> ")
 	operator.send("/msg bob hush\r")
-	dumb.says("anna (to you): hush")
+	dumb.waitText("anna (to you): hush")
 	dumb.send("\n")
-	dumb.leaves(cmd, exitDone)
+	dumb.waitExit(cmd, exitDone)
 	dumb.mu.Lock()
 	if out := string(dumb.raw); strings.ContainsAny(out, "\a\x1b") {
 		t.Errorf("a dumb terminal got %q", out)
 	}
 	dumb.mu.Unlock()
 
-	once, cmd := sit(t, "", "-connect", addr, "-dir", bobDir, "-reconnect=false")
-	once.says("bob> ")
-	server.Process.Kill() // the connection is lost
-	once.leaves(cmd, exitLost)
-	cleo.says("connecting again")
+	once, cmd := startAtTerminal(t, "", "-connect", addr, "-dir", bobDir, "-reconnect=false")
+	once.waitText("bob> ")
+	server.Process.Kill() // The connection is lost.
+	once.waitExit(cmd, exitLost)
+	cleo.waitText("connecting again")
 	cleo.send("\x03")
-	cleo.leaves(cleoCmd, exitTrouble)
+	cleo.waitExit(cleoCmd, exitTrouble)
 }
 
 func pasteMark(text string) string { return pasteStart + text + pasteEnd }
 
-// TestOperatorLeaves closes the room from its terminal, by each key that does.
+// TestOperatorLeaves closes the room from its terminal with each key that does.
 func TestOperatorLeaves(t *testing.T) {
 	anna := state(t, "anna")
 	for _, keys := range []string{"\x03", "\x04", "/quit\r"} {
-		operator, server := sit(t, "", "-listen", "127.0.0.1:0", "-dir", anna)
-		operator.says("anna> ")
+		operator, server := startAtTerminal(t, "", "-listen", "127.0.0.1:0", "-dir", anna)
+		operator.waitText("anna> ")
 		operator.send(keys)
-		operator.leaves(server, exitDone)
+		operator.waitExit(server, exitDone)
 	}
 }
 
-// TestFirstConnectDown: with -reconnect a person waits for a server that is not there yet, and is told who they are when it is.
-func TestFirstConnectDown(t *testing.T) {
+// TestFirstConnectRetries: with -reconnect, the client at a terminal waits for a server that is not running yet, and
+// prints its name and the server's after the connection.
+func TestFirstConnectRetries(t *testing.T) {
 	t.Parallel()
 	anna := state(t, "anna")
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -181,14 +183,14 @@ func TestFirstConnectDown(t *testing.T) {
 	}
 	addr := l.Addr().String()
 	l.Close()
-	person, cmd := sit(t, "", "-connect", addr, "-dir", anna, "-reconnect")
-	person.says("connecting again")
+	person, cmd := startAtTerminal(t, "", "-connect", addr, "-dir", anna, "-reconnect")
+	person.waitText("connecting again")
 	start(t, t.TempDir(), "-listen", addr, "-dir", anna)
-	person.says("joined " + addr + " as anna;")
-	person.says("connected to " + addr)
+	person.waitText("joined " + addr + " as anna;")
+	person.waitText("connected to " + addr)
 	person.wait("one greeting", func(out string) bool { return strings.Count(out, "joined") == 1 })
 	person.send("\r")
-	person.leaves(cmd, exitDone)
+	person.waitExit(cmd, exitDone)
 }
 
 // TestTypedTo: with -to every typed line is for one receiver alone, and /me, which is for all, is not sent.
@@ -196,14 +198,14 @@ func TestTypedTo(t *testing.T) {
 	t.Parallel()
 	anna := state(t, "anna")
 	server, addr := serve(t, anna)
-	bob, cmd := sit(t, "", "-connect", addr, "-dir", guest(t, anna, addr, "bob"), "-to", "anna")
-	bob.says("bob> ")
+	bob, cmd := startAtTerminal(t, "", "-connect", addr, "-dir", guest(t, anna, addr, "bob"), "-to", "anna")
+	bob.waitText("bob> ")
 	bob.send("psst\r")
 	bob.send("/me waves\r")
-	bob.says("not sent: /me goes to everyone, and with -to every line is for anna alone")
+	bob.waitText("not sent: /me goes to everyone, and with -to every line is for anna alone")
 	bob.send("a" + pasteMark("one\r") + "\r")
 	bob.send("/quit\r")
-	bob.leaves(cmd, exitDone)
+	bob.waitExit(cmd, exitDone)
 	var got []string
 	for _, r := range records(t, filepath.Join(server.cmd.Dir, "connection.log")) {
 		if r["event"] == eventMessage {
@@ -224,15 +226,15 @@ func TestInterruptedConnect(t *testing.T) {
 	}
 	defer silent.Close()
 	// A dumb terminal is not in raw mode, so Ctrl-C is a signal.
-	person, cmd := sit(t, "TERM=dumb", "-connect", silent.Addr().String(), "-dir", state(t, "anna"), "-reconnect")
+	person, cmd := startAtTerminal(t, "TERM=dumb", "-connect", silent.Addr().String(), "-dir", state(t, "anna"), "-reconnect")
 	conn, err := silent.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
 	person.send("\x03")
-	person.says("left while there was no connection")
-	person.leaves(cmd, exitTrouble)
+	person.waitText("left while there was no connection")
+	person.waitExit(cmd, exitTrouble)
 }
 
 // TestInterruptWhileConnecting: Ctrl-C at a terminal ends a client at once while its server does not answer: in the first
@@ -250,7 +252,7 @@ func TestInterruptWhileConnecting(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer l.Close()
-		person, cmd := sit(t, "", "-connect", l.Addr().String(), "-dir", state(t, "bob"), c.flag)
+		person, cmd := startAtTerminal(t, "", "-connect", l.Addr().String(), "-dir", state(t, "bob"), c.flag)
 		for range c.answered {
 			here, err := l.Accept()
 			if err != nil {
@@ -262,7 +264,7 @@ func TestInterruptWhileConnecting(t *testing.T) {
 			}
 			go func() { io.Copy(here, there); here.Close() }()
 			go func() { io.Copy(there, here); there.Close() }()
-			person.says("Trust it?")
+			person.waitText("Trust it?")
 			person.send("yes\r")
 		}
 		silent, err := l.Accept()
@@ -271,8 +273,8 @@ func TestInterruptWhileConnecting(t *testing.T) {
 		}
 		defer silent.Close()
 		person.send("\x03")
-		person.says("left while there was no connection")
-		person.leaves(cmd, exitTrouble)
+		person.waitText("left while there was no connection")
+		person.waitExit(cmd, exitTrouble)
 	}
 }
 
@@ -295,8 +297,8 @@ func atTerminal(t *testing.T, args ...string) (*proc, *screen) {
 	return p, s
 }
 
-// sees waits until the output contains a pattern, and returns the last match.
-func (s *screen) sees(pattern string) []string {
+// match waits until the output matches a pattern, and returns the last match.
+func (s *screen) match(pattern string) []string {
 	s.t.Helper()
 	re := regexp.MustCompile(pattern)
 	var all [][]string
@@ -304,7 +306,7 @@ func (s *screen) sees(pattern string) []string {
 	return all[len(all)-1]
 }
 
-// ends waits for the process to end and checks its exit code.
+// ends waits for the process to exit and checks its exit code.
 func ends(t *testing.T, p *proc, s *screen, want int) {
 	t.Helper()
 	select {
@@ -321,7 +323,7 @@ func ends(t *testing.T, p *proc, s *screen, want int) {
 	}
 }
 
-// TestFirstContact answers the question about an unknown server with yes, no and fingerprints.
+// TestFirstContact answers the question about an unknown server with yes, with no and with fingerprints.
 func TestFirstContact(t *testing.T) {
 	t.Parallel()
 	anna, bob := state(t, "anna"), state(t, "bob")
@@ -351,8 +353,8 @@ func TestFirstContact(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			os.Remove(known)
 			p, s := atTerminal(t, "-connect", addr, "-dir", bob)
-			s.sees(`(?s)The server 127\.0\.0\.1:\d+ is unknown here\. Its key is.*ssh-ed25519 ` + regexp.QuoteMeta(print))
-			s.sees(question)
+			s.match(`(?s)The server 127\.0\.0\.1:\d+ is unknown here\. Its key is.*ssh-ed25519 ` + regexp.QuoteMeta(print))
+			s.match(question)
 			for i, a := range c.answers {
 				if i > 0 {
 					s.wait("another question", func(output string) bool { return strings.Count(output, "\x1b[?7l"+again) >= i })
@@ -362,7 +364,7 @@ func TestFirstContact(t *testing.T) {
 				}
 				s.send(a)
 			}
-			s.sees(c.prints)
+			s.match(c.prints)
 			if c.code == exitDone {
 				s.send("\r")
 			}
@@ -371,7 +373,7 @@ func TestFirstContact(t *testing.T) {
 				t.Error("known_hosts does not follow the answer")
 			}
 			if c.code == exitDone {
-				stderr, code := tell(t, bob, addr)
+				stderr, code := sendHello(t, bob, addr)
 				wantRun(t, "the next time", stderr, code, exitDone, `^$`)
 			}
 		})
@@ -379,7 +381,7 @@ func TestFirstContact(t *testing.T) {
 
 	put(t, known, []byte("[127.0.0.1]:"+portOf(addr)+" "+publicKeyOf(t, bob)+"\n"))
 	p, s := atTerminal(t, "-connect", addr, "-dir", bob)
-	s.sees(`has changed: \S+known_hosts:1 pins`)
+	s.match(`has changed: \S+known_hosts:1 pins`)
 	ends(t, p, s, exitUntrusted)
 	if s.mu.Lock(); strings.Contains(string(s.raw), "Trust it?") {
 		t.Error("the client asks about a changed key")
@@ -392,18 +394,18 @@ func TestOperator(t *testing.T) {
 	t.Parallel()
 	anna, bob, cleo, dora, emil := state(t, "anna"), state(t, "bob"), state(t, "cleo"), state(t, "dora"), state(t, "emil")
 	server, op := atTerminal(t, "-listen", "127.0.0.1:0", "-dir", anna)
-	addr := op.sees(`room open on (127\.0\.0\.1:\d+)`)[1]
+	addr := op.match(`room open on (127\.0\.0\.1:\d+)`)[1]
 
 	op.send("/invite bob\r")
-	code := op.sees(`  ([A-Z2-7]{6}-[A-Z2-7-]+)\r`)[1]
+	code := op.match(`  ([A-Z2-7]{6}-[A-Z2-7-]+)\r`)[1]
 	p, s := atTerminal(t, "-connect", addr, "-dir", bob, "-join")
-	s.sees(`Invite code: `)
+	s.match(`Invite code: `)
 	s.send(code[:len(code)-2] + "\r")
-	s.sees(`the invite code has a typing error or is incomplete: copy all of it again`)
+	s.match(`the invite code has a typing error or is incomplete: copy all of it again`)
 	s.send(code + "\r")
-	s.sees(`joined 127\.0\.0\.1:\d+ as bob`)
+	s.match(`joined 127\.0\.0\.1:\d+ as bob`)
 	s.send("hello all\r")
-	op.sees(`bob\S*: hello all`)
+	op.match(`bob\S*: hello all`)
 	if s.mu.Lock(); strings.Contains(string(s.raw), code[:13]) {
 		t.Error("the code is shown where it is typed")
 	}
@@ -414,25 +416,25 @@ func TestOperator(t *testing.T) {
 	s.send("/quit\r")
 	ends(t, p, s, exitDone)
 	wantAdmitted(t, "/invite", server, "bob", `^invite, now authorized_keys:1$`)
-	stderr, exit := tell(t, bob, addr)
+	stderr, exit := sendHello(t, bob, addr)
 	wantRun(t, "the second time", stderr, exit, exitDone, `^$`)
 
 	op.send("/invite two words\r")
-	op.sees(`"two words" is no name: letters`)
+	op.match(`"two words" is no name: letters`)
 	op.send("/allow\r")
-	op.sees(`no unknown key has been refused since the start`)
+	op.match(`no unknown key has been refused since the start`)
 	pin(t, cleo, addr, anna)
 	pin(t, dora, addr, anna)
-	stderr, exit = tell(t, cleo, addr)
+	stderr, exit = sendHello(t, cleo, addr)
 	wantRun(t, "a stranger", stderr, exit, exitUntrusted,
 		`does not admit this key; its log says why\n.*have this line added to its authorized_keys: ssh-ed25519 `)
-	op.sees(`refused 127\.0\.0\.1:\d+, SHA256:\S+: key SHA256:\S+ is not in \S+authorized_keys`)
-	op.sees(`hint: or type /allow NAME`)
+	op.match(`refused 127\.0\.0\.1:\d+, SHA256:\S+: key SHA256:\S+ is not in \S+authorized_keys`)
+	op.match(`hint: or type /allow NAME`)
 	op.send("/allow cleo\r")
-	op.sees(`cleo may join now \(` +
+	op.match(`cleo may join now \(` +
 		regexp.QuoteMeta(strings.Fields(runTool(t, "ssh-keygen", "-lf", filepath.Join(cleo, "identity.pub")))[1]) +
 		`, authorized_keys:2\)`)
-	stderr, exit = tell(t, cleo, addr)
+	stderr, exit = sendHello(t, cleo, addr)
 	wantRun(t, "allowed", stderr, exit, exitDone, `^$`)
 	wantAdmitted(t, "/allow", server, "cleo", `^authorized_keys:2$`)
 	allowed := 0
@@ -448,21 +450,22 @@ func TestOperator(t *testing.T) {
 	// If two unknown keys have been refused, /allow needs a fingerprint.
 	pin(t, emil, addr, anna)
 	for _, dir := range []string{dora, emil} {
-		if _, exit := tell(t, dir, addr); exit != exitUntrusted {
+		if _, exit := sendHello(t, dir, addr); exit != exitUntrusted {
 			t.Errorf("a stranger: exit %d", exit)
 		}
 		key := strings.Fields(runTool(t, "ssh-keygen", "-lf", filepath.Join(dir, "identity.pub")))[1]
-		op.sees(`refused \S+, ` + regexp.QuoteMeta(key)) // the client may receive the refusal before the operator does
+		// The client may receive the refusal before the operator's line appears.
+		op.match(`refused \S+, ` + regexp.QuoteMeta(key))
 	}
 	op.send("/allow dora\r")
-	op.sees(`several unknown keys have been refused: say which, as /allow NAME SHA256:…\r\n.*  SHA256:\S+\r\n.*  ` +
+	op.match(`several unknown keys have been refused: say which, as /allow NAME SHA256:…\r\n.*  SHA256:\S+\r\n.*  ` +
 		`SHA256:\S+`)
 	print := strings.Fields(runTool(t, "ssh-keygen", "-lf", filepath.Join(dora, "identity.pub")))[1]
 	op.send("/allow dora SHA256:x\r")
-	op.sees(`that is none of the keys refused lately, which are\r\n.*  SHA256:`)
+	op.match(`that is none of the keys refused lately, which are\r\n.*  SHA256:`)
 	op.send("/allow dora " + print + "\r")
-	op.sees(`dora may join now \(` + regexp.QuoteMeta(print) + `, authorized_keys:3\)`)
-	if _, exit := tell(t, emil, addr); exit != exitUntrusted {
+	op.match(`dora may join now \(` + regexp.QuoteMeta(print) + `, authorized_keys:3\)`)
+	if _, exit := sendHello(t, emil, addr); exit != exitUntrusted {
 		t.Errorf("the other stranger: exit %d", exit)
 	}
 	op.send("/quit\r")
@@ -471,10 +474,10 @@ func TestOperator(t *testing.T) {
 	p, s = atTerminal(t, "-connect", addr, "-dir", bob, "-join")
 	for i := range 3 {
 		s.wait("a question", func(output string) bool { return strings.Count(output, "typing error") == i })
-		s.sees(`Invite code: `)
+		s.match(`Invite code: `)
 		s.send("nonsense\r")
 	}
-	s.sees(`no valid invite code in three attempts`)
+	s.match(`no valid invite code in three attempts`)
 	ends(t, p, s, exitUsage)
 }
 
@@ -485,11 +488,11 @@ func TestPassphraseAtTerminal(t *testing.T) {
 	path := filepath.Join(anna, "identity")
 	runTool(t, "ssh-keygen", "-q", "-p", "-P", "", "-N", "open sesame", "-f", path)
 	p, s := atTerminal(t, "-fingerprint", "-dir", anna)
-	s.sees(`Passphrase for \S+identity: `)
+	s.match(`Passphrase for \S+identity: `)
 	s.send("open barley\r")
 	s.wait("a second question", func(output string) bool { return strings.Count(output, "Passphrase for") >= 2 })
 	s.send("open sesame\r")
-	s.sees(`SHA256:\S+ anna\r\n`)
+	s.match(`SHA256:\S+ anna\r\n`)
 	ends(t, p, s, exitDone)
 	if s.mu.Lock(); strings.Contains(string(s.raw), "sesame") || strings.Contains(string(s.raw), "barley") {
 		t.Error("the passphrase is shown")
@@ -501,7 +504,7 @@ func TestPassphraseAtTerminal(t *testing.T) {
 		s.wait("a question", func(output string) bool { return strings.Count(output, "Passphrase for") >= 2*i+1 })
 		s.send("x\r")
 	}
-	s.sees(`none of three passphrases opens \S+identity`)
+	s.match(`none of three passphrases opens \S+identity`)
 	ends(t, p, s, exitTrouble)
 }
 
@@ -509,12 +512,12 @@ func TestPassphraseAtTerminal(t *testing.T) {
 func TestAllowAtTerminal(t *testing.T) {
 	anna, bob := state(t, "anna"), state(t, "bob")
 	p, s := atTerminal(t, "-allow", "-", "-dir", anna)
-	s.sees(`paste the public key line, then press Enter and Ctrl-D`)
+	s.match(`paste the public key line, then press Enter and Ctrl-D`)
 	s.send(readText(t, filepath.Join(bob, "identity.pub")) + "\x04")
-	s.sees(`bob may join now`)
+	s.match(`bob may join now`)
 	ends(t, p, s, exitDone)
 	p, s = atTerminal(t, "-keygen", "-dir", anna)
-	s.sees(fmt.Sprintf(`%s anna\r\nSHA256:\S+\r\n`, regexp.QuoteMeta(publicKeyOf(t, anna))))
+	s.match(fmt.Sprintf(`%s anna\r\nSHA256:\S+\r\n`, regexp.QuoteMeta(publicKeyOf(t, anna))))
 	ends(t, p, s, exitDone)
 }
 
@@ -531,9 +534,9 @@ func TestAmbiguousName(t *testing.T) {
 	second := start(t, t.TempDir(), "-connect", addr, "-dir", alike)
 	suffix := server.err.match(t, `B0b~([0-9a-f]{8}) joined`)[1]
 	p, s := atTerminal(t, "-connect", addr, "-dir", anna)
-	s.sees(`joined \S+ as anna`)
+	s.match(`joined \S+ as anna`)
 	s.send("/msg bob for one of you\r")
-	choice := s.sees(`bob is ambiguous: say which, B0b~` + suffix +
+	choice := s.match(`bob is ambiguous: say which, B0b~` + suffix +
 		` or (bob~[0-9a-f]{8}); what you sent is in the log only`)[1]
 	s.send("/msg " + choice + " for bob\r")
 	s.send("/msg B0b~" + suffix + " for the other\r")
@@ -543,9 +546,9 @@ func TestAmbiguousName(t *testing.T) {
 	if code := first.wait(); code != exitDone {
 		t.Errorf("bob: exit %d", code)
 	}
-	s.sees(`\* bob left`)
+	s.match(`\* bob left`)
 	s.send("/msg bob where are you\r")
-	s.sees(`nobody here is called bob; B0b~` + suffix + ` is here`)
+	s.match(`nobody here is called bob; B0b~` + suffix + ` is here`)
 	s.send("\r")
 	ends(t, p, s, exitDone)
 	if out := first.out.String() + second.out.String(); strings.Contains(out, "one of you") ||
@@ -554,7 +557,8 @@ func TestAmbiguousName(t *testing.T) {
 	}
 }
 
-// TestPaperProgramTerminal: at a terminal a line is sent with Enter, and an empty one leaves, as the paper has it.
+// TestPaperProgramTerminal: with -paper at a terminal, Enter sends a line and an empty line ends the session, as in the
+// paper.
 func TestPaperProgramTerminal(t *testing.T) {
 	t.Parallel()
 	keys := paperFiles(t)

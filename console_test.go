@@ -26,7 +26,7 @@ func printNotes(c *console) {
 	}
 }
 
-// TestShow prints each kind of item in each mode, and what a peer sent only as safe text.
+// TestShow prints each kind of item in each mode. Text from a peer is printed in its safe form only.
 func TestShow(t *testing.T) {
 	at := time.Date(2026, 11, 23, 21, 36, 0, 0, time.UTC)
 	items := []item{

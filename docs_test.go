@@ -28,7 +28,7 @@ func readme(t *testing.T) string {
 	return string(b)
 }
 
-// TestReadmeUsage keeps README's short usage the program's.
+// TestReadmeUsage checks that README.md contains the text of -help.
 func TestReadmeUsage(t *testing.T) {
 	if !strings.Contains(readme(t), "```text\n"+shortUsage()+"```\n") {
 		t.Error("README.md does not hold the text of -help as it is")
@@ -59,7 +59,8 @@ func codeMap(t *testing.T) (patterns []string) {
 	return patterns
 }
 
-// layersOf maps each of files to its place in the code map, and returns what is missing on either side.
+// layersOf maps each file to its place in the code map, and returns the files and the map's lines without a
+// counterpart.
 func layersOf(patterns, files []string) (layers map[string]int, faults []string) {
 	layers = map[string]int{}
 	used := map[string]bool{}
@@ -79,7 +80,7 @@ func layersOf(patterns, files []string) (layers map[string]int, faults []string)
 	return layers, faults
 }
 
-// emptyPackages imports every package as an empty one: only references inside this package matter.
+// emptyPackages imports every package as an empty one: only references inside this package are checked.
 type emptyPackages struct{}
 
 func (emptyPackages) Import(name string) (*types.Package, error) {
@@ -101,7 +102,7 @@ func upward(sources map[string]string, layers map[string]int) (faults []string, 
 	}
 	info := &types.Info{Uses: map[*ast.Ident]types.Object{}}
 	conf := types.Config{Importer: emptyPackages{}, Error: func(error) {}, FakeImportC: true}
-	_, _ = conf.Check("main", fset, parsed, info) // its errors come from the empty packages
+	_, _ = conf.Check("main", fset, parsed, info) // Errors are expected: the imported packages are empty.
 	for ident, object := range info.Uses {
 		from, to := fset.Position(ident.Pos()), fset.Position(object.Pos())
 		if to.Filename != "" && layers[to.Filename] > layers[from.Filename] {
@@ -113,7 +114,7 @@ func upward(sources map[string]string, layers map[string]int) (faults []string, 
 	return slices.Compact(faults), nil
 }
 
-// TestLayers holds the code to the code map.
+// TestLayers checks that each file uses only files above it in ARCHITECTURE.md's code map.
 func TestLayers(t *testing.T) {
 	files, err := filepath.Glob("*.go")
 	if err != nil {
@@ -138,8 +139,8 @@ func TestLayers(t *testing.T) {
 	}
 }
 
-// TestLayersFindsFaults shows the checks of TestLayers to fail: a function, a type, a field and a method of a higher file,
-// a file that is not on the map and a line without a file.
+// TestLayersFindsFaults shows that TestLayers can fail: for a function, a type, a field and a method of a higher layer,
+// for a file that is not on the map and for a line of the map without a file.
 func TestLayersFindsFaults(t *testing.T) {
 	layers, faults := layersOf([]string{"low.go", "gone.go", "high_*.go"}, []string{"high_linux.go", "low.go", "new.go"})
 	if want := []string{"new.go is not on the code map",

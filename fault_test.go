@@ -2,9 +2,9 @@
 
 package main
 
-// Faults: a proxy that breaks connections in every way, and kill -9, between clients that connect again and the server. What
-// was sent, acknowledged, logged and received is compared: nothing lost, doubled or out of order. -v prints the figures;
-// -faults 200 -kills 50 runs the whole test, -seed repeats a run.
+// Faults between reconnecting clients and the server: a proxy breaks connections in many ways, and processes are killed
+// with SIGKILL. The tests compare what was sent, acknowledged, logged and received: no line may be lost, doubled or out
+// of order. -v prints the figures, -faults 200 -kills 50 runs the long form, -seed repeats a run.
 
 import (
 	"bytes"
@@ -34,15 +34,16 @@ var (
 	everyByte  = flag.Bool("everybyte", false, "TestFaultAtEachByte takes each byte, not one in many")
 )
 
-// fault is what a proxy does to one connection once at bytes have passed in one direction.
+// fault is what a proxy does to one connection after at bytes have passed in one direction.
 type fault struct {
 	kind     string
 	toServer bool
 	at       int
 }
 
-// faultKinds are: nothing; an end as from a closed socket, as from a crashed system (RST), or in one direction only; nothing
-// more for a while, then an end; bytes one at a time; each read late; and everything sent on a second connection too.
+// faultKinds: cut closes the connection, reset sends an RST, half closes one direction, stall stops forwarding for a
+// while and then closes, bytes forwards one byte at a time, delay forwards each read late, and double sends everything
+// on a second connection too.
 var faultKinds = []string{"cut", "reset", "half", "stall", "bytes", "delay", "double"}
 
 const (
@@ -50,13 +51,13 @@ const (
 	delayTime = 10 * time.Millisecond
 )
 
-// faultProxy stands before a server.
+// faultProxy forwards connections to a server, each with the fault that plan returns.
 type faultProxy struct {
 	l      net.Listener
 	wg     sync.WaitGroup
 	mu     sync.Mutex
 	target string
-	plan   func() fault // under mu, for each connection
+	plan   func() fault // Called for each connection, with mu held.
 	struck map[string]int
 }
 
@@ -102,7 +103,7 @@ func (p *faultProxy) carry(client *net.TCPConn) {
 	p.mu.Unlock()
 	conn, err := net.Dial("tcp", target)
 	if err != nil {
-		return // the server is down
+		return // The server is not running.
 	}
 	server := conn.(*net.TCPConn)
 	defer server.Close()
@@ -114,7 +115,7 @@ func (p *faultProxy) carry(client *net.TCPConn) {
 			twin = second
 			p.strike(f.kind)
 		}
-		f.kind, f.at = "cut", f.at+8000 // what goes on must end too, for the next to come
+		f.kind, f.at = "cut", f.at+8000 // A connection that goes on must end too, so that the next one can start.
 	}
 	end := func() { client.Close(); server.Close() }
 	var both sync.WaitGroup
@@ -173,7 +174,7 @@ func (p *faultProxy) carry(client *net.TCPConn) {
 	both.Wait()
 }
 
-// ear takes a client's objects.
+// ear collects the objects that a client prints.
 type ear struct {
 	mu    sync.Mutex
 	line  []byte
@@ -223,7 +224,7 @@ type speaker struct {
 	*ear
 	label string
 	sent  int
-	code  int // of its exit; -1: killed
+	code  int // The exit code, or -1 if the process was killed.
 }
 
 func startSpeaker(t *testing.T, label string, args ...string) *speaker {
@@ -252,7 +253,7 @@ func startSpeaker(t *testing.T, label string, args ...string) *speaker {
 	return s
 }
 
-// speak sends lines, with at most window of them not acknowledged, until stop is closed or the process ends.
+// speak sends lines, at most window of them unacknowledged, until stop is closed or the process ends.
 func (s *speaker) speak(stop chan struct{}) {
 	const window = 50
 	for {
@@ -273,7 +274,7 @@ func (s *speaker) speak(stop chan struct{}) {
 	}
 }
 
-// checkSpoken compares what was sent and acknowledged with the log, and what each heard with the log's order.
+// checkSpoken compares what was sent and acknowledged with the log, and what each client received with the log's order.
 func checkSpoken(t *testing.T, logged []string, speakers []*speaker) (sent, acked, heard int) {
 	t.Helper()
 	place := map[string]int{}
@@ -314,7 +315,7 @@ func checkSpoken(t *testing.T, logged []string, speakers []*speaker) (sent, acke
 			if own := s.label + " "; strings.HasPrefix(text, own) {
 				t.Errorf("%s heard itself", s.label)
 			}
-			if s.sent == 0 && last >= 0 && at != last+1 { // a listener with one connection
+			if s.sent == 0 && last >= 0 && at != last+1 { // The receiver had one connection, so it has no gap.
 				t.Fatalf("%s heard nothing between %q and %q", s.label, logged[last], text)
 			}
 			last = at
@@ -324,8 +325,9 @@ func checkSpoken(t *testing.T, logged []string, speakers []*speaker) (sent, acke
 	return sent, acked, heard
 }
 
-// TestFaultsAndKills runs real processes.
+// TestFaultsAndKills runs real clients and a real server with random faults and kills.
 func TestFaultsAndKills(t *testing.T) {
+	t.Parallel()
 	rng := rand.New(rand.NewPCG(*faultSeed, 6))
 	anna := state(t, "anna")
 	wd := t.TempDir()
@@ -347,13 +349,13 @@ func TestFaultsAndKills(t *testing.T) {
 		all = append(all, listener)
 	}
 	restart()
-	var mu sync.Mutex // over rng and calm
+	var mu sync.Mutex // Guards rng and calm.
 	calm := false
 	stop := make(chan struct{})
 	names := []string{"bob", "cleo", "dora"}
 	dirs := []string{}
 	proxies := []*faultProxy{}
-	rows := make([]int, len(names)) // connections of each, by the process there is
+	rows := make([]int, len(names)) // Each client's number of connections since its process started.
 	current := make([]*speaker, len(names))
 	begin := func(i int) {
 		mu.Lock()
@@ -373,9 +375,11 @@ func TestFaultsAndKills(t *testing.T) {
 			}
 			f := fault{kind: faultKinds[rng.IntN(len(faultKinds))], toServer: rng.IntN(2) == 0, at: rng.IntN(20000)}
 			if rng.IntN(3) == 0 {
-				f.at %= 3000 // in the handshake
+				f.at %= 3000 // The fault occurs in the handshake.
 			}
-			if rows[i]++; rows[i]%4 == 1 { // the first, and never so many in a row that it looks like a refusal
+			// The first connection and every fourth one after it pass the handshake, so the client never sees so
+			// many failures in a row that it takes them for a refusal.
+			if rows[i]++; rows[i]%4 == 1 {
 				f = fault{faultKinds[rng.IntN(4)], f.toServer, 8000 + f.at}
 			}
 			return f
@@ -404,7 +408,7 @@ func TestFaultsAndKills(t *testing.T) {
 		mu.Lock()
 		pause, ofServer := rng.IntN(300), rng.IntN(2) == 0
 		mu.Unlock()
-		<-time.After(time.Duration(pause) * time.Millisecond) // anywhere between two faults
+		<-time.After(time.Duration(pause) * time.Millisecond) // The kill occurs at a random time between two faults.
 		if ofServer {
 			server.cmd.Process.Kill()
 			<-server.ended
@@ -455,8 +459,8 @@ func TestFaultsAndKills(t *testing.T) {
 	}
 }
 
-// TestFaultAtEachByte resets a short session at each of its bytes, in both directions, from the handshake to goodbye. The
-// client comes back, and its lines are there once.
+// TestFaultAtEachByte resets a short session at each of its bytes, in both directions, from the handshake to the close.
+// The client reconnects, and each of its lines is in the log once.
 func TestFaultAtEachByte(t *testing.T) {
 	t.Parallel()
 	s, c, _ := quietServer(t)

@@ -34,11 +34,13 @@ func TestSources(t *testing.T) {
 	}
 }
 
-// TestPenalties add up, begin once there are more than penaltyStart of them, are told once, end, and can be forgiven.
+// TestPenalties: failures add up, block an address after more than penaltyStart of them, are reported once, expire, and
+// can be cleared.
 func TestPenalties(t *testing.T) {
 	var g gate
 	now := testNow
-	bad, mapped, good := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("::ffff:192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	bad, good := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	mapped := netip.MustParseAddr("::ffff:192.0.2.1")
 	enters := func(ip netip.Addr) bool {
 		t.Helper()
 		r := g.enter(ip, now)
@@ -88,7 +90,7 @@ func TestPenalties(t *testing.T) {
 	}
 }
 
-// TestPenaltiesAreBounded in number: the one that would end first goes.
+// TestPenaltiesAreBounded: the number of penalties is bounded. The one that would expire first is removed.
 func TestPenaltiesAreBounded(t *testing.T) {
 	var g gate
 	source := func(i int) netip.Addr {
@@ -113,8 +115,8 @@ func TestPenaltiesAreBounded(t *testing.T) {
 	}
 }
 
-// TestCrowd turns newcomers away, more of them the more there are, all of them at last; seldom says so, and never by chance
-// from loopback.
+// TestCrowd: the gate drops a share of new connections that grows with their number, up to all of them. It reports this
+// seldom, and never drops a loopback connection at random.
 func TestCrowd(t *testing.T) {
 	for n, want := range map[int]int{0: 0, 9: 0, 10: 30, 55: 65, 99: 99, 100: 100, 1000: 100} {
 		if got := dropPercent(n); got != want {
@@ -167,7 +169,7 @@ func TestPenaltyFor(t *testing.T) {
 	}
 }
 
-// farListener's connections are pipes that come from where they say. Nothing leaves the process.
+// farListener's connections are pipes with any remote address. Nothing leaves the process.
 type farListener struct {
 	conns chan net.Conn
 	shut  chan struct{}
@@ -193,14 +195,15 @@ func (l *farListener) Close() error { close(l.shut); return nil }
 
 func (l *farListener) Addr() net.Addr { return &net.TCPAddr{} }
 
-// dial connects from ip.
+// dial connects from the address ip.
 func (l *farListener) dial(ip string) net.Conn {
 	here, there := net.Pipe()
 	l.conns <- farConn{there, &net.TCPAddr{IP: net.ParseIP(ip), Port: 4711}}
 	return here
 }
 
-// TestServerPenalises shuts out, before any cryptography, who failed too often, and nobody else; success clears it.
+// TestServerPenalises: the server drops connections of an address with too many failures before any cryptography, and
+// of no other address. A success clears the failures.
 func TestServerPenalises(t *testing.T) {
 	dir := state(t, "anna")
 	k, err := loadKeys(keyOptions{dir: dir})
@@ -235,7 +238,7 @@ func TestServerPenalises(t *testing.T) {
 		served := make(chan error)
 		go func() { served <- s.serve(ctx, []net.Listener{l}, s.join) }()
 
-		// try fails a handshake and says whether there was a hello.
+		// try fails a handshake and reports whether the server sent a hello.
 		try := func(ip string) bool {
 			conn := l.dial(ip)
 			defer conn.Close()

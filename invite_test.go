@@ -72,7 +72,7 @@ func TestInvite(t *testing.T) {
 	}
 
 	proof := code.proof(testH0, testHPKE, key.Marshal())
-	for range 2 { // redeem without commit does not use up the invite
+	for range 2 { // Redeem without commit does not use up the invite.
 		if g, err := tr.redeem(proof, testH0, testHPKE, key, testNow, false); err != nil || g.name != "ann" ||
 			g.fingerprint != ssh.FingerprintSHA256(key) {
 			t.Fatalf("%+v, %v", g, err)
@@ -223,7 +223,7 @@ func TestInviteLimit(t *testing.T) {
 	if len(*warned) != 2 {
 		t.Errorf("warned %q", *warned)
 	}
-	if _, err := tr.newInvite("ann", testNow.Add(24*time.Hour)); err != nil { // those have expired
+	if _, err := tr.newInvite("ann", testNow.Add(24*time.Hour)); err != nil { // The earlier invites have expired by then.
 		t.Error(err)
 	}
 	if left, err := readInvites(tr.stateFiles, testNow); err != nil || len(left) != 1 {

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// identityOf returns what securechat prints for the identity in a file.
+// identityOf returns the fingerprint that securechat prints for the identity in a file.
 func identityOf(t *testing.T, dir, path string, args ...string) (print, stderr string, code int) {
 	t.Helper()
 	out, stderr, code := runToEnd(t, t.TempDir(), "", append([]string{"-fingerprint", "-dir", dir, "-identity", path},
@@ -16,8 +16,9 @@ func identityOf(t *testing.T, dir, path string, args ...string) (print, stderr s
 	return strings.Fields(out + " -")[0], stderr, code
 }
 
-// TestKeyFiles reads private keys as other programs write them.
+// TestKeyFiles reads private keys that other programs wrote.
 func TestKeyFiles(t *testing.T) {
+	t.Parallel()
 	anna, dir := state(t, "anna"), t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
 	openssl := func(args ...string) string { return runTool(t, "openssl", args...) }
@@ -35,7 +36,7 @@ func TestKeyFiles(t *testing.T) {
 		}
 	}
 	for _, curve := range []string{"prime256v1", "secp384r1", "secp521r1"} {
-		openssl("ecparam", "-name", curve, "-genkey", "-out", at(curve)) // with EC PARAMETERS before the key
+		openssl("ecparam", "-name", curve, "-genkey", "-out", at(curve)) // The file has EC PARAMETERS before the key.
 		if !strings.HasPrefix(readText(t, at(curve)), "-----BEGIN EC PARAMETERS") {
 			t.Fatal("openssl writes no parameters")
 		}
@@ -84,20 +85,23 @@ func TestKeyFiles(t *testing.T) {
 		`two contains more than one private key: give a file with one`)
 }
 
-// skStub is the private file of a security key: a handle, of which only the public half is looked at.
+// skStub is the private file of a security key: a key handle. Only its public half is read.
 const skStub = `-----BEGIN OPENSSH PRIVATE KEY-----
 b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAASgAAABpzay1zc2gtZWQyNTUxOUBv
 cGVuc3NoLmNvbQAAACAAAQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHwAAAARzc2g6AAAAAA==
 -----END OPENSSH PRIVATE KEY-----
 `
 
-// TestKeyFilesToConvert names the command for a key file that cannot be read, before it asks for a passphrase.
+// TestKeyFilesToConvert: for a key file in an unsupported format, the error names the command that converts it, and
+// comes before any question for a passphrase.
 func TestKeyFilesToConvert(t *testing.T) {
+	t.Parallel()
 	anna, dir := state(t, "anna"), t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
-	runTool(t, "ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-N", "secret", "-Z", "chacha20-poly1305@openssh.com", "-f",
+	runTool(t, "ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-N", "secret", "-a", "1", "-Z",
+		"chacha20-poly1305@openssh.com", "-f",
 		at("chacha"))
-	runTool(t, "ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-Z", "aes128-ctr", "-f", at("ctr"))
+	runTool(t, "ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-a", "1", "-Z", "aes128-ctr", "-f", at("ctr"))
 	runTool(t, "ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-N", "", "-m", "PEM", "-f", at("rsa"))
 	runTool(t, "openssl", "pkcs8", "-topk8", "-in", at("rsa"), "-passout", "pass:secret", "-out", at("pkcs8"))
 	runTool(t, "openssl", "rsa", "-in", at("rsa"), "-traditional", "-camellia256", "-passout", "pass:secret", "-out",
@@ -145,7 +149,7 @@ func TestKeyFilesToConvert(t *testing.T) {
 			t.Errorf("%s: %q, %q", c.name, print, stderr)
 		}
 	}
-	// The commands work.
+	// The named commands work.
 	for _, name := range []string{"chacha", "ctr"} {
 		_, stderr, _ := identityOf(t, anna, at(name))
 		command := regexp.MustCompile(`ssh-keygen -p .*`).FindString(stderr)
@@ -164,6 +168,7 @@ func TestKeyFilesToConvert(t *testing.T) {
 
 // TestAllowFormats checks that -allow reads public keys in SSH2's format and in PEM, and that other formats are errors.
 func TestAllowFormats(t *testing.T) {
+	t.Parallel()
 	anna, dir := state(t, "anna"), t.TempDir()
 	listed := filepath.Join(anna, "authorized_keys")
 	at := func(name string) string { return filepath.Join(dir, name) }
@@ -172,7 +177,7 @@ func TestAllowFormats(t *testing.T) {
 		key := strings.Join(strings.Fields(readText(t, at(typ+".pub")))[:2], " ")
 		forms := map[string]string{"SSH2": runTool(t, "ssh-keygen", "-e", "-f", at(typ)),
 			"SSH2 with CRLF": strings.ReplaceAll(runTool(t, "ssh-keygen", "-e", "-f", at(typ)), "\n", "\r\n")}
-		if typ != "ed25519" { // which ssh-keygen does not export
+		if typ != "ed25519" { // ssh-keygen does not export Ed25519.
 			forms["PEM"] = runTool(t, "ssh-keygen", "-e", "-m", "PKCS8", "-f", at(typ))
 		}
 		if typ == "rsa" {

@@ -167,7 +167,7 @@ func TestPassphrase(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := filepath.Join(dir, "identity")
-	runTool(t, "ssh-keygen", "-p", "-q", "-P", "", "-N", "open sesame", "-f", path)
+	runTool(t, "ssh-keygen", "-p", "-q", "-P", "", "-N", "open sesame", "-a", "1", "-f", path)
 	answers := func(list ...string) func(string) ([]byte, error) {
 		return func(q string) ([]byte, error) {
 			if !strings.Contains(q, path) || len(list) == 0 {
@@ -346,10 +346,10 @@ func TestLoadKeysErrors(t *testing.T) {
 	}
 }
 
-// startAgent runs ssh-agent for the time of the test.
-func startAgent(t *testing.T) {
+// startAgent runs ssh-agent until the test ends, and returns the path of its socket.
+func startAgent(t *testing.T) (socket string) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "sc") // a socket's path must be short
+	dir, err := os.MkdirTemp("", "sc") // The path of a socket must be short.
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -363,14 +363,14 @@ func startAgent(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil { // it names its socket once that listens
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil { // The agent prints its socket's name once it listens.
 		t.Fatal(err)
 	}
-	t.Setenv("SSH_AUTH_SOCK", filepath.Join(dir, "agent"))
+	return filepath.Join(dir, "agent")
 }
 
 func TestAgent(t *testing.T) {
-	startAgent(t)
+	t.Setenv("SSH_AUTH_SOCK", startAgent(t))
 	encryption := opensshPEM(t, newRSA(t, 2048))
 	for _, typ := range []string{"ed25519", "rsa", "ecdsa"} {
 		t.Run(typ, func(t *testing.T) {
@@ -526,7 +526,7 @@ func TestKeyStrength(t *testing.T) {
 	for _, c := range []struct {
 		name       string
 		n, e       *big.Int
-		identity   string // the words of the refusal, "" = taken, "-" = does not parse
+		identity   string // A part of the error; "" if the key is accepted, "-" if it does not parse.
 		encryption string
 	}{
 		{"good", n, f4, "", ""},

@@ -1,6 +1,6 @@
 package main
 
-// The documents refer to what exists: files, headings, tests and benchmarks.
+// The documents refer only to files, headings, tests and benchmarks that exist.
 
 import (
 	"fmt"

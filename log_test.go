@@ -1,6 +1,6 @@
 package main
 
-// The log: every record is one line that any JSON reader takes, and is there whole or not at all.
+// The log: every record is one line of JSON, written as a whole or not at all.
 
 import (
 	"bytes"
@@ -149,7 +149,7 @@ func TestFailedWrite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if l.f, err = os.Open(path); err != nil { // cannot be written
+	if l.f, err = os.Open(path); err != nil { // The file is open for reading only.
 		t.Fatal(err)
 	}
 	defer l.f.Close()

@@ -114,7 +114,7 @@ func TestVerify(t *testing.T) {
 	// Every changed byte is detected, except in the last line, whose hash is only in the head.
 	for i := range whole {
 		changed := bytes.Clone(whole)
-		changed[i] ^= 1 // never a newline
+		changed[i] ^= 1 // The change never makes a newline.
 		v, err := verifyLog(bytes.NewReader(changed))
 		if line := 1 + bytes.Count(whole[:i], []byte("\n")); err == nil &&
 			(line < 9 || v.head == sha256.Sum256(append(last, '\n'))) {
@@ -193,7 +193,7 @@ func TestTornRecord(t *testing.T) {
 			}
 		}
 	}
-	for _, first := range []string{`{`, `{"time":"2026`} { // the very first record
+	for _, first := range []string{`{`, `{"time":"2026`} { // The first record of a log.
 		if err := os.WriteFile(path, []byte(first), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -521,7 +521,7 @@ func TestSync(t *testing.T) {
 	}
 	say(anna, 1, "a1")
 	<-begun
-	for n := range uint64(3) { // while the disk is busy
+	for n := range uint64(3) { // The disk is busy.
 		say(anna, n+2, "a")
 		say(bob, n+1, "b")
 	}

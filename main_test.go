@@ -1,6 +1,7 @@
 package main
 
-// The program as a newcomer meets it: the first run, a chat, a pipe, the refusal of an unknown key, the end, and exit codes.
+// The program as a new user sees it: the first run, a chat, a pipe, the refusal of an unknown key, the end, and exit
+// codes.
 
 import (
 	"encoding/binary"
@@ -13,8 +14,8 @@ import (
 	"testing"
 )
 
-// TestNewcomer is the newcomer's: an empty folder, a server, a client by the same user, nothing asked.
-func TestNewcomer(t *testing.T) {
+// TestNewUser starts a server and a client of the same user in an empty folder. Neither asks a question.
+func TestNewUser(t *testing.T) {
 	t.Parallel()
 	home := t.TempDir()
 	server := start(t, home, "-listen", "127.0.0.1:0")
@@ -48,7 +49,7 @@ func TestNewcomer(t *testing.T) {
 	}
 }
 
-// TestPipe sends a hundred thousand lines: all are in the log, once and in order, when the client says so.
+// TestPipe sends a hundred thousand lines. When the client exits, all are in the log, once and in order.
 func TestPipe(t *testing.T) {
 	t.Parallel()
 	dir := state(t, "anna")
@@ -66,8 +67,9 @@ func TestPipe(t *testing.T) {
 	}
 }
 
-// TestStranger is refused without a reason, and admitted once the line that the server printed is in authorized_keys.
-func TestStranger(t *testing.T) {
+// TestUnlistedClient: an unlisted key is refused, and admitted once the line that the server printed is in
+// authorized_keys.
+func TestUnlistedClient(t *testing.T) {
 	anna, bob := state(t, "anna"), state(t, "bob")
 	server, addr := serve(t, anna)
 	pin(t, bob, addr, anna)
@@ -93,7 +95,7 @@ func TestStranger(t *testing.T) {
 	}
 }
 
-// TestUnknownServer is refused where nobody can be asked.
+// TestUnknownServer: a client without a terminal refuses an unknown server.
 func TestUnknownServer(t *testing.T) {
 	anna, bob := state(t, "anna"), state(t, "bob")
 	_, addr := serve(t, anna)
@@ -103,7 +105,8 @@ func TestUnknownServer(t *testing.T) {
 	}
 }
 
-// TestRelay has three in the room and the operator: each hears the others in one order, and not itself.
+// TestRelay has three clients and the operator in the room. Each receives the lines of the others in one order, and not
+// its own.
 func TestRelay(t *testing.T) {
 	anna := state(t, "anna")
 	server, addr := serve(t, anna)
@@ -139,7 +142,7 @@ func TestRelay(t *testing.T) {
 	}
 }
 
-// TestShutdown tells every client and ends cleanly, on either signal.
+// TestShutdown: on either signal, the server sends its reason to every client and exits with status 0.
 func TestShutdown(t *testing.T) {
 	for _, sig := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
 		dir := state(t, "anna")
@@ -157,9 +160,9 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
-// TestKilledServer: the client of a server that is killed ends with an exit code of its own, and its message counts the
-// lines that were not acknowledged. The killed server has acknowledged all; the one of the test reads three lines and
-// acknowledges the first.
+// TestKilledServer: the client of a killed server exits with status 4 and reports the number of lines without an
+// acknowledgement. The killed server had acknowledged every line; the second server, which is the test, reads three
+// lines and acknowledges the first.
 func TestKilledServer(t *testing.T) {
 	dir := state(t, "anna")
 	server, addr := serve(t, dir)
@@ -203,7 +206,7 @@ func TestKilledServer(t *testing.T) {
 	client.err.match(t, `connection lost: .*; 2 lines not acknowledged`)
 }
 
-// TestWrongUse gives each mistake one sentence that names the thing and the remedy, and its exit code.
+// TestWrongUse: each mistake gives one sentence that names the mistake and the remedy, and the right exit code.
 func TestWrongUse(t *testing.T) {
 	t.Parallel()
 	dir := state(t, "anna")
@@ -249,7 +252,7 @@ func TestWrongUse(t *testing.T) {
 	}
 }
 
-// TestHelp answers on stdout.
+// TestHelp: -help and -version print on stdout.
 func TestHelp(t *testing.T) {
 	out, stderr, code := runToEnd(t, t.TempDir(), "", "-help")
 	if code != exitDone || stderr != "" || !strings.HasPrefix(out, "usage:") {
@@ -261,7 +264,7 @@ func TestHelp(t *testing.T) {
 	}
 }
 
-// TestLongLine sends what it can, names the line it cannot, and fails at the end.
+// TestLongLine: the client sends the other lines, names the line that is too long, and exits with status 1.
 func TestLongLine(t *testing.T) {
 	dir := state(t, "anna")
 	server, addr := serve(t, dir)

@@ -1,6 +1,6 @@
 package main
 
-// -paper through the program itself: against the Python peer, against itself, and against TCP peers that break the rules.
+// The program with -paper: against the Python peer, against itself, and against TCP peers that break the rules.
 
 import (
 	"bufio"
@@ -25,8 +25,8 @@ import (
 	"time"
 )
 
-// paperFiles is a folder with the keys of the vectors, of a third, and of one that is too long, named as the paper's
-// programs name them.
+// paperFiles returns a folder with the vectors' keys, the keys of a third party and a key that is too long, named as
+// the paper's programs name them.
 func paperFiles(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -45,7 +45,7 @@ func paperFiles(t *testing.T) string {
 	return dir
 }
 
-// paperArgs is a command line for -paper without waits, its files in the folder keys.
+// paperArgs returns a command line for -paper without delays; the key files are in the folder keys.
 func paperArgs(keys, own string, peers []string, more ...string) []string {
 	args := []string{"-paper", "-dir", filepath.Join(keys, "state"), "-delay", "0s", "-identity",
 		filepath.Join(keys, own+"_pri.pem")}
@@ -133,8 +133,8 @@ func pythonServer(t *testing.T) (cmd *exec.Cmd, out *watched, words *bufio.Reade
 	return cmd, out, words, fmt.Sprint("127.0.0.1:", port)
 }
 
-// TestPaperProgramPythonServer connects securechat's client to the paper's server, which reads each line: also an empty
-// one, and one of 64 KiB in pieces.
+// TestPaperProgramPythonServer connects securechat's client to the paper's server, which receives each line, also an
+// empty one, and one of 64 KiB in pieces.
 func TestPaperProgramPythonServer(t *testing.T) {
 	t.Parallel()
 	cmd, out, words, addr := pythonServer(t)
@@ -521,7 +521,7 @@ func TestPaperProgramKeys(t *testing.T) {
 	if err := os.Rename(file("server_pri.pem.pub"), file("server_pub.pem")); err != nil {
 		t.Fatal(err)
 	}
-	tool("ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-N", "x", "-f", file("sshlocked_pri.pem"))
+	tool("ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-N", "x", "-a", "1", "-f", file("sshlocked_pri.pem"))
 	tool("ssh-keygen", "-q", "-t", "rsa", "-b", "3072", "-N", "", "-f", file("big_pri.pem"))
 	if err := os.Rename(file("big_pri.pem.pub"), file("big_pub.pem")); err != nil {
 		t.Fatal(err)
@@ -655,7 +655,7 @@ func TestTraceProgram(t *testing.T) {
 	check("the paper's server", server.err.String(), `127\.0\.0\.1:\d+  `,
 		lines("signature ok, seq_id ok", "sent", "signature ok, seq_id ok, serial_b ok", "sent"))
 
-	// The same with a server whose serials, key and signatures are known: the trace contains none of them, in any form.
+	// The same with a server whose serials, key and signatures are known. The trace contains none of them, in any form.
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -690,7 +690,7 @@ func TestTraceProgram(t *testing.T) {
 	check("a refused client", stderr, "",
 		append(lines("sent"), `stage 2  S → C  failed: the server closed the connection .*   \d\.\d\d\ds`))
 
-	// The default protocol.
+	// The same with the default protocol.
 	dir := state(t, "anna")
 	server, addr = serve(t, dir, "-trace")
 	if _, stderr, code = runToEnd(t, t.TempDir(), "hello\n", "-connect", addr, "-dir", dir, "-trace"); code != exitDone {
@@ -760,7 +760,7 @@ func linkPair() (*paperClientLink, net.Conn) {
 	return newPaperClientLink(c, &key), s
 }
 
-// sendLine makes a client's link send one line, and takes its count.
+// sendLine sends one line over a client's link and counts it.
 func sendLine(t *testing.T, l *paperClientLink, text string) {
 	t.Helper()
 	buf, err := l.append(nil, kindText, appendLine(appendLinesHeader(nil, 1, itemSay, ""), []byte(text)))
@@ -786,7 +786,7 @@ func goodbye(l *paperClientLink) error {
 // TestPaperLinkEnds: only a close after the client's secure-close confirms what was sent.
 func TestPaperLinkEnds(t *testing.T) {
 	for what, c := range map[string]struct {
-		peer func(s net.Conn, sent chan struct{}) // sent is closed when the line has been sent and counted
+		peer func(s net.Conn, sent chan struct{}) // sent is closed when the line has been sent and counted.
 		want error
 	}{
 		"closes after secure-close": {func(s net.Conn, sent chan struct{}) {

@@ -152,7 +152,7 @@ func TestPaperGoldenPackets(t *testing.T) {
 			t.Errorf("packet %d: %q, %v", i, got, err)
 		}
 		built := in.seal(p.msg)
-		if len(p.opened)%16 != 0 || len(p.opened) == paperHead+len(p.msg) { // the reference adds no padding here
+		if len(p.opened)%16 != 0 || len(p.opened) == paperHead+len(p.msg) { // The reference adds no padding here.
 			block := encryptECB(v.key, bytes.Repeat([]byte{16}, 16))
 			if !bytes.Equal(built[len(built)-16:], block) {
 				t.Errorf("packet %d: its padding is no full block", i)
@@ -296,7 +296,7 @@ func TestPaperPacketFlips(t *testing.T) {
 			in := newPaperConn(&chunks{data: [][]byte{flip(wire, i), refPacket(key, "next")}}, &key)
 			_, err := in.readText()
 			if err == nil {
-				_, err = in.readText() // a block of padding is checked when the next block is read
+				_, err = in.readText() // A block of padding is checked when the next block is read.
 			}
 			if blockOfText := i >= paperHead && i < paperHead+32; blockOfText {
 				if err != nil {
@@ -309,9 +309,9 @@ func TestPaperPacketFlips(t *testing.T) {
 	}
 }
 
-// TestPaperECBCannotNotice shows what an attacker on the path can do without any key: garble the text of a packet, swap
+// TestPaperECBUndetected shows what an attacker on the path can do without any key: garble the text of a packet, swap
 // its blocks, and drop, repeat and swap packets.
-func TestPaperECBCannotNotice(t *testing.T) {
+func TestPaperECBUndetected(t *testing.T) {
 	key := [32]byte{9}
 	a := refPacket(key, "pay 100 to alice"+"pay 999 to mal  ")
 	b := refPacket(key, "second")
@@ -393,7 +393,7 @@ func TestPaperSendCuts(t *testing.T) {
 	} {
 		w := &writes{}
 		synctest.Test(t, func(t *testing.T) {
-			w.at = append(w.at, time.Now()) // the end of the handshake
+			w.at = append(w.at, time.Now()) // The handshake ended.
 			if err := newPaperConn(w, &key).sendText([]byte(text)); err != nil {
 				t.Fatal(err)
 			}
@@ -730,7 +730,7 @@ func againstClient(t *testing.T, v paperSession, script func(s net.Conn, ra stri
 	return key, err
 }
 
-// againstServer is againstClient for the server; clients may be more than the vectors' one.
+// againstServer is againstClient for the server, with any list of allowed clients.
 func againstServer(t *testing.T, v paperSession, clients []*rsa.PublicKey, script func(c net.Conn)) (key [32]byte,
 	client int, err error) {
 	t.Helper()
@@ -834,7 +834,7 @@ func TestPaperClientRefusals(t *testing.T) {
 			return b64(slices.Concat(s[256:512], s[:256], s[512:]))
 		},
 	}
-	for _, at := range []int{0, 100, 341, 500, 700, 900, 1024, 1190} { // each block's and the IV's region
+	for _, at := range []int{0, 100, 341, 500, 700, 900, 1024, 1190} { // A place in each block and in the IV.
 		stage4[fmt.Sprint("character ", at, " changed")] = func(string) string {
 			return good[:at] + string(nextBase64(good[at])) + good[at+1:]
 		}
@@ -857,7 +857,7 @@ func TestPaperClientRefusals(t *testing.T) {
 		}
 	}
 
-	// What the format cannot detect: stage 4 names no run, so a recorded one plants its session key again.
+	// The format does not detect everything: stage 4 names no run, so a recorded stage 4 sets its session key again.
 	if got, err := run4(func(string) string { return str(v.stages[3].wire) }); err != nil || got != v.key {
 		t.Errorf("a replayed stage 4 was noticed (%v), which the paper cannot", err)
 	}
@@ -924,7 +924,7 @@ func TestPaperServerRefusals(t *testing.T) {
 			stage3 := stage3(m[40:])
 			c.Write(stage3)
 			if len(stage3) == paperSealed {
-				refRecv(c) // it gets nothing if the stage is rejected
+				refRecv(c) // The script receives nothing if the stage is rejected.
 			}
 		})
 		return err

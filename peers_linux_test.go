@@ -2,13 +2,16 @@
 
 package main
 
-// securechat and other programs of this kind, measured in turn in one run over loopback (bench/*.sh; docs/PERFORMANCE.md). Not
-// part of go test: it needs the peers that bench/peers.sh installs, and it takes minutes. -benchtime Nx sets the rounds.
+// Comparisons of securechat with other programs, measured in turn in one run over loopback (bench/*.sh;
+// docs/PERFORMANCE.md). They are not part of go test: they need the peers that bench/peers.sh installs, and take
+// minutes. -benchtime Nx sets the number of rounds.
 //
-// Every round runs each row once, so that a busy machine spoils all rows alike; what counts is the ratio within a round. The
-// servers are processes, securechat the stripped binary; the load is this process, except for what pipes through programs.
+// Every round runs each row once, so that a busy machine slows all rows alike. The ratio within a round is what counts.
+// The servers are processes (securechat is the stripped binary), and the load comes from this process, except for
+// programs that pipe.
 //
-// At the end: whether anything grows with the number of members (bench/scaling.sh) or with time (bench/soak.sh).
+// The last benchmarks show whether anything grows with the number of members (bench/scaling.sh) or with time
+// (bench/soak.sh).
 
 import (
 	"bufio"
@@ -48,7 +51,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// asReference in the environment makes the test binary be a plain Go program to compare with: its value says which.
+// asReference in the environment makes the test binary run one of the plain Go programs to compare with, which its
+// value names.
 const asReference = "SECURECHAT_TEST_REFERENCE"
 
 func init() {
@@ -61,7 +65,7 @@ func init() {
 	}
 }
 
-// reference is the plain Go end called what.
+// reference runs the plain Go program that is called what.
 func reference(what, addr, pki string) error {
 	if what == "source" {
 		conn, err := net.Dial("tcp", addr)
@@ -97,8 +101,8 @@ func reference(what, addr, pki string) error {
 	}
 }
 
-// bareHub sends each line to all but its sender: TLS, a bounded queue and a writer for each member, all that waits in one
-// write; no names, no order, no log.
+// bareHub sends each line to all clients but its sender, with TLS, a bounded queue and a writer for each client, which
+// sends all that waits in one write. It has no names, no order and no log.
 type bareHub struct {
 	mu      sync.RWMutex
 	members map[*bareMember]bool
@@ -172,7 +176,7 @@ func (h *bareHub) serve(conn *tls.Conn) {
 	me.mu.Unlock()
 }
 
-// makePKI writes a CA of RSA-2048, a certificate of it for both ends, and SSH keys.
+// makePKI writes an RSA-2048 CA, a certificate from it for both ends, and SSH keys.
 func makePKI(dir string) error {
 	caKey, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -227,7 +231,7 @@ func makePKI(dir string) error {
 	} {
 		mode := os.FileMode(0o600)
 		if strings.HasSuffix(name, ".pem") {
-			mode = 0o644 // of keys for a day; daemons drop their privileges
+			mode = 0o644 // These keys live a day, and daemons that drop their privileges read them.
 		}
 		if err := os.WriteFile(filepath.Join(dir, name), b, mode); err != nil {
 			return err
@@ -249,12 +253,12 @@ func tlsConfig(pki string) (*tls.Config, error) {
 		MinVersion: tls.VersionTLS13, CurvePreferences: []tls.CurveID{tls.X25519MLKEM768}, SessionTicketsDisabled: true}, err
 }
 
-// lists is what a measurement runs in.
+// lists holds what all measurements need.
 type lists struct {
 	*testing.B
-	dir    string // of all files, readable to daemons
-	binary string // ours, stripped
-	state  string // our keys
+	dir    string // The folder of all files, which daemons can read.
+	binary string // Securechat, stripped.
+	state  string // Securechat's state folder.
 	pki    string
 	conf   *tls.Config
 	keys   *keys
@@ -318,7 +322,7 @@ type running struct {
 	ended chan struct{}
 }
 
-// expand sets what stands for it in a command.
+// expand replaces the placeholders in a command.
 func (a *lists) expand(command, port string) string {
 	return strings.NewReplacer("BIN", a.binary+" -dir "+a.state, "PKI", a.pki, "DIR", a.dir, "PORT", port, "REF",
 		"ADDR=127.0.0.1:"+port+" PKI="+a.pki+" "+asReference, "SELF", os.Args[0],
@@ -327,7 +331,7 @@ func (a *lists) expand(command, port string) string {
 			"@127.0.0.1").Replace(command)
 }
 
-// run starts a command of the shell in a folder of its own.
+// run starts a shell command in a folder of its own.
 func (a *lists) run(command, port string) *running {
 	wd, err := os.MkdirTemp(a.dir, "run")
 	if err != nil {
@@ -379,7 +383,7 @@ func (a *lists) freePort() string {
 
 // serve starts a server and returns once it listens.
 func (a *lists) serve(command string) (r *running, port string) {
-	unix.Sync() // what an earlier server left for the disk is not to slow this one
+	unix.Sync() // Disk writes of an earlier server must not slow this one.
 	port = a.freePort()
 	began := time.Now()
 	r = a.run(command, port)
@@ -400,20 +404,20 @@ func (a *lists) serve(command string) (r *running, port string) {
 	}
 }
 
-// cpu is the processor time of r, of its children, and of those that have ended.
+// cpu returns the processor time of r, including its children and those that have exited.
 func (a *lists) cpu(r *running) time.Duration {
 	var of func(pid int) time.Duration
 	of = func(pid int) (used time.Duration) {
 		var own unix.Timespec
-		if err := unix.ClockGettime(int32(^pid<<3|2), &own); err == nil { // CLOCK_PROCESS_CPUTIME_ID of pid
+		if err := unix.ClockGettime(int32(^pid<<3|2), &own); err == nil { // The clock is CLOCK_PROCESS_CPUTIME_ID of pid.
 			used += time.Duration(own.Nano())
 		}
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		if err != nil {
-			return 0 // it has ended, and its parent has its time
+			return 0 // The process has exited, and its parent's time includes its own.
 		}
 		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-		for _, f := range fields[13:15] { // cutime, cstime
+		for _, f := range fields[13:15] { // The fields are cutime and cstime.
 			ticks, _ := strconv.Atoi(f)
 			used += time.Duration(ticks) * 10 * time.Millisecond
 		}
@@ -427,10 +431,10 @@ func (a *lists) cpu(r *running) time.Duration {
 	return of(r.cmd.Process.Pid)
 }
 
-// resident is the bytes of memory that r holds.
+// resident returns the resident memory of r in bytes.
 func (a *lists) resident(r *running) float64 { return a.status(r, "VmRSS:") * 1024 }
 
-// status is the number of a line of r's /proc/PID/status.
+// status returns the number in one line of r's /proc/PID/status.
 func (a *lists) status(r *running, line string) float64 {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", r.cmd.Process.Pid))
 	if err != nil {
@@ -444,12 +448,12 @@ func (a *lists) status(r *running, line string) float64 {
 	return n
 }
 
-// firstTry says that b.N is the benchmark's own first try, before the rounds that were asked for.
+// firstTry reports whether b.N is the benchmark's own trial run, before the rounds.
 func firstTry(b *testing.B) bool {
 	return b.N == 1 && flag.Lookup("test.benchtime").Value.String() != "1x"
 }
 
-// figures are the values of rows, one a round.
+// figures holds the values of each row, one a round.
 type figures struct {
 	names  []string
 	values map[string][]float64
@@ -470,13 +474,13 @@ func spread(v []float64, format string) string {
 	return fmt.Sprintf(format+" ("+format+" .. "+format+")", s[len(s)/2], s[0], s[len(s)-1])
 }
 
-// target bounds the ratio of ours to a peer's, or, without a peer, ours itself.
+// target bounds the ratio of securechat's value to a peer's, or securechat's value itself if there is no peer.
 type target struct {
 	peer        string
 	least, most float64
 }
 
-// report prints rows with median and spread, and our ratios.
+// report prints each row's median and spread, and securechat's ratios.
 func (f *figures) report(title, format, ours string, targets ...target) {
 	fmt.Printf("\n%s; %d rounds: median (least .. most)\n", title, len(f.values[ours]))
 	for _, name := range f.names {
@@ -487,7 +491,7 @@ func (f *figures) report(title, format, ours string, targets ...target) {
 		if t.peer != "" {
 			theirs := f.values[t.peer]
 			if len(theirs) != len(v) {
-				continue // not installed
+				continue // The peer is not installed.
 			}
 			v, what, format = slices.Clone(v), ours+" / "+t.peer, "%.2f"
 			for i := range v {
@@ -509,7 +513,8 @@ func (f *figures) report(title, format, ours string, targets ...target) {
 // pipeRow is a pair of programs that carry a file from stdin to stdout.
 type pipeRow struct{ name, server, client string }
 
-// pipes measures rows in MB/s of a gibibyte: from the client's start until both have ended. A first run of each compares what came.
+// pipes measures rows in MB/s over one GiB, from the client's start until both programs have exited. A first run of
+// each row compares the data that arrived.
 func (a *lists) pipes(title, ours string, rows []pipeRow, targets ...target) {
 	const size = 1 << 30
 	in, out := "/dev/shm/securechat-bench-in", "/dev/shm/securechat-bench-out"
@@ -570,7 +575,7 @@ func (a *lists) pipes(title, ours string, rows []pipeRow, targets ...target) {
 	speed.report(title, "%.0f", ours, targets...)
 }
 
-// BenchmarkPeersRaw is a gibibyte from stdin to stdout.
+// BenchmarkPeersRaw carries a GiB from stdin to stdout.
 func BenchmarkPeersRaw(b *testing.B) {
 	if firstTry(b) {
 		return
@@ -591,7 +596,7 @@ func BenchmarkPeersRaw(b *testing.B) {
 	}, target{"socat OPENSSL -b65536", 1.3, 0}, target{"ncat --ssl", 1.8, 0}, target{"plain TCP, Go, 64 KiB", 0.6, 0})
 }
 
-// BenchmarkPeersChaCha is the same with ChaCha20-Poly1305 forced.
+// BenchmarkPeersChaCha is BenchmarkPeersRaw with ChaCha20-Poly1305 forced.
 func BenchmarkPeersChaCha(b *testing.B) {
 	if firstTry(b) {
 		return
@@ -604,7 +609,8 @@ func BenchmarkPeersChaCha(b *testing.B) {
 	}, target{"openssh chacha20-poly1305", 2, 0})
 }
 
-// BenchmarkPeersLines sends numbers from a pipe: ours are in the log when the client ends, theirs are sent at QoS 0.
+// BenchmarkPeersLines sends numbers from a pipe. Securechat's are in the log when the client exits, and the broker's
+// are sent at QoS 0.
 func BenchmarkPeersLines(b *testing.B) {
 	if firstTry(b) {
 		return
@@ -618,7 +624,7 @@ func BenchmarkPeersLines(b *testing.B) {
 	if err := os.WriteFile(input, text, 0o600); err != nil {
 		b.Fatal(err)
 	}
-	const theirs = 100000 // lines; all would take long
+	const theirs = 100000 // The broker is slow: all lines would take long.
 	if err := os.WriteFile(input+"-fewer", text[:bytes.Index(text, []byte("\n100001\n"))+1], 0o600); err != nil {
 		b.Fatal(err)
 	}
@@ -638,7 +644,8 @@ func BenchmarkPeersLines(b *testing.B) {
 		os.RemoveAll(server.cmd.Dir)
 		rate.add("securechat, each logged and acknowledged", 1e6/took.Seconds())
 
-		// Theirs ends in one way when all is written, and in another when a subscriber has it: the broker's own log of it.
+		// The broker's client exits once all is written. The lines have arrived once they are in the broker's log of its
+		// subscriber.
 		for _, row := range []struct {
 			name, qos string
 			sub       bool
@@ -678,7 +685,7 @@ func BenchmarkPeersLines(b *testing.B) {
 		target{"mosquitto_pub -l, TLS, QoS 1, acknowledged", 10, 0})
 }
 
-// chatRow is a room of some program.
+// chatRow is the chat room of one program.
 type chatRow struct {
 	name, server string
 	join         func(addr string, listens bool) (*chatter, error)
@@ -687,14 +694,14 @@ type chatRow struct {
 // chatter is one client of a room.
 type chatter struct {
 	conn net.Conn
-	send func(lines [][]byte) error               // of one goroutine
-	ping func() error                             // in place of send; nil where nobody asks for it
-	hear func(each func(line []byte)) (err error) // until the connection ends
+	send func(lines [][]byte) error               // Called by one goroutine.
+	ping func() error                             // Called in place of send; nil if the server needs no pings.
+	hear func(each func(line []byte)) (err error) // Runs until the connection ends.
 }
 
 const roomCommand = "exec BIN -listen 127.0.0.1:PORT -max-clients 20000 </dev/null >/dev/null"
 
-// ours is who we are, and the room that command opens.
+// ours returns securechat's identity, and the row of the room that command starts.
 func (a *lists) ours(command string) (*party, chatRow) {
 	me, err := newParty(a.keys.signer, a.keys.encryption)
 	if err != nil {
@@ -705,7 +712,7 @@ func (a *lists) ours(command string) (*party, chatRow) {
 	}}
 }
 
-// rooms are ours, the bare hub, and others; ours last.
+// rooms returns the rows of all rooms: the bare hub, the peers, and securechat last.
 func (a *lists) rooms() []chatRow {
 	_, ours := a.ours(roomCommand)
 	rows := []chatRow{
@@ -767,7 +774,7 @@ func (a *lists) joinIRC(addr string, _ bool) (*chatter, error) {
 			return nil, err
 		case len(f) > 1 && f[0] == "PING":
 			fmt.Fprintf(conn, "PONG %s\r\nJOIN #bench\r\n", f[1])
-		case len(f) > 1 && f[1] == "366": // the end of the names
+		case len(f) > 1 && f[1] == "366": // The list of names ends.
 			c := lineChatter(conn, r, "PRIVMSG #bench :")
 			hear := c.hear
 			c.hear = func(each func([]byte)) error {
@@ -782,7 +789,7 @@ func (a *lists) joinIRC(addr string, _ bool) (*chatter, error) {
 	}
 }
 
-// dialRoom is a client of ours that has joined, with patience to say what it does next.
+// dialRoom connects a securechat client and joins. Its deadline is patience.
 func dialRoom(addr string, me *party, listens bool) (l *session, err error) {
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
@@ -820,7 +827,7 @@ func dialRoom(addr string, me *party, listens bool) (l *session, err error) {
 	return l, err
 }
 
-// joinRoom is a client of ours, without its prompt, pipes and files.
+// joinRoom returns a securechat client without prompt, pipes and files.
 func joinRoom(addr string, me *party, listens bool) (*chatter, error) {
 	l, err := dialRoom(addr, me, listens)
 	if err != nil {
@@ -842,7 +849,7 @@ func joinRoom(addr string, me *party, listens bool) (*chatter, error) {
 	}, ping: func() error { return pingRoom(l) }, hear: func(each func([]byte)) error { return hearRoom(l, each) }}, nil
 }
 
-// pingRoom says that l's client is alive.
+// pingRoom sends a ping for the client of l.
 func pingRoom(l *session) error {
 	buf, err := l.append(nil, kindPing, nil)
 	if err != nil {
@@ -851,7 +858,7 @@ func pingRoom(l *session) error {
 	return l.write(buf)
 }
 
-// hearRoom takes what is said until the connection ends.
+// hearRoom calls each for every line until the connection ends.
 func hearRoom(l *session, each func(line []byte)) error {
 	for {
 		kind, payload, err := l.read()
@@ -870,7 +877,7 @@ func hearRoom(l *session, each func(line []byte)) error {
 	}
 }
 
-// crowd joins n receivers, eight at a time.
+// crowd lets n receivers join, eight at a time.
 func (a *lists) crowd(row chatRow, addr string, n int) []*chatter {
 	all := make([]*chatter, n)
 	var next atomic.Int64
@@ -903,13 +910,13 @@ func (a *lists) crowd(row chatRow, addr string, n int) []*chatter {
 }
 
 const (
-	windowLines = 256 // that the sender is ahead of the average receiver
-	writeLines  = 16  // that it writes at a time
+	windowLines = 256 // The sender is at most this many lines ahead of the average receiver.
+	writeLines  = 16  // The number of lines in one write.
 	lineBytes   = 100
 )
 
-// flood sends count lines to all receivers of a fresh server as fast as they take them, and returns the deliveries a second, the
-// server's processor time for 1000, and the most memory it had.
+// flood sends count lines to all receivers of a new server as fast as they read them. It returns the deliveries per
+// second, the server's processor time for 1000 deliveries, and the server's peak memory.
 func (a *lists) flood(row chatRow, receivers, count int) (perSecond float64, cost time.Duration, peak float64) {
 	server, port := a.serve(row.server)
 	defer server.stop()
@@ -927,8 +934,8 @@ func (a *lists) flood(row chatRow, receivers, count int) (perSecond float64, cos
 	return float64(total) / took.Seconds(), used / time.Duration(total/1000), a.status(server, "VmHWM:") * 1024
 }
 
-// pour sends count lines, a multiple of writeLines, to receivers who count what is delivered, and returns how long that took
-// and the server's processor time.
+// pour sends count lines, a multiple of writeLines, to receivers that count them. It returns how long that took and the
+// server's processor time.
 func (a *lists) pour(row chatRow, server *running, delivered *atomic.Int64, receivers, count int) (took,
 	used time.Duration) {
 	sender, err := row.join(server.addr, false)
@@ -956,7 +963,7 @@ func (a *lists) pour(row chatRow, server *running, delivered *atomic.Int64, rece
 	return time.Since(began), a.cpu(server) - used
 }
 
-// BenchmarkPeersFanout is one sender and 10, 100 and 1000 receivers.
+// BenchmarkPeersFanout has one sender and 10, 100 and 1000 receivers.
 func BenchmarkPeersFanout(b *testing.B) {
 	if firstTry(b) {
 		return
@@ -977,8 +984,8 @@ func BenchmarkPeersFanout(b *testing.B) {
 	}
 }
 
-// BenchmarkPeersRouter is 200 receivers of a server that may use 64 MiB: as it is asked of Go's collector, and as a memory
-// cgroup enforces it.
+// BenchmarkPeersRouter has 200 receivers and a server with 64 MiB, once as a limit for Go's garbage collector and once
+// as a limit of a memory cgroup.
 func BenchmarkPeersRouter(b *testing.B) {
 	if firstTry(b) {
 		return
@@ -1006,7 +1013,8 @@ func BenchmarkPeersRouter(b *testing.B) {
 	peak.report("the most memory of it, MiB", "%.1f", ours, target{"", 0, 64})
 }
 
-// cgroup makes a memory cgroup of the limit, of either version, and returns the file that takes processes in. It needs root.
+// cgroup makes a memory cgroup with the limit, of either version, and returns the file to write process ids to. It
+// needs root.
 func (a *lists) cgroup(limit int) (procs string, err error) {
 	parent, file := "/sys/fs/cgroup/memory", "memory.limit_in_bytes"
 	if _, err := os.Stat(parent); err != nil {
@@ -1017,14 +1025,14 @@ func (a *lists) cgroup(limit int) (procs string, err error) {
 		return "", err
 	}
 	a.Cleanup(func() {
-		if err := os.Remove(dir); err != nil { // what ran in it has ended
+		if err := os.Remove(dir); err != nil { // The processes in it have exited.
 			a.Error(err)
 		}
 	})
 	return filepath.Join(dir, "cgroup.procs"), os.WriteFile(filepath.Join(dir, file), []byte(strconv.Itoa(limit)), 0)
 }
 
-// BenchmarkPeersLatency is 100 lines a second to 100 receivers: the 99th percentile of the time to arrive.
+// BenchmarkPeersLatency sends 100 lines a second to 100 receivers and reports the 99th percentile of the delivery time.
 func BenchmarkPeersLatency(b *testing.B) {
 	if firstTry(b) {
 		return
@@ -1080,7 +1088,8 @@ func BenchmarkPeersLatency(b *testing.B) {
 		target{"bare Go TLS hub, no log", 0, 1.5})
 }
 
-// BenchmarkPeersHandshake is fresh, mutually authenticated connections: the server's processor time for each.
+// BenchmarkPeersHandshake makes new, mutually authenticated connections and reports the server's processor time for
+// each.
 func BenchmarkPeersHandshake(b *testing.B) {
 	if firstTry(b) {
 		return
@@ -1139,7 +1148,7 @@ func BenchmarkPeersHandshake(b *testing.B) {
 				wg.Wait()
 				rates = append(rates, float64(n/2)/time.Since(began).Seconds())
 			}
-			<-time.After(300 * time.Millisecond) // the last of its children end
+			<-time.After(300 * time.Millisecond) // The last child processes exit meanwhile.
 			cost.add(row.name, float64(a.cpu(server)-used)/1e6/float64(n))
 			one.add(row.name, rates[0])
 			eight.add(row.name, rates[1])
@@ -1154,7 +1163,8 @@ func BenchmarkPeersHandshake(b *testing.B) {
 	scale.report("eight at a time / one at a time", "%.2f", "securechat", target{"", 1.8, 0})
 }
 
-// BenchmarkPeersMemory is what idle, authenticated clients cost a server. All hear who comes, and ping as ours does.
+// BenchmarkPeersMemory reports the server's memory for each idle, authenticated client. All clients are sent the joins
+// of the others, and ping as securechat's client does.
 func BenchmarkPeersMemory(b *testing.B) {
 	if firstTry(b) {
 		return
@@ -1176,7 +1186,7 @@ func BenchmarkPeersMemory(b *testing.B) {
 					continue
 				}
 				server, port := a.serve(row.server)
-				c, err := row.join("127.0.0.1:"+port, true) // what the first client costs is no client's
+				c, err := row.join("127.0.0.1:"+port, true) // The first client's costs are not counted.
 				if err != nil {
 					b.Fatal(err)
 				}
@@ -1226,7 +1236,8 @@ func BenchmarkPeersMemory(b *testing.B) {
 	}
 }
 
-// BenchmarkPeersStartup is the time from a start, with keys there, to listening; and sizes.
+// BenchmarkPeersStartup reports the time from the start, with existing keys, until the server listens, and the sizes of
+// the programs.
 func BenchmarkPeersStartup(b *testing.B) {
 	if firstTry(b) {
 		return
@@ -1271,7 +1282,7 @@ func BenchmarkPeersStartup(b *testing.B) {
 	}
 }
 
-// leaveRoom says secure-close and waits for the answer.
+// leaveRoom sends a close and waits for the answer.
 func leaveRoom(l *session) error {
 	buf, err := l.append(nil, kindClose, []byte(closeText))
 	if err == nil {
@@ -1283,7 +1294,7 @@ func leaveRoom(l *session) error {
 	return err
 }
 
-// visit joins, says count lines, waits until they are acknowledged, and leaves: with secure-close, or just so.
+// visit joins, sends count lines, waits for their acknowledgement, and leaves, with or without a close.
 func visit(addr string, me *party, count int, politely bool) error {
 	l, err := dialRoom(addr, me, true)
 	if err != nil {
@@ -1311,7 +1322,7 @@ func visit(addr string, me *party, count int, politely bool) error {
 	return err
 }
 
-// open counts r's open files.
+// open returns the number of r's open files.
 func (a *lists) open(r *running) int {
 	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", r.cmd.Process.Pid))
 	if err != nil {
@@ -1320,7 +1331,7 @@ func (a *lists) open(r *running) int {
 	return len(files)
 }
 
-// goroutines ends r by a dump of its goroutines, and counts them.
+// goroutines ends r with a dump of its goroutines, and returns their number.
 func (a *lists) goroutines(r *running) int {
 	r.cmd.Process.Signal(syscall.SIGQUIT)
 	<-r.ended
@@ -1331,8 +1342,8 @@ func (a *lists) goroutines(r *running) int {
 	return strings.Count(string(dump), "\ngoroutine ") - strings.Count(string(dump), "\ngoroutine 0 ")
 }
 
-// BenchmarkPeersSoak is b.N minutes of a server where people join, talk, leave, break off and do not get in, while ten stay and
-// count what they hear. Its log is rotated every minute.
+// BenchmarkPeersSoak runs a server for b.N minutes while clients join, send, leave, break off and are refused, and ten
+// clients stay and count the lines. The log is rotated every minute.
 func BenchmarkPeersSoak(b *testing.B) {
 	if firstTry(b) {
 		return
@@ -1340,7 +1351,7 @@ func BenchmarkPeersSoak(b *testing.B) {
 	const (
 		stayers = 10
 		workers = 4
-		saying  = 5 // lines of a visit
+		saying  = 5 // The number of lines in a visit.
 		command = "exec BIN -listen 127.0.0.1:PORT </dev/null >/dev/null 2>errors"
 	)
 	a := newLists(b)
@@ -1378,7 +1389,7 @@ func BenchmarkPeersSoak(b *testing.B) {
 					return
 				default:
 				}
-				if n%16 == 15 { // somebody who speaks another protocol
+				if n%16 == 15 { // The client speaks another protocol.
 					conn, err := net.Dial("tcp", addr)
 					if err == nil {
 						_, err = conn.Write([]byte("GET / HTTP/1.1\r\n\r\n"))
@@ -1422,7 +1433,7 @@ func BenchmarkPeersSoak(b *testing.B) {
 	wg.Wait()
 	settle()
 	resident, open := sample("after")
-	least, most := said.Load(), said.Load()+failed.Load()*saying // of those who failed some may be in the log
+	least, most := said.Load(), said.Load()+failed.Load()*saying // Some lines of visits that failed may be in the log.
 	if n := heard.Load(); n < least*stayers || n > most*stayers {
 		b.Errorf("those who stayed heard %d lines, not %d", n, least*stayers)
 	}
@@ -1444,7 +1455,8 @@ func BenchmarkPeersSoak(b *testing.B) {
 		b.Fatal(err)
 	}
 	reasons := map[string]int{}
-	for _, m := range regexp.MustCompile(`(?m)^securechat: refused (?:\S+|\S+, \S+): (.*)$`).FindAllStringSubmatch(string(words), -1) {
+	refused := regexp.MustCompile(`(?m)^securechat: refused (?:\S+|\S+, \S+): (.*)$`)
+	for _, m := range refused.FindAllStringSubmatch(string(words), -1) {
 		reasons[regexp.MustCompile(`tcp \S+->\S+: `).ReplaceAllString(m[1], "")]++
 	}
 	for reason, n := range reasons {
@@ -1455,7 +1467,7 @@ func BenchmarkPeersSoak(b *testing.B) {
 	}
 }
 
-// keepAlive pings for clients until it is told to end.
+// keepAlive sends pings for clients until it is stopped.
 type keepAlive struct {
 	mu    sync.Mutex
 	links []*session
@@ -1477,15 +1489,16 @@ func (k *keepAlive) run(done chan struct{}) {
 		case <-tick.C:
 		}
 		k.mu.Lock()
-		links := k.links // only ever longer
+		links := k.links // The list only grows.
 		k.mu.Unlock()
 		for _, l := range links {
-			_ = pingRoom(l) // whoever is gone is missed where it counts
+			_ = pingRoom(l) // A client that is gone is noticed by the counts.
 		}
 	}
 }
 
-// populate joins n receivers of one identity, eight at a time, who hear from the first and go on saying that they are alive.
+// populate lets n receivers of one identity join, eight at a time. They count lines from the first one on and keep
+// sending pings.
 func (a *lists) populate(server *running, me *party, n int, delivered *atomic.Int64) (leave func()) {
 	var alive keepAlive
 	done := make(chan struct{})
@@ -1531,7 +1544,7 @@ func (a *lists) populate(server *running, me *party, n int, delivered *atomic.In
 	return leave
 }
 
-// each is the server's processor time for each of n times act, once next to nothing is left to do of them, in µs.
+// each returns the server's processor time in µs for each of n calls of act, after the server has become nearly idle.
 func (a *lists) each(server *running, n int, act func() error) float64 {
 	used := a.cpu(server)
 	for range n {
@@ -1545,8 +1558,8 @@ func (a *lists) each(server *running, n int, act func() error) float64 {
 	return float64((a.cpu(server) - used).Microseconds()) / float64(n)
 }
 
-// BenchmarkPeersScaling is what a connection and a delivery cost a server that has N members already. It prints a table and
-// draws docs/scaling.svg.
+// BenchmarkPeersScaling reports the costs of a connection and of a delivery for a server that has N members. It prints
+// a table and draws docs/scaling.svg.
 func BenchmarkPeersScaling(b *testing.B) {
 	if firstTry(b) {
 		return
@@ -1558,7 +1571,7 @@ func BenchmarkPeersScaling(b *testing.B) {
 		b.Fatal(err)
 	}
 	shake := func(addr string) func() error {
-		return func() error { // and no more: the room does not hear of it
+		return func() error { // The room receives no other event.
 			conn, err := net.Dial("tcp", addr)
 			if err != nil {
 				return err
@@ -1597,7 +1610,7 @@ func BenchmarkPeersScaling(b *testing.B) {
 		for range b.N {
 			began := time.Now()
 			server, _ := a.serve(roomCommand)
-			a.each(server, 20, come(server.addr)) // what the first ones cost is nobody's
+			a.each(server, 20, come(server.addr)) // The costs of the first ones are not counted.
 			alone := a.each(server, 100, come(server.addr))
 			<-time.After(3 * freePause)
 			before := a.resident(server)
@@ -1608,10 +1621,10 @@ func BenchmarkPeersScaling(b *testing.B) {
 			handshake := a.each(server, 100, shake(server.addr))
 			visits := max(10, min(100, 30000/n))
 			told := (a.each(server, visits, come(server.addr)) - alone) / 2 / float64(n)
-			if n < 100 { // so few are lost in what the rest of the server does
+			if n < 100 { // The cost of so few is lost in the server's other work.
 				memory = math.NaN()
 			}
-			if n < 300 { // and what they are told, in what a handshake varies by
+			if n < 300 { // The cost of their notices is lost in the variation of handshakes.
 				told = math.NaN()
 			}
 			count := max(batchLines, 2000000/n/batchLines*batchLines)
@@ -1653,7 +1666,7 @@ func BenchmarkPeersScaling(b *testing.B) {
 	if err := os.WriteFile("docs/scaling.svg", plot(members, series[:4]), 0o644); err != nil {
 		b.Fatal(err)
 	}
-	for _, c := range series[:4] { // the time to parse a file grows with the file
+	for _, c := range series[:4] { // The time to parse a file grows with the file.
 		from := slices.IndexFunc(c.values, func(v float64) bool { return v > 0 })
 		for i, v := range c.values {
 			if from < 0 || v > 3*c.values[from] {
@@ -1663,7 +1676,7 @@ func BenchmarkPeersScaling(b *testing.B) {
 	}
 }
 
-// strangersKeys are n lines for authorized_keys.
+// strangersKeys returns n lines for authorized_keys.
 func strangersKeys(b *testing.B, n int) (text []byte) {
 	for i := range n {
 		public, _, err := ed25519.GenerateKey(rand.Reader)
@@ -1685,7 +1698,7 @@ type curve struct {
 	values               []float64
 }
 
-// plot draws curves over members as an SVG, both axes logarithmic.
+// plot draws curves over the number of members as an SVG with two logarithmic axes.
 func plot(members []int, curves []*curve) []byte {
 	const width, height, left, top, right, bottom = 760, 440, 60, 20, 20, 120
 	lowest, highest := math.Inf(1), math.Inf(-1)

@@ -1,7 +1,7 @@
 package main
 
-// The harness of the black-box tests. The test binary starts itself as securechat, with real pipes, real TCP on 127.0.0.1
-// and its exit code; the helpers below start, watch and stop such processes, and read the log that they write.
+// The harness of the black-box tests. The test binary starts itself as securechat, with real pipes, real TCP on
+// 127.0.0.1 and its exit code. The helpers start, watch and stop such processes, and read the log that they write.
 
 import (
 	"bytes"
@@ -21,7 +21,7 @@ import (
 	"time"
 )
 
-// asSecurechat in the environment makes the test binary be securechat.
+// asSecurechat in the environment makes the test binary run as securechat.
 const asSecurechat = "SECURECHAT_TEST_RUN"
 
 func TestMain(m *testing.M) {
@@ -29,9 +29,9 @@ func TestMain(m *testing.M) {
 		os.Unsetenv(asSecurechat)
 		main()
 	}
-	// The tests that run in parallel spend most of their time waiting for timeouts of the program. A test that opens a locked
-	// file in this process, such as a log, a second time must not be parallel: a child that another test is starting holds
-	// the lock between fork and exec.
+	// The tests that run in parallel spend much of their time waiting. A test that opens a locked file, such as a log, in
+	// this process a second time must not be parallel: a child process that another test is starting holds the lock
+	// between fork and exec.
 	if err := flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0))); err != nil {
 		panic(err)
 	}
@@ -40,10 +40,11 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// patience bounds every wait of a black-box test; nothing ever waits for it to pass.
+// patience bounds every wait of a black-box test. A test that passes never waits that long.
 const patience = 60 * time.Second
 
-// state makes a state folder with keys in it; keys are made once and copied, for making RSA keys takes time.
+// state makes a state folder with keys in it. Keys are made once for each name and copied, because making RSA keys is
+// slow.
 func state(t testing.TB, name string) string {
 	t.Helper()
 	testKeys.once.Do(func() { testKeys.dir, testKeys.err = os.MkdirTemp("", "securechat-test-keys") })
@@ -78,24 +79,24 @@ var testKeys struct {
 	err  error
 }
 
-// admit appends the public key of the state folder who to the authorized_keys of server.
-func admit(t testing.TB, server, who string) {
+// admit appends the public key of the state folder client to the authorized_keys of the state folder server.
+func admit(t testing.TB, server, client string) {
 	t.Helper()
-	line, err := os.ReadFile(filepath.Join(who, "identity.pub"))
+	line, err := os.ReadFile(filepath.Join(client, "identity.pub"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	appendFile(t, filepath.Join(server, "authorized_keys"), string(line))
 }
 
-// pin makes the state folder who know the server at addr.
-func pin(t testing.TB, who, addr, server string) {
+// pin adds the key of the state folder server, for addr, to the known_hosts of the state folder client.
+func pin(t testing.TB, client, addr, server string) {
 	t.Helper()
 	line, err := os.ReadFile(filepath.Join(server, "identity.pub"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	appendFile(t, filepath.Join(who, "known_hosts"),
+	appendFile(t, filepath.Join(client, "known_hosts"),
 		fmt.Sprintf("[127.0.0.1]:%s %s", addr[strings.LastIndex(addr, ":")+1:], line))
 }
 
@@ -121,13 +122,20 @@ type proc struct {
 	ended chan struct{}
 }
 
-// start runs securechat in folder wd with these arguments, its stdin a pipe that stays open.
+// start runs securechat with these arguments in the folder wd. Its stdin is a pipe that stays open.
 func start(t testing.TB, wd string, args ...string) *proc {
+	t.Helper()
+	return startWith(t, wd, nil, args...)
+}
+
+// startWith is start with more variables in the environment. Unlike t.Setenv it works in parallel tests.
+func startWith(t testing.TB, wd string, env []string, args ...string) *proc {
 	t.Helper()
 	p := &proc{t: t, out: newWatched(), err: newWatched(), ended: make(chan struct{})}
 	p.cmd = exec.Command(os.Args[0], args...)
 	p.cmd.Dir = wd
 	p.cmd.Env = append(os.Environ(), asSecurechat+"=1", "HOME="+wd, "SECURECHAT_DIR=", "XDG_CONFIG_HOME=")
+	p.cmd.Env = append(p.cmd.Env, env...)
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.err
 	var err error
 	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
@@ -169,7 +177,14 @@ func (p *proc) send(lines string) {
 // runToEnd runs securechat to its end with stdin as its input.
 func runToEnd(t testing.TB, wd, stdin string, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
-	p := start(t, wd, args...)
+	return runToEndWith(t, wd, nil, stdin, args...)
+}
+
+// runToEndWith is runToEnd with more variables in the environment.
+func runToEndWith(t testing.TB, wd string, env []string, stdin string, args ...string) (stdout, stderr string,
+	code int) {
+	t.Helper()
+	p := startWith(t, wd, env, args...)
 	go func() { io.WriteString(p.stdin, stdin); p.stdin.Close() }()
 	code = p.wait()
 	return p.out.String(), p.err.String(), code
@@ -183,7 +198,7 @@ func serve(t testing.TB, dir string, args ...string) (*proc, string) {
 	return p, m[1]
 }
 
-// watched collects output and can be waited on.
+// watched collects output and lets a test wait for it.
 type watched struct {
 	mu   sync.Mutex
 	buf  bytes.Buffer
@@ -207,7 +222,7 @@ func (w *watched) String() string {
 	return w.buf.String()
 }
 
-// match waits until what was written matches and returns the match.
+// match waits until the output matches pattern, and returns the match.
 func (w *watched) match(t testing.TB, pattern string) []string {
 	t.Helper()
 	re := regexp.MustCompile(pattern)
@@ -227,7 +242,7 @@ func (w *watched) match(t testing.TB, pattern string) []string {
 	}
 }
 
-// records reads a log. The server may be writing to it: an incomplete last line is no record yet and is left out.
+// records reads a log. A server may be writing to it, so an incomplete last line is ignored.
 func records(t testing.TB, path string) (all []map[string]any) {
 	t.Helper()
 	data, err := os.ReadFile(path)
@@ -261,7 +276,7 @@ func messages(t testing.TB, path string) (texts []string) {
 	return texts
 }
 
-// objects parses what -json printed.
+// objects parses the output of -json.
 func objects(t *testing.T, out string) (all []map[string]any) {
 	t.Helper()
 	for line := range strings.Lines(out) {
@@ -278,8 +293,8 @@ func matches(pattern, text string) bool {
 	return regexp.MustCompile(pattern).MatchString(text)
 }
 
-// tell runs a client that joins the room at addr, sends one line and leaves.
-func tell(t *testing.T, dir, addr string, args ...string) (stderr string, code int) {
+// sendHello runs a client that joins the room at addr, sends one line and leaves.
+func sendHello(t *testing.T, dir, addr string, args ...string) (stderr string, code int) {
 	t.Helper()
 	_, stderr, code = runToEnd(t, t.TempDir(), "hello\n", append([]string{"-connect", addr, "-dir", dir}, args...)...)
 	return stderr, code
@@ -338,7 +353,7 @@ func closedDir(t testing.TB) string {
 	return dir
 }
 
-// memoryOf is what the system says of a process's memory, where it says it.
+// memoryOf returns the resident memory of a process, if the system shows it.
 func memoryOf(pid int) string {
 	b, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))
 	for line := range strings.SplitSeq(string(b), "\n") {
@@ -349,13 +364,13 @@ func memoryOf(pid int) string {
 	return "memory unknown"
 }
 
-// guest makes the state folder of name, admitted by the server in dir at addr and knowing it.
+// guest makes the state folder name. The server in dir at addr admits its key, and it knows the server's.
 func guest(t *testing.T, dir, addr, name string) string {
 	t.Helper()
-	who := state(t, name)
-	admit(t, dir, who)
-	pin(t, who, addr, dir)
-	return who
+	client := state(t, name)
+	admit(t, dir, client)
+	pin(t, client, addr, dir)
+	return client
 }
 
 // wantError checks that err contains words.

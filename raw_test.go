@@ -17,7 +17,7 @@ import (
 	"testing"
 )
 
-// carryServer starts a server with -raw, whose stdin is a pipe that stays open.
+// carryServer starts a server with -raw. Its stdin is a pipe that stays open.
 func carryServer(t *testing.T, dir string, args ...string) (*proc, string) {
 	t.Helper()
 	p := start(t, t.TempDir(), append([]string{"-listen", "127.0.0.1:0", "-raw", "-dir", dir}, args...)...)
@@ -30,8 +30,8 @@ func randomBytes(n int) string {
 	return string(b)
 }
 
-// TestRaw carries bytes of every size about a packet's and a chunk's, both ways at once, and the ends of file; the log tells
-// how many they were.
+// TestRaw carries data of sizes around a packet's and a chunk's, in both directions at once, and both ends of file. The
+// log has the number of bytes.
 func TestRaw(t *testing.T) {
 	t.Parallel()
 	dir := state(t, "anna")
@@ -60,8 +60,8 @@ func TestRaw(t *testing.T) {
 	}
 }
 
-// TestRawEnds carries each end of file when it comes, and not with the other.
-func TestRawEnds(t *testing.T) {
+// TestRawEndOfFile: each direction's end of file is forwarded at once, not together with the other.
+func TestRawEndOfFile(t *testing.T) {
 	dir := state(t, "anna")
 	server, addr := carryServer(t, dir)
 	client := start(t, t.TempDir(), "-connect", addr, "-raw", "-dir", dir)
@@ -78,7 +78,7 @@ func TestRawEnds(t *testing.T) {
 	}
 }
 
-// TestRawCut has neither side say that all arrived when one dies, stops or cannot write.
+// TestRawCut: if a side dies, stops or cannot write, neither side reports that all data arrived.
 func TestRawCut(t *testing.T) {
 	t.Parallel()
 	dir := state(t, "anna")
@@ -121,8 +121,8 @@ func TestRawCut(t *testing.T) {
 	}
 }
 
-// TestRawNobody is a server that is stopped before anyone came: nothing has arrived.
-func TestRawNobody(t *testing.T) {
+// TestRawStoppedBeforeClient: a server that is stopped before a client came exits with the code for lost data.
+func TestRawStoppedBeforeClient(t *testing.T) {
 	server, _ := carryServer(t, state(t, "anna"))
 	server.cmd.Process.Signal(syscall.SIGTERM)
 	if code := server.wait(); code != exitLost {
@@ -130,8 +130,9 @@ func TestRawNobody(t *testing.T) {
 	}
 }
 
-// TestRawOne serves the first admitted client: strangers are refused before it, others turned away after it.
-func TestRawOne(t *testing.T) {
+// TestRawServesOneClient: the server serves the first admitted client. It refuses unlisted keys before that, and every
+// client after that.
+func TestRawServesOneClient(t *testing.T) {
 	t.Parallel()
 	anna, bob := state(t, "anna"), state(t, "bob")
 	server, addr := carryServer(t, anna)
@@ -178,7 +179,7 @@ func TestRawTimeout(t *testing.T) {
 	}
 }
 
-// TestRawProgress is what the line of progress says, in bytes, rate and time left.
+// TestRawProgress checks the progress line: bytes, rate and time left.
 func TestRawProgress(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "f")
 	if err := os.WriteFile(file, bytes.Repeat([]byte("x"), 4096), 0o600); err != nil {
@@ -202,8 +203,8 @@ func TestRawProgress(t *testing.T) {
 	}
 }
 
-// TestRawGoodbye: secure-close waits for the piece of standard input that is under way and for no other, is the last that is sent,
-// and ends the reading: what nobody has read is left to whoever reads next.
+// TestRawGoodbye: the close waits for the chunk of stdin that is being sent and for no other, is the last packet, and
+// ends reading from stdin. Unread data stays for the next reader of that stdin.
 func TestRawGoodbye(t *testing.T) {
 	client, server, _, _ := twoSessions(t, true)
 	here, there := net.Pipe()

@@ -1,6 +1,7 @@
 package main
 
-// The room: each line once, in one order for all, and no member waits for another. BenchmarkRelay measures a delivery.
+// The room: each line is recorded and delivered once, in one order, and no member waits for another. BenchmarkRelay
+// measures deliveries.
 
 import (
 	"bytes"
@@ -21,7 +22,7 @@ import (
 	"unsafe"
 )
 
-// stubReceiver takes deliveries and counts aborts.
+// stubReceiver counts aborts.
 type stubReceiver struct{ aborted int }
 
 func (s *stubReceiver) deliver(*delivery) error { return nil }
@@ -44,14 +45,14 @@ func quietRoom(t *testing.T) (*room, string) {
 	return r, path
 }
 
-// stubMember makes a member that is not in a room.
+// stubMember returns a member that is not in a room.
 func stubMember(name, key string, stream byte) *member {
 	p := &peer{name: name, addr: "192.0.2.1:1", fingerprint: key, suffix: key[len(key)-1:] + "XXX",
 		stream: streamID{stream}}
 	return newMember(p, &stubReceiver{})
 }
 
-// enter makes a member with this name, key and stream join.
+// enter makes a member with this name, key and stream join the room.
 func enter(t *testing.T, r *room, name, key string, stream byte) (*member, welcome) {
 	t.Helper()
 	m := stubMember(name, key, stream)
@@ -62,14 +63,14 @@ func enter(t *testing.T, r *room, name, key string, stream byte) (*member, welco
 	return m, w
 }
 
-// take takes what there is for m.
+// take returns what is queued for m.
 func take(r *room, m *member) (items [][]byte, missed uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.takeLocked(m, nil)
 }
 
-// endOf returns why m has to leave, once everything is delivered to it.
+// endOf returns the reason for which m has to leave, once everything is delivered to it.
 func endOf(r *room, m *member) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -87,7 +88,7 @@ func says(first uint64, texts ...string) lines {
 	return l
 }
 
-// heard takes all that is there for m, in words.
+// heard returns all that is queued for m, as text.
 func heard(t *testing.T, r *room, m *member) (all []string) {
 	t.Helper()
 	for {
@@ -121,8 +122,9 @@ func ackedOf(r *room, m *member) uint64 {
 	return m.stream.durable
 }
 
-// TestRoomOnce: lines that come again, in part or in full, on this connection or the next, are recorded and relayed once.
-func TestRoomOnce(t *testing.T) {
+// TestRoomRecordsOnce: lines that are sent again, in part or in full, on the same connection or the next, are recorded
+// and relayed once.
+func TestRoomRecordsOnce(t *testing.T) {
 	r, path := quietRoom(t)
 	anna, _ := enter(t, r, "anna", "key a", 1)
 	bob, w := enter(t, r, "bob", "key b", 2)
@@ -171,7 +173,7 @@ func TestRoomOnce(t *testing.T) {
 	}
 }
 
-// TestRoomOrder has many speak at once: all receivers and the log have one order.
+// TestRoomOrder: many members send at once, and all receivers and the log have the same order.
 func TestRoomOrder(t *testing.T) {
 	r, path := quietRoom(t)
 	listeners := []*member{}
@@ -225,8 +227,8 @@ func TestRoomOrder(t *testing.T) {
 	}
 }
 
-// TestSlowConsumer is dropped when the queue has passed it; whoever keeps up hears everything. Answers that
-// somebody else asks for fill nothing.
+// TestSlowConsumer: a member is dropped when the queue has discarded lines that it has not read, and a member that
+// keeps up receives everything. Answers to other members' requests do not fill a member's queue.
 func TestSlowConsumer(t *testing.T) {
 	for what, fill := range map[string]func(r *room, m *member, n uint64) error{
 		"lines": func(r *room, m *member, n uint64) error { return r.say(m, says(n, strings.Repeat("x", maxLine))) },
@@ -266,8 +268,9 @@ func TestSlowConsumer(t *testing.T) {
 	}
 }
 
-// TestDeaf: who does not listen is no slow consumer, and the console misses what it cannot keep up with.
-func TestDeaf(t *testing.T) {
+// TestNonListener: a member that receives no lines is never a slow consumer, and the console skips lines that it is too
+// slow for.
+func TestNonListener(t *testing.T) {
 	r, _ := quietRoom(t)
 	deaf, _ := enter(t, r, "deaf", "key d", 1)
 	r.mute(deaf)
@@ -307,7 +310,8 @@ func TestRoomNames(t *testing.T) {
 	}
 }
 
-// TestNotices reach the one they are for: not another key that shows the same stream, nor one with an empty stream.
+// TestNotices: a notice reaches only its recipient, not another key with the same stream ID, nor a member with an empty
+// stream.
 func TestNotices(t *testing.T) {
 	r, _ := quietRoom(t)
 	anna, _ := enter(t, r, "anna", "key a", 1)
@@ -335,8 +339,9 @@ func TestNotices(t *testing.T) {
 	wantHeard(t, r, mallory)
 }
 
-// TestWhoFlood: who asks again and again who is here, and does not read, has as many answers waiting as it may have notices.
-func TestWhoFlood(t *testing.T) {
+// TestManyWhoRequests: a member that asks again and again who is in the room and does not read has at most as many
+// answers waiting as it may have notices.
+func TestManyWhoRequests(t *testing.T) {
 	r, _ := quietRoom(t)
 	anna, _ := enter(t, r, "anna", "key a", 0)
 	for range 10 * maxNotices {
@@ -347,8 +352,8 @@ func TestWhoFlood(t *testing.T) {
 	wantHeard(t, r, anna, "notice  1 here: anna")
 }
 
-// TestLostTail: a sender whose acknowledged lines a power cut took from the log goes on, and each line that is left is recorded
-// once; a gap later in a connection is refused as ever.
+// TestLostTail: after a power cut has removed acknowledged lines from the log, their sender can go on, and each
+// remaining line is recorded once. A later gap within a connection is rejected as usual.
 func TestLostTail(t *testing.T) {
 	r, path := quietRoom(t)
 	anna, _ := enter(t, r, "anna", "key a", 1)
@@ -371,8 +376,9 @@ func TestLostTail(t *testing.T) {
 	}
 }
 
-// TestNotBefore: nobody gets what was said before it first came, whatever it says it has seen.
-func TestNotBefore(t *testing.T) {
+// TestHistoryStartsAtFirstJoin: a member receives no line from before its first join, whatever sequence number it
+// reports.
+func TestHistoryStartsAtFirstJoin(t *testing.T) {
 	r, _ := quietRoom(t)
 	r.history = 1000
 	anna, _ := enter(t, r, "anna", "key a", 1)
@@ -392,7 +398,7 @@ func TestNotBefore(t *testing.T) {
 	}
 }
 
-// TestUndelivered: who sends to somebody that cannot hear it, be it itself, is told so.
+// TestUndelivered: a sender is notified if a recipient cannot receive its line, also if the recipient is the sender.
 func TestUndelivered(t *testing.T) {
 	r, _ := quietRoom(t)
 	anna, _ := enter(t, r, "anna", "key a", 1)
@@ -434,7 +440,7 @@ func TestRoomCloses(t *testing.T) {
 		if ending := endOf(r, m); ending != "the server is stopping" {
 			t.Errorf("%s ends with %q", m.name, ending)
 		}
-		for range 2 { // once is enough, twice does no harm
+		for range 2 { // A second call changes nothing.
 			r.leave(m, "left")
 		}
 	}
@@ -449,7 +455,7 @@ func TestRoomCloses(t *testing.T) {
 	}
 }
 
-// TestStreamsBounded: an identity has so many streams, and cannot make the room forget another's.
+// TestStreamsBounded: the number of streams of an identity is bounded, and no identity can remove another's streams.
 func TestStreamsBounded(t *testing.T) {
 	r, err := newRoom(&connLog{}, 0, false)
 	if err != nil {
@@ -472,7 +478,8 @@ func TestStreamsBounded(t *testing.T) {
 	}
 }
 
-// TestNoLogNoAcknowledgement: what could not be recorded is neither acknowledged nor relayed, and can be said again.
+// TestNoLogNoAcknowledgement: a line that could not be recorded is neither acknowledged nor relayed, and can be sent
+// again.
 func TestNoLogNoAcknowledgement(t *testing.T) {
 	r, path := quietRoom(t)
 	anna, _ := enter(t, r, "anna", "key a", 1)
@@ -505,8 +512,8 @@ func TestNoLogNoAcknowledgement(t *testing.T) {
 	}
 }
 
-// TestRoomQueue: whatever the sizes of what is said, the queue has the latest of it, keeps nothing else, and takes no more than
-// its bytes.
+// TestRoomQueue: for any sizes of lines, the queue holds the latest of them, nothing else, and at most its limit of
+// bytes.
 func TestRoomQueue(t *testing.T) {
 	r, _ := quietRoom(t)
 	r.mu.Lock()
@@ -542,7 +549,7 @@ func TestRoomQueue(t *testing.T) {
 	}
 }
 
-// relayMember makes a member of s over loopback TCP, as if after its handshake, and returns the client's end of it once it is in.
+// relayMember adds a member to s over loopback TCP, as after a handshake, and returns the client's end after the join.
 func relayMember(b *testing.B, s *server, wg *sync.WaitGroup, n int, listens bool) (conn net.Conn, in, out *halfConn) {
 	b.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -588,7 +595,7 @@ func relayMember(b *testing.B, s *server, wg *sync.WaitGroup, n int, listens boo
 	return conn, in, out
 }
 
-// relayHear opens a member's packets until the connection ends, without an allocation of its own, and counts what is said.
+// relayHear opens a member's packets until the connection ends, and counts lines. It does not allocate.
 func relayHear(conn net.Conn, in *halfConn, said func(n int)) error {
 	buf := make([]byte, 4*maxPacket)
 	for r, w := 0, 0; ; {
@@ -624,8 +631,9 @@ func relayHear(conn net.Conn, in *halfConn, said func(n int)) error {
 	}
 }
 
-// BenchmarkRelay is one sender's lines of 100 bytes, each a packet of its own, through the room, its log and the members'
-// sessions: an op is a line to all of them. The allocations are all of the process's, and those who hear make none.
+// BenchmarkRelay sends one member's lines of 100 bytes, each in a packet of its own, through the room, its log and the
+// members' sessions. One op is one line to all members. The allocations are those of the whole process, and the
+// receivers make none.
 func BenchmarkRelay(b *testing.B) {
 	for _, members := range []int{1, 100, 1000} {
 		b.Run(fmt.Sprint(members), func(b *testing.B) { benchmarkRelay(b, int64(members)) })
@@ -633,7 +641,7 @@ func BenchmarkRelay(b *testing.B) {
 }
 
 func benchmarkRelay(b *testing.B, members int64) {
-	const batch, ahead = 16, 256 // lines in a write; that the sender is ahead of the average member
+	const batch, ahead = 16, 256 // The lines in one write, and how far the sender may be ahead of the average member.
 	log, err := openLog(logOptions{path: filepath.Join(b.TempDir(), "connection.log")})
 	if err != nil {
 		b.Fatal(err)
@@ -652,14 +660,14 @@ func benchmarkRelay(b *testing.B, members int64) {
 	more, broken := make(chan struct{}, 1), make(chan error, members+1)
 	var sender net.Conn
 	var out *halfConn
-	for n := range members + 1 { // the last is the sender
+	for n := range members + 1 { // The last one is the sender.
 		conn, in, its := relayMember(b, s, &wg, int(n), n < members)
 		defer conn.Close()
 		sender, out = conn, its
 		wg.Go(func() { broken <- relayHear(conn, in, func(n int) { delivered.Add(int64(n)); wake(more) }) })
 	}
 
-	late := time.After(patience) // from now on: to bring a thousand in takes seconds
+	late := time.After(patience) // The time starts here, because a thousand joins take seconds.
 	var said int64
 	line, packets := bytes.Repeat([]byte("x"), 100), []byte(nil)
 	message := make([]byte, 0, maxMsg)
@@ -691,7 +699,7 @@ func benchmarkRelay(b *testing.B, members int64) {
 			}
 		}
 	}
-	say(ahead) // all have come, and buffers have their size
+	say(ahead) // After this all members have joined, and buffers have their final size.
 	heard(said)
 
 	var before, after runtime.MemStats

@@ -48,7 +48,7 @@ func TestRSACBCLengths(t *testing.T) {
 				if edge := (n + 1) % tc.block; testing.Short() && edge > 2 {
 					continue
 				}
-				msg := bytes.Repeat([]byte{byte(n)}, n) // also bytes that look like padding
+				msg := bytes.Repeat([]byte{byte(n)}, n) // Some of these bytes look like padding.
 				sealed, err := tc.c.seal(&tc.key.PublicKey, msg)
 				if err != nil {
 					t.Fatalf("%d bytes: seal: %v", n, err)
@@ -86,7 +86,7 @@ func TestRSACBCRefusals(t *testing.T) {
 					t.Errorf("%s: got %d bytes, %v", what, len(m), err)
 				}
 			}
-			msg := make([]byte, 3*b-5) // three blocks, the last with five bytes of padding
+			msg := make([]byte, 3*b-5) // The message has three blocks, the last with five bytes of padding.
 			for i := range msg {
 				msg[i] = byte(7 * i) // without a run that could be padding
 			}
@@ -248,7 +248,7 @@ func FuzzRSACBCOpen(f *testing.F) {
 
 func BenchmarkRSACBC(b *testing.B) {
 	for _, tc := range rsaCBCCases(b) {
-		msg := make([]byte, 328) // stage 2 of the paper
+		msg := make([]byte, 328) // The size is that of the paper's stage 2.
 		sealed, err := tc.c.seal(&tc.key.PublicKey, msg)
 		if err != nil {
 			b.Fatal(err)

@@ -1,6 +1,6 @@
 package main
 
-// Text that is safe to print, and names: what reaches a terminal or a file from a peer is escaped.
+// Text that is safe to print, and names: text of a peer is escaped before it reaches a terminal or a file.
 
 import (
 	"strings"

@@ -1,7 +1,7 @@
 package main
 
-// The server in conditions that need Linux: full and read-only file systems, abstract sockets, core dumps switched off, and
-// what a client that has stopped reading costs the others (BenchmarkStalledReader).
+// The server in conditions that need Linux: full and read-only file systems, abstract sockets, disabled core dumps, and
+// the cost that a client which has stopped reading causes for others (BenchmarkStalledReader).
 
 import (
 	"bytes"
@@ -23,7 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mount mounts a file system on dir until the test ends; false: we may not.
+// mount mounts a file system on dir until the test ends. It returns false if the process may not mount.
 func mount(t *testing.T, source, dir, kind string, flags uintptr, data string) bool {
 	t.Helper()
 	if err := unix.Mount(source, dir, kind, flags, data); err != nil {
@@ -34,8 +34,9 @@ func mount(t *testing.T, source, dir, kind string, flags uintptr, data string) b
 	return true
 }
 
-// TestFullDisk fills the disk twice, by a limit on the size of files and, where we may mount one, on a small file system:
-// nothing is acknowledged or in the log meanwhile, who left meanwhile is in it later, and all goes on when there is space.
+// TestFullDisk fills the disk in two ways: by a limit on the size of files and, if mounting is permitted, on a small
+// file system. Until there is space again, no line is acknowledged or in the log. Then everything continues, and a
+// client that left meanwhile is in the log.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"limit", "disk", "disk, -sync"} {
@@ -56,7 +57,7 @@ func TestFullDisk(t *testing.T) {
 			}
 			fill := func() {
 				if kind == "limit" {
-					limit(uint64(len(contents(t, path))) + 100) // so that a record is torn
+					limit(uint64(len(contents(t, path))) + 100) // The limit cuts a record.
 					return
 				}
 				f, err := os.Create(filler)
@@ -86,7 +87,7 @@ func TestFullDisk(t *testing.T) {
 				cleo := start(t, t.TempDir(), "-connect", addr, "-dir", anna, "-json")
 				cleo.out.match(t, `"type":"welcome"`)
 				fill()
-				long := strings.Repeat("x", 9000) + text // more than what is left of a block
+				long := strings.Repeat("x", 9000) + text // The line is longer than the rest of a block.
 				bob.send(fmt.Sprintf("{\"text\":%q}\n", long))
 				bob.out.match(t, fmt.Sprintf(`(?s)"ack","id":%d}.*cannot write its log just now`, len(said)))
 				cleo.stdin.Close()
@@ -102,7 +103,8 @@ func TestFullDisk(t *testing.T) {
 				free()
 				said = append(said, long)
 				bob.out.match(t, fmt.Sprintf(`"type":"ack","id":%d}`, len(said)))
-				// A small record may fit where a large one did not, as a block is freed in between: a turn of its own, and no more.
+				// A small record may fit although a large one did not, because a block is freed in between. So this case is
+				// separate.
 				if told := strings.Count(server.err.String(), "cannot write the log "+path); told < turn+1 || told > 2*(turn+1) {
 					t.Errorf("the operator was told %d times in %d turns", told, turn+1)
 				}
@@ -133,8 +135,8 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-// TestReadOnlyLog: a log that cannot be written is said at start, and one that becomes so is waited for; a rotation that
-// cannot be is said, and the old file goes on.
+// TestReadOnlyLog: the server reports at start that it cannot write the log. If the log becomes unwritable later, it
+// waits. If a rotation fails, it reports that and continues with the old file.
 func TestReadOnlyLog(t *testing.T) {
 	t.Parallel()
 	anna := state(t, "anna")
@@ -143,7 +145,7 @@ func TestReadOnlyLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := filepath.Join(dir, "connection.log")
-	// lock makes the folder read-only, or takes it away where root may not even mount.
+	// lock makes the folder read-only. If even root may not mount, it moves the folder away.
 	lock := func() (unlock func()) {
 		t.Helper()
 		away := dir + ".away"
@@ -239,7 +241,7 @@ func TestNoDumps(t *testing.T) {
 	}
 }
 
-// attend joins addr over a session that the test reads and writes itself.
+// attend joins addr over a session that the benchmark reads and writes itself.
 func attend(b *testing.B, addr string, me *party, flags byte) *session {
 	b.Helper()
 	conn, err := net.Dial("tcp", addr)
@@ -270,9 +272,9 @@ func attend(b *testing.B, addr string, me *party, flags byte) *session {
 	return sess
 }
 
-// BenchmarkStalledReader says b.N lines, 100 a second, to four readers, and reports how late they hear them while 200 more
-// clients are there of whom so many have stopped reading before 6 MiB were said; the others of them do not listen. KiB are the
-// server's memory (VmRSS): alone, with the 200, after the 6 MiB and at the end.
+// BenchmarkStalledReader sends b.N lines, 100 a second, to four readers and reports the delay of their delivery while
+// 200 more clients are connected. Some of those stopped reading before 6 MiB were sent, and the others receive no
+// lines. The figures in KiB are the server's memory (VmRSS): alone, with the 200, after the 6 MiB and at the end.
 func BenchmarkStalledReader(b *testing.B) {
 	for _, stalled := range []int{0, 1, 200} {
 		b.Run(fmt.Sprintf("stalled=%d", stalled), func(b *testing.B) {

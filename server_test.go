@@ -1,7 +1,7 @@
 package main
 
-// The server in this process: how connections end (one record with one reason each), which packets it refuses, and how it
-// gathers what has arrived.
+// The server in this process: how connections end (one record with one reason each), which packets it rejects, and how
+// it batches messages that have already arrived.
 
 import (
 	"bytes"
@@ -18,14 +18,15 @@ import (
 	"time"
 )
 
-// quietServer returns a server and a client with the same identity, which each lists, and what the server prints.
+// quietServer returns a server, a client with the same identity, which each of them lists, and the server's output.
 func quietServer(t *testing.T) (*server, *client, *bytes.Buffer) {
 	t.Helper()
 	r, _ := quietRoom(t)
 	var notes bytes.Buffer
 	me := partyOf(t, fixedSigner(t, "server"), onceKeys["server"]())
 	tr := openTrust(t.TempDir(), me.signer.PublicKey(), "anna", nil)
-	put(t, tr.path("authorized_keys"), []byte(publicLine(tr.own, "anna"))) // a pipe has no address of this machine
+	// A pipe has no local address, so the server's own key must be listed.
+	put(t, tr.path("authorized_keys"), []byte(publicLine(tr.own, "anna")))
 	put(t, tr.path("known_hosts"), []byte("[127.0.0.1]:9000 "+publicLine(tr.own, "")))
 	s, err := newServer(serverConfig{
 		endpoint: endpoint{&securechat2{me: me, trust: tr}, me.signer.PublicKey(), "anna", tr}, log: r.log,
@@ -51,8 +52,8 @@ func serveConn(s *server, conn net.Conn) {
 	wg.Wait()
 }
 
-// TestServerDeadline: a client that stalls at any point up to its first packet is gone after the deadline, and told
-// nothing; its server serves the next.
+// TestServerDeadline: the server closes the connection of a client that stalls at any point up to its first packet when
+// the deadline passes, and sends nothing. It then serves the next client.
 func TestServerDeadline(t *testing.T) {
 	s, c, notes := quietServer(t)
 	for frames := range 3 {
@@ -68,7 +69,7 @@ func TestServerDeadline(t *testing.T) {
 				}
 			}()
 			go func() {
-				for { // back to the client, until the server ends
+				for { // Relays to the client until the server ends.
 					body, err := readFrame(inside, maxHandshakeFrame)
 					if err != nil {
 						middle.Close()
@@ -95,8 +96,8 @@ func TestServerDeadline(t *testing.T) {
 	}
 }
 
-// TestServerRefusals: whatever a client that was let in does wrong ends its connection, without a word to it; the log says
-// why, and the next client is served.
+// TestServerRefusals: any violation by an admitted client ends its connection without an answer. The log has the
+// reason, and the next client is served.
 func TestServerRefusals(t *testing.T) {
 	s, c, _ := quietServer(t)
 	message := func(kind byte, payload []byte) func(*session) ([]byte, error) {
@@ -166,7 +167,7 @@ func TestServerRefusals(t *testing.T) {
 	}
 }
 
-// TestFirstPacketRefusals: a client is there from its first packet on, which has to be a join.
+// TestFirstPacketRefusals: a client's first packet must be a join.
 func TestFirstPacketRefusals(t *testing.T) {
 	s, c, notes := quietServer(t)
 	for what, payload := range map[string][]byte{"a text": linesOf(1, itemSay, "", "x"),
@@ -206,10 +207,10 @@ func TestFirstPacketRefusals(t *testing.T) {
 	}
 }
 
-// scriptLink has said what stands in messages, all of which came together but for where one is nil. A second passes with each read,
-// and payloads share their memory, as a session's do.
+// scriptLink is a link that returns messages. All of them have arrived already, except that a nil message makes a read
+// wait. Each read takes one second, and payloads share memory, as a session's do.
 type scriptLink struct {
-	link     // nil: nothing else is asked
+	link     // A nil interface: no other method may be called.
 	messages []*scriptMessage
 	payload  []byte
 }
@@ -237,7 +238,7 @@ func (l *scriptLink) read() (byte, []byte, error) {
 	return m.kind, l.payload, m.err
 }
 
-// TestGathered: what came together is recorded together, in its order, once, and whatever comes after it.
+// TestGathered: messages that arrived together are recorded together, in order and once, whatever follows them.
 func TestGathered(t *testing.T) {
 	text := func(first uint64, what byte, to string, texts ...string) *scriptMessage {
 		b := appendLinesHeader(nil, first, what, to)
@@ -259,8 +260,9 @@ func TestGathered(t *testing.T) {
 	for _, c := range []struct {
 		name     string
 		messages []*scriptMessage
-		heard    []string // by another, each with the second it was recorded in: what is full, when more comes
-		err      error
+		// The other member's items, each with the second at which it was recorded, when the batch was full or more arrived.
+		heard []string
+		err   error
 	}{
 		{"one after another", []*scriptMessage{say(1, "a"), nil, say(2, "b")}, []string{"1s say bob a", "2s say bob b"}, nil},
 		{"together", []*scriptMessage{say(1, "a", "b"), say(3, ""), say(4, "d")},
@@ -297,7 +299,7 @@ func TestGathered(t *testing.T) {
 				l := &scriptLink{messages: c.messages}
 				want := c.err
 				if want == nil {
-					want = errTruncated // the messages are over
+					want = errTruncated // No more messages follow.
 				}
 				if err := s.read(bob, l); !errors.Is(err, want) {
 					t.Errorf("it ended with %v, not %v", err, want)
@@ -319,8 +321,8 @@ func TestGathered(t *testing.T) {
 	}
 }
 
-// TestGatheredWaits: a line does not wait for what comes late behind it: the rest of a line in parts, or what follows a change of
-// keys.
+// TestGatheredWaits: a complete line is not delayed by what follows it late, such as the rest of a line in parts or the
+// packets after a change of keys.
 func TestGatheredWaits(t *testing.T) {
 	line := func(n uint64, text string) []byte {
 		return appendLine(appendLinesHeader(nil, n, itemSay, ""), []byte(text))
@@ -344,7 +346,7 @@ func TestGatheredWaits(t *testing.T) {
 			if err := errors.Join(err1, err2); err != nil {
 				t.Fatal(err)
 			}
-			_, after, ok := cutVector(second) // a part, or the change of keys
+			_, after, ok := cutVector(second) // The rest is a part of a line, or the change of keys.
 			if !ok || len(after) == 0 {
 				t.Fatal("it went into one packet")
 			}
@@ -366,7 +368,7 @@ func TestGatheredWaits(t *testing.T) {
 	}
 }
 
-// joined is a client in the room of a quietServer, over a pipe; test code speaks for it.
+// joined is a client in the room of a quietServer, over a pipe. The test reads and writes for it.
 type joined struct {
 	s      *server
 	c      *client
@@ -377,7 +379,7 @@ type joined struct {
 	over   chan struct{} // closed when the server is done with it
 }
 
-// asTCP is a pipe whose reader hears of its own Close in TCP's words.
+// asTCP is a pipe whose reader gets TCP's error after its own Close.
 type asTCP struct{ net.Conn }
 
 func (c asTCP) Read(b []byte) (int, error) {
@@ -388,7 +390,7 @@ func (c asTCP) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// joinOver makes c join s, in a bubble of synctest; fresh gives it a stream of its own.
+// joinOver lets c join s inside a synctest bubble. With fresh, it gets a new stream.
 func joinOver(t *testing.T, s *server, c *client, fresh bool) *joined {
 	t.Helper()
 	here, there := net.Pipe()
@@ -420,8 +422,8 @@ func (j *joined) send(t *testing.T, kind byte, payload []byte) {
 	}
 }
 
-// TestEnds: whatever ends a client's connection is in the log once, and under its own name.
-func TestEnds(t *testing.T) {
+// TestConnectionEndReasons: every way in which a client's connection can end is in the log once, with its own reason.
+func TestConnectionEndReasons(t *testing.T) {
 	drain := func(j *joined) { go io.Copy(io.Discard, j.conn) }
 	speak := func(t *testing.T, j *joined, n int) {
 		cleo, _ := enter(t, j.s.room, "cleo", "key c", 9)
@@ -443,7 +445,7 @@ func TestEnds(t *testing.T) {
 		}},
 		{"killed", errTruncated.Error(), func(t *testing.T, j *joined) {
 			drain(j)
-			synctest.Wait() // a write of the server to a closed pipe would be the reason instead
+			synctest.Wait() // Otherwise a write of the server to a closed pipe would be the reason.
 			j.conn.Close()
 		}},
 		{"slow", slowConsumer, func(t *testing.T, j *joined) { speak(t, j, queueBytes/maxLine+1) }},
@@ -453,7 +455,7 @@ func TestEnds(t *testing.T) {
 		{"kicked, and killed", removed, func(t *testing.T, j *joined) { j.s.room.kick("anna"); j.conn.Close() }},
 		{"replaced", "replaced by a newer connection", func(t *testing.T, j *joined) {
 			drain(j)
-			<-joinOver(t, j.s, j.c, false).over // dead, and so in the log after it
+			<-joinOver(t, j.s, j.c, false).over // The log has the end after that.
 		}},
 		{"silent", "nothing heard from it for too long", func(t *testing.T, j *joined) { drain(j) }},
 		{"man in the middle", errBadPacket.Error() + ": possible man-in-the-middle attack", func(t *testing.T, j *joined) {
@@ -502,7 +504,7 @@ func TestEnds(t *testing.T) {
 				}
 			}
 			if c.name == "replaced" {
-				// the newer one
+				// This is the newer connection.
 				reasons = slices.DeleteFunc(reasons, func(r any) bool { return r == "slow consumer: it does not read" })
 			}
 			if !slices.Equal(reasons, []any{c.want}) {
@@ -512,8 +514,8 @@ func TestEnds(t *testing.T) {
 	}
 }
 
-// TestKeepalive: either side finds a dead peer within 90 seconds, whether the network still takes what is sent or not, and
-// keeps one that is silent and alive.
+// TestKeepalive: each side detects a dead peer within 90 seconds, whether the network still accepts data or not, and
+// keeps a connection to a peer that is idle but alive.
 func TestKeepalive(t *testing.T) {
 	const limit = 90 * time.Second
 	for _, takes := range []bool{true, false} {
@@ -533,7 +535,7 @@ func TestKeepalive(t *testing.T) {
 		})
 		synctest.Test(t, func(t *testing.T) {
 			j := joinOver(t, s, c, true)
-			here, there := net.Pipe() // a dead server from here on
+			here, there := net.Pipe() // From here on the server is dead.
 			j.sess.conn, j.sess.packets.conn = here, here
 			begin := time.Now()
 			if takes {
@@ -563,7 +565,7 @@ func TestKeepalive(t *testing.T) {
 	})
 }
 
-// stuckOnce is a standard output that takes its first write after 80 seconds.
+// stuckOnce is a stdout whose first write takes 80 seconds.
 type stuckOnce struct{ stuck bool }
 
 func (w *stuckOnce) Write(b []byte) (int, error) {
@@ -574,8 +576,8 @@ func (w *stuckOnce) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// TestLongLinesKeepalive: what counts as silence begins anew with each packet of a long line. A server is alive though its lines
-// waited for a stuck standard output, and is dead though a part of a line came right behind its first words.
+// TestLongLinesKeepalive: each packet of a long line restarts the silence timeout. A server counts as alive although
+// its lines waited for a stuck stdout, and as dead although a part of a line arrived right after its first packets.
 func TestLongLinesKeepalive(t *testing.T) {
 	s, c, _ := quietServer(t)
 	var seen uint64
@@ -592,7 +594,7 @@ func TestLongLinesKeepalive(t *testing.T) {
 			}
 			j.c.place.seen = 0
 			go server(there, theirs)
-			if welcome { // which has been read before the session begins
+			if welcome { // The welcome has been read before the session starts.
 				if _, _, err := mine.read(); err != nil {
 					t.Error(err)
 				}
@@ -624,7 +626,7 @@ func TestLongLinesKeepalive(t *testing.T) {
 				packets(sess, kindText, item{seq: i + 1, what: itemSay, name: "ann", text: make([]byte, 60000)}.append(nil))...)
 		}
 		there.Write(all)
-		for range 10 { // five minutes
+		for range 10 { // These are five minutes.
 			if _, err := there.Write(packets(sess, kindPing, nil)); err != nil {
 				return
 			}
@@ -643,7 +645,8 @@ func TestLongLinesKeepalive(t *testing.T) {
 	}
 }
 
-// TestSilentClient: a client receives a ping pingInterval after the last write to it, and its goroutine waits in between.
+// TestSilentClient: a client receives a ping pingInterval after the last write to it, and its goroutine waits in
+// between.
 func TestSilentClient(t *testing.T) {
 	s, c, _ := quietServer(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -672,9 +675,9 @@ func TestSilentClient(t *testing.T) {
 	})
 }
 
-// TestDeafKept: who does not listen (-norelay, -paper) is no slow consumer, however much the room is told between two pings, and
-// its lines are acknowledged.
-func TestDeafKept(t *testing.T) {
+// TestNonListenerKept: a client that receives no lines (-norelay, -paper) is never a slow consumer, however many lines
+// the room gets between two of its pings, and its lines are acknowledged.
+func TestNonListenerKept(t *testing.T) {
 	t.Parallel()
 	for _, speaks := range []bool{false, true} {
 		t.Run(map[bool]string{false: "silent", true: "says a line"}[speaks], func(t *testing.T) {
@@ -705,7 +708,7 @@ func TestDeafKept(t *testing.T) {
 	}
 }
 
-// TestAfterKick: who is kicked hears nothing that is said after it.
+// TestAfterKick: a kicked client receives no line that was sent after the kick.
 func TestAfterKick(t *testing.T) {
 	r, _ := quietRoom(t)
 	anna, _ := enter(t, r, "anna", "key a", 1)
@@ -720,7 +723,7 @@ func TestAfterKick(t *testing.T) {
 		t.Fatal(err)
 	}
 	heard := 0
-	for n := uint64(5); n < 1000; n++ { // anna reads one take a round, the room goes on
+	for n := uint64(5); n < 1000; n++ { // Anna reads once per round while the room goes on.
 		if err := r.say(bob, says(n, "secret "+strings.Repeat("x", maxLine-7))); err != nil {
 			t.Fatal(err)
 		}
@@ -739,8 +742,8 @@ func TestAfterKick(t *testing.T) {
 	}
 }
 
-// TestBusyTold: a client that keeps sending hears why it has to go: kicked, or the server stops.
-func TestBusyTold(t *testing.T) {
+// TestBusyClientHearsReason: a client that keeps sending receives the reason for its end: a kick, or the server's stop.
+func TestBusyClientHearsReason(t *testing.T) {
 	t.Parallel()
 	for _, how := range []string{"kick", "stop"} {
 		t.Run(how, func(t *testing.T) {

@@ -2,7 +2,7 @@
 
 package main
 
-// The server in trouble: a log that cannot be written, clients that are stuck, newcomers behind a silent crowd.
+// The server in trouble: a log that cannot be written, stuck clients, and new clients behind many silent connections.
 
 import (
 	"errors"
@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// TestLogTrouble: lines wait while there is no folder for the log, and are acknowledged when there is one; somebody who
-// comes meanwhile is sent away and gets in later. The operator is told once.
+// TestLogTrouble: while the log's folder is missing, lines wait, and they are acknowledged once it exists. A client
+// that connects meanwhile is refused and gets in later. The operator sees one message.
 func TestLogTrouble(t *testing.T) {
 	t.Parallel()
 	anna := state(t, "anna")
@@ -58,7 +58,8 @@ func TestLogTrouble(t *testing.T) {
 	}
 }
 
-// TestFullRoom: who finds no place is told, and with -reconnect has one as soon as somebody leaves.
+// TestFullRoom: a client that finds the room full is sent the reason, and with -reconnect it joins as soon as another
+// client leaves.
 func TestFullRoom(t *testing.T) {
 	t.Parallel()
 	anna := state(t, "anna")
@@ -84,7 +85,7 @@ func TestFullRoom(t *testing.T) {
 	server.err.match(t, `refused 127\.0\.0\.1:\d+, SHA256:\S+: the room is full: 1 clients \(-max-clients\)`)
 }
 
-// stuckPipe is the end of a full pipe that nobody reads.
+// stuckPipe returns the write end of a full pipe without a reader.
 func stuckPipe(t *testing.T) *os.File {
 	t.Helper()
 	r, w, err := os.Pipe()
@@ -102,8 +103,8 @@ func stuckPipe(t *testing.T) *os.File {
 	return w
 }
 
-// TestShutdownStreamsStuck: whichever of its streams is stuck, and with a client that reads nothing, lines are taken in as
-// ever, the first signal ends the server in good order within five seconds, and a second one at once.
+// TestShutdownStreamsStuck: with any of its streams stuck and a client that reads nothing, the server still accepts
+// lines. The first signal ends it properly within five seconds, and a second signal ends it at once.
 func TestShutdownStreamsStuck(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -139,7 +140,7 @@ func TestShutdownStreamsStuck(t *testing.T) {
 			deaf.out.match(t, `"type":"welcome"`)
 			deaf.cmd.Process.Signal(syscall.SIGSTOP)
 			defer deaf.cmd.Process.Signal(syscall.SIGCONT)
-			const said = 100 // fills the pipes between, and not the room
+			const said = 100 // These lines fill the pipes but not the room.
 			input := strings.Repeat(strings.Repeat("x", maxLine)+"\n", said)
 			if _, stderr, code := runToEnd(t, t.TempDir(), input, "-connect", addr, "-dir", anna); code != exitDone {
 				t.Errorf("exit %d: %s", code, stderr)
@@ -178,7 +179,7 @@ func TestShutdownStreamsStuck(t *testing.T) {
 	}
 }
 
-// TestShutdownStuck ends within five seconds with a stopped client and one in its handshake.
+// TestShutdownStuck: the server ends within five seconds while one client is stopped and another is in its handshake.
 func TestShutdownStuck(t *testing.T) {
 	t.Parallel()
 	anna := state(t, "anna")
@@ -212,8 +213,8 @@ func TestShutdownStuck(t *testing.T) {
 	}
 }
 
-// TestNewcomerBehindCrowd is let in while very many connections say nothing.
-func TestNewcomerBehindCrowd(t *testing.T) {
+// TestClientBehindSilentCrowd: a new client is admitted while very many silent connections are open.
+func TestClientBehindSilentCrowd(t *testing.T) {
 	t.Parallel()
 	anna := state(t, "anna")
 	server, addr := serve(t, anna)

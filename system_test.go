@@ -2,7 +2,7 @@
 
 package main
 
-// What the operating system provides: owners and modes of files, file systems without space, service managers.
+// The operating system's part: owners and modes of files, file systems without space, service managers.
 
 import (
 	"io/fs"
@@ -45,7 +45,7 @@ func TestCheckPrivate(t *testing.T) {
 	}
 }
 
-// limited starts securechat by a shell script, which sets a limit and then runs "$@".
+// limited starts securechat from a shell script, which sets a limit and then runs "$@".
 func limited(t *testing.T, script, stdin string, args ...string) *proc {
 	t.Helper()
 	p := &proc{t: t, out: newWatched(), err: newWatched(), ended: make(chan struct{})}
@@ -69,12 +69,13 @@ func TestInviteWithoutSpace(t *testing.T) {
 		t.Fatal(code)
 	}
 	t.Setenv("SECURECHAT_INVITE", strings.TrimSpace(out))
-	put(t, filepath.Join(anna, "authorized_keys"), []byte(strings.Repeat("# filler\n", 20000))) // larger than the limit
+	// The file is larger than the limit.
+	put(t, filepath.Join(anna, "authorized_keys"), []byte(strings.Repeat("# filler\n", 20000)))
 	invites := readText(t, filepath.Join(anna, "invites"))
 
 	p := limited(t, `ulimit -f 100; exec "$@"`, "", "-listen", "127.0.0.1:0", "-dir", anna)
 	addr := p.err.match(t, `room open on (127\.0\.0\.1:\d+)`)[1]
-	if _, code := tell(t, bob, addr, "-join"); code == exitDone {
+	if _, code := sendHello(t, bob, addr, "-join"); code == exitDone {
 		t.Error("joined by an invite that could not be used")
 	}
 	p.err.match(t, `refused 127\.0\.0\.1:\d+, SHA256:\S+: key SHA256:\S+ cannot join by its invite, which stays valid: `+
@@ -83,20 +84,20 @@ func TestInviteWithoutSpace(t *testing.T) {
 		t.Errorf("the invite is gone: %q", now)
 	}
 
-	_, addr = serve(t, anna) // without the limit
-	stderr, code := tell(t, bob, addr, "-join")
+	_, addr = serve(t, anna) // This server has no limit.
+	stderr, code := sendHello(t, bob, addr, "-join")
 	wantRun(t, "the same invite", stderr, code, exitDone, `is now pinned`)
 	os.Unsetenv("SECURECHAT_INVITE")
-	stderr, code = tell(t, bob, addr)
+	stderr, code = sendHello(t, bob, addr)
 	wantRun(t, "the second time", stderr, code, exitDone, `^$`)
 }
 
-// readOnly starts a program without the right of root to write to any folder.
+// readOnly starts a program without root's right to write to any folder.
 const readOnly = `if [ "$(id -u)" = 0 ]; then exec setpriv --bounding-set=-dac_override,-dac_read_search "$@"; fi; ` +
 	`exec "$@"`
 
-// TestReadOnlyFolder checks that a state folder that cannot be written works if it contains what is needed, and that a
-// failed write is reported with what to do.
+// TestReadOnlyFolder: a state folder that cannot be written works if it contains all that is needed. A failed write is
+// reported with the remedy.
 func TestReadOnlyFolder(t *testing.T) {
 	anna, bob := state(t, "anna"), state(t, "bob")
 	admit(t, anna, bob)
@@ -140,7 +141,7 @@ func TestServiceManager(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer told.Close()
-	heard := make(chan string, 1<<16) // read at once: the kernel holds few datagrams
+	heard := make(chan string, 1<<16) // Datagrams are read at once, because the kernel queues only a few.
 	go func() {
 		defer close(heard)
 		b := make([]byte, 100)

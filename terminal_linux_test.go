@@ -1,6 +1,6 @@
 package main
 
-// The line editor, on a pseudo-terminal whose screen is compared with what should be on it.
+// The line editor, on a pseudo-terminal whose screen is compared with the expected one.
 
 import (
 	"bufio"
@@ -88,7 +88,7 @@ func (s *screen) send(keys string) {
 	}
 }
 
-// wait blocks until the output so far satisfies seen, and fails the test after ten seconds.
+// wait waits until seen returns true for the output so far, and fails the test after ten seconds.
 func (s *screen) wait(what string, seen func(output string) bool) {
 	s.t.Helper()
 	late := false
@@ -104,7 +104,7 @@ func (s *screen) wait(what string, seen func(output string) bool) {
 	}
 }
 
-// shows waits until the last rows of the screen are these; ‸ stands for the cursor.
+// shows waits until the last rows of the screen are these. ‸ stands for the cursor.
 func (s *screen) shows(rows ...string) {
 	s.t.Helper()
 	var got []string
@@ -590,7 +590,7 @@ func TestTerminalProcess(t *testing.T) {
 				if c.name == "Ctrl-Z" {
 					s.shows("> typed‸")
 				}
-				s.resize(20) // SIGWINCH comes from the pty
+				s.resize(20) // The pty sends SIGWINCH.
 				s.send("\x15" + strings.Repeat("x", 30) + "y")
 				s.shows("> <" + strings.Repeat("x", 15) + "y‸")
 				s.send("\x15\x04")

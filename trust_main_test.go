@@ -46,7 +46,7 @@ func wantRefused(t *testing.T, what string, server *proc, reason string) {
 	timeout := time.After(patience)
 	for {
 		server.err.mu.Lock()
-		more := server.err.more // closed by what the server reports next, which it has recorded before
+		more := server.err.more // The channel closes at the server's next output, which follows the record.
 		server.err.mu.Unlock()
 		r := decision(t, server)
 		got, _ := r["reason"].(string)
@@ -63,8 +63,8 @@ func wantRefused(t *testing.T, what string, server *proc, reason string) {
 	}
 }
 
-// TestFirstContactPiped checks that a client without a terminal refuses an unknown server, that -accept-new pins it, and that
-// a changed key is refused even then.
+// TestFirstContactPiped checks that a client without a terminal refuses an unknown server, that -accept-new pins it,
+// and that a changed key is refused even then.
 func TestFirstContactPiped(t *testing.T) {
 	t.Parallel()
 	anna, bob := state(t, "anna"), state(t, "bob")
@@ -73,7 +73,7 @@ func TestFirstContactPiped(t *testing.T) {
 	known := filepath.Join(bob, "known_hosts")
 	host := "[127.0.0.1]:" + portOf(addr)
 
-	stderr, code := tell(t, bob, addr)
+	stderr, code := sendHello(t, bob, addr)
 	wantRun(t, "unknown", stderr, code, exitUntrusted,
 		`the server \S+ is unknown: its key is SHA256:\S+\n.*add to \S+known_hosts: \[127\.0\.0\.1\]:\d+ ssh-ed25519 `+
 			`\S+\n.*-accept-new.*-join`)
@@ -85,15 +85,15 @@ func TestFirstContactPiped(t *testing.T) {
 		t.Fatal("no line to add")
 	}
 	appendFile(t, known, line[1]+"\n")
-	stderr, code = tell(t, bob, addr)
+	stderr, code = sendHello(t, bob, addr)
 	wantRun(t, "with the line from the message", stderr, code, exitDone, `^$`)
 	if err := os.Remove(known); err != nil {
 		t.Fatal(err)
 	}
 
-	stderr, code = tell(t, bob, addr, "-accept-new")
+	stderr, code = sendHello(t, bob, addr, "-accept-new")
 	wantRun(t, "-accept-new", stderr, code, exitDone, `the key of 127\.0\.0\.1:\d+ is now pinned: SHA256:`)
-	stderr, code = tell(t, bob, addr)
+	stderr, code = sendHello(t, bob, addr)
 	wantRun(t, "once pinned", stderr, code, exitDone, `^$`)
 	if text := readText(t, known); !strings.HasPrefix(text, "|1|") || strings.Contains(text, "127.0.0.1") {
 		t.Errorf("known_hosts is not hashed: %s", text)
@@ -103,13 +103,13 @@ func TestFirstContactPiped(t *testing.T) {
 	}
 	runTool(t, "ssh-keygen", "-lf", known)
 	runTool(t, "ssh-keygen", "-R", host, "-f", known)
-	stderr, code = tell(t, bob, addr)
+	stderr, code = sendHello(t, bob, addr)
 	wantRun(t, "after ssh-keygen -R", stderr, code, exitUntrusted, `is unknown`)
 
 	appendFile(t, known, host+" "+publicKeyOf(t, bob)+"\n")
 	for _, args := range [][]string{nil, {"-accept-new"}} {
 		before := readText(t, known)
-		stderr, code = tell(t, bob, addr, args...)
+		stderr, code = sendHello(t, bob, addr, args...)
 		wantRun(t, "a changed key", stderr, code, exitUntrusted,
 			`the key of 127\.0\.0\.1:\d+ has changed: \S+/known_hosts:1 pins SHA256:\S+, the server shows `+
 				`SHA256:\S+\n.*someone may be in the middle.*ssh-keygen -R`)
@@ -119,7 +119,7 @@ func TestFirstContactPiped(t *testing.T) {
 	}
 	command := regexp.MustCompile(`ssh-keygen (-R .*)\n`).FindStringSubmatch(stderr + "\n")
 	runTool(t, "sh", "-c", "ssh-keygen "+command[1])
-	stderr, code = tell(t, bob, addr, "-accept-new")
+	stderr, code = sendHello(t, bob, addr, "-accept-new")
 	wantRun(t, "after the hint's command", stderr, code, exitDone, `is now pinned`)
 }
 
@@ -169,10 +169,10 @@ func TestKnownHosts(t *testing.T) {
 				t.Errorf("%s: not hashed", c.name)
 			}
 		}
-		stderr, code := tell(t, bob, addr)
+		stderr, code := sendHello(t, bob, addr)
 		wantRun(t, c.name, stderr, code, c.code, c.words)
 		if c.code == exitUntrusted && !strings.Contains(c.words, "unknown") {
-			stderr, code := tell(t, bob, addr, "-accept-new")
+			stderr, code := sendHello(t, bob, addr, "-accept-new")
 			wantRun(t, c.name+" -accept-new", stderr, code, c.code, c.words)
 		}
 	}
@@ -191,22 +191,22 @@ func TestIPv6(t *testing.T) {
 	server := start(t, t.TempDir(), "-listen", "[::1]:0", "-dir", anna)
 	port := server.err.match(t, `room open on \[::1\]:(\d+)`)[1]
 	known := filepath.Join(bob, "known_hosts")
-	stderr, code := tell(t, bob, "[::1]:"+port, "-accept-new")
+	stderr, code := sendHello(t, bob, "[::1]:"+port, "-accept-new")
 	wantRun(t, "-accept-new", stderr, code, exitDone, `is now pinned`)
 	if out := runTool(t, "ssh-keygen", "-F", "[::1]:"+port, "-f", known); !strings.Contains(out, "found: line 1") {
 		t.Errorf("ssh-keygen -F: %s", out)
 	}
-	stderr, code = tell(t, bob, "[0:0:0:0:0:0:0:1]:"+port)
+	stderr, code = sendHello(t, bob, "[0:0:0:0:0:0:0:1]:"+port)
 	wantRun(t, "another spelling", stderr, code, exitDone, `^$`)
 	put(t, known, []byte("[::1]:"+port+" "+publicKeyOf(t, bob)+"\n"))
-	stderr, code = tell(t, bob, "[::1]:"+port)
+	stderr, code = sendHello(t, bob, "[::1]:"+port)
 	wantRun(t, "changed", stderr, code, exitUntrusted, `has changed`)
 }
 
 var inviteLine = regexp.MustCompile(`(?m)^ *([A-Z2-7]{6}(?:-[A-Z2-7]{1,6})+)$`)
 
-// TestInvites creates invites with and without a running server. Each can be used once, and all refusals look the same to
-// the client.
+// TestInvites creates invites with and without a running server. Each can be used once, and all refusals look the same
+// to the client.
 func TestInvites(t *testing.T) {
 	anna, bob, cleo, dora := state(t, "anna"), state(t, "bob"), state(t, "cleo"), state(t, "dora")
 	invite := func(dir, name string) string {
@@ -221,9 +221,9 @@ func TestInvites(t *testing.T) {
 	join := func(dir, addr, code string) (string, int) {
 		t.Setenv("SECURECHAT_INVITE", code)
 		defer os.Unsetenv("SECURECHAT_INVITE")
-		return tell(t, dir, addr, "-join")
+		return sendHello(t, dir, addr, "-join")
 	}
-	early := invite(anna, "robert") // while no server runs
+	early := invite(anna, "robert") // No server runs yet.
 	server, addr := serve(t, anna, "-invite", "beside")
 	beside := inviteLine.FindStringSubmatch(server.err.match(t, `(?m)^  [A-Z2-7]{6}-\S+$`)[0])[1]
 	if strings.ReplaceAll(early, "-", "") == strings.ReplaceAll(beside, "-", "") {
@@ -233,7 +233,7 @@ func TestInvites(t *testing.T) {
 	stderr, code := join(bob, addr, early)
 	wantRun(t, "an invite", stderr, code, exitDone, `is now pinned: SHA256:`)
 	wantAdmitted(t, "an invite", server, "robert", `^invite, now authorized_keys:1$`)
-	stderr, code = tell(t, bob, addr)
+	stderr, code = sendHello(t, bob, addr)
 	wantRun(t, "the second time", stderr, code, exitDone, `^$`)
 	wantAdmitted(t, "the second time", server, "robert", `^authorized_keys:1$`)
 
@@ -242,7 +242,7 @@ func TestInvites(t *testing.T) {
 	wrongText := wrongCode(t, early)
 	wrong, wrongExit := join(cleo, addr, wrongText)
 	wantRefused(t, "wrong", server, `joins by an invite that is wrong, used or expired`)
-	expiring := invite(anna, "cleo") // while the server runs
+	expiring := invite(anna, "cleo") // The server runs.
 	waits := filepath.Join(anna, "invites")
 	put(t, waits,
 		[]byte(regexp.MustCompile(` \d{4}-\S+ cleo`).ReplaceAllString(readText(t, waits), " 2020-01-01T00:00:00Z cleo")))
@@ -273,11 +273,11 @@ func TestInvites(t *testing.T) {
 	stderr, code = join(dora, "127.0.0.1:1", typo)
 	wantRun(t, "a typing error", stderr, code, exitUsage,
 		`\$SECURECHAT_INVITE: the invite code has a typing error or is incomplete: copy all of it again`)
-	stderr, code = tell(t, dora, addr, "-join")
+	stderr, code = sendHello(t, dora, addr, "-join")
 	wantRun(t, "no code", stderr, code, exitUsage,
 		`-join needs the invite's code: type it at a terminal, or set \$SECURECHAT_INVITE`)
 	for _, args := range [][]string{{"-join", elsewhere}, {"-join=" + elsewhere}, {"--join=" + elsewhere}} {
-		stderr, code = tell(t, dora, addr, args...)
+		stderr, code = sendHello(t, dora, addr, args...)
 		wantRun(t, "on the command line", stderr, code, exitUsage, `-join takes no code`)
 		if strings.Contains(stderr, elsewhere) {
 			t.Error("the code is printed")
@@ -286,7 +286,8 @@ func TestInvites(t *testing.T) {
 	_, stderr, code = runToEnd(t, t.TempDir(), "", "-invite", "two words", "-dir", anna)
 	wantRun(t, "no name", stderr, code, exitUsage, `"two words" is no name: letters, digits`)
 
-	for _, mode := range []string{"-invite", "-allow", "-listen", "-connect"} { // as from an unset variable of a script
+	// An unset variable of a script gives such an argument.
+	for _, mode := range []string{"-invite", "-allow", "-listen", "-connect"} {
 		_, stderr, code = runToEnd(t, t.TempDir(), "", mode, "", "-dir", anna)
 		wantRun(t, mode+" with nothing", stderr, code, exitUsage, `empty one|"" is no name`)
 	}
@@ -349,7 +350,7 @@ func TestAllowFlag(t *testing.T) {
 	_, stderr, code := runToEnd(t, t.TempDir(), "", "-allow", "/no/such/file", "-dir", anna)
 	wantRun(t, "no file", stderr, code, exitTrouble, `reading the public key: open /no/such/file`)
 
-	_, code = tell(t, bob, addr)
+	_, code = sendHello(t, bob, addr)
 	if code != exitUntrusted {
 		t.Fatalf("a stranger: exit %d", code)
 	}
@@ -359,7 +360,7 @@ func TestAllowFlag(t *testing.T) {
 	_, stderr, code = runToEnd(t, t.TempDir(), bobLine, "-allow", "-", "-dir", anna)
 	wantRun(t, "a duplicate", stderr, code, exitDone,
 		`nothing to do: that key is already listed as bob in \S+authorized_keys:1`)
-	stderr, code = tell(t, bob, addr)
+	stderr, code = sendHello(t, bob, addr)
 	wantRun(t, "allowed", stderr, code, exitDone, `^$`)
 	wantAdmitted(t, "allowed", server, "bob", `^authorized_keys:1$`)
 	if info, err := os.Stat(keys); err != nil || info.Mode().Perm() != 0o600 {
@@ -391,7 +392,7 @@ func TestUserCertificatesEndToEnd(t *testing.T) {
 		ca         string
 		args       []string
 		revoke     func(cert string) []byte
-		as, words  string // as whom and by what, or why not
+		as, words  string // The name and what admits it, or the reason of the refusal.
 	}{
 		{"good", line, ca, []string{"-I", "bob.b", "-z", "5", "-n", "bob"}, nil, "bob.b",
 			`^certificate "bob\.b" serial 5 by CA authorized_keys:1$`},
@@ -450,13 +451,13 @@ func TestUserCertificatesEndToEnd(t *testing.T) {
 		if c.revoke != nil {
 			put(t, revoked, c.revoke(cert))
 		}
-		stderr, code := tell(t, bob, addr)
+		stderr, code := sendHello(t, bob, addr)
 		if c.as != "" {
 			wantRun(t, c.name, stderr, code, exitDone, `^$`)
 			wantAdmitted(t, c.name, server, c.as, c.words)
 			continue
 		}
-		if strings.Contains(c.words, "cannot be read") { // the server has not decided, so it sends no refusal
+		if strings.Contains(c.words, "cannot be read") { // The server could not decide, so it sends no refusal.
 			wantRun(t, c.name, stderr, code, exitTrouble,
 				`^securechat: handshake with \S+: the server closed the connection: .*\n$`)
 		} else {
@@ -507,10 +508,10 @@ func TestHostCertificatesEndToEnd(t *testing.T) {
 			put(t, filepath.Join(bob, "revoked_keys"), []byte(readText(t, krl)))
 		}
 		server, addr := serve(t, anna)
-		stderr, code := tell(t, bob, addr)
+		stderr, code := sendHello(t, bob, addr)
 		wantRun(t, c.name, stderr, code, c.code, c.words)
 		if c.code != exitDone {
-			stderr, code = tell(t, bob, addr, "-accept-new")
+			stderr, code = sendHello(t, bob, addr, "-accept-new")
 			wantRun(t, c.name+" -accept-new", stderr, code, c.code, c.words)
 		}
 		server.cmd.Process.Kill()
@@ -518,8 +519,8 @@ func TestHostCertificatesEndToEnd(t *testing.T) {
 	}
 }
 
-// TestAuthorizedKeysOptions checks the options of authorized_keys. A line with an unknown option admits no key and is reported
-// once, and the other lines stay valid.
+// TestAuthorizedKeysOptions checks the options of authorized_keys. A line with an unknown option admits no key and is
+// reported once, and the other lines stay valid.
 func TestAuthorizedKeysOptions(t *testing.T) {
 	t.Parallel()
 	anna, bob, cleo := state(t, "anna"), state(t, "bob"), state(t, "cleo")
@@ -532,8 +533,8 @@ func TestAuthorizedKeysOptions(t *testing.T) {
 	file := filepath.Join(anna, "authorized_keys")
 	for _, c := range []struct {
 		options  string
-		reported string // on the server's stderr
-		refused  string // "" = admitted
+		reported string // A part of the server's stderr.
+		refused  string // Empty: the key is admitted.
 	}{
 		{`from="127.0.0.0/8" `, "", ""},
 		{`from="!127.0.0.2,127.0.0.*" `, "", ""},
@@ -557,7 +558,7 @@ func TestAuthorizedKeysOptions(t *testing.T) {
 		{`ssh-nonsense `, `authorized_keys:1 admits no key: option "ssh-nonsense"`, `is not in \S+authorized_keys`},
 	} {
 		put(t, file, []byte(c.options+key+"\n"+cleoLine))
-		stderr, code := tell(t, bob, addr)
+		stderr, code := sendHello(t, bob, addr)
 		if c.refused == "" {
 			wantRun(t, c.options, stderr, code, exitDone, `^$`)
 			wantAdmitted(t, c.options, server, "bob", `^authorized_keys:1$`)
@@ -566,7 +567,7 @@ func TestAuthorizedKeysOptions(t *testing.T) {
 			wantRefused(t, c.options, server, c.refused)
 		}
 		for range 2 {
-			stderr, code = tell(t, cleo, addr)
+			stderr, code = sendHello(t, cleo, addr)
 			wantRun(t, c.options+"the other line", stderr, code, exitDone, `^$`)
 			wantAdmitted(t, c.options+"the other line", server, "cleo", `^authorized_keys:2$`)
 		}
@@ -585,6 +586,7 @@ func TestAuthorizedKeysOptions(t *testing.T) {
 
 // TestIdentities uses identities of every type that ssh-keygen makes, as files, with passphrases and through ssh-agent.
 func TestIdentities(t *testing.T) {
+	t.Parallel()
 	anna, bob := state(t, "anna"), state(t, "bob")
 	server, addr := serve(t, anna)
 	pin(t, bob, addr, anna)
@@ -593,10 +595,16 @@ func TestIdentities(t *testing.T) {
 	wrong := put(t, filepath.Join(keys, "wrong"), []byte("open barley\n"))
 	credentials := t.TempDir()
 	put(t, filepath.Join(credentials, "passphrase"), []byte("open sesame"))
-	startAgent(t)
+	agent := "SSH_AUTH_SOCK=" + startAgent(t)
+	env := []string{agent}
+	hello := func(args ...string) (stderr string, code int) {
+		t.Helper()
+		args = append([]string{"-connect", addr, "-dir", bob}, args...)
+		_, stderr, code = runToEndWith(t, t.TempDir(), env, "hello\n", args...)
+		return stderr, code
+	}
 	for _, c := range []struct{ typ, bits string }{
-		{"rsa", "2048"}, {"rsa", "3072"}, {"rsa", "4096"}, {"ecdsa", "256"}, {"ecdsa", "384"}, {"ecdsa", "521"},
-		{"ed25519", "256"},
+		{"rsa", "2048"}, {"rsa", "3072"}, {"ecdsa", "256"}, {"ecdsa", "384"}, {"ecdsa", "521"}, {"ed25519", "256"},
 	} {
 		name := c.typ + "-" + c.bits
 		path := filepath.Join(keys, name)
@@ -604,49 +612,51 @@ func TestIdentities(t *testing.T) {
 		put(t, filepath.Join(anna, "authorized_keys"), []byte(readText(t, path+".pub")))
 		try := func(how string, args ...string) {
 			t.Helper()
-			stderr, code := tell(t, bob, addr, args...)
+			stderr, code := hello(args...)
 			wantRun(t, name+" "+how, stderr, code, exitDone, `^$`)
 			wantAdmitted(t, name+" "+how, server, name, `^authorized_keys:1$`)
 		}
 		try("file", "-identity", path)
-		runTool(t, "ssh-add", "-q", path)
+		runTool(t, "env", agent, "ssh-add", "-q", path)
 		try("agent", "-identity", path+".pub")
-		runTool(t, "ssh-keygen", "-q", "-p", "-P", "", "-N", "open sesame", "-f", path)
-		try("passphrase file", "-identity", path, "-passphrase-file", pass)
+		if c.bits == "2048" || c.bits == "256" { // The file's encryption does not depend on the key's size.
+			runTool(t, "ssh-keygen", "-q", "-p", "-P", "", "-N", "open sesame", "-a", "1", "-f", path)
+			try("passphrase file", "-identity", path, "-passphrase-file", pass)
+		}
 	}
 
 	path := filepath.Join(keys, "ed25519-256")
-	stderr, code := tell(t, bob, addr, "-identity", path)
+	stderr, code := hello("-identity", path)
 	wantRun(t, "a passphrase and no terminal", stderr, code, exitTrouble,
 		`has a passphrase and there is no terminal to ask for it: use -passphrase-file`)
-	stderr, code = tell(t, bob, addr, "-identity", path, "-passphrase-file", wrong)
+	stderr, code = hello("-identity", path, "-passphrase-file", wrong)
 	wantRun(t, "a wrong passphrase", stderr, code, exitTrouble,
 		`wrong passphrase: the one in \S+wrong does not open \S+ed25519-256`)
 	if err := os.Chmod(pass, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	stderr, code = tell(t, bob, addr, "-identity", path, "-passphrase-file", pass)
+	stderr, code = hello("-identity", path, "-passphrase-file", pass)
 	wantRun(t, "a passphrase for all to read", stderr, code, exitTrouble,
 		`other users can access \S+pass: run chmod 600 \S+pass`)
-	t.Setenv("CREDENTIALS_DIRECTORY", credentials)
-	stderr, code = tell(t, bob, addr, "-identity", path)
+	env = append(env, "CREDENTIALS_DIRECTORY="+credentials)
+	stderr, code = hello("-identity", path)
 	wantRun(t, "a systemd credential", stderr, code, exitDone, `^$`)
-	runTool(t, "ssh-add", "-q", "-D")
-	stderr, code = tell(t, bob, addr, "-identity", path+".pub")
+	runTool(t, "env", agent, "ssh-add", "-q", "-D")
+	stderr, code = hello("-identity", path+".pub")
 	wantRun(t, "a key the agent has not", stderr, code, exitTrouble,
 		`ssh-agent does not have the key SHA256:\S+ of \S+: add it with ssh-add`)
-	t.Setenv("SSH_AUTH_SOCK", "")
-	stderr, code = tell(t, bob, addr, "-identity", path+".pub")
+	env = append(env, "SSH_AUTH_SOCK=")
+	stderr, code = hello("-identity", path+".pub")
 	wantRun(t, "no agent", stderr, code, exitTrouble, `is a public key, and there is no ssh-agent to sign with`)
-	stderr, code = tell(t, bob, addr, "-identity", filepath.Join(keys, "absent"))
+	stderr, code = hello("-identity", filepath.Join(keys, "absent"))
 	wantRun(t, "no file", stderr, code, exitTrouble, `reading the identity: open \S+absent: no such file`)
 
 	weak := filepath.Join(keys, "weak")
 	runTool(t, "ssh-keygen", "-q", "-t", "rsa", "-b", "1024", "-N", "", "-f", weak)
-	stderr, code = tell(t, bob, addr, "-identity", weak)
+	stderr, code = hello("-identity", weak)
 	wantRun(t, "RSA-1024", stderr, code, exitTrouble, `1024`)
 	appendFile(t, filepath.Join(anna, "authorized_keys"), readText(t, weak+".pub"))
-	stderr, code = tell(t, bob, addr)
+	stderr, code = hello()
 	wantRun(t, "a stranger beside it", stderr, code, exitUntrusted, `does not admit this key`)
 	server.err.match(t, `authorized_keys:2 admits no key: an RSA key of 1024 bits is not accepted`)
 }
@@ -656,7 +666,7 @@ func TestKeygenFlag(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		args []string
-		want string // of ssh-keygen -lf
+		want string // A part of the output of ssh-keygen -lf.
 	}{
 		{nil, `^256 SHA256:\S+ \S+ \(ED25519\)`},
 		{[]string{"-type", "ecdsa", "-comment", "anna"}, `^256 SHA256:\S+ anna \(ECDSA\)`},
@@ -696,8 +706,8 @@ func TestKeygenFlag(t *testing.T) {
 
 	dir := state(t, "anna")
 	path := filepath.Join(dir, "identity")
-	runTool(t, "ssh-keygen", "-q", "-p", "-P", "", "-N", "secret", "-f", path)
-	runTool(t, "ssh-keygen", "-q", "-p", "-P", "", "-N", "secret", "-f", filepath.Join(dir, "encryption"))
+	runTool(t, "ssh-keygen", "-q", "-p", "-P", "", "-N", "secret", "-a", "1", "-f", path)
+	runTool(t, "ssh-keygen", "-q", "-p", "-P", "", "-N", "secret", "-a", "1", "-f", filepath.Join(dir, "encryption"))
 	pass := put(t, filepath.Join(t.TempDir(), "pass"), []byte("secret"))
 	_, stderr, code := runToEnd(t, t.TempDir(), "", "-fingerprint", "-dir", dir, "-passphrase-file", pass)
 	wantRun(t, "after ssh-keygen -p", stderr, code, exitDone, `^$`)
@@ -730,7 +740,8 @@ func TestKeygenFlag(t *testing.T) {
 	wantRun(t, "-bits 1024", stderr, code, exitUsage, `an RSA key of 1024 bits: use 2048 to 4096`)
 }
 
-// TestNamesInTheRoom checks that two keys with the same name, or with names that look alike, are shown under different names.
+// TestNamesInTheRoom checks that two keys with the same name, or with names that look alike, are shown under different
+// names.
 func TestNamesInTheRoom(t *testing.T) {
 	t.Parallel()
 	anna, bob, twin, alike, fake := state(t, "anna"), state(t, "bob"), state(t, "twin"), state(t, "alike"), state(t,
@@ -748,7 +759,8 @@ func TestNamesInTheRoom(t *testing.T) {
 	join(twin, `bob~[0-9a-f]{8}`)
 	third := join(alike, `B0b~[0-9a-f]{8}`)
 	operator := join(fake, `anna~[0-9a-f]{8}`)
-	second := start(t, t.TempDir(), "-connect", addr, "-dir", bob) // the same key from another place: the same name
+	// The same key connects from another place, and gets the same name.
+	second := start(t, t.TempDir(), "-connect", addr, "-dir", bob)
 	server.err.match(t, `(?s)\* bob joined\n.*\* bob joined\n`)
 	second.send("it is me again\n")
 	third.send("and I am not he\n")
@@ -758,7 +770,7 @@ func TestNamesInTheRoom(t *testing.T) {
 	first.out.match(t, `(?m)^anna~[0-9a-f]{8}: nor am I the operator$`)
 }
 
-// TestRefusalTable checks that the messages in docs/KEYS.md are messages of the program.
+// TestRefusalTable checks that the program's source contains the messages in docs/KEYS.md.
 func TestRefusalTable(t *testing.T) {
 	files, err := filepath.Glob("*.go")
 	if err != nil {
@@ -799,12 +811,12 @@ func TestOwnIdentityAndPins(t *testing.T) {
 	anna, bob := state(t, "anna"), state(t, "bob")
 	_, addr := serve(t, bob)
 	known, listed := filepath.Join(bob, "known_hosts"), filepath.Join(bob, "authorized_keys")
-	stderr, code := tell(t, bob, addr)
+	stderr, code := sendHello(t, bob, addr)
 	wantRun(t, "the own room, without a line", stderr, code, exitDone, `^$`)
 
 	// A relay from anna's address to bob's own room looks like this to bob's client.
 	pin(t, bob, addr, anna)
-	stderr, code = tell(t, bob, addr, "-accept-new")
+	stderr, code = sendHello(t, bob, addr, "-accept-new")
 	wantRun(t, "the own identity at a pinned address", stderr, code, exitUntrusted,
 		`the key of \S+ has changed: \S+known_hosts:1 pins`)
 	_, port, err := net.SplitHostPort(addr)
@@ -812,21 +824,21 @@ func TestOwnIdentityAndPins(t *testing.T) {
 		t.Fatal(err)
 	}
 	put(t, known, []byte("[localhost]:"+port+" "+publicKeyOf(t, anna)+"\n"))
-	stderr, code = tell(t, bob, addr)
+	stderr, code = sendHello(t, bob, addr)
 	wantRun(t, "the own identity where localhost is pinned", stderr, code, exitUntrusted,
 		`is unknown: its key is SHA256:`)
 	put(t, known, []byte("@cert-authority * "+publicKeyOf(t, anna)+"\n"))
-	stderr, code = tell(t, bob, addr)
+	stderr, code = sendHello(t, bob, addr)
 	wantRun(t, "the own identity where a CA has a line", stderr, code, exitUntrusted,
 		`is unknown: its key is SHA256:\S+, without a certificate by CA`)
 	if err := os.Remove(known); err != nil {
 		t.Fatal(err)
 	}
 	put(t, listed, []byte(`from="192.0.2.0/24" `+publicKeyOf(t, bob)+" bob\n"))
-	stderr, code = tell(t, bob, addr)
+	stderr, code = sendHello(t, bob, addr)
 	wantRun(t, "the own identity, limited by its line", stderr, code, exitUntrusted, `does not admit this key`)
 	put(t, listed, []byte(publicKeyOf(t, bob)+" robert\n"))
-	stderr, code = tell(t, bob, addr)
+	stderr, code = sendHello(t, bob, addr)
 	wantRun(t, "the own identity, named by its line", stderr, code, exitDone, `^$`)
 }
 
@@ -837,10 +849,10 @@ func TestExactLineBeforeLoose(t *testing.T) {
 	_, addr := serve(t, anna)
 	known := filepath.Join(bob, "known_hosts")
 	put(t, known, []byte("127.0.0.1 "+publicKeyOf(t, anna)+"\n"))
-	stderr, code := tell(t, bob, addr)
+	stderr, code := sendHello(t, bob, addr)
 	wantRun(t, "a loose line alone", stderr, code, exitDone, `^$`)
 	pin(t, bob, addr, bob)
-	stderr, code = tell(t, bob, addr, "-accept-new")
+	stderr, code = sendHello(t, bob, addr, "-accept-new")
 	wantRun(t, "with an exact line for another key", stderr, code, exitUntrusted, `has changed: \S+known_hosts:2 pins`)
 }
 
@@ -854,25 +866,25 @@ func TestCAAndNoCertificate(t *testing.T) {
 	for _, dir := range []string{bob, cleo} {
 		put(t, filepath.Join(dir, "known_hosts"), []byte("@cert-authority * "+keyLine(ca)+"\n"))
 	}
-	stderr, code := tell(t, bob, addr)
+	stderr, code := sendHello(t, bob, addr)
 	wantRun(t, "unknown", stderr, code, exitUntrusted,
 		`the server \S+ is unknown: its key is SHA256:\S+, without a certificate by CA SHA256:\S+ of `+
 			`\S+known_hosts:1\n.*add to`)
-	stderr, code = tell(t, bob, addr, "-accept-new")
+	stderr, code = sendHello(t, bob, addr, "-accept-new")
 	wantRun(t, "-accept-new", stderr, code, exitDone, `is now pinned`)
 	out, _, _ := runToEnd(t, t.TempDir(), "", "-invite", "cleo", "-dir", anna)
 	t.Setenv("SECURECHAT_INVITE", strings.TrimSpace(out))
-	stderr, code = tell(t, cleo, addr, "-join")
+	stderr, code = sendHello(t, cleo, addr, "-join")
 	wantRun(t, "an invite", stderr, code, exitDone, `is now pinned`)
 	os.Unsetenv("SECURECHAT_INVITE")
 	for _, dir := range []string{bob, cleo} {
-		stderr, code = tell(t, dir, addr)
+		stderr, code = sendHello(t, dir, addr)
 		wantRun(t, "pinned by its own line", stderr, code, exitDone, `^$`)
 	}
 }
 
-// TestRevocationShapes checks through the binary that a revocation is either obeyed or makes its file unusable, whatever the
-// shape of the file.
+// TestRevocationShapes checks through the binary that a revocation is either obeyed or makes its file unusable,
+// whatever the shape of the file.
 func TestRevocationShapes(t *testing.T) {
 	t.Parallel()
 	anna, bob := state(t, "anna"), state(t, "bob")
@@ -896,10 +908,10 @@ func TestRevocationShapes(t *testing.T) {
 		{"UTF-16", string(utf16Text(key + "\n")), `revoked_keys is UTF-16 text: save it as UTF-8`},
 	} {
 		put(t, revoked, []byte(c.text))
-		stderr, code := tell(t, bob, addr)
+		stderr, code := sendHello(t, bob, addr)
 		if strings.Contains(c.words, ": revoked by ") {
 			wantRun(t, c.name, stderr, code, exitUntrusted, `does not admit this key`)
-		} else { // the server has not decided, so it sends no refusal
+		} else { // The server could not decide, so it sends no refusal.
 			wantRun(t, c.name, stderr, code, exitTrouble,
 				`^securechat: handshake with \S+: the server closed the connection: .*\n$`)
 		}
@@ -920,14 +932,14 @@ func TestRevocationShapes(t *testing.T) {
 		{"joined to a line", other + "@revoked * " + annas, `known_hosts:2, which may revoke a key, cannot be read`},
 	} {
 		put(t, known, []byte(pinned+c.text+"\n"))
-		stderr, code := tell(t, bob, addr, "-accept-new")
+		stderr, code := sendHello(t, bob, addr, "-accept-new")
 		wantRun(t, c.name, stderr, code, exitUntrusted, c.words)
 	}
 
 	cleo := state(t, "cleo")
 	pin(t, cleo, addr, anna)
 	put(t, filepath.Join(anna, "authorized_keys"), []byte(publicKeyOf(t, cleo)+" cleo"+key+" bob\n"))
-	stderr, code := tell(t, cleo, addr)
+	stderr, code := sendHello(t, cleo, addr)
 	wantRun(t, "the first key of joined lines", stderr, code, exitDone, `^$`)
 	wantAdmitted(t, "the first key of joined lines", server, "cleo", `^authorized_keys:1$`)
 	server.err.match(t, `authorized_keys:1 admits one key and leaves out SHA256:\S+ \(bob\): put it on a line of its own`)
@@ -945,7 +957,7 @@ func TestAddressSpellings(t *testing.T) {
 		"[::FFFF:7f00:1]:000" + port}
 	for _, s := range spellings {
 		put(t, known, []byte("[127.0.0.1]:"+port+" "+publicKeyOf(t, anna)+"\n"))
-		stderr, code := tell(t, bob, s)
+		stderr, code := sendHello(t, bob, s)
 		wantRun(t, "-connect "+s, stderr, code, exitDone, `^$`)
 	}
 	for _, s := range spellings {
@@ -953,7 +965,7 @@ func TestAddressSpellings(t *testing.T) {
 			s = "[127.0.0.1]:" + portOf(s)
 		}
 		put(t, known, []byte(s+" "+publicKeyOf(t, bob)+"\n"))
-		stderr, code := tell(t, bob, addr, "-accept-new")
+		stderr, code := sendHello(t, bob, addr, "-accept-new")
 		wantRun(t, "in the file: "+s, stderr, code, exitUntrusted, `has changed: \S+known_hosts:1 pins`)
 		command := regexp.MustCompile(`ssh-keygen (-R .*)\n`).FindStringSubmatch(stderr + "\n")
 		runTool(t, "sh", "-c", "ssh-keygen "+command[1])
@@ -965,6 +977,7 @@ func TestAddressSpellings(t *testing.T) {
 
 // TestTakenNames checks through the binary that no command gives a name to a second key without saying so.
 func TestTakenNames(t *testing.T) {
+	t.Parallel()
 	anna, bob, twin := state(t, "anna"), state(t, "bob"), state(t, "twin")
 	admit(t, anna, bob)
 	line := publicKeyOf(t, twin)
@@ -1004,6 +1017,7 @@ func TestTakenNames(t *testing.T) {
 // TestPaperKeyElsewhere checks that -paper refuses a key that has served the default protocol by -identity, or that
 // known_hosts lists.
 func TestPaperKeyElsewhere(t *testing.T) {
+	t.Parallel()
 	anna, bob := state(t, "anna"), state(t, "bob")
 	_, addr := serve(t, anna)
 	pin(t, bob, addr, anna)
@@ -1014,7 +1028,7 @@ func TestPaperKeyElsewhere(t *testing.T) {
 	used, locked, pinned, free := filepath.Join(keys, "used"), filepath.Join(keys, "locked"), filepath.Join(keys,
 		"pinned"), filepath.Join(keys, "free")
 	for range 2 {
-		tell(t, bob, addr, "-identity", used)
+		sendHello(t, bob, addr, "-identity", used)
 	}
 	if text := readText(t, filepath.Join(bob, usedIdentities)); strings.Count(text, "\n") != 1 {
 		t.Errorf("the key is recorded more than once: %q", text)
@@ -1022,7 +1036,7 @@ func TestPaperKeyElsewhere(t *testing.T) {
 	appendFile(t, filepath.Join(bob, "known_hosts"), "[192.0.2.1]:9000 "+readText(t, pinned+".pub"))
 	locking := state(t, "cleo")
 	put(t, filepath.Join(locking, "identity"), []byte(readText(t, locked)))
-	runTool(t, "ssh-keygen", "-q", "-p", "-P", "", "-N", "secret", "-f", filepath.Join(locking, "identity"))
+	runTool(t, "ssh-keygen", "-q", "-p", "-P", "", "-N", "secret", "-a", "1", "-f", filepath.Join(locking, "identity"))
 	if err := os.Remove(filepath.Join(locking, "identity.pub")); err != nil {
 		t.Fatal(err)
 	}

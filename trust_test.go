@@ -1,6 +1,6 @@
 package main
 
-// Trust as a unit: authorized_keys, known_hosts, certificates, revoked keys, and the writing of these files.
+// Trust: authorized_keys, known_hosts, certificates, revoked keys, and the writing of these files.
 
 import (
 	"bytes"
@@ -81,9 +81,9 @@ func TestAdmit(t *testing.T) {
 	for _, c := range []struct {
 		name, file string
 		remote     string
-		as         string // the name given; "" = refused
-		words      string // of by, or of the refusal
-		warns      string // what is reported; "" = nothing
+		as         string // The expected name; "" if refused.
+		words      string // A part of the result's by, or of the refusal.
+		warns      string // A part of the warning; "" if there is none.
 	}{
 		{"plain", k + " pi@router\n", "", "pi-router", "authorized_keys:1", ""},
 		{"joined lines", k + " annssh-ed25519 " + strings.Fields(keyLine(other))[1] + " bob", "", "ann", ":1",
@@ -311,7 +311,7 @@ func TestCheckServer(t *testing.T) {
 	const addr = "chat.example:9000"
 	for _, c := range []struct {
 		name, file, addr string
-		words            string // "known_hosts:N", "changed", "unknown", or those of another refusal
+		words            string // "known_hosts:N", "changed", "unknown", or a part of another refusal.
 		warns            string
 	}{
 		{"pinned", "[chat.example]:9000 " + k, addr, "known_hosts:1", ""},
@@ -456,7 +456,7 @@ func TestRememberAndSSHKeygen(t *testing.T) {
 	_, key := newEd25519(t)
 	_, other := newEd25519(t)
 	file := tr.path("known_hosts")
-	put(t, file, []byte("a.example "+keyLine(other))) // no newline at its end
+	put(t, file, []byte("a.example "+keyLine(other))) // The file does not end with a newline.
 	for _, addr := range []string{"chat.example:9000", "[::1]:9000", "chat.example:22", "chat.example:9000"} {
 		if err := tr.remember(addr, key); err != nil {
 			t.Fatal(err)
@@ -577,7 +577,7 @@ func TestRevoked(t *testing.T) {
 	for _, c := range []struct {
 		name      string
 		data      []byte
-		key, cert string // the words of their refusals; "" = taken
+		key, cert string // Parts of their refusals; "" if accepted.
 	}{
 		{"list", []byte("# gone\n" + keyLine(key) + " ann\n"), "revoked by", "revoked by"},
 		{"list of another", []byte(keyLine(other)), "", ""},
@@ -667,7 +667,7 @@ func TestRevoked(t *testing.T) {
 	wantError(t, err, "no key is trusted")
 }
 
-// TestKRLSections parses sections that ssh-keygen writes seldom or never, each of them valid and damaged.
+// TestKRLSections parses sections that ssh-keygen rarely or never writes, each in a valid and a damaged form.
 func TestKRLSections(t *testing.T) {
 	ca, caPub := testCA(t)
 	_, key := newEd25519(t)
@@ -682,7 +682,7 @@ func TestKRLSections(t *testing.T) {
 	own := string(caPub.Marshal())
 	for _, c := range []struct {
 		name, body    string
-		broken, holds bool // cert is revoked
+		broken, holds bool // The cert is revoked.
 	}{
 		{"nothing", "", false, false},
 		{"serials", certs(own, sec(0x20, u64(3)+u64(7))), false, true},
@@ -925,7 +925,8 @@ func TestMatchPattern(t *testing.T) {
 	}{
 		{"*", "", true}, {"", "", true}, {"", "a", false}, {"?", "", false}, {"a*c", "abbc", true}, {"a*c", "abbd", false},
 		{"*.example", "a.b.example", true}, {"*.example", "example", false}, {"a?c", "abc", true}, {"**a**", "bab", true},
-		{strings.Repeat("*a", 200), strings.Repeat("a", 4000) + "b", false}, // would not end, if matched by trying all
+		// Matching by trying all possibilities would not end.
+		{strings.Repeat("*a", 200), strings.Repeat("a", 4000) + "b", false},
 	} {
 		if got := matchPattern(c.pattern, c.s); got != c.want {
 			t.Errorf("matchPattern(%.20q, %.20q) = %v", c.pattern, c.s, got)
@@ -1048,8 +1049,8 @@ func TestFileWatch(t *testing.T) {
 	}
 }
 
-// TestGrantEnds checks what a server needs to end the session of a client that is no longer admitted: when a grant ends by
-// itself, and the decision about it afterwards.
+// TestGrantEnds checks what a server needs to end the session of a client that is no longer admitted: when a grant ends
+// by itself, and the decision about it afterwards.
 func TestGrantEnds(t *testing.T) {
 	ca, caPub := testCA(t)
 	tr, _ := newTrust(t)
@@ -1063,7 +1064,7 @@ func TestGrantEnds(t *testing.T) {
 		until time.Time
 	}{
 		{keyLine(key), key, time.Time{}},
-		{keyLine(key), cert, time.Time{}}, // its key is listed
+		{keyLine(key), cert, time.Time{}}, // The certificate's key is listed.
 		{`expiry-time="20300801Z" ` + keyLine(key), key, august},
 		{"cert-authority " + keyLine(caPub), cert, july},
 		{"cert-authority " + keyLine(caPub), forever, time.Time{}},

@@ -40,7 +40,7 @@ type vectorMaker struct {
 	made map[string]bool
 }
 
-// TestMakeVectors replaces all vectors. Nothing else knows what is wrong with each.
+// TestMakeVectors replaces all vectors. Only this code knows the defect of each invalid one.
 func TestMakeVectors(t *testing.T) {
 	old, err := filepath.Glob(filepath.Join(vectorFolder, "*.txt"))
 	if err != nil {
@@ -104,7 +104,7 @@ const (
 func (m *vectorMaker) handshakes() {
 	t := m.t
 	client, server := vectorParty(t, "client", "client", true), vectorParty(t, "server", "server", true)
-	on := func(side string, received ...[]byte) [][]byte { // what the tested side sends
+	on := func(side string, received ...[]byte) [][]byte { // Returns what the tested side sends.
 		conn := cannedConn(received...)
 		me, seed := server, uint64(seedServer)
 		if side == "client" {
@@ -124,7 +124,7 @@ func (m *vectorMaker) handshakes() {
 			seed = seedClient
 		}
 		fields = append(fields, [2]string{"seed", strconv.FormatUint(seed, 10)})
-		if side == "client" { // what it draws, for implementations that draw otherwise
+		if side == "client" { // The values that the side draws, for implementations that draw them otherwise.
 			cryptotest.SetGlobalRandom(t, seed)
 			fields = append(fields, hexField("ra", newNonce()))
 			key, err := hpke.MLKEM768X25519().GenerateKey()
@@ -533,7 +533,7 @@ func (m *vectorMaker) handshakes() {
 	}
 	// Refusals, in the place of stages 2 and 4.
 	refusal := func(x *exchange) []byte { return x.wrap.seal(refusalNumber, sign(server.signer, x.refusalStatement())) }
-	var recorded []byte // of a run with the server's other hello
+	var recorded []byte // The refusal of a run with another hello of the server.
 	{
 		conn := cannedConn(stage1)
 		vectorHandshake(t, "server", conn, server, seedServer, "nobody")
@@ -568,7 +568,7 @@ func (m *vectorMaker) handshakes() {
 		}), one)[1])
 	changedKEM := lies(onStage(2, func(d *deed) { d.kem[0] ^= 1 }), one)
 	put("client", "run with a changed ML-KEM ciphertext", "", "", frame(own), changedKEM[1],
-		// implicit rejection: the keys differ, and the first packet does not open
+		// This is implicit rejection: the keys differ, and the first packet does not open.
 		lies(onStage(2, func(d *deed) { d.kem[0] ^= 1 }), one, on("client", frame(own), changedKEM[1])[1])[2])
 }
 
@@ -606,8 +606,8 @@ func (m *vectorMaker) rsaCBCs() {
 			"two and a half": 2*b + b/2} {
 			put(name, "", "", seal(n))
 		}
-		s := seal(3 * b) // four blocks, the last all padding
-		labelled := ""   // the label makes it fail; the paper has none
+		s := seal(3 * b) // There are four blocks, the last all padding.
+		labelled := ""   // The label makes it fail; the paper's protocol has none.
 		if set.hash == "SHA-256" {
 			labelled = no
 		}
@@ -638,7 +638,7 @@ func (m *vectorMaker) rsaCBCs() {
 		}())
 		for name, last := range map[string]byte{"padding of 0": 0, "padding too long": byte(b + 1), "padding uneven": 2} {
 			if b == 256 && last != 2 {
-				continue // a count of 0 is 256 there, and none is too long
+				continue // A count of 0 means 256 there, and no length is too long.
 			}
 			plain := bytes.Repeat([]byte{9}, b)
 			plain[b-1] = last
@@ -666,7 +666,7 @@ func (m *vectorMaker) keys() {
 	n, f4 := vectorRSA(t, "server").N, big.NewInt(65537)
 	bit := func(bits int) *big.Int { return new(big.Int).SetBit(big.NewInt(1), bits-1, 1) }
 	good := rsaWire(n, f4)
-	const at = 4 + 7 + 4 + 3 // of the modulus's length
+	const at = 4 + 7 + 4 + 3 // The offset of the modulus's length.
 	padded := slices.Concat(good[:at], binary.BigEndian.AppendUint32(nil, 258), []byte{0}, good[at+4:])
 	for _, c := range []struct {
 		name, defect, check string
@@ -809,7 +809,7 @@ func (m *vectorMaker) packets() {
 		put("cut", "the stream ends inside a packet", "without secure-close", p[0], p[1][:10])
 		put("length of 31", "a frame shorter than any packet", bad, make([]byte, 2+31), nil)
 		put("length of 4095", "a frame over 4096 bytes with its length", bad, binary.BigEndian.AppendUint16(nil, maxPacket-1))
-		form := func(plain ...byte) []byte { // a frame whose plaintext is plain
+		form := func(plain ...byte) []byte { // Returns a frame with the given plaintext.
 			h := half()
 			return appendVector(nil, sealPlain(h, plain))
 		}
@@ -1076,7 +1076,7 @@ func (m *vectorMaker) paperHandshakes() {
 		wire                []byte
 	}{
 		{"as Fig 3", "", "", b64(seal(server, client, "00000101", planted))},
-		// the paper's attacks 1 and 2: it looks like the server's own
+		// The paper's attacks 1 and 2: the message looks like the server's own.
 		{"of another session", "", "", b64(seal(server, client, planted))},
 		{"Fig 3 with seq_id 6", "seq_id is 6", "seq_id other than 5", b64(seal(server, client, "00000110", planted))},
 		{"key of 31", "a session key of 31 bytes", no, b64(short)},
@@ -1111,11 +1111,11 @@ func (m *vectorMaker) paperPackets() {
 	put("aligned, as the reference", "", "", refPacket(key, "sixteen bytes..."), refPacket(key, "next"))
 	put("joined", "", "", s("one"), s("two"), s(paperClose))
 	put("longest", "", "", s(strings.Repeat("x", paperMaxSend)))
-	put("repeated", "", "", s("one"), s("one")) // the format cannot detect it
+	put("repeated", "", "", s("one"), s("one")) // The format cannot detect this.
 	put("two texts with a block swapped", "", "", func() []byte {
 		b := s(strings.Repeat("A", 16) + strings.Repeat("B", 16) + "c")
 		return slices.Concat(b[:160], b[176:192], b[160:176], b[192:])
-	}()) // nor this: ECB
+	}()) // Nor this, because of ECB.
 	const bad = "digest"
 	put("other digest", "the digest of another key", bad,
 		raw(pad(strings.Repeat("0", paperDigest)+fmt.Sprintf("%032b", 1)+"x")))
