@@ -194,18 +194,32 @@ func isTrouble(err error) bool {
 // connectFirst makes the first connection. At a terminal it asks about an unknown server and connects again, since a
 // server does not wait for a person during a handshake.
 func (c *client) connectFirst() (*clientConn, error) {
-	conn, err := c.connect(c.ending)
+	connect := func() (*clientConn, error) {
+		if c.console.term != nil {
+			c.console.term.await()
+		}
+		return c.connect(c.ending)
+	}
+	conn, err := connect()
 	var u *untrusted
 	if errors.As(err, &u) && u.kind == unknownKey && u.key != nil && c.console.term != nil {
 		if err := c.ask(u.key); err != nil {
 			return nil, err
 		}
-		conn, err = c.connect(c.ending)
+		conn, err = connect()
 	}
-	if err != nil && errors.Is(context.Cause(c.ending), errTimeout) {
-		return nil, errTimeout
+	if err != nil && c.ending.Err() != nil {
+		return nil, c.leftEarly("left before the connection was made")
 	}
 	return conn, err
+}
+
+// leftEarly returns the error of a stay that had to end while there was no connection.
+func (c *client) leftEarly(text string) error {
+	if errors.Is(context.Cause(c.ending), errTimeout) {
+		return errTimeout
+	}
+	return errors.New(text)
 }
 
 // backoff is the pause before the next attempt to connect.
@@ -232,10 +246,7 @@ func (c *client) reconnectTo(b *backoff) (*clientConn, error) {
 	for {
 		b.pause(until)
 		if until.Err() != nil {
-			if errors.Is(context.Cause(c.ending), errTimeout) {
-				return nil, errTimeout
-			}
-			return nil, errors.New("left while the connection was down")
+			return nil, c.leftEarly("left while the connection was down")
 		}
 		conn, err := c.connect(until)
 		if err == nil || !isTrouble(err) && until.Err() == nil {

@@ -5,6 +5,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -185,6 +186,47 @@ func TestFirstConnectDown(t *testing.T) {
 	person.wait("one greeting", func(out string) bool { return strings.Count(out, "joined") == 1 })
 	person.send("\r")
 	person.leaves(cmd, exitDone)
+}
+
+// TestInterruptWhileConnecting: Ctrl-C at a terminal ends a client at once while its server does not answer: in the first
+// connection, and in the one after the question about an unknown server.
+func TestInterruptWhileConnecting(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	_, server := serve(t, anna)
+	for _, c := range []struct {
+		answered int // connections that reach the server
+		flag     string
+	}{{0, "-reconnect=false"}, {0, "-reconnect"}, {1, "-reconnect"}} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		person, cmd := sit(t, "", "-connect", l.Addr().String(), "-dir", state(t, "bob"), c.flag)
+		for range c.answered {
+			here, err := l.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			there, err := net.Dial("tcp", server)
+			if err != nil {
+				t.Fatal(err)
+			}
+			go func() { io.Copy(here, there); here.Close() }()
+			go func() { io.Copy(there, here); there.Close() }()
+			person.says("Trust it?")
+			person.send("yes\r")
+		}
+		silent, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer silent.Close()
+		person.send("\x03")
+		person.says("left before the connection was made")
+		person.leaves(cmd, exitTrouble)
+	}
 }
 
 // atTerminal runs securechat at a terminal of its own.

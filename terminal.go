@@ -81,14 +81,15 @@ type terminal struct {
 	history  history
 	tabs     int // Tab keys in a row
 
-	mu     sync.Mutex  // guards the fields below
-	saved  *term.State // nil: not in raw mode (closed, or dumb without a secret being asked for)
-	undo   func()      // stops watching signals and restores what enableOutput changed
-	prompt string
-	shown  bool       // the prompt's row is on the screen
-	secret bool       // the line is not drawn
-	line   lineEditor // written only by readLine and readSecret, which therefore read it without the lock
-	closed bool
+	mu      sync.Mutex  // guards the fields below
+	saved   *term.State // nil: not in raw mode (closed, or dumb without a secret being asked for)
+	undo    func()      // stops watching signals and restores what enableOutput changed
+	prompt  string
+	shown   bool       // the prompt's row is on the screen
+	secret  bool       // the line is not drawn
+	line    lineEditor // written only by readLine and readSecret, which therefore read it without the lock
+	closed  bool
+	waiting bool // Ctrl-C is a signal, until the next prompt
 }
 
 func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
@@ -173,6 +174,9 @@ func (t *terminal) resume(editing bool) {
 	// The state returned here may be raw already; t.saved keeps the state from before newTerminal.
 	if _, err := term.MakeRaw(int(t.in.Fd())); err != nil {
 		return // the terminal is gone, which the pending read reports
+	}
+	if t.waiting {
+		_ = allowInterrupt(t.in) // if this fails, the terminal is gone
 	}
 	t.write(pasteOn)
 	t.shown = t.shown || editing
@@ -327,11 +331,26 @@ func (t *terminal) beginSecret(prompt string) (old string, err error) {
 	return old, nil
 }
 
-// begin shows the prompt.
+// await lets Ctrl-C be a signal until the next prompt. It is for a wait in which no prompt reads Ctrl-C. What is typed
+// meanwhile stays for that prompt, and is not echoed.
+func (t *terminal) await() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.saved != nil && !t.dumb {
+		t.waiting = true
+		_ = allowInterrupt(t.in) // if this fails, the terminal is gone
+	}
+}
+
+// begin shows the prompt, again in raw mode after await.
 func (t *terminal) begin(secret bool) {
 	t.history.rewind()
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.waiting && !t.closed {
+		t.waiting = false
+		_, _ = term.MakeRaw(int(t.in.Fd())) // if this fails, the terminal is gone, which the next read reports
+	}
 	t.secret, t.shown = secret, !t.closed
 	if t.dumb && t.shown {
 		t.write(t.prompt)
