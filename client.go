@@ -338,15 +338,15 @@ func (c *client) join(ctx context.Context, conn net.Conn) (*clientConn, error) {
 		l.wipe()
 		return nil, errUnreachable{err}
 	}
-	if err := c.joined(server, w); err != nil {
+	if err := c.takeWelcome(server, w); err != nil {
 		l.wipe()
 		return nil, err
 	}
 	return &clientConn{conn, server, l, w}, nil
 }
 
-// joined takes over what the server's welcome says.
-func (c *client) joined(server *peer, w welcome) error {
+// takeWelcome takes over what the server's welcome says.
+func (c *client) takeWelcome(server *peer, w welcome) error {
 	if !c.protocol.acknowledges() {
 		return nil
 	}

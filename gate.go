@@ -34,7 +34,7 @@ const (
 	startupsRate   = 30  // per cent dropped from there on, rising
 	startupsFull   = 100 // to all
 	startupsReport = time.Minute
-	leastPatience  = 2 * time.Second // for a handshake in a crowd
+	minPatience    = 2 * time.Second // for a handshake in a crowd
 )
 
 // gate may be used by any goroutine.
@@ -68,16 +68,16 @@ func sourceOf(ip netip.Addr) netip.Prefix {
 	return p
 }
 
-// refusal is the gate's reason for rejecting a connection.
-type refusal struct {
+// rejection is the gate's reason for rejecting a connection.
+type rejection struct {
 	reason string
 	first  bool // not reported to the operator and the log yet
 }
 
-func (r *refusal) Error() string { return r.reason }
+func (r *rejection) Error() string { return r.reason }
 
 // enter counts a handshake as in progress until leave, or returns why it may not begin.
-func (g *gate) enter(ip netip.Addr, now time.Time) *refusal {
+func (g *gate) enter(ip netip.Addr, now time.Time) *rejection {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	source := sourceOf(ip)
@@ -85,13 +85,13 @@ func (g *gate) enter(ip netip.Addr, now time.Time) *refusal {
 		first := !p.reported
 		p.reported = true
 		from, wait := strings.TrimSuffix(source.String(), "/32"), p.until.Sub(now).Round(time.Second)
-		return &refusal{fmt.Sprintf("too many failed tries from %s: it is kept out for %v", from, wait), first}
+		return &rejection{fmt.Sprintf("too many failed tries from %s: it is kept out for %v", from, wait), first}
 	}
 	// Connections from loopback are not dropped at random: they are this machine's own jobs.
 	byChance := source.IsValid() && rand.IntN(100) < dropPercent(g.inProgress)
 	if byChance || g.inProgress >= startupsFull {
 		g.dropped++
-		r := &refusal{
+		r := &rejection{
 			reason: fmt.Sprintf("%d handshakes are in progress: dropped %d connections since the last report",
 				g.inProgress, g.dropped),
 			first: now.Sub(g.reported) >= startupsReport,
@@ -121,7 +121,7 @@ func (g *gate) patience() time.Duration {
 	if n <= 0 {
 		return handshakeTimeout
 	}
-	return max(leastPatience, handshakeTimeout-handshakeTimeout*time.Duration(n)/(startupsFull-startupsStart))
+	return max(minPatience, handshakeTimeout-handshakeTimeout*time.Duration(n)/(startupsFull-startupsStart))
 }
 
 // dropPercent returns how many of a hundred connections are dropped with n handshakes in progress.

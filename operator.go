@@ -94,7 +94,7 @@ func (o *operator) read() {
 			o.console.note("reading standard input: %v; the room stays open", err)
 			return
 		}
-		l, ok := o.parse(line)
+		l, ok := o.interpret(line)
 		if !ok {
 			continue
 		}
@@ -104,9 +104,9 @@ func (o *operator) read() {
 	}
 }
 
-// parse returns what a line of the operator says. ok is false if it says nothing: it was a command, which parse runs,
-// or cannot be sent, which parse reports.
-func (o *operator) parse(line []byte) (l lines, ok bool) {
+// interpret returns what a line of the operator says. ok is false if there is nothing to send: the line was a command,
+// which interpret runs, or it cannot be sent, which interpret reports.
+func (o *operator) interpret(line []byte) (l lines, ok bool) {
 	l = lines{first: 1, what: itemSay, texts: [][]byte{line}} // the room counts the operator's lines
 	switch {
 	case o.console.json:

@@ -92,7 +92,7 @@ func (b *outbox) resume(n uint64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.sent = 0
-	_, err := b.drop(max(n, b.acked))
+	_, err := b.dropLocked(max(n, b.acked))
 	return err
 }
 
@@ -100,7 +100,7 @@ func (b *outbox) resume(n uint64) error {
 func (b *outbox) acknowledge(n uint64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	_, err := b.drop(n)
+	_, err := b.dropLocked(n)
 	return err
 }
 
@@ -109,7 +109,7 @@ func (b *outbox) acknowledge(n uint64) error {
 func (b *outbox) handOver(n uint64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	k, err := b.drop(n)
+	k, err := b.dropLocked(n)
 	b.handed += k
 	return err
 }
@@ -121,8 +121,8 @@ func (b *outbox) confirm() {
 	b.handed = 0
 }
 
-// drop drops the lines up to number n, and returns how many it dropped. The caller holds mu.
-func (b *outbox) drop(n uint64) (int, error) {
+// dropLocked drops the lines up to number n, and returns how many it dropped. The caller holds mu.
+func (b *outbox) dropLocked(n uint64) (int, error) {
 	if n < b.acked || n > b.most {
 		return 0, errMalformed
 	}

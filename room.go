@@ -94,13 +94,14 @@ type ending struct {
 // errEnding is returned for lines of a member that has to leave.
 var errEnding = errors.New("the server has ended this session")
 
-// notAdmitted is the reason of a member whose key was revoked, or whose line or certificate has expired or was removed.
-const notAdmitted = "the key is no longer admitted"
+// Reasons for which a member has to leave.
+const (
+	reasonNotAdmitted = "the key is no longer admitted" // revoked, or its line or certificate has expired or was removed
+	reasonRemoved     = "removed by the operator"
+)
 
-// removed is the reason of a member that the operator removed.
-const removed = "removed by the operator"
-
-var slowConsumer = fmt.Sprintf("slow consumer: it left more than %d MiB unread", queueBytes>>20)
+// reasonSlow is the reason of a member whose place in the queue is gone.
+var reasonSlow = fmt.Sprintf("slow consumer: it left more than %d MiB unread", queueBytes>>20)
 
 // newRoom makes a room that goes on where the end of the log ends. With sync lines are acknowledged once they are on
 // disk, and flushLog must run.
@@ -385,7 +386,7 @@ func (r *room) kick(name string) error {
 		if m.operator {
 			return errors.New("the operator stays; Ctrl-C closes the room")
 		}
-		r.endLocked(m, removed)
+		r.endLocked(m, reasonRemoved)
 	}
 	return nil
 }
@@ -415,7 +416,7 @@ func (r *room) renew(m *member, until time.Time) {
 func (r *room) expel(m *member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.endLocked(m, notAdmitted)
+	r.endLocked(m, reasonNotAdmitted)
 }
 
 // delivery is what a member's goroutine sends at a time, in this order. It is borrowed while there is something to
@@ -551,7 +552,7 @@ func (r *room) wakeLocked() {
 			continue
 		}
 		if m.next < r.queue.first && !m.operator && m.ending.reason == "" && m.readErr == nil {
-			m.ending.reason = slowConsumer
+			m.ending.reason = reasonSlow
 			m.out.abort()
 		}
 		m.wakeLocked()
@@ -588,7 +589,7 @@ func (r *room) leave(m *member, reason string) {
 		reason = m.ending.reason
 	}
 	switch {
-	case reason == notAdmitted:
+	case reason == reasonNotAdmitted:
 		r.visits.forget(m)
 	case m.presence.person && m.listens:
 		r.visits.leave(m)

@@ -35,7 +35,7 @@ func quietServer(t *testing.T) (*server, *client, *bytes.Buffer) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { s.free.Stop() })
+	t.Cleanup(func() { s.freeMemory.Stop() })
 	proto := &securechat2{me: me, trust: tr, client: securechat2Client{addr: "127.0.0.1:9000"}}
 	c := newClient(clientConfig{
 		endpoint: endpoint{protocol: proto, trust: tr}, addr: "127.0.0.1:9000",
@@ -446,11 +446,11 @@ func TestEnds(t *testing.T) {
 			synctest.Wait() // a write of the server to a closed pipe would be the reason instead
 			j.conn.Close()
 		}},
-		{"slow", slowConsumer, func(t *testing.T, j *joined) { speak(t, j, queueBytes/maxLine+1) }},
+		{"slow", reasonSlow, func(t *testing.T, j *joined) { speak(t, j, queueBytes/maxLine+1) }},
 		{"stuck", "slow consumer: it does not read", func(t *testing.T, j *joined) { speak(t, j, 1) }},
-		{"kicked", removed, func(t *testing.T, j *joined) { drain(j); j.s.room.kick("anna") }},
-		{"kicked, and stuck", removed, func(t *testing.T, j *joined) { j.s.room.kick("anna") }},
-		{"kicked, and killed", removed, func(t *testing.T, j *joined) { j.s.room.kick("anna"); j.conn.Close() }},
+		{"kicked", reasonRemoved, func(t *testing.T, j *joined) { drain(j); j.s.room.kick("anna") }},
+		{"kicked, and stuck", reasonRemoved, func(t *testing.T, j *joined) { j.s.room.kick("anna") }},
+		{"kicked, and killed", reasonRemoved, func(t *testing.T, j *joined) { j.s.room.kick("anna"); j.conn.Close() }},
 		{"replaced", "replaced by a newer connection", func(t *testing.T, j *joined) {
 			drain(j)
 			<-joinOver(t, j.s, j.c, false).over // dead, and so in the log after it

@@ -102,11 +102,11 @@ type session struct {
 	patient bool // write sets no deadline
 	packets packetReader
 	partial []byte // payload of a message in parts, as far as it was received
-	ahead   message
+	ahead   receivedMessage
 }
 
-// message is what ready read ahead of read.
-type message struct {
+// receivedMessage is what read returns. ready keeps one until read is called; present is false if there is none.
+type receivedMessage struct {
 	present bool
 	kind    byte
 	payload []byte
@@ -214,7 +214,7 @@ func (s *session) write(buf []byte) error {
 // that somebody else wrote into the connection.
 func (s *session) read() (kind byte, payload []byte, err error) {
 	if m := s.ahead; m.present {
-		s.ahead = message{}
+		s.ahead = receivedMessage{}
 		return m.kind, m.payload, m.err
 	}
 	for {
@@ -229,7 +229,7 @@ func (s *session) read() (kind byte, payload []byte, err error) {
 func (s *session) ready() bool {
 	for !s.ahead.present && s.packets.buffered() {
 		kind, payload, whole, err := s.next()
-		s.ahead = message{present: whole || err != nil, kind: kind, payload: payload, err: err}
+		s.ahead = receivedMessage{present: whole || err != nil, kind: kind, payload: payload, err: err}
 	}
 	return s.ahead.present
 }

@@ -1060,7 +1060,7 @@ func TestRevocationReachesSessions(t *testing.T) {
 			t.Errorf("%s: exit %d", name, code)
 		}
 		all := records(t, log)
-		if last := all[len(all)-1]; last["event"] != eventDisconnect || last["reason"] != notAdmitted || last["name"] != name {
+		if last := all[len(all)-1]; last["event"] != eventDisconnect || last["reason"] != reasonNotAdmitted || last["name"] != name {
 			t.Errorf("%s: the log has %v", name, last)
 		}
 	}
