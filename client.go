@@ -36,8 +36,8 @@ import (
 
 const (
 	dialTimeout  = 10 * time.Second
-	firstBackoff = 200 * time.Millisecond // about the first pause before connecting again; each further one is doubled,
-	maxBackoff   = 15 * time.Second       // up to this
+	firstBackoff = 200 * time.Millisecond // the mean of the first pause before connecting again; each further one doubles
+	maxBackoff   = 15 * time.Second       // the mean of the longest pause
 	leaveTimeout = 5 * time.Second        // for the last lines to be acknowledged
 	recheckTrust = 2 * time.Second        // between two looks at the files that trust servers
 )
@@ -64,10 +64,10 @@ type client struct {
 	box          *outbox
 	place        place
 	people       people
-	asksWho      atomic.Bool   // the writer has to send /who
-	undelivered  atomic.Bool   // a line reached no receiver, which was reported
-	inputErr     chan error    // how the input has ended; of capacity 1, empty until then
-	outputClosed chan struct{} // of capacity 1: nothing reads standard output any more
+	asksWho      atomic.Bool   // the writer has to send kindWho
+	undelivered  atomic.Bool   // a line reached no receiver, and that was reported
+	inputErr     chan error    // of capacity 1: the error, or nil, with which the input ended
+	outputClosed chan struct{} // of capacity 1: standard output is closed
 }
 
 // newClient makes a client for one call of run.
@@ -118,8 +118,8 @@ func (s *stay) patience() context.Context {
 	return s.leaving
 }
 
-// place is how far the client has come in the room. The reader of a connection owns it, and between two connections the
-// goroutine that connects.
+// place is the client's position among the items of the room. The reader of a connection owns it, and between two
+// connections the goroutine that connects.
 type place struct {
 	epoch [8]byte // of the room
 	seen  uint64  // the last item shown
@@ -153,7 +153,8 @@ var (
 	errRemoved = fmt.Errorf("%w: the operator removed this client", errServerLeft)
 )
 
-// run joins the room and stays until everything is done or something fails for good. A client that ctx ends is leaving.
+// run joins the room and stays until everything is done or something fails for good. The end of ctx makes the client
+// leave.
 func (c *client) run(ctx context.Context) error {
 	defer c.stop()
 	defer context.AfterFunc(ctx, func() { c.leave(context.Cause(ctx)) })()
@@ -172,7 +173,7 @@ func (c *client) run(ctx context.Context) error {
 			return completions(line, pos, clientHelp, c.people.names())
 		}
 	}
-	go c.input() // until the input ends, or the process
+	go c.input() // ends with the input, and with -stay the stay; else with the process
 	return c.remain(conn, err)
 }
 
@@ -209,7 +210,7 @@ func (c *client) remain(conn *clientConn, err error) error {
 	}
 }
 
-// isTrouble reports whether err is trouble of the network or a server that stops, which another connection may mend.
+// isTrouble reports whether err is trouble of the network, or a server that stops: another connection may succeed.
 func isTrouble(err error) bool {
 	if errors.Is(err, errRemoved) {
 		return false
@@ -345,7 +346,7 @@ func (c *client) join(ctx context.Context, conn net.Conn) (*clientConn, error) {
 	return &clientConn{conn, server, l, w}, nil
 }
 
-// takeWelcome takes over what the server's welcome says.
+// takeWelcome applies the server's welcome to the console, the place and the outbox.
 func (c *client) takeWelcome(server *peer, w welcome) error {
 	if !c.protocol.acknowledges() {
 		return nil
@@ -595,8 +596,8 @@ func (s *clientSession) reader() {
 // writer ends after secure-close, when writing fails, or when quit is closed.
 func (s *clientSession) writer() { s.written <- s.send() }
 
-// readEnd waits for the reader after the writer has ended: it has acknowledgements and the server's secure-close to
-// take, and may know better why a write failed. No time bounds a wait for standard output.
+// readEnd waits for the reader after the writer has ended: acknowledgements and the server's secure-close may still
+// arrive, and the reader's error may explain why a write failed. A wait for standard output has no time limit.
 func (s *clientSession) readEnd() error {
 	s.link.setReadTimeout(goodbyeTimeout, false)
 	select {
@@ -768,7 +769,7 @@ func (s *clientSession) receive() error {
 	}
 }
 
-// closed takes the server's secure-close.
+// closed handles the server's secure-close and returns how the session ended.
 func (s *clientSession) closed() error {
 	s.box.confirm()
 	if err := s.printed(s.console.flush()); err != nil {
@@ -819,13 +820,13 @@ func (s *clientSession) countDown() error {
 
 // people are the names that a client has seen in the room, for completion.
 type people struct {
-	mu   sync.Mutex
+	mu   sync.Mutex          // guards here
 	here map[string]struct{} // maxPeople at most
 }
 
 const maxPeople = 1 << 10
 
-// saw takes over who came or left by an item.
+// saw adds or removes the name in an item.
 func (p *people) saw(it item) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -209,7 +209,7 @@ type stateFiles struct {
 	dir  string
 	warn func(format string, a ...any) // prints a warning; nil discards it
 
-	mu       sync.Mutex
+	mu       sync.Mutex          // guards reported
 	reported map[string][]string // the faults that each file had when it was last read, all of them reported
 }
 

@@ -4,8 +4,8 @@ package main
 // PerSourcePenalties; while many handshakes are in progress some new connections are dropped at random, as with sshd's
 // MaxStartups, so that holding connections open cannot keep all others out. The rules:
 //
-//   - a source is an IPv4 address or an IPv6 /64, which is what one machine has. Loopback is none, since tunnels end
-//     there;
+//   - a source is an IPv4 address or an IPv6 /64, which is what one machine has. Loopback is not a source, since tunnels
+//     end there;
 //   - memory is bounded: beyond maxSources the penalty that would end first is dropped. That frees one source early and
 //     keeps no other out;
 //   - a flood produces few messages: one for each penalty, and one a minute for connections dropped at random.
@@ -39,19 +39,19 @@ const (
 
 // gate may be used by any goroutine.
 type gate struct {
-	mu         sync.Mutex
+	mu         sync.Mutex // guards the fields below
 	inProgress int
 	sources    map[netip.Prefix]*penalty
 
-	dropped  int // since the last report
-	reported time.Time
+	dropped  int       // connections, since the last report
+	reported time.Time // when dropped connections were last reported
 }
 
 // penalty is the time that a source has to wait.
 type penalty struct {
 	until    time.Time
 	enforced bool // it has exceeded penaltyStart
-	reported bool
+	reported bool // the operator and the log have it
 }
 
 // sourceOf returns the source that ip belongs to. It is not valid for an address that gets no penalties.
@@ -176,7 +176,7 @@ func (g *gate) makeRoomLocked(source netip.Prefix, now time.Time) {
 	}
 }
 
-// forgive ends the penalty of ip's source, from where a client was admitted.
+// forgive ends the penalty of ip's source, since a client from there was admitted.
 func (g *gate) forgive(ip netip.Addr) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

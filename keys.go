@@ -150,7 +150,7 @@ func (o *keyOptions) check() error {
 func (o *keyOptions) makeRSA(what string, bits int) (key *rsa.PrivateKey, err error) {
 	o.notify("generating an RSA-%d %s; a small machine may need a minute", bits, what)
 	made := make(chan struct{})
-	go func() {
+	go func() { // ends when the key is made
 		defer close(made)
 		key, err = rsa.GenerateKey(rand.Reader, bits)
 	}()

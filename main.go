@@ -62,7 +62,7 @@ func main() {
 	noDumps()
 	err := run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	code := make(chan int, 1)
-	go func() { code <- exitCode(os.Stderr, err) }()
+	go func() { code <- exitCode(os.Stderr, err) }() // ends with the process if standard error is stuck
 	select {
 	case c := <-code:
 		os.Exit(c)

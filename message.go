@@ -19,7 +19,7 @@ const (
 	kindJoin             // both: the first message, a joinRequest from C and a welcome from S
 	kindRaw              // both: bytes of -raw
 	kindPart             // both: the front of a message; the rest and the message's kind follow
-	kindWho              // C → S: nothing; asks for the list of who is here, which comes as a notice
+	kindWho              // C → S: nothing; asks for the list of the members, which arrives as a notice
 	kindFirst = kindText
 	kindLast  = kindWho
 
@@ -55,9 +55,9 @@ type streamID [16]byte
 func (s streamID) String() string { return hex.EncodeToString(s[:]) }
 
 const (
-	joinListens = 1 << iota // the client wants to receive what is said
-	joinPerson              // a person at a terminal: send what was said since the person left
-	joinRaw                 // the client wants -raw and no room
+	joinListens = 1 << iota // the client wants to receive items
+	joinPerson              // a person at a terminal, who receives the items since leaving
+	joinRaw                 // the client wants -raw and not a room
 	joinFlags   = joinListens | joinPerson | joinRaw
 )
 

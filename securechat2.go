@@ -112,7 +112,7 @@ func (s *securechat2) join(conn net.Conn, sess *session, req joinRequest) (welco
 		return welcome{}, s.handshakeError(err)
 	}
 	kind, payload, err := sess.read()
-	// A server that is full, stopping or without its log says so in a notice and closes.
+	// A server that is full, that stops or that cannot write its log sends a notice and secure-close.
 	away := errServerLeft
 	if err == nil && kind == kindText {
 		var it item
@@ -157,7 +157,7 @@ func (s *securechat2) handshakeError(err error) error {
 }
 
 // checkServer decides about the server's identity before the server learns ours. pin means that the server is unknown
-// and that the invite or -accept-new trusts it: its key is pinned once the session stands.
+// and is trusted because of the invite or -accept-new: its key is pinned after the server's welcome.
 func (s *securechat2) checkServer(remote net.Addr, id ssh.PublicKey) (pin bool, err error) {
 	addr := s.client.addr
 	_, err = s.trust.checkServer(addr, remote, id, time.Now())

@@ -562,9 +562,9 @@ func (s *server) reportRefused(p *peer, err error) {
 	s.console.note("refused %s: %s%s", from, reason, ownLines(hint))
 }
 
-// recheck ends the sessions of clients that are no longer admitted: after a change of the files of any client, otherwise
-// of those whose line or certificate has expired. While a file cannot be read the sessions go on, and no client is
-// admitted.
+// recheck ends the sessions of clients that are no longer admitted: after a change of the files of any client,
+// otherwise of those whose line or certificate has expired. While a file cannot be read the sessions go on, and no
+// client is admitted.
 func (s *server) recheck(changed bool) {
 	now := time.Now()
 	due := s.room.due(now, changed)

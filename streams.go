@@ -14,8 +14,8 @@ const (
 	maxStreamMarks = 4096 // that the log repeats every markBytes
 )
 
-// stream is one client process's. Its address stands for the key and the id together, since another key may choose the
-// same id.
+// stream is the state of one client process's stream. Its address stands for the key and the id together, since another
+// key may choose the same id.
 type stream struct {
 	fingerprint string
 	id          streamID
@@ -62,7 +62,7 @@ func (s *streams) forget(fingerprint string, id streamID) {
 	}
 }
 
-// replay takes over what one record of the log says of a stream; see connLog.replay.
+// replay applies the state of a stream that one record of the log reports; see connLog.replay.
 func (s *streams) replay(fingerprint string, id streamID, last uint64, left bool) {
 	if left {
 		s.forget(fingerprint, id)
