@@ -189,7 +189,8 @@ func (c *client) remain(conn *clientConn, err error) error {
 			}
 			joined = true
 			began, acked := time.Now(), c.box.acknowledged()
-			if err = c.session(conn); err == nil {
+			err = c.session(conn)
+			if err == nil {
 				return c.result()
 			}
 			if !c.reconnect || !isTrouble(err) || c.over.Err() != nil {
@@ -200,7 +201,8 @@ func (c *client) remain(conn *clientConn, err error) error {
 			}
 		}
 		c.console.note("%v; connecting again", err)
-		if conn, err = c.connectAgain(&pause); err != nil {
+		conn, err = c.connectAgain(&pause)
+		if err != nil {
 			if n := c.box.unacknowledged(); n > 0 {
 				return &errLost{n, err}
 			}
@@ -452,14 +454,16 @@ func (c *client) readTyped() error {
 		out, send := outLine{text: line, what: itemSay}, true
 		if !pasted {
 			var quit bool
-			if out, send, quit = c.command(line); quit {
+			out, send, quit = c.command(line)
+			if quit {
 				return nil
 			}
 		}
 		if !send {
 			continue
 		}
-		if out, err = c.address(out); err == nil {
+		out, err = c.address(out)
+		if err == nil {
 			err = c.protocol.check(out)
 		}
 		if err != nil {
@@ -689,14 +693,16 @@ func (s *clientSession) send() error {
 			return writeMessage(s.link, kindClose, []byte(closeText))
 		}
 		if s.asksWho.Swap(false) {
-			if buf, err = s.link.append(buf, kindWho, nil); err != nil {
+			buf, err = s.link.append(buf, kindWho, nil)
+			if err != nil {
 				return err
 			}
 		}
 		for len(batch) > 0 {
 			n := 0
 			n, payload = packLines(payload[:0], first, batch)
-			if buf, err = s.link.append(buf, kindText, payload); err != nil {
+			buf, err = s.link.append(buf, kindText, payload)
+			if err != nil {
 				return err
 			}
 			batch, first = batch[n:], first+uint64(n)
@@ -708,7 +714,8 @@ func (s *clientSession) send() error {
 			case <-s.quit:
 				return nil
 			case <-ping.C:
-				if buf, err = s.link.append(buf, kindPing, nil); err != nil {
+				buf, err = s.link.append(buf, kindPing, nil)
+				if err != nil {
 					return err
 				}
 			}
@@ -752,7 +759,8 @@ func (s *clientSession) receive() error {
 			err = s.show(payload)
 		case kind == kindAck && len(payload) == 8:
 			n := binary.BigEndian.Uint64(payload)
-			if err = s.box.acknowledge(n); err == nil {
+			err = s.box.acknowledge(n)
+			if err == nil {
 				err = s.printed(s.console.acked(n))
 			}
 		case kind == kindSent:
@@ -809,7 +817,8 @@ func (s *clientSession) show(payload []byte) error {
 
 // countDown counts one message for -count. After the last one nothing more is printed.
 func (s *clientSession) countDown() error {
-	if s.place.count--; s.place.count > 0 {
+	s.place.count--
+	if s.place.count > 0 {
 		return nil
 	}
 	err := s.printed(s.console.flush())

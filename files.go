@@ -136,7 +136,8 @@ func replaceFile(path string, data []byte, rename func(from, to string) error, s
 	if err == nil {
 		err = f.Sync()
 	}
-	if err = errors.Join(err, f.Close()); err == nil {
+	err = errors.Join(err, f.Close())
+	if err == nil {
 		err = rename(f.Name(), path)
 	}
 	if err == nil {

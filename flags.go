@@ -305,7 +305,8 @@ func parseFlags(args []string) (*options, error) {
 		return nil, wrongUse("%v; -help-all lists the flags", err)
 	}
 	f.Visit(func(f *flag.Flag) { o.given[f.Name] = true })
-	if o.mode, err = o.chooseMode(table); err != nil {
+	o.mode, err = o.chooseMode(table)
+	if err != nil {
 		return nil, err
 	}
 	if o.mode == "help" || o.mode == "help-all" {

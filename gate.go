@@ -152,7 +152,8 @@ func (g *gate) penalise(ip netip.Addr, d time.Duration, now time.Time) {
 		}
 		g.sources[source] = p
 	}
-	if p.until = p.until.Add(d); p.until.After(now.Add(penaltyMost)) {
+	p.until = p.until.Add(d)
+	if p.until.After(now.Add(penaltyMost)) {
 		p.until = now.Add(penaltyMost)
 	}
 	p.enforced = p.enforced || p.until.Sub(now) > penaltyStart

@@ -324,10 +324,12 @@ func parseHello(b []byte) (id ssh.PublicKey, ek *rsa.PublicKey, aes bool, err er
 	if !ok1 || !ok2 || !ok3 || len(b) != 0 {
 		return nil, nil, false, fmt.Errorf("malformed: %w", errUnverified)
 	}
-	if id, err = parseIdentity(idWire); err != nil {
+	id, err = parseIdentity(idWire)
+	if err != nil {
 		return nil, nil, false, err
 	}
-	if ek, err = parseEncryptionKey(ekWire); err != nil {
+	ek, err = parseEncryptionKey(ekWire)
+	if err != nil {
 		return nil, nil, false, fmt.Errorf("%w: %w", err, errUnverified)
 	}
 	if err := verifyData(id, helloStatement(ekWire), sig); err != nil {
@@ -398,10 +400,12 @@ func parseCredential(b []byte) (id ssh.PublicKey, ek *rsa.PublicKey, proof []byt
 	if !ok1 || !ok2 || !ok3 || len(b) != 0 || len(proof) != 0 && len(proof) != proofSize {
 		return nil, nil, nil, fmt.Errorf("malformed credential: %w", errUnverified)
 	}
-	if id, err = parseIdentity(idWire); err != nil {
+	id, err = parseIdentity(idWire)
+	if err != nil {
 		return nil, nil, nil, err
 	}
-	if ek, err = parseEncryptionKey(ekWire); err != nil {
+	ek, err = parseEncryptionKey(ekWire)
+	if err != nil {
 		return nil, nil, nil, fmt.Errorf("%w: %w", err, errUnverified)
 	}
 	return id, ek, proof, nil
@@ -447,7 +451,8 @@ func (x *exchange) receive(stage byte, clearSize, serialsSize int) (*stageMessag
 	}
 	body := frame
 	if x.wrap != nil {
-		if body, err = x.unwrap(stage, frame); err != nil {
+		body, err = x.unwrap(stage, frame)
+		if err != nil {
 			return nil, fmt.Errorf("stage %d: %w", stage, err)
 		}
 	}

@@ -94,13 +94,16 @@ func loadKeys(o keyOptions) (*keys, error) {
 	}
 	k := &keys{}
 	base := strings.TrimSuffix(path, ".pub")
-	if k.comment, err = o.loadComment(base+".pub", signer.PublicKey()); err != nil {
+	k.comment, err = o.loadComment(base+".pub", signer.PublicKey())
+	if err != nil {
 		return nil, err
 	}
-	if k.signer, err = o.withCertificate(base+"-cert.pub", signer); err != nil {
+	k.signer, err = o.withCertificate(base+"-cert.pub", signer)
+	if err != nil {
 		return nil, err
 	}
-	if k.encryption, err = o.loadEncryption(filepath.Join(o.dir, "encryption")); err != nil {
+	k.encryption, err = o.loadEncryption(filepath.Join(o.dir, "encryption"))
+	if err != nil {
 		return nil, err
 	}
 	if o.identity != "" {

@@ -170,7 +170,8 @@ func (p *process) loadKeys() (k *keys, t *trust, made bool, err error) {
 	if p.options.mode == "keygen" {
 		o.checkComment = openTrust(p.dir, nil, "", p.console.note).checkNewName
 	}
-	if k, err = loadKeys(o); err != nil {
+	k, err = loadKeys(o)
+	if err != nil {
 		return nil, nil, made, err
 	}
 	id := k.signer.PublicKey()
@@ -292,7 +293,8 @@ func (p *process) loadSecurechat2(trace tracer) (*endpoint, error) {
 		server: securechat2Server{delay: o.server.delay},
 	}
 	if o.client.join {
-		if s.client.invite, err = p.readInvite(); err != nil {
+		s.client.invite, err = p.readInvite()
+		if err != nil {
 			return nil, err
 		}
 	}

@@ -228,12 +228,14 @@ func (p *rawPipe) piece(s *session, buf, in []byte, last bool) (open bool, err e
 		return false, nil
 	}
 	p.sent.Add(int64(len(in) - msgHeader))
-	if buf, err = s.appendRaw(buf, in); err != nil {
+	buf, err = s.appendRaw(buf, in)
+	if err != nil {
 		return false, err
 	}
 	if last {
 		p.ended.Store(true)
-		if buf, err = s.append(buf, kindRaw, nil); err != nil {
+		buf, err = s.append(buf, kindRaw, nil)
+		if err != nil {
 			return false, err
 		}
 	}

@@ -313,7 +313,8 @@ func (r *room) publishLocked(m *member, l lines) error {
 	targets := []*stream{nil}
 	if l.what == itemDirect {
 		var err error
-		if targets, err = r.targetsLocked(m, l.to); err != nil {
+		targets, err = r.targetsLocked(m, l.to)
+		if err != nil {
 			m.notifyLocked(itemUndelivered, err.Error()+"; what you sent is in the log only")
 		}
 	}

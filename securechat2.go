@@ -61,7 +61,8 @@ func (s *securechat2) dial(conn net.Conn, req joinRequest) (*peer, link, welcome
 	me.trace = s.trace
 	secrets, err := clientHandshake(conn, &me, func(id ssh.PublicKey) error {
 		var err error
-		if pin, err = s.checkServer(conn.RemoteAddr(), id); err == nil {
+		pin, err = s.checkServer(conn.RemoteAddr(), id)
+		if err == nil {
 			p.identify(id)
 		}
 		return err
@@ -116,7 +117,8 @@ func (s *securechat2) join(conn net.Conn, sess *session, req joinRequest) (welco
 	away := errServerLeft
 	if err == nil && kind == kindText {
 		var it item
-		if it, _, err = cutItem(payload); err == nil {
+		it, _, err = cutItem(payload)
+		if err == nil {
 			away = fmt.Errorf("%w: %s", away, clip(string(it.text), maxReason))
 			kind, payload, err = sess.read()
 		}

@@ -253,7 +253,8 @@ func (s *server) admit(conn net.Conn, join joinFunc) (serve func()) {
 		closeWithReason(conn, l, reasonFull)
 		return nil
 	}
-	if serve = join(conn, p, l, req); serve == nil {
+	serve = join(conn, p, l, req)
+	if serve == nil {
 		<-s.slots
 	}
 	return serve
@@ -451,21 +452,25 @@ func (c *connection) deliver(d *delivery) (err error) {
 	buf := d.buf[:0]
 	if d.acked > 0 {
 		binary.BigEndian.PutUint64(d.number[:], d.acked)
-		if buf, err = c.link.append(buf, kindAck, d.number[:]); err != nil {
+		buf, err = c.link.append(buf, kindAck, d.number[:])
+		if err != nil {
 			return err
 		}
 	}
-	if buf, err = c.link.appendItems(buf, d.items); err != nil {
+	buf, err = c.link.appendItems(buf, d.items)
+	if err != nil {
 		return err
 	}
 	clear(d.items) // a client that takes long to read does not hold the queue's slabs
 	if d.ping {
-		if buf, err = c.link.append(buf, kindPing, nil); err != nil {
+		buf, err = c.link.append(buf, kindPing, nil)
+		if err != nil {
 			return err
 		}
 	}
 	if d.goodbye {
-		if buf, err = appendGoodbye(buf, c.link, d.reason); err != nil {
+		buf, err = appendGoodbye(buf, c.link, d.reason)
+		if err != nil {
 			return err
 		}
 	}
@@ -484,7 +489,8 @@ func appendGoodbye(buf []byte, l link, reason string) (_ []byte, err error) {
 		if reason == reasonRemoved {
 			notice.what = itemRemoved
 		}
-		if buf, err = l.append(buf, kindText, notice.append(nil)); err != nil {
+		buf, err = l.append(buf, kindText, notice.append(nil))
+		if err != nil {
 			return nil, err
 		}
 	}

@@ -143,7 +143,8 @@ func (s *session) setReadTimeout(timeout time.Duration, renew bool) {
 
 func (s *session) append(buf []byte, kind byte, payload []byte) (_ []byte, err error) {
 	for len(payload) > maxBatch {
-		if buf, err = s.packet(buf, kindPart, payload[:maxBatch]); err != nil {
+		buf, err = s.packet(buf, kindPart, payload[:maxBatch])
+		if err != nil {
 			return nil, err
 		}
 		payload = payload[maxBatch:]
@@ -172,7 +173,8 @@ func (s *session) rekey(buf []byte) ([]byte, error) {
 // each packet takes the place of the end of the packet before it, which is sealed by then.
 func (s *session) appendRaw(buf, b []byte) (_ []byte, err error) {
 	for len(b) > msgHeader {
-		if buf, err = s.rekey(buf); err != nil {
+		buf, err = s.rekey(buf)
+		if err != nil {
 			return nil, err
 		}
 		n := min(len(b), maxPlain)

@@ -57,7 +57,8 @@ func (s *streams) join(fingerprint string, id streamID) *stream {
 // forget drops a stream that is not in the room: its client left when all of its lines were acknowledged.
 func (s *streams) forget(fingerprint string, id streamID) {
 	own := slices.DeleteFunc(s.byKey[fingerprint], func(st *stream) bool { return st.id == id && st.here == 0 })
-	if s.byKey[fingerprint] = own; len(own) == 0 {
+	s.byKey[fingerprint] = own
+	if len(own) == 0 {
 		delete(s.byKey, fingerprint)
 	}
 }
