@@ -4,7 +4,7 @@ package main
 // PerSourcePenalties; while many handshakes are in progress some new connections are dropped at random, as with sshd's
 // MaxStartups, so that holding connections open cannot keep all others out. The rules:
 //
-//   - a source is an IPv4 address or an IPv6 /64, which is what one machine has. Loopback is not a source, since tunnels
+//   - a source is an IPv4 address or an IPv6 /64, which is what one machine has. Loopback is not one, since tunnels
 //     end there;
 //   - memory is bounded: beyond maxSources the penalty that would end first is dropped. That frees one source early and
 //     keeps no other out;

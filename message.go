@@ -29,11 +29,11 @@ const (
 )
 
 const (
-	closeText  = "secure-close"                           // the paper's word; here in an authenticated packet of its own kind
+	closeText  = "secure-close"                           // the paper's word, in an authenticated packet
 	maxLine    = 64 << 10                                 // bytes of a line, without its newline
 	maxMessage = maxLine + 1024                           // bytes of a message's payload: a line and the fields before it
 	maxBatch   = maxMsg - 1                               // bytes of payload in a message that fits one packet
-	maxNumber  = 1 << 62                                  // the largest number of a line: the numbers after it do not wrap
+	maxNumber  = 1 << 62                                  // the largest number of a line, far from overflow
 	maxShown   = maxName + 1 + suffixDigits + 1 + maxName // bytes of a name as shown: name~XXXXXXXX@server (validShown)
 )
 
