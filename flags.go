@@ -322,6 +322,9 @@ func parseFlags(args []string) (*options, error) {
 			return nil, err
 		}
 	}
+	if host, port, err := net.SplitHostPort(o.connect); err == nil && host == "" {
+		o.connect = net.JoinHostPort("localhost", port)
+	}
 	o.client.stay = o.client.stay || o.client.count > 0 || o.client.timeout > 0
 	if o.paper.on && !o.given["delay"] {
 		o.server.delay = time.Second
@@ -396,12 +399,8 @@ func (o *options) checkListen() error {
 	return err
 }
 
-// checkConnect also puts localhost in place of a missing host.
 func (o *options) checkConnect() error {
-	host, port, err := splitAddress("connect", o.connect)
-	if err == nil && host == "" {
-		o.connect = net.JoinHostPort("localhost", port)
-	}
+	_, _, err := splitAddress("connect", o.connect)
 	return err
 }
 
