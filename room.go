@@ -59,14 +59,14 @@ type receiver interface {
 type member struct {
 	peer     *peer
 	out      receiver
-	operator bool // the console, which cannot be removed
-	log      peerFields
+	operator bool          // the console, which cannot be removed; set by enterOperator
 	wake     chan struct{} // of capacity 1: there may be something to deliver
 
 	// The room's lock guards the rest.
-	name     string  // as the others see it: with ~XXXXXXXX if two keys have names that look alike
-	stream   *stream // what the log has of its lines
-	listens  bool    // it receives items
+	name     string     // as the others see it: with ~XXXXXXXX if two keys have names that look alike
+	fields   peerFields // of its records in the log
+	stream   *stream    // which of its lines are in the log
+	listens  bool       // it receives items
 	presence presence
 	next     uint64   // number of the next item to deliver
 	acked    uint64   // the last of its lines that was acknowledged to it
@@ -137,9 +137,9 @@ func (r *room) join(m *member, req joinRequest, listens bool) (welcome, error) {
 			r.endLocked(other, "replaced by a newer connection")
 		}
 	}
-	m.log = newPeerFields(m.peer.addr, m.name, m.peer.fingerprint, m.peer.stream.String(), m.peer.digest)
+	m.fields = newPeerFields(m.peer.addr, m.name, m.peer.fingerprint, m.peer.stream.String(), m.peer.digest)
 	now := time.Now()
-	record := func(b []byte) []byte { return appendRecord(b, now, eventConnect, m.log, "by", m.peer.admittedBy) }
+	record := func(b []byte) []byte { return appendRecord(b, now, eventConnect, m.fields, "by", m.peer.admittedBy) }
 	if err := r.log.write(record, r.streams.appendMarks); err != nil {
 		return welcome{}, err
 	}
@@ -152,7 +152,7 @@ func (r *room) join(m *member, req joinRequest, listens bool) (welcome, error) {
 		w.flags |= welcomeGap
 	}
 	w.seq = m.next - 1
-	r.wakeLocked()
+	r.wakeAllLocked()
 	return w, nil
 }
 
@@ -161,7 +161,7 @@ func (r *room) enterOperator(m *member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	m.operator = true
-	m.log = newPeerFields(m.peer.addr, m.name, m.peer.fingerprint, m.peer.stream.String(), nil)
+	m.fields = newPeerFields(m.peer.addr, m.name, m.peer.fingerprint, m.peer.stream.String(), nil)
 	r.enterLocked(m, true)
 	m.next = r.queue.end()
 	if r.closing {
@@ -302,7 +302,7 @@ func (r *room) say(m *member, l lines) error {
 // publishLocked writes l to the log and then into the queue.
 func (r *room) publishLocked(m *member, l lines) error {
 	now := time.Now()
-	name, who := m.name, m.log
+	name, who := m.name, m.fields
 	if l.from != "" {
 		name, who = l.from, peerFields(appendField(slices.Clip([]byte(who)), "from", l.from))
 	}
@@ -328,7 +328,7 @@ func (r *room) publishLocked(m *member, l lines) error {
 			enc = r.queue.add(enc, item{time: now, what: l.what, name: name, text: text}, m.stream, to)
 		}
 	}
-	r.wakeLocked()
+	r.wakeAllLocked()
 	return nil
 }
 
@@ -549,9 +549,9 @@ func (m *member) wakeLocked() {
 	}
 }
 
-// wakeLocked wakes all members that listen, and disconnects slow consumers: members whose place is before the queue's
+// wakeAllLocked wakes all members that listen, and disconnects slow consumers: members whose place is before the queue's
 // first item.
-func (r *room) wakeLocked() {
+func (r *room) wakeAllLocked() {
 	for m := range r.members {
 		if !m.listens {
 			continue
@@ -606,8 +606,8 @@ func (r *room) leave(m *member, reason string) {
 	}
 	now := time.Now()
 	r.queue.add(nil, item{time: now, what: itemLeave, name: m.name, text: []byte(shown)}, m.stream, nil)
-	r.wakeLocked()
-	record := func(b []byte) []byte { return appendRecord(b, now, eventDisconnect, m.log, "reason", reason) }
+	r.wakeAllLocked()
+	record := func(b []byte) []byte { return appendRecord(b, now, eventDisconnect, m.fields, "reason", reason) }
 	r.log.record(record, r.streams.appendMarks)
 	if reason == errLeft.Error() {
 		r.streams.forget(m.peer.fingerprint, m.peer.stream)
