@@ -110,6 +110,9 @@ func (p *rawPipe) carry(ctx context.Context, conn net.Conn, s *session) error {
 	case err = <-written:
 		writing = nil
 	}
+	if errors.Is(err, errBadPacket) || errors.Is(err, errMalformed) {
+		conn.Close() // after a failed check nothing more is sent
+	}
 	close(quit) // a writer that is not stuck sends secure-close
 	// The writer has this long to send its goodbye, and the reader to receive one or to find why a write failed.
 	patience := time.After(goodbyeTimeout)
