@@ -99,9 +99,9 @@ type (
 )
 
 // clientHandshake runs the client's side of the handshake on conn. The caller sets conn's deadline and closes conn
-// after an error. The server receives nothing before trusts accepts its identity. proof is nil without an invite. The
-// error wraps errRefused after a refusal, and errUnverified after a failed check; any other error is trouble of the
-// network or of this machine.
+// after an error. The server receives nothing before trusts accepts its identity; the error of trusts is returned as it
+// is. proof is nil without an invite. Any other error wraps errRefused after a refusal and errUnverified after a failed
+// check, or else is trouble of the network or of this machine.
 func clientHandshake(conn net.Conn, me *party, trusts trustFunc, proof proofFunc) (*secrets, error) {
 	x := newExchange(conn, me)
 

@@ -549,8 +549,8 @@ func (m *member) wakeLocked() {
 	}
 }
 
-// wakeAllLocked wakes all members that listen, and disconnects slow consumers: members whose place is before the queue's
-// first item.
+// wakeAllLocked wakes all members that listen, and disconnects slow consumers: members whose place is before the
+// queue's first item.
 func (r *room) wakeAllLocked() {
 	for m := range r.members {
 		if !m.listens {
