@@ -36,8 +36,8 @@ import (
 
 const (
 	dialTimeout  = 10 * time.Second
-	firstBackoff = 200 * time.Millisecond // about the first pause before connecting again; each further one is doubled,
-	maxBackoff   = 15 * time.Second       // up to this
+	firstBackoff = 200 * time.Millisecond // the mean of the first pause before connecting again; each further one doubles
+	maxBackoff   = 15 * time.Second       // the mean of the longest pause
 	leaveTimeout = 5 * time.Second        // for the last lines to be acknowledged
 	recheckTrust = 2 * time.Second        // between two looks at the files that trust servers
 )
@@ -64,10 +64,10 @@ type client struct {
 	box          *outbox
 	place        place
 	people       people
-	asksWho      atomic.Bool   // the writer has to send /who
-	undelivered  atomic.Bool   // a line reached no receiver, which was reported
-	inputErr     chan error    // how the input has ended; of capacity 1, empty until then
-	outputClosed chan struct{} // of capacity 1: nothing reads standard output any more
+	asksWho      atomic.Bool   // the writer has to send kindWho
+	undelivered  atomic.Bool   // a line reached no receiver, and that was reported
+	inputErr     chan error    // of capacity 1: the error, or nil, with which the input ended
+	outputClosed chan struct{} // of capacity 1: standard output is closed
 }
 
 // newClient makes a client for one call of run.
@@ -118,8 +118,8 @@ func (s *stay) patience() context.Context {
 	return s.leaving
 }
 
-// place is how far the client has come in the room. The reader of a connection owns it, and between two connections the
-// goroutine that connects.
+// place is the client's position among the items of the room. The reader of a connection owns it, and between two
+// connections the goroutine that connects.
 type place struct {
 	epoch [8]byte // of the room
 	seen  uint64  // the last item shown
@@ -153,7 +153,8 @@ var (
 	errRemoved = fmt.Errorf("%w: the operator removed this client", errServerLeft)
 )
 
-// run joins the room and stays until everything is done or something fails for good. A client that ctx ends is leaving.
+// run joins the room and stays until everything is done or something fails for good. The end of ctx makes the client
+// leave.
 func (c *client) run(ctx context.Context) error {
 	defer c.stop()
 	defer context.AfterFunc(ctx, func() { c.leave(context.Cause(ctx)) })()
@@ -172,7 +173,7 @@ func (c *client) run(ctx context.Context) error {
 			return completions(line, pos, clientHelp, c.people.names())
 		}
 	}
-	go c.input() // until the input ends, or the process
+	go c.input() // ends with the input, and with -stay the stay; else with the process
 	return c.remain(conn, err)
 }
 
@@ -188,7 +189,8 @@ func (c *client) remain(conn *clientConn, err error) error {
 			}
 			joined = true
 			began, acked := time.Now(), c.box.acknowledged()
-			if err = c.session(conn); err == nil {
+			err = c.session(conn)
+			if err == nil {
 				return c.result()
 			}
 			if !c.reconnect || !isTrouble(err) || c.over.Err() != nil {
@@ -199,7 +201,8 @@ func (c *client) remain(conn *clientConn, err error) error {
 			}
 		}
 		c.console.note("%v; connecting again", err)
-		if conn, err = c.connectAgain(&pause); err != nil {
+		conn, err = c.connectAgain(&pause)
+		if err != nil {
 			if n := c.box.unacknowledged(); n > 0 {
 				return &errLost{n, err}
 			}
@@ -209,7 +212,7 @@ func (c *client) remain(conn *clientConn, err error) error {
 	}
 }
 
-// isTrouble reports whether err is trouble of the network or a server that stops, which another connection may mend.
+// isTrouble reports whether err is trouble of the network, or a server that stops: another connection may succeed.
 func isTrouble(err error) bool {
 	if errors.Is(err, errRemoved) {
 		return false
@@ -346,15 +349,15 @@ func (c *client) join(ctx context.Context, conn net.Conn) (*clientConn, error) {
 		l.wipe()
 		return nil, errUnreachable{err}
 	}
-	if err := c.joined(server, w); err != nil {
+	if err := c.takeWelcome(server, w); err != nil {
 		l.wipe()
 		return nil, err
 	}
 	return &clientConn{conn, server, l, w}, nil
 }
 
-// joined takes over what the server's welcome says.
-func (c *client) joined(server *peer, w welcome) error {
+// takeWelcome applies the server's welcome to the console, the place and the outbox.
+func (c *client) takeWelcome(server *peer, w welcome) error {
 	if !c.protocol.acknowledges() {
 		return nil
 	}
@@ -459,14 +462,16 @@ func (c *client) readTyped() error {
 		out, send := outLine{text: line, what: itemSay}, true
 		if !pasted {
 			var quit bool
-			if out, send, quit = c.command(line); quit {
+			out, send, quit = c.command(line)
+			if quit {
 				return nil
 			}
 		}
 		if !send {
 			continue
 		}
-		if out, err = c.address(out); err == nil {
+		out, err = c.address(out)
+		if err == nil {
 			err = c.protocol.check(out)
 		}
 		if err != nil {
@@ -606,8 +611,8 @@ func (s *clientSession) reader() {
 // writer ends after secure-close, when writing fails, or when quit is closed.
 func (s *clientSession) writer() { s.written <- s.send() }
 
-// readEnd waits for the reader after the writer has ended: it has acknowledgements and the server's secure-close to
-// take, and may know better why a write failed. No time bounds a wait for standard output.
+// readEnd waits for the reader after the writer has ended: acknowledgements and the server's secure-close may still
+// arrive, and the reader's error may explain why a write failed. A wait for standard output has no time limit.
 func (s *clientSession) readEnd() error {
 	s.link.setReadTimeout(goodbyeTimeout, false)
 	select {
@@ -699,14 +704,16 @@ func (s *clientSession) send() error {
 			return writeMessage(s.link, kindClose, []byte(closeText))
 		}
 		if s.asksWho.Swap(false) {
-			if buf, err = s.link.append(buf, kindWho, nil); err != nil {
+			buf, err = s.link.append(buf, kindWho, nil)
+			if err != nil {
 				return err
 			}
 		}
 		for len(batch) > 0 {
 			n := 0
 			n, payload = packLines(payload[:0], first, batch)
-			if buf, err = s.link.append(buf, kindText, payload); err != nil {
+			buf, err = s.link.append(buf, kindText, payload)
+			if err != nil {
 				return err
 			}
 			batch, first = batch[n:], first+uint64(n)
@@ -718,7 +725,8 @@ func (s *clientSession) send() error {
 			case <-s.quit:
 				return nil
 			case <-ping.C:
-				if buf, err = s.link.append(buf, kindPing, nil); err != nil {
+				buf, err = s.link.append(buf, kindPing, nil)
+				if err != nil {
 					return err
 				}
 			}
@@ -762,7 +770,8 @@ func (s *clientSession) receive() error {
 			err = s.show(payload)
 		case kind == kindAck && len(payload) == 8:
 			n := binary.BigEndian.Uint64(payload)
-			if err = s.box.acknowledge(n); err == nil {
+			err = s.box.acknowledge(n)
+			if err == nil {
 				err = s.printed(s.console.acked(n))
 			}
 		case kind == kindSent:
@@ -779,7 +788,7 @@ func (s *clientSession) receive() error {
 	}
 }
 
-// closed takes the server's secure-close.
+// closed handles the server's secure-close and returns how the session ended.
 func (s *clientSession) closed() error {
 	s.box.confirm()
 	if err := s.printed(s.console.flush()); err != nil {
@@ -819,7 +828,8 @@ func (s *clientSession) show(payload []byte) error {
 
 // countDown counts one message for -count. After the last one nothing more is printed.
 func (s *clientSession) countDown() error {
-	if s.place.count--; s.place.count > 0 {
+	s.place.count--
+	if s.place.count > 0 {
 		return nil
 	}
 	err := s.printed(s.console.flush())
@@ -830,13 +840,13 @@ func (s *clientSession) countDown() error {
 
 // people are the names that a client has seen in the room, for completion.
 type people struct {
-	mu   sync.Mutex
+	mu   sync.Mutex          // guards here
 	here map[string]struct{} // maxPeople at most
 }
 
 const maxPeople = 1 << 10
 
-// saw takes over who came or left by an item.
+// saw adds or removes the name in an item.
 func (p *people) saw(it item) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -767,11 +767,11 @@ func TestSentBeforeBadLine(t *testing.T) {
 type scriptedLink struct {
 	link
 	kinds chan byte
-	reads chan message
+	reads chan receivedMessage
 }
 
 func newScriptedLink() *scriptedLink {
-	return &scriptedLink{kinds: make(chan byte, 16), reads: make(chan message, 16)}
+	return &scriptedLink{kinds: make(chan byte, 16), reads: make(chan receivedMessage, 16)}
 }
 
 func (l *scriptedLink) append(buf []byte, kind byte, _ []byte) ([]byte, error) {
@@ -809,9 +809,9 @@ func (fullDisk) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
 // TestSessionEnds: how a session with one line ends, by what the server sends after the line and after secure-close.
 func TestSessionEnds(t *testing.T) {
 	said := item{seq: 1, what: itemSay, name: "bob", text: []byte("last")}.append(nil)
-	ack, sent := message{kind: kindAck, payload: number(1)}, message{kind: kindSent, payload: number(1)}
-	bye, cut := message{kind: kindClose, payload: []byte(closeText)}, message{err: errTruncated}
-	removed := message{kind: kindText, payload: item{what: itemRemoved, text: []byte("removed")}.append(nil)}
+	ack, sent := receivedMessage{kind: kindAck, payload: number(1)}, receivedMessage{kind: kindSent, payload: number(1)}
+	bye, cut := receivedMessage{kind: kindClose, payload: []byte(closeText)}, receivedMessage{err: errTruncated}
+	removed := receivedMessage{kind: kindText, payload: item{what: itemRemoved, text: []byte("removed")}.append(nil)}
 	lost := func(n int) func(error) bool {
 		return func(err error) bool {
 			var e *errLost
@@ -821,23 +821,23 @@ func TestSessionEnds(t *testing.T) {
 	is := func(want error) func(error) bool { return func(err error) bool { return errors.Is(err, want) } }
 	for _, c := range []struct {
 		name     string
-		line     []message // after the line
-		goodbye  []message // after the client's secure-close
+		line     []receivedMessage // after the line
+		goodbye  []receivedMessage // after the client's secure-close
 		fullDisk bool
 		want     func(error) bool
 		trouble  bool // which another connection may mend
 	}{
-		{"all well", []message{ack}, []message{bye}, false, is(nil), false},
-		{"a connection that is cut after secure-close", []message{ack}, []message{cut}, false, is(nil), false},
-		{"a forged packet after secure-close", []message{ack}, []message{{err: errBadPacket}}, false, is(errBadPacket), false},
-		{"a full disk after secure-close", []message{ack}, []message{{kind: kindText, payload: said}, bye}, true, is(syscall.ENOSPC), false},
-		{"a cut before the acknowledgement", []message{cut}, nil, false, lost(1), true},
-		{"a server that stops", []message{bye}, nil, false, lost(1), true},
-		{"removed", []message{removed, bye}, nil, false, is(errRemoved), false},
-		{"an acknowledgement of what was not sent", []message{{kind: kindAck, payload: number(2)}}, nil, false, lost(1), true},
-		{"handed over, and the server closes", []message{sent}, []message{bye}, false, is(nil), false},
-		{"handed over, and the connection is cut", []message{sent}, []message{cut}, false, lost(1), true},
-		{"handed over, and cut before secure-close", []message{sent, cut}, nil, false, lost(1), true},
+		{"all well", []receivedMessage{ack}, []receivedMessage{bye}, false, is(nil), false},
+		{"a connection that is cut after secure-close", []receivedMessage{ack}, []receivedMessage{cut}, false, is(nil), false},
+		{"a forged packet after secure-close", []receivedMessage{ack}, []receivedMessage{{err: errBadPacket}}, false, is(errBadPacket), false},
+		{"a full disk after secure-close", []receivedMessage{ack}, []receivedMessage{{kind: kindText, payload: said}, bye}, true, is(syscall.ENOSPC), false},
+		{"a cut before the acknowledgement", []receivedMessage{cut}, nil, false, lost(1), true},
+		{"a server that stops", []receivedMessage{bye}, nil, false, lost(1), true},
+		{"removed", []receivedMessage{removed, bye}, nil, false, is(errRemoved), false},
+		{"an acknowledgement of what was not sent", []receivedMessage{{kind: kindAck, payload: number(2)}}, nil, false, lost(1), true},
+		{"handed over, and the server closes", []receivedMessage{sent}, []receivedMessage{bye}, false, is(nil), false},
+		{"handed over, and the connection is cut", []receivedMessage{sent}, []receivedMessage{cut}, false, lost(1), true},
+		{"handed over, and cut before secure-close", []receivedMessage{sent, cut}, nil, false, lost(1), true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -895,11 +895,11 @@ func TestClosedOutputPatience(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		time.AfterFunc(time.Minute, func() { l.reads <- message{kind: kindAck, payload: number(1)} })
+		time.AfterFunc(time.Minute, func() { l.reads <- receivedMessage{kind: kindAck, payload: number(1)} })
 		go func() {
 			for kind := range l.kinds {
 				if kind == kindClose {
-					l.reads <- message{kind: kindClose, payload: []byte(closeText)}
+					l.reads <- receivedMessage{kind: kindClose, payload: []byte(closeText)}
 					return
 				}
 			}

@@ -1,8 +1,8 @@
 package main
 
 // The console: the standard streams of either side, on a terminal or in pipes. stdout carries messages only, one per
-// line, or with -json one object per line; everything else goes to stderr. This file, and no other, makes text from
-// peers safe to show.
+// line, or with -json one object per line; everything else goes to stderr. Text from peers is made safe here
+// before it is printed; callers of print pass text that is safe already.
 
 import (
 	"bufio"
@@ -71,7 +71,7 @@ func newConsole(stdin io.Reader, stdout, stderr io.Writer, term *terminal, o con
 		c.lines = newLineReader(stdin, longest)
 	}
 	c.notes = newNoteQueue(c.print)
-	go c.notes.run() // until close
+	go c.notes.run() // ends with close
 	return c
 }
 
@@ -122,7 +122,7 @@ type ownLines string
 // line: every other argument is made safe by itself, since it may hold bytes of a peer. note does not wait for stderr.
 func (c *console) note(format string, a ...any) { c.notePlain("securechat: "+format, a...) }
 
-// notePlain is note without the name of the program.
+// notePlain is like note but does not print the name of the program.
 func (c *console) notePlain(format string, a ...any) {
 	args := make([]any, len(a))
 	for i, arg := range a {
@@ -322,7 +322,7 @@ func (p *progressLine) show(line string) {
 
 // display is the terminal, or stderr without a terminal.
 type display struct {
-	mu     sync.Mutex // held while a line is written
+	mu     sync.Mutex // guards the fields below, and is held while a line is written
 	term   *terminal  // nil without a terminal
 	stderr io.Writer
 }

@@ -100,7 +100,7 @@ type option struct {
 	field    any          // *string, *bool, *int, *time.Duration or *[]string, which receives the value
 	common   bool         // the flag is in -help, too
 	mode     bool         // the flag says what to do; only one such flag may be given
-	modes    []string     // flags of which one has to be given as well; nil for none
+	needs    []string     // flags of which one has to be given as well; nil for none
 	excludes []string     // flags that cannot be given as well
 	check    func() error // checks the value if the flag was given
 }
@@ -150,46 +150,46 @@ func (o *options) table() []optionGroup {
 				help: "size of new RSA keys (default 2048; 3072 for an identity)"},
 			{name: "comment", value: "NAME", field: &o.keys.comment, excludes: notPaper, check: o.checkComment,
 				help: "name of the owner of a new identity (default user-host)"},
-			{name: "force", field: &o.keys.force, modes: []string{"allow"},
+			{name: "force", field: &o.keys.force, needs: []string{"allow"},
 				help: "add the key of -allow although its name belongs to another key"},
 		}},
 		{"clients", []option{
-			{name: "join", field: &o.client.join, modes: client, excludes: notPaper,
+			{name: "join", field: &o.client.join, needs: client, excludes: notPaper,
 				help: "join with an invite's code, typed at a prompt or taken from $SECURECHAT_INVITE"},
-			{name: "accept-new", field: &o.client.acceptNew, modes: client, excludes: notPaper,
+			{name: "accept-new", field: &o.client.acceptNew, needs: client, excludes: notPaper,
 				help: "trust an unknown server without asking; a changed key is still refused"},
-			{name: "to", value: "NAME", field: &o.client.to, common: true, modes: client, excludes: neither,
+			{name: "to", value: "NAME", field: &o.client.to, common: true, needs: client, excludes: neither,
 				check: o.checkTo, help: "send everything to NAME alone"},
-			{name: "stay", field: &o.client.stay, common: true, modes: client, excludes: notRaw,
+			{name: "stay", field: &o.client.stay, common: true, needs: client, excludes: notRaw,
 				help: "keep receiving after the end of the input"},
-			{name: "count", value: "N", field: &o.client.count, modes: client, excludes: notRaw, check: o.checkCount,
+			{name: "count", value: "N", field: &o.client.count, needs: client, excludes: notRaw, check: o.checkCount,
 				help: "end after N messages were received (implies -stay)"},
-			{name: "timeout", value: "D", field: &o.client.timeout, modes: client, check: o.checkTimeout,
+			{name: "timeout", value: "D", field: &o.client.timeout, needs: client, check: o.checkTimeout,
 				help: "end after D, such as 10s, with exit status 5 (implies -stay)"},
-			{name: "reconnect", field: &o.client.reconnect, common: true, modes: client, excludes: neither,
+			{name: "reconnect", field: &o.client.reconnect, common: true, needs: client, excludes: neither,
 				help: "connect again after network trouble, and send again what was not acknowledged " +
 					"(default at a terminal)"},
 		}},
 		{"servers", []option{
-			{name: "log", value: "FILE", initial: "connection.log", field: &o.server.log, common: true, modes: server,
+			{name: "log", value: "FILE", initial: "connection.log", field: &o.server.log, common: true, needs: server,
 				help: "log of the server; off keeps none; SIGHUP reopens it"},
-			{name: "log-text", initial: "true", field: &o.server.logText, modes: server,
+			{name: "log-text", initial: "true", field: &o.server.logText, needs: server,
 				help: "log the SHA-256 of each text in place of the text"},
-			{name: "sync", field: &o.server.sync, modes: server,
+			{name: "sync", field: &o.server.sync, needs: server,
 				help: "acknowledge a line when it is on disk, not when it is written"},
 			{name: "max-clients", value: "N", initial: strconv.Itoa(maxClients), field: &o.server.maxClients,
-				modes: server, check: o.checkMaxClients, help: "clients in the room at once"},
-			{name: "norelay", field: &o.server.norelay, modes: server, excludes: notRaw,
+				needs: server, check: o.checkMaxClients, help: "clients in the room at once"},
+			{name: "norelay", field: &o.server.norelay, needs: server, excludes: notRaw,
 				help: "receive lines and pass none on, as the paper's server does"},
-			{name: "history", value: "N", initial: "1000", field: &o.server.history, modes: server, excludes: notRaw,
+			{name: "history", value: "N", initial: "1000", field: &o.server.history, needs: server, excludes: notRaw,
 				check: o.checkHistory, help: "keep N items for people who are away; 0 keeps none"},
-			{name: "delay", value: "D", field: &o.server.delay, modes: both, check: o.checkDelay,
+			{name: "delay", value: "D", field: &o.server.delay, needs: both, check: o.checkDelay,
 				help: "wait before each answer of a handshake, such as 1s (default 0s; with -paper 1s, on both sides)"},
 		}},
 		{"the paper's own protocol, for its programs", []option{
-			{name: "paper", field: &o.paper.on, modes: both, excludes: notRaw, check: o.checkPaper,
+			{name: "paper", field: &o.paper.on, needs: both, excludes: notRaw, check: o.checkPaper,
 				help: "speak it; needs -identity FILE, an RSA-2048 key for this alone, and -peer"},
-			{name: "peer", value: "FILE", field: &o.paper.peers, modes: []string{"paper"}, check: o.checkPeers,
+			{name: "peer", value: "FILE", field: &o.paper.peers, needs: []string{"paper"}, check: o.checkPeers,
 				help: "public key of the other side; for a server once or more"},
 		}},
 		{"clients and servers", []option{
@@ -305,7 +305,8 @@ func parseFlags(args []string) (*options, error) {
 		return nil, wrongUse("%v; -help-all lists the flags", err)
 	}
 	f.Visit(func(f *flag.Flag) { o.given[f.Name] = true })
-	if o.mode, err = o.chooseMode(table); err != nil {
+	o.mode, err = o.chooseMode(table)
+	if err != nil {
 		return nil, err
 	}
 	if o.mode == "help" || o.mode == "help-all" {
@@ -320,6 +321,9 @@ func parseFlags(args []string) (*options, error) {
 		if err := o.checkRow(row); err != nil {
 			return nil, err
 		}
+	}
+	if host, port, err := net.SplitHostPort(o.connect); err == nil && host == "" {
+		o.connect = net.JoinHostPort("localhost", port)
 	}
 	o.client.stay = o.client.stay || o.client.count > 0 || o.client.timeout > 0
 	if o.paper.on && !o.given["delay"] {
@@ -356,8 +360,8 @@ func (o *options) checkRow(row option) error {
 	if !o.has(row) {
 		return nil
 	}
-	if row.modes != nil && !slices.ContainsFunc(row.modes, func(mode string) bool { return o.given[mode] }) {
-		return wrongUse("-%s belongs to -%s", row.name, strings.Join(row.modes, " or -"))
+	if row.needs != nil && !slices.ContainsFunc(row.needs, func(mode string) bool { return o.given[mode] }) {
+		return wrongUse("-%s belongs to -%s", row.name, strings.Join(row.needs, " or -"))
 	}
 	for _, other := range row.excludes {
 		if o.given[other] {
@@ -395,12 +399,8 @@ func (o *options) checkListen() error {
 	return err
 }
 
-// checkConnect also puts localhost in place of a missing host.
 func (o *options) checkConnect() error {
-	host, port, err := splitAddress("connect", o.connect)
-	if err == nil && host == "" {
-		o.connect = net.JoinHostPort("localhost", port)
-	}
+	_, _, err := splitAddress("connect", o.connect)
 	return err
 }
 

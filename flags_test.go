@@ -43,7 +43,7 @@ func TestOptionTable(t *testing.T) {
 		if row.help == "" {
 			t.Errorf("-%s has no help", row.name)
 		}
-		for _, other := range slices.Concat(row.modes, row.excludes) {
+		for _, other := range slices.Concat(row.needs, row.excludes) {
 			if !exists[other] {
 				t.Errorf("-%s refers to -%s, which does not exist", row.name, other)
 			}

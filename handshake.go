@@ -99,9 +99,9 @@ type (
 )
 
 // clientHandshake runs the client's side of the handshake on conn. The caller sets conn's deadline and closes conn
-// after an error. The server receives nothing before trusts accepts its identity. proof is nil without an invite. The
-// error wraps errRefused after a refusal, and errUnverified after a failed check; any other error is trouble of the
-// network or of this machine.
+// after an error. The server receives nothing before trusts accepts its identity; the error of trusts is returned as it
+// is. proof is nil without an invite. Any other error wraps errRefused after a refusal and errUnverified after a failed
+// check, or else is trouble of the network or of this machine.
 func clientHandshake(conn net.Conn, me *party, trusts trustFunc, proof proofFunc) (*secrets, error) {
 	x := newExchange(conn, me)
 
@@ -324,10 +324,12 @@ func parseHello(b []byte) (id ssh.PublicKey, ek *rsa.PublicKey, aes bool, err er
 	if !ok1 || !ok2 || !ok3 || len(b) != 0 {
 		return nil, nil, false, fmt.Errorf("malformed: %w", errUnverified)
 	}
-	if id, err = parseIdentity(idWire); err != nil {
+	id, err = parseIdentity(idWire)
+	if err != nil {
 		return nil, nil, false, err
 	}
-	if ek, err = parseEncryptionKey(ekWire); err != nil {
+	ek, err = parseEncryptionKey(ekWire)
+	if err != nil {
 		return nil, nil, false, fmt.Errorf("%w: %w", err, errUnverified)
 	}
 	if err := verifyData(id, helloStatement(ekWire), sig); err != nil {
@@ -398,10 +400,12 @@ func parseCredential(b []byte) (id ssh.PublicKey, ek *rsa.PublicKey, proof []byt
 	if !ok1 || !ok2 || !ok3 || len(b) != 0 || len(proof) != 0 && len(proof) != proofSize {
 		return nil, nil, nil, fmt.Errorf("malformed credential: %w", errUnverified)
 	}
-	if id, err = parseIdentity(idWire); err != nil {
+	id, err = parseIdentity(idWire)
+	if err != nil {
 		return nil, nil, nil, err
 	}
-	if ek, err = parseEncryptionKey(ekWire); err != nil {
+	ek, err = parseEncryptionKey(ekWire)
+	if err != nil {
 		return nil, nil, nil, fmt.Errorf("%w: %w", err, errUnverified)
 	}
 	return id, ek, proof, nil
@@ -447,7 +451,8 @@ func (x *exchange) receive(stage byte, clearSize, serialsSize int) (*stageMessag
 	}
 	body := frame
 	if x.wrap != nil {
-		if body, err = x.unwrap(stage, frame); err != nil {
+		body, err = x.unwrap(stage, frame)
+		if err != nil {
 			return nil, fmt.Errorf("stage %d: %w", stage, err)
 		}
 	}

@@ -62,7 +62,7 @@ func main() {
 	noDumps()
 	err := run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	code := make(chan int, 1)
-	go func() { code <- exitCode(os.Stderr, err) }()
+	go func() { code <- exitCode(os.Stderr, err) }() // ends with the process if standard error is stuck
 	select {
 	case c := <-code:
 		os.Exit(c)
@@ -157,36 +157,37 @@ func newProcess(o *options, stdin, stdout, stderr *os.File) (*process, error) {
 	return &process{options: o, console: c, stdin: stdin, stdout: stdout, dir: dir}, nil
 }
 
-// loadKeys reads the keys and makes those that do not exist. made reports whether it has made one. It may ask for a
-// passphrase at the terminal; a mode that then prints to stdout itself closes the terminal first.
-func (p *process) loadKeys() (k *keys, t *trust, made bool, err error) {
+// loadKeys reads the keys and makes those that do not exist. It may ask for a passphrase at the terminal; a mode that
+// then prints to stdout itself closes the terminal first.
+func (p *process) loadKeys() (*keys, *trust, error) {
 	flags := p.options.keys
 	o := keyOptions{
 		dir: p.dir, typ: flags.typ, bits: flags.bits, comment: flags.comment,
 		identity: flags.identity, passphraseFile: flags.passphraseFile,
-		notify: func(format string, a ...any) { made = true; p.console.note(format, a...) },
+		notify: p.console.note,
 		prompt: p.console.secretPrompt(),
 	}
 	if p.options.mode == "keygen" {
 		o.checkComment = openTrust(p.dir, nil, "", p.console.note).checkNewName
 	}
-	if k, err = loadKeys(o); err != nil {
-		return nil, nil, made, err
+	k, err := loadKeys(o)
+	if err != nil {
+		return nil, nil, err
 	}
 	id := k.signer.PublicKey()
-	t = openTrust(p.dir, id, keyName(k.comment, id), p.console.note)
+	t := openTrust(p.dir, id, keyName(k.comment, id), p.console.note)
 	t.warnClock(time.Now())
-	return k, t, made, nil
+	return k, t, nil
 }
 
 // makeKeys is -keygen.
 func (p *process) makeKeys() error {
-	k, _, made, err := p.loadKeys()
+	k, _, err := p.loadKeys()
 	if err != nil {
 		return err
 	}
 	p.console.closeTerminal()
-	if !made {
+	if !k.made {
 		p.console.note("the keys are there already, so none were made")
 	}
 	_, err = fmt.Fprintf(p.stdout, "%s%s\n", publicLine(k.signer.PublicKey(), k.comment), k.fingerprint())
@@ -195,7 +196,7 @@ func (p *process) makeKeys() error {
 
 // printFingerprint is -fingerprint.
 func (p *process) printFingerprint() error {
-	k, t, _, err := p.loadKeys()
+	k, t, err := p.loadKeys()
 	if err != nil {
 		return err
 	}
@@ -206,7 +207,7 @@ func (p *process) printFingerprint() error {
 
 // allowKey is -allow: it adds the public key line in a file, or on stdin, to authorized_keys.
 func (p *process) allowKey() error {
-	_, t, _, err := p.loadKeys()
+	_, t, err := p.loadKeys()
 	if err != nil {
 		return err
 	}
@@ -244,7 +245,7 @@ func (p *process) readPublicKey() ([]byte, error) {
 
 // printInvite is -invite without -listen: it makes a code and prints it alone to stdout.
 func (p *process) printInvite() error {
-	_, t, _, err := p.loadKeys()
+	_, t, err := p.loadKeys()
 	if err != nil {
 		return err
 	}
@@ -278,7 +279,7 @@ func (p *process) endpoint() (*endpoint, error) {
 // loadSecurechat2 loads the keys of the default protocol.
 func (p *process) loadSecurechat2(trace tracer) (*endpoint, error) {
 	o := p.options
-	k, t, _, err := p.loadKeys()
+	k, t, err := p.loadKeys()
 	if err != nil {
 		return nil, err
 	}
@@ -292,7 +293,8 @@ func (p *process) loadSecurechat2(trace tracer) (*endpoint, error) {
 		server: securechat2Server{delay: o.server.delay},
 	}
 	if o.client.join {
-		if s.client.invite, err = p.readInvite(); err != nil {
+		s.client.invite, err = p.readInvite()
+		if err != nil {
 			return nil, err
 		}
 	}

@@ -8,7 +8,7 @@ import (
 )
 
 const (
-	outboxBytes  = 4 << 20 // that the lines in the outbox take before the input has to wait
+	outboxBytes  = 4 << 20 // memory of the lines in the outbox above which the input has to wait
 	lineOverhead = 56      // bytes that a line in the outbox takes beside its text
 )
 
@@ -22,7 +22,7 @@ const (
 // again.
 type outbox struct {
 	wake  chan struct{} // of capacity 1: there may be something for the writer to do
-	space chan struct{} // of capacity 1: add may have room
+	space chan struct{} // of capacity 1: there may be room for add
 
 	mu     sync.Mutex // guards the fields below
 	lines  []outLine
@@ -31,14 +31,14 @@ type outbox struct {
 	most   uint64
 	bytes  int  // that lines takes
 	handed int  // lines that are no longer held and not confirmed; see handOver
-	closed bool // no more lines come
+	closed bool // add accepts no more lines
 }
 
 func newOutbox() *outbox {
 	return &outbox{wake: make(chan struct{}, 1), space: make(chan struct{}, 1)}
 }
 
-// add puts a copy of line at the end, and waits for room first. It wakes the writer if flush is set or many lines wait.
+// add waits for room, then appends a copy of line. It wakes the writer if flush is set or many lines wait.
 // It returns false if the outbox is closed.
 func (b *outbox) add(line outLine, flush bool) bool {
 	line.text = bytes.Clone(line.text)
@@ -73,8 +73,8 @@ func (b *outbox) close() {
 	wake(b.space)
 }
 
-// take appends to into some lines that are to be sent next, and returns the number of the first. done reports that the
-// outbox is closed and holds no line.
+// take appends the next lines to send to into, about takeBytes of them, and returns the number of the first. done
+// reports that the outbox is closed and holds no line.
 func (b *outbox) take(into []outLine) (first uint64, batch []outLine, done bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -92,7 +92,7 @@ func (b *outbox) resume(n uint64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.sent = 0
-	_, err := b.drop(max(n, b.acked))
+	_, err := b.dropLocked(max(n, b.acked))
 	return err
 }
 
@@ -100,7 +100,7 @@ func (b *outbox) resume(n uint64) error {
 func (b *outbox) acknowledge(n uint64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	_, err := b.drop(n)
+	_, err := b.dropLocked(n)
 	return err
 }
 
@@ -109,7 +109,7 @@ func (b *outbox) acknowledge(n uint64) error {
 func (b *outbox) handOver(n uint64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	k, err := b.drop(n)
+	k, err := b.dropLocked(n)
 	b.handed += k
 	return err
 }
@@ -121,8 +121,8 @@ func (b *outbox) confirm() {
 	b.handed = 0
 }
 
-// drop drops the lines up to number n, and returns how many it dropped. The caller holds mu.
-func (b *outbox) drop(n uint64) (int, error) {
+// dropLocked drops the lines up to number n, and returns how many it dropped. The caller holds mu.
+func (b *outbox) dropLocked(n uint64) (int, error) {
 	if n < b.acked || n > b.most {
 		return 0, errMalformed
 	}

@@ -75,7 +75,7 @@ func (e errUnreachable) Unwrap() error { return e.error }
 // errServerLeft is the server's secure-close: it is stopping, full or without its log. Another try may succeed.
 var errServerLeft = errors.New("the server closed the session")
 
-// errPermanent is an error that another connection would not mend.
+// errPermanent is an error that another connection would meet again.
 type errPermanent struct{ error }
 
 func (e errPermanent) Unwrap() error { return e.error }

@@ -26,7 +26,7 @@ import (
 
 const (
 	rawChunk    = 128 * maxBatch         // bytes of stdin read at a time
-	rawPiece    = 32 * maxBatch          // bytes sealed and written at a time, whole packets; other messages wait for it
+	rawPiece    = 32 * maxBatch          // bytes sealed and written at a time, in whole packets
 	rawAckEvery = 1 << 20                // bytes between two acknowledgements, or a rawTick
 	rawTick     = 500 * time.Millisecond // between two looks at the progress
 )
@@ -94,6 +94,7 @@ func newRawPipe(stdin, stdout *os.File, progress func(string)) *rawPipe {
 func (p *rawPipe) carry(ctx context.Context, conn net.Conn, s *session) error {
 	quit, due := make(chan struct{}), make(chan struct{}, 1)
 	read, written := make(chan error, 1), make(chan error, 1)
+	// Both end when conn is closed below, unless stdout is stuck: then with the process.
 	go func() { read <- p.read(s, due) }()
 	go func() { written <- p.write(s, due, quit) }()
 	stopShow := p.show()
@@ -108,6 +109,9 @@ func (p *rawPipe) carry(ctx context.Context, conn net.Conn, s *session) error {
 		reading = nil
 	case err = <-written:
 		writing = nil
+	}
+	if errors.Is(err, errBadPacket) || errors.Is(err, errMalformed) {
+		conn.Close() // after a failed check nothing more is sent
 	}
 	close(quit) // a writer that is not stuck sends secure-close
 	// The writer has this long to send its goodbye, and the reader to receive one or to find why a write failed.
@@ -154,7 +158,7 @@ func (p *rawPipe) result(err error) error {
 // directions have ended or quit is closed; then it sends secure-close.
 func (p *rawPipe) write(s *session, due, quit chan struct{}) error {
 	pumped := make(chan error, 1)
-	go func() { pumped <- p.pump(s) }()
+	go func() { pumped <- p.pump(s) }() // ends with stdin or a failed write, else with the process
 	ping := time.NewTicker(pingInterval)
 	defer ping.Stop()
 	for acked := int64(0); ; {
@@ -227,12 +231,14 @@ func (p *rawPipe) piece(s *session, buf, in []byte, last bool) (open bool, err e
 		return false, nil
 	}
 	p.sent.Add(int64(len(in) - msgHeader))
-	if buf, err = s.appendRaw(buf, in); err != nil {
+	buf, err = s.appendRaw(buf, in)
+	if err != nil {
 		return false, err
 	}
 	if last {
 		p.ended.Store(true)
-		if buf, err = s.append(buf, kindRaw, nil); err != nil {
+		buf, err = s.append(buf, kindRaw, nil)
+		if err != nil {
 			return false, err
 		}
 	}
@@ -261,8 +267,8 @@ type rawOutput struct {
 	p        *rawPipe
 	due      chan struct{} // wakes the writer: there is something to acknowledge
 	buf      []byte
-	reported int64 // of p.received, to the writer,
-	at       time.Time
+	reported int64     // the p.received that the writer was last woken for
+	at       time.Time // when that was
 }
 
 // add collects bytes, and writes what was collected before if there is no space for them.
@@ -347,7 +353,7 @@ func (p *rawPipe) read(s *session, due chan struct{}) error {
 	}
 }
 
-// acknowledged takes the other side's count of what it wrote.
+// acknowledged applies an acknowledgement: the count of bytes that the other side's stdout took.
 func (p *rawPipe) acknowledged(n uint64, due chan struct{}) error {
 	ended := p.ended.Load() // read before sent, which is final once this is true
 	sent := uint64(p.sent.Load())
@@ -369,7 +375,7 @@ func (p *rawPipe) show() (stop func()) {
 	}
 	begin := time.Now()
 	quit, done := make(chan struct{}), make(chan struct{})
-	go func() {
+	go func() { // ends with stop
 		defer close(done)
 		tick := time.NewTicker(rawTick)
 		defer tick.Stop()

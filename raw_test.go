@@ -249,3 +249,33 @@ func TestRawGoodbye(t *testing.T) {
 		t.Errorf("%d bytes of standard input were read, not %d: %v", at, rawChunk, err)
 	}
 }
+
+// TestRawBadPacket checks that carry sends nothing after a packet that cannot be verified, not even secure-close.
+func TestRawBadPacket(t *testing.T) {
+	_, server, _, _ := twoSessions(t, true)
+	here, there := net.Pipe()
+	defer here.Close()
+	server.conn, server.packets.conn = there, there
+	stdin, stdinWriter, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stdin.Close()
+	defer stdinWriter.Close()
+	stdout, err := os.Create(filepath.Join(t.TempDir(), "stdout"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stdout.Close()
+	carried := make(chan error, 1)
+	go func() { carried <- newRawPipe(stdin, stdout, nil).carry(t.Context(), there, server) }()
+	if err := writeFrame(here, make([]byte, packetAlign+aeadOverhead)); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(here); len(b) > 0 || err != nil {
+		t.Errorf("%d bytes were sent after a packet that cannot be verified; %v", len(b), err)
+	}
+	if err := <-carried; !errors.Is(err, errBadPacket) {
+		t.Error(err)
+	}
+}

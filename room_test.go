@@ -653,7 +653,7 @@ func benchmarkRelay(b *testing.B, members int64) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer s.free.Stop()
+	defer s.freeMemory.Stop()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	var delivered atomic.Int64

@@ -51,10 +51,9 @@ func (s *securechat2) traffic(otherwise *traffic) *traffic {
 }
 
 func (s *securechat2) dial(conn net.Conn, req joinRequest) (*peer, link, welcome, error) {
-	addr := s.client.addr
 	p := newPeer(conn)
 	pin := false
-	var proof func(h0, hpkePublic, identity []byte) []byte
+	var proof proofFunc
 	if s.client.invite != nil {
 		proof = s.client.invite.proof
 	}
@@ -62,7 +61,8 @@ func (s *securechat2) dial(conn net.Conn, req joinRequest) (*peer, link, welcome
 	me.trace = s.trace
 	secrets, err := clientHandshake(conn, &me, func(id ssh.PublicKey) error {
 		var err error
-		if pin, err = s.checkServer(conn.RemoteAddr(), id); err == nil {
+		pin, err = s.checkServer(conn.RemoteAddr(), id)
+		if err == nil {
 			p.identify(id)
 		}
 		return err
@@ -78,29 +78,50 @@ func (s *securechat2) dial(conn net.Conn, req joinRequest) (*peer, link, welcome
 	if err != nil {
 		return nil, nil, welcome{}, err
 	}
-	w, err := s.join(conn, sess, req)
+	w, err := s.enter(conn, sess, req, p, pin)
 	if err != nil {
+		sess.wipe()
 		return nil, nil, welcome{}, err
 	}
 	p.name = w.server
-	if pin {
-		if err := s.trust.remember(addr, p.key); err != nil {
-			return nil, nil, welcome{}, fmt.Errorf("pinning the server's key: %w", err)
-		}
-		s.note("the key of %s is now pinned: %s", addr, p.fingerprint)
-	}
-	switch raw := w.flags&welcomeRaw != 0; {
-	case s.raw && !raw:
-		err = fmt.Errorf("%s is a room: connect without -raw, or start that server with it", addr)
-	case !s.raw && raw:
-		err = fmt.Errorf("%s carries bytes: connect with -raw, or start that server without it", addr)
-	case w.flags&welcomeBusy != 0:
-		err = fmt.Errorf("%s serves another client already: -raw is for one", addr)
-	}
-	if err != nil {
-		return nil, nil, welcome{}, errPermanent{err}
-	}
 	return p, sess, w, nil
+}
+
+// enter exchanges the first messages with server. With pin, it adds the server's key to known_hosts after that.
+func (s *securechat2) enter(conn net.Conn, sess *session, req joinRequest, server *peer, pin bool) (welcome, error) {
+	w, err := s.join(conn, sess, req)
+	if err != nil {
+		return welcome{}, err
+	}
+	if pin {
+		if err := s.pin(server); err != nil {
+			return welcome{}, err
+		}
+	}
+	return w, s.checkMode(w)
+}
+
+// pin adds the key of an unknown server to known_hosts.
+func (s *securechat2) pin(server *peer) error {
+	if err := s.trust.remember(s.client.addr, server.key); err != nil {
+		return fmt.Errorf("pinning the server's key: %w", err)
+	}
+	s.note("the key of %s is now pinned: %s", s.client.addr, server.fingerprint)
+	return nil
+}
+
+// checkMode returns an error if only one side has -raw, or if the server with -raw serves another client.
+func (s *securechat2) checkMode(w welcome) error {
+	addr, raw := s.client.addr, w.flags&welcomeRaw != 0
+	switch {
+	case s.raw && !raw:
+		return errPermanent{fmt.Errorf("%s is a room: connect without -raw, or start that server with it", addr)}
+	case !s.raw && raw:
+		return errPermanent{fmt.Errorf("%s carries bytes: connect with -raw, or start that server without it", addr)}
+	case w.flags&welcomeBusy != 0:
+		return errPermanent{fmt.Errorf("%s serves another client already: -raw is for one", addr)}
+	}
+	return nil
 }
 
 // join sends the client's first message and reads the server's, within the handshake's deadline.
@@ -112,33 +133,39 @@ func (s *securechat2) join(conn net.Conn, sess *session, req joinRequest) (welco
 	if _, err := conn.Write(buf); err != nil {
 		return welcome{}, s.handshakeError(err)
 	}
+	w, err := readWelcome(sess)
+	if err != nil && !errors.Is(err, errServerLeft) {
+		return welcome{}, s.handshakeError(err)
+	}
+	return w, err
+}
+
+// readWelcome reads the server's first message. A server that is full, that stops or that cannot write its log sends a
+// notice and secure-close in its place: then the error wraps errServerLeft.
+func readWelcome(sess *session) (welcome, error) {
 	kind, payload, err := sess.read()
-	// A server that is full, stopping or without its log says so in a notice and closes.
-	away := errServerLeft
-	if err == nil && kind == kindText {
-		var it item
-		if it, _, err = cutItem(payload); err == nil {
-			away = fmt.Errorf("%w: %s", away, clip(string(it.text), maxReason))
-			kind, payload, err = sess.read()
-		}
-		if err == nil && kind != kindClose {
-			err = errMalformed
-		}
-	}
-	if err == nil && kind == kindClose && string(payload) == closeText {
-		return welcome{}, away
-	}
-	if err == nil && kind != kindJoin {
-		err = errMalformed
-	}
 	if err != nil {
-		return welcome{}, s.handshakeError(err)
+		return welcome{}, err
 	}
-	w, err := parseWelcome(payload)
-	if err != nil {
-		return welcome{}, s.handshakeError(err)
+	if kind == kindJoin {
+		return parseWelcome(payload)
 	}
-	return w, nil
+	left := errServerLeft
+	if kind == kindText {
+		notice, _, err := cutItem(payload)
+		if err != nil {
+			return welcome{}, err
+		}
+		left = fmt.Errorf("%w: %s", errServerLeft, clip(string(notice.text), maxReason))
+		kind, payload, err = sess.read()
+		if err != nil {
+			return welcome{}, err
+		}
+	}
+	if kind != kindClose || string(payload) != closeText {
+		return welcome{}, errMalformed
+	}
+	return welcome{}, left
 }
 
 // handshakeError separates a failed check, which stays as it is, from trouble of the network.
@@ -161,7 +188,7 @@ func (s *securechat2) handshakeError(err error) error {
 }
 
 // checkServer decides about the server's identity before the server learns ours. pin means that the server is unknown
-// and that the invite or -accept-new trusts it: its key is pinned once the session stands.
+// and is trusted because of the invite or -accept-new: its key is pinned after the server's welcome.
 func (s *securechat2) checkServer(remote net.Addr, id ssh.PublicKey) (pin bool, err error) {
 	addr := s.client.addr
 	_, err = s.trust.checkServer(addr, remote, id, time.Now())
@@ -228,17 +255,23 @@ func (s *securechat2) accept(conn net.Conn) (*peer, link, joinRequest, error) {
 	if err != nil {
 		return p, nil, joinRequest{}, err
 	}
+	req, err := readJoin(sess)
+	if err != nil {
+		sess.wipe()
+		return p, nil, joinRequest{}, fmt.Errorf("first packet: %w", withoutAddresses(err))
+	}
+	p.stream = req.stream
+	return p, sess, req, nil
+}
+
+// readJoin reads a client's first message.
+func readJoin(sess *session) (joinRequest, error) {
 	kind, payload, err := sess.read()
 	if err == nil && kind != kindJoin {
 		err = errMalformed
 	}
 	if err != nil {
-		return p, nil, joinRequest{}, fmt.Errorf("first packet: %w", withoutAddresses(err))
+		return joinRequest{}, err
 	}
-	req, err := parseJoin(payload)
-	if err != nil {
-		return p, nil, joinRequest{}, fmt.Errorf("first packet: %w", err)
-	}
-	p.stream = req.stream
-	return p, sess, req, nil
+	return parseJoin(payload)
 }

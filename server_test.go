@@ -36,7 +36,7 @@ func quietServer(t *testing.T) (*server, *client, *bytes.Buffer) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { s.free.Stop() })
+	t.Cleanup(func() { s.freeMemory.Stop() })
 	proto := &securechat2{me: me, trust: tr, client: securechat2Client{addr: "127.0.0.1:9000"}}
 	c := newClient(clientConfig{
 		endpoint: endpoint{protocol: proto, trust: tr}, addr: "127.0.0.1:9000",
@@ -448,11 +448,11 @@ func TestConnectionEndReasons(t *testing.T) {
 			synctest.Wait() // Otherwise a write of the server to a closed pipe would be the reason.
 			j.conn.Close()
 		}},
-		{"slow", slowConsumer, func(t *testing.T, j *joined) { speak(t, j, queueBytes/maxLine+1) }},
+		{"slow", reasonSlow, func(t *testing.T, j *joined) { speak(t, j, queueBytes/maxLine+1) }},
 		{"stuck", "slow consumer: it does not read", func(t *testing.T, j *joined) { speak(t, j, 1) }},
-		{"kicked", removed, func(t *testing.T, j *joined) { drain(j); j.s.room.kick("anna") }},
-		{"kicked, and stuck", removed, func(t *testing.T, j *joined) { j.s.room.kick("anna") }},
-		{"kicked, and killed", removed, func(t *testing.T, j *joined) { j.s.room.kick("anna"); j.conn.Close() }},
+		{"kicked", reasonRemoved, func(t *testing.T, j *joined) { drain(j); j.s.room.kick("anna") }},
+		{"kicked, and stuck", reasonRemoved, func(t *testing.T, j *joined) { j.s.room.kick("anna") }},
+		{"kicked, and killed", reasonRemoved, func(t *testing.T, j *joined) { j.s.room.kick("anna"); j.conn.Close() }},
 		{"replaced", "replaced by a newer connection", func(t *testing.T, j *joined) {
 			drain(j)
 			<-joinOver(t, j.s, j.c, false).over // The log has the end after that.
@@ -850,7 +850,7 @@ func TestTurnedAwayFreesPlace(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-over
-	if n := len(s.places); n != 0 {
+	if n := len(s.slots); n != 0 {
 		t.Errorf("%d places are taken", n)
 	}
 }
@@ -887,7 +887,7 @@ func TestRecheck(t *testing.T) {
 	put(t, list, []byte(`expiry-time="20200101" `+line))
 	check("no expiry is known of the session", false, "")
 	s.room.renew(m, time.Now().Add(-time.Second))
-	check("the admission has expired", false, notAdmitted)
+	check("the admission has expired", false, reasonNotAdmitted)
 	s.room.leave(m, "")
 	if _, known := s.room.visits.met[m.peer.fingerprint]; known {
 		t.Error("the first visit of an expelled key is still known")

@@ -244,7 +244,7 @@ func (t *terminal) setPrompt(prompt string) {
 	}
 }
 
-// draw is redraw for callers that hold the lock.
+// draw is like redraw, for callers that hold the lock.
 func (t *terminal) draw() {
 	if t.shown && !t.dumb {
 		t.write("\r\x1b[J" + t.row())
@@ -280,8 +280,8 @@ func (t *terminal) row() string {
 	return b.String()
 }
 
-// readLine returns the next line. pasted reports that the line ended inside a paste: then an empty line is text, not
-// a request to leave. A pasted line longer than maxInput comes in parts. The error is io.EOF for Ctrl-D on an empty
+// readLine returns the next line. pasted reports that the line ended inside a paste: then an empty line is text, not a
+// request to leave. A pasted line longer than maxInput is returned in parts. The error is io.EOF for Ctrl-D on an empty
 // line and for the end of the terminal, and errInterrupt for Ctrl-C.
 func (t *terminal) readLine() (line string, pasted bool, err error) {
 	if t.dumb {
@@ -368,7 +368,7 @@ func (t *terminal) readCooked() (string, error) {
 	return line, err
 }
 
-// emit is write for callers that do not hold the lock.
+// emit is like write, for callers that do not hold the lock.
 func (t *terminal) emit(s string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -862,7 +862,7 @@ func width(text string) int {
 	return n
 }
 
-// runeWidth is width for one rune.
+// runeWidth is like width, for one rune.
 func runeWidth(r rune) int {
 	switch {
 	case r >= ' ' && r < 0x7f:

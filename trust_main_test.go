@@ -664,6 +664,9 @@ func TestIdentities(t *testing.T) {
 // TestKeygenFlag checks that -keygen makes keys that ssh-keygen reads, and never replaces them.
 func TestKeygenFlag(t *testing.T) {
 	t.Parallel()
+	ca, _ := testCA(t)
+	_, other := newEd25519(t)
+	certified := certify(t, ca, other, "-I", "other")
 	for _, c := range []struct {
 		args []string
 		want string // A part of the output of ssh-keygen -lf.
@@ -697,6 +700,15 @@ func TestKeygenFlag(t *testing.T) {
 		wantRun(t, "twice", stderr, code, exitDone, `the keys are there already, so none were made`)
 		if again != out || readText(t, path) != before {
 			t.Errorf("%v: the second time: %q", c.args, again)
+		}
+		otherCertificate := filepath.Join(dir, "identity-cert.pub") // one that is reported and ignored
+		if err := os.WriteFile(otherCertificate, ssh.MarshalAuthorizedKey(certified), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		_, stderr, code = runToEnd(t, t.TempDir(), "", "-keygen", "-dir", dir)
+		wantRun(t, "with the certificate of another key", stderr, code, exitDone, `so none were made`)
+		if err := os.Remove(otherCertificate); err != nil {
+			t.Fatal(err)
 		}
 		out, stderr, code = runToEnd(t, t.TempDir(), "", "-fingerprint", "-dir", dir)
 		if code != exitDone || stderr != "" || !strings.HasPrefix(out, strings.Fields(listed)[1]+" ") {
@@ -1082,7 +1094,7 @@ func TestRevocationReachesSessions(t *testing.T) {
 			t.Errorf("%s: exit %d", name, code)
 		}
 		all := records(t, log)
-		if last := all[len(all)-1]; last["event"] != eventDisconnect || last["reason"] != notAdmitted || last["name"] != name {
+		if last := all[len(all)-1]; last["event"] != eventDisconnect || last["reason"] != reasonNotAdmitted || last["name"] != name {
 			t.Errorf("%s: the log has %v", name, last)
 		}
 	}
