@@ -331,7 +331,7 @@ func (p *packetReader) need(n int) error {
 func (p *packetReader) await() error {
 	if p.buf != nil {
 		b := p.buf
-		p.buf = nil
+		p.buf, p.r, p.w = nil, 0, 0
 		p.buffers.Put(&b)
 	}
 	for p.begun == 0 { // a Read may return 0 bytes without an error

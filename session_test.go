@@ -82,6 +82,35 @@ func wantReadError(t testing.TB, what string, s *session, want error) {
 	}
 }
 
+// TestReadyAfterTheEnd: a session can be asked for more after its connection has ended.
+func TestReadyAfterTheEnd(t *testing.T) {
+	here, there := net.Pipe()
+	in, err := newSession(here, &secrets{}, false, pipeTraffic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := newSession(there, &secrets{}, true, pipeTraffic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	written := make(chan error, 1)
+	go func() { written <- writeMessage(out, kindPing, nil); there.Close() }()
+	if kind, _, err := in.read(); kind != kindPing || err != nil {
+		t.Fatalf("kind %d: %v", kind, err)
+	}
+	if err := <-written; err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, _, err := in.read(); err != errTruncated {
+			t.Errorf("reading after the end: %v", err)
+		}
+		if in.ready() {
+			t.Error("a message is ready after the end")
+		}
+	}
+}
+
 func TestMessageSizes(t *testing.T) {
 	bothCiphers(t, func(t *testing.T, aes bool) {
 		client, server, toClient, toServer := twoSessions(t, aes)
