@@ -36,14 +36,20 @@ func newTrust(t testing.TB) (*trust, *[]string) {
 		func(f string, a ...any) { *warned = append(*warned, fmt.Sprintf(f, a...)) }), warned
 }
 
-// interfaceAddr returns an address of one of this machine's network interfaces.
+// interfaceAddr returns an address of one of this machine's network interfaces, which is not link-local.
 func interfaceAddr(t testing.TB) net.Addr {
 	t.Helper()
 	addrs, err := net.InterfaceAddrs()
-	if err != nil || len(addrs) == 0 {
-		t.Fatal("no interface has an address: ", err)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return &net.TCPAddr{IP: addrs[len(addrs)-1].(*net.IPNet).IP, Port: 4711}
+	for _, a := range slices.Backward(addrs) {
+		if ip := a.(*net.IPNet).IP; !ip.IsLinkLocalUnicast() {
+			return &net.TCPAddr{IP: ip, Port: 4711}
+		}
+	}
+	t.Fatal("no interface has an address")
+	return nil
 }
 
 func keyLine(pub ssh.PublicKey) string {
