@@ -81,14 +81,15 @@ type terminal struct {
 	history  history
 	tabs     int // Tab keys in a row
 
-	mu     sync.Mutex  // guards the fields below
-	saved  *term.State // nil: not in raw mode (no prompt yet, closed, or dumb without a secret being asked for)
-	undo   func()      // stops watching signals and restores what enableOutput changed
-	prompt string
-	shown  bool       // the prompt's row is on the screen
-	secret bool       // the line is not drawn
-	line   lineEditor // written only by readLine and readSecret, which therefore read it without the lock
-	closed bool
+	mu      sync.Mutex  // guards the fields below
+	saved   *term.State // nil: not in raw mode (closed, or dumb without a secret being asked for)
+	undo    func()      // stops watching signals and restores what enableOutput changed
+	prompt  string
+	shown   bool       // the prompt's row is on the screen
+	secret  bool       // the line is not drawn
+	line    lineEditor // written only by readLine and readSecret, which therefore read it without the lock
+	closed  bool
+	waiting bool // Ctrl-C is a signal, until the next prompt
 }
 
 func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
@@ -113,8 +114,6 @@ func nameColor(name string) string {
 }
 
 // newTerminal takes over the terminal that in and out are. The caller must call close at the end, also after a panic.
-// Raw mode begins with the first prompt, because only a prompt reads Ctrl-C: until then the kernel turns Ctrl-C into a
-// signal, which ends a client that is still connecting.
 func newTerminal(in, out *os.File) (*terminal, error) {
 	t := &terminal{in: in, out: out, keys: keyReader{r: bufio.NewReader(in)}, dumb: isDumb(), undo: func() {}}
 	if !isTerminal(in) || !isTerminal(out) {
@@ -125,6 +124,11 @@ func newTerminal(in, out *os.File) (*terminal, error) {
 	}
 	restoreOutput, err := enableOutput(out)
 	if err != nil {
+		return nil, fmt.Errorf("preparing the terminal: %w", err)
+	}
+	t.saved, err = term.MakeRaw(int(in.Fd()))
+	if err != nil {
+		restoreOutput()
 		return nil, fmt.Errorf("preparing the terminal: %w", err)
 	}
 	unwatch := watchTerminal(t.redraw, func() { t.resume(false) }, t.close)
@@ -170,6 +174,9 @@ func (t *terminal) resume(editing bool) {
 	// The state returned here may be raw already; t.saved keeps the state from before newTerminal.
 	if _, err := term.MakeRaw(int(t.in.Fd())); err != nil {
 		return // the terminal is gone, which the pending read reports
+	}
+	if t.waiting {
+		_ = allowInterrupt(t.in) // if this fails, the terminal is gone
 	}
 	t.write(pasteOn)
 	t.shown = t.shown || editing
@@ -324,23 +331,25 @@ func (t *terminal) beginSecret(prompt string) (old string, err error) {
 	return old, nil
 }
 
-// await leaves raw mode until the next prompt, so that Ctrl-C is a signal. It is for a wait between two prompts.
+// await lets Ctrl-C be a signal until the next prompt. It is for a wait in which no prompt reads Ctrl-C. What is typed
+// meanwhile stays for that prompt, and is not echoed.
 func (t *terminal) await() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.saved != nil {
-		_ = term.Restore(int(t.in.Fd()), t.saved) // if this fails, the terminal is gone
-		t.saved = nil
+	if t.saved != nil && !t.dumb {
+		t.waiting = true
+		_ = allowInterrupt(t.in) // if this fails, the terminal is gone
 	}
 }
 
-// begin shows the prompt, in raw mode unless the terminal is dumb.
+// begin shows the prompt, again in raw mode after await.
 func (t *terminal) begin(secret bool) {
 	t.history.rewind()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.saved == nil && !t.dumb && !t.closed {
-		t.saved, _ = term.MakeRaw(int(t.in.Fd())) // if this fails, the terminal is gone, which the next read reports
+	if t.waiting && !t.closed {
+		t.waiting = false
+		_, _ = term.MakeRaw(int(t.in.Fd())) // if this fails, the terminal is gone, which the next read reports
 	}
 	t.secret, t.shown = secret, !t.closed
 	if t.dumb && t.shown {
