@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 	// The tests that run in parallel spend much of their time waiting. A test that opens a locked file, such as a log, in
 	// this process a second time must not be parallel: a child process that another test is starting holds the lock
 	// between fork and exec.
-	if err := flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0))); err != nil {
+	if err := flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0))); err != nil {
 		panic(err)
 	}
 	code := m.Run()
