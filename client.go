@@ -36,7 +36,7 @@ import (
 
 const (
 	dialTimeout  = 10 * time.Second
-	firstBackoff = 200 * time.Millisecond // the mean of the first pause before connecting again; each further one doubles
+	firstBackoff = 200 * time.Millisecond // the mean of the first pause before connecting again; each doubles
 	maxBackoff   = 15 * time.Second       // the mean of the longest pause
 	leaveTimeout = 5 * time.Second        // for the last lines to be acknowledged
 	recheckTrust = 2 * time.Second        // between two looks at the files that trust servers
@@ -166,7 +166,8 @@ func (c *client) run(ctx context.Context) error {
 		return err
 	}
 	if c.pipe != nil {
-		return c.pipe.carry(c.leaving, conn, conn.link.(*session)) // only securechat/2 has -raw, which has no -reconnect
+		// Only securechat/2 has -raw, which has no -reconnect.
+		return c.pipe.carry(c.leaving, conn, conn.link.(*session))
 	}
 	if c.console.term != nil {
 		c.console.term.complete = func(line string, pos int) []string {
@@ -184,8 +185,8 @@ func (c *client) remain(conn *clientConn, err error) error {
 	for joined := false; ; {
 		if conn != nil {
 			if !joined && c.console.term != nil { // before the first message is shown
-				c.console.print(safe(fmt.Sprintf("securechat: joined %s as %s; an empty line leaves, /help lists the commands",
-					c.addr, conn.welcome.name)))
+				c.console.print(safe(fmt.Sprintf("securechat: joined %s as %s; "+
+					"an empty line leaves, /help lists the commands", c.addr, conn.welcome.name)))
 			}
 			joined = true
 			began, acked := time.Now(), c.box.acknowledged()
@@ -300,7 +301,8 @@ func (c *client) connect(ctx context.Context) (*clientConn, error) {
 	dialer := net.Dialer{Timeout: dialTimeout, KeepAlive: c.protocol.keepAlive()}
 	conn, err := dialer.DialContext(ctx, "tcp", c.addr)
 	if err != nil {
-		err = errUnreachable{fmt.Errorf("cannot reach %s: %s; is securechat -listen running there?", c.addr, netReason(err))}
+		err = fmt.Errorf("cannot reach %s: %s; is securechat -listen running there?", c.addr, netReason(err))
+		err = errUnreachable{err}
 		return nil, c.orOffline(ctx, err)
 	}
 	joined, err := c.join(ctx, conn)

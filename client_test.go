@@ -674,7 +674,8 @@ func TestTimeoutStuck(t *testing.T) {
 		defer other.Close()
 		l := stuckLink{free: make(chan struct{})}
 		defer close(l.free)
-		if err := c.session(&clientConn{conn, nil, l, welcome{name: "bob"}}); err != nil || !errors.Is(c.result(), errTimeout) {
+		err := c.session(&clientConn{conn, nil, l, welcome{name: "bob"}})
+		if err != nil || !errors.Is(c.result(), errTimeout) {
 			t.Errorf("it ended with %v, result %v", err, c.result())
 		}
 	})
@@ -763,7 +764,8 @@ func TestSentBeforeBadLine(t *testing.T) {
 	}
 }
 
-// scriptedLink is a link whose other side is the test: it receives the kinds that are written, and sends messages to read.
+// scriptedLink is a link whose other side is the test: it receives the kinds that are written, and sends messages to
+// read.
 type scriptedLink struct {
 	link
 	kinds chan byte
@@ -828,13 +830,17 @@ func TestSessionEnds(t *testing.T) {
 		trouble  bool // which another connection may mend
 	}{
 		{"all well", []receivedMessage{ack}, []receivedMessage{bye}, false, is(nil), false},
-		{"a connection that is cut after secure-close", []receivedMessage{ack}, []receivedMessage{cut}, false, is(nil), false},
-		{"a forged packet after secure-close", []receivedMessage{ack}, []receivedMessage{{err: errBadPacket}}, false, is(errBadPacket), false},
-		{"a full disk after secure-close", []receivedMessage{ack}, []receivedMessage{{kind: kindText, payload: said}, bye}, true, is(syscall.ENOSPC), false},
+		{"a connection that is cut after secure-close", []receivedMessage{ack}, []receivedMessage{cut}, false, is(nil),
+			false},
+		{"a forged packet after secure-close", []receivedMessage{ack}, []receivedMessage{{err: errBadPacket}}, false,
+			is(errBadPacket), false},
+		{"a full disk after secure-close", []receivedMessage{ack},
+			[]receivedMessage{{kind: kindText, payload: said}, bye}, true, is(syscall.ENOSPC), false},
 		{"a cut before the acknowledgement", []receivedMessage{cut}, nil, false, lost(1), true},
 		{"a server that stops", []receivedMessage{bye}, nil, false, lost(1), true},
 		{"removed", []receivedMessage{removed, bye}, nil, false, is(errRemoved), false},
-		{"an acknowledgement of what was not sent", []receivedMessage{{kind: kindAck, payload: number(2)}}, nil, false, lost(1), true},
+		{"an acknowledgement of what was not sent", []receivedMessage{{kind: kindAck, payload: number(2)}}, nil, false,
+			lost(1), true},
 		{"handed over, and the server closes", []receivedMessage{sent}, []receivedMessage{bye}, false, is(nil), false},
 		{"handed over, and the connection is cut", []receivedMessage{sent}, []receivedMessage{cut}, false, lost(1), true},
 		{"handed over, and cut before secure-close", []receivedMessage{sent, cut}, nil, false, lost(1), true},
@@ -879,7 +885,8 @@ func TestSessionEnds(t *testing.T) {
 	}
 }
 
-// TestClosedOutputPatience: lines that are piped in have any time to be acknowledged, also with -stay and a closed output.
+// TestClosedOutputPatience: lines that are piped in have any time to be acknowledged, also with -stay and a closed
+// output.
 func TestClosedOutputPatience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newClient(clientConfig{

@@ -226,7 +226,8 @@ func TestInterruptedConnect(t *testing.T) {
 	}
 	defer silent.Close()
 	// A dumb terminal is not in raw mode, so Ctrl-C is a signal.
-	person, cmd := startAtTerminal(t, "TERM=dumb", "-connect", silent.Addr().String(), "-dir", state(t, "anna"), "-reconnect")
+	person, cmd := startAtTerminal(t, "TERM=dumb", "-connect", silent.Addr().String(), "-dir", state(t, "anna"),
+		"-reconnect")
 	conn, err := silent.Accept()
 	if err != nil {
 		t.Fatal(err)
@@ -237,8 +238,8 @@ func TestInterruptedConnect(t *testing.T) {
 	person.waitExit(cmd, exitTrouble)
 }
 
-// TestInterruptWhileConnecting: Ctrl-C at a terminal ends a client at once while its server does not answer: in the first
-// connection, and in the one after the question about an unknown server.
+// TestInterruptWhileConnecting: Ctrl-C at a terminal ends a client at once while its server does not answer: in the
+// first connection, and in the one after the question about an unknown server.
 func TestInterruptWhileConnecting(t *testing.T) {
 	t.Parallel()
 	anna := state(t, "anna")

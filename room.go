@@ -96,7 +96,7 @@ var errEnding = errors.New("the server has ended this session")
 
 // Reasons for which a member has to leave.
 const (
-	reasonNotAdmitted = "the key is no longer admitted" // revoked, or its line or certificate has expired or was removed
+	reasonNotAdmitted = "the key is no longer admitted" // revoked or expired, or its line was removed
 	reasonRemoved     = "removed by the operator"
 )
 
@@ -770,7 +770,8 @@ func (r *room) lostLines(some []*stream, err error) {
 		switch {
 		case !slices.Contains(lost, m.stream):
 		case m.operator:
-			m.notifyLocked(itemUndelivered, "the log has lost the last you said, though the room has heard it; say it again")
+			m.notifyLocked(itemUndelivered,
+				"the log has lost the last you said, though the room has heard it; say it again")
 		default:
 			r.endLocked(m, errLog.Error())
 		}

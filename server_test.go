@@ -581,7 +581,7 @@ func (w *stuckOnce) Write(b []byte) (int, error) {
 func TestLongLinesKeepalive(t *testing.T) {
 	s, c, _ := quietServer(t)
 	var seen uint64
-	talk := func(out io.Writer, welcome bool, server func(there net.Conn, sess *session)) (lasted time.Duration, err error) {
+	talk := func(out io.Writer, welcome bool, server func(net.Conn, *session)) (lasted time.Duration, err error) {
 		synctest.Test(t, func(t *testing.T) {
 			c.console.out = newOutput(out)
 			j := joinOver(t, s, c, true)

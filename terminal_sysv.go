@@ -4,7 +4,8 @@ package main
 
 import "golang.org/x/sys/unix"
 
-// How Linux and the other systems of Unix read and set a terminal's state, and the value that disables a control character.
+// How Linux and the other systems of Unix read and set a terminal's state, and the value that disables a control
+// character.
 const (
 	ioctlGetTermios = unix.TCGETS
 	ioctlSetTermios = unix.TCSETS

@@ -34,7 +34,8 @@ func wantAdmitted(t *testing.T, what string, server *proc, name, by string) {
 	r := decision(t, server)
 	got, _ := r["by"].(string)
 	if r["event"] != eventConnect || r["name"] != name || !regexp.MustCompile(by).MatchString(got) ||
-		!strings.HasPrefix(fmt.Sprint(r["client"]), "127.0.0.1:") || !strings.HasPrefix(fmt.Sprint(r["fingerprint"]), "SHA256:") {
+		!strings.HasPrefix(fmt.Sprint(r["client"]), "127.0.0.1:") ||
+		!strings.HasPrefix(fmt.Sprint(r["fingerprint"]), "SHA256:") {
 		t.Errorf("%s: the log has %v, want %s by %q", what, r, name, by)
 	}
 }
@@ -51,7 +52,8 @@ func wantRefused(t *testing.T, what string, server *proc, reason string) {
 		r := decision(t, server)
 		got, _ := r["reason"].(string)
 		if r["event"] == eventRefused && regexp.MustCompile(reason).MatchString(got) &&
-			strings.HasPrefix(fmt.Sprint(r["client"]), "127.0.0.1:") && strings.HasPrefix(fmt.Sprint(r["fingerprint"]), "SHA256:") {
+			strings.HasPrefix(fmt.Sprint(r["client"]), "127.0.0.1:") &&
+			strings.HasPrefix(fmt.Sprint(r["fingerprint"]), "SHA256:") {
 			return
 		}
 		select {
@@ -795,7 +797,8 @@ func TestRefusalTable(t *testing.T) {
 		}
 	}
 	text := regexp.MustCompile(`" \+\n\s*"`).ReplaceAllString(source.String(), "") // messages over several lines
-	_, table, found := strings.Cut(readText(t, filepath.Join("docs", "KEYS.md")), "| sentence | where | exit |\n|---|---|---|\n")
+	_, table, found := strings.Cut(readText(t, filepath.Join("docs", "KEYS.md")),
+		"| sentence | where | exit |\n|---|---|---|\n")
 	if !found {
 		t.Fatal("no table")
 	}
@@ -1071,9 +1074,9 @@ func TestPaperKeyElsewhere(t *testing.T) {
 	wantRun(t, "with another state folder", stderr, code, exitTrouble, `connection refused`)
 }
 
-// TestRevocationReachesSessions: a client or a server that is no longer trusted loses its session within seconds: its line
-// is gone, its key is revoked, or its admission has expired. Nothing said afterwards is for a key that was expelled, also
-// after it is admitted again.
+// TestRevocationReachesSessions: a client or a server that is no longer trusted loses its session within seconds: its
+// line is gone, its key is revoked, or its admission has expired. Nothing said afterwards is for a key that was
+// expelled, also after it is admitted again.
 func TestRevocationReachesSessions(t *testing.T) {
 	t.Parallel()
 	anna := state(t, "anna")
@@ -1094,7 +1097,8 @@ func TestRevocationReachesSessions(t *testing.T) {
 			t.Errorf("%s: exit %d", name, code)
 		}
 		all := records(t, log)
-		if last := all[len(all)-1]; last["event"] != eventDisconnect || last["reason"] != reasonNotAdmitted || last["name"] != name {
+		last := all[len(all)-1]
+		if last["event"] != eventDisconnect || last["reason"] != reasonNotAdmitted || last["name"] != name {
 			t.Errorf("%s: the log has %v", name, last)
 		}
 	}
@@ -1110,7 +1114,8 @@ func TestRevocationReachesSessions(t *testing.T) {
 
 	dora, _ := join("dora")
 	until := time.Now().UTC().Add(3 * time.Second).Format("20060102150405Z")
-	put(t, list, []byte(regexp.MustCompile(`(?m)^(.* dora)$`).ReplaceAllString(readText(t, list), `expiry-time="`+until+`" $1`)))
+	expiring := regexp.MustCompile(`(?m)^(.* dora)$`).ReplaceAllString(readText(t, list), `expiry-time="`+until+`" $1`)
+	put(t, list, []byte(expiring))
 	wantExpelled(dora, "dora")
 
 	emil, emilDir := join("emil", "-reconnect")
