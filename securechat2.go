@@ -245,8 +245,8 @@ func (s *securechat2) accept(conn net.Conn) (*peer, link, joinRequest, error) {
 	}
 	if err != nil {
 		if id == nil && closedByPeer(err) {
-			err = fmt.Errorf("it left before saying who it is, "+
-				"perhaps because it does not trust this server's key yet: %w", err)
+			const text = "it left before saying who it is, perhaps because it does not trust this server's key yet: %w"
+			err = fmt.Errorf(text, err)
 		}
 		return p, nil, joinRequest{}, err
 	}
