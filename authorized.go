@@ -95,7 +95,8 @@ func parseAuthorizedLine(text []byte) (l authorizedLine, err error) {
 		}
 		seen[name] = true
 		if has {
-			if value, err = unquoteOption(value); err != nil {
+			value, err = unquoteOption(value)
+			if err != nil {
 				return l, fmt.Errorf("option %q: %w", name, err)
 			}
 		}

@@ -1,13 +1,17 @@
 package main
 
-// The client: a person at a terminal, or a pipe. What is to be sent waits in the outbox until the server has acknowledged
-// it, which the server does once the line is in its log.
+// The client: a person at a terminal, or a pipe. The outbox holds each line until the server has acknowledged it, which
+// the server does once the line is in its log. A client's stay in the room lasts over any number of connections. These
+// things end it:
 //
-// A stay in the room lasts over any number of connections. A context, client.ending, is done when the stay has to end soon,
-// and its cause says why: a signal, -timeout, or errDone for everything that is no error: the person left, -count is
-// reached, standard output is closed. Then the outbox takes no more lines, what it holds has leaveTimeout to be
-// acknowledged, and after that a second context, client.over, is done. The end of piped input only closes the outbox:
-// what it holds may take any time.
+//   - A signal, -timeout, -count, and at a terminal an empty line, /quit, Ctrl-D or a closed standard output make the
+//     client leave: it reads no more input, and the lines in the outbox have leaveTimeout to be acknowledged. A client
+//     that has no connection at that moment does not wait for one.
+//   - The end of piped input ends the stay once every line is acknowledged, however long that takes, and over as many
+//     connections as it takes. With -stay it ends nothing until standard output is closed.
+//   - The end of a connection ends the stay, unless another connection may help (-reconnect).
+//
+// The result is nil if every line was acknowledged and the stay ended for none of the reasons that are errors.
 
 import (
 	"context"
@@ -32,60 +36,97 @@ import (
 
 const (
 	dialTimeout  = 10 * time.Second
-	firstBackoff = 200 * time.Millisecond // before the first attempt to reconnect; each further one doubles it,
-	maxBackoff   = 15 * time.Second       // up to this
+	firstBackoff = 200 * time.Millisecond // the mean of the first pause before connecting again; each doubles
+	maxBackoff   = 15 * time.Second       // the mean of the longest pause
 	leaveTimeout = 5 * time.Second        // for the last lines to be acknowledged
+	recheckTrust = 2 * time.Second        // between two looks at the files that trust servers
 )
 
-// clientConfig is what a client is made of. Nothing of it changes during the stay.
+// clientConfig is a plain record of what a client does. Nothing in it changes.
 type clientConfig struct {
 	endpoint
-	addr      string // of the server, as the user typed it
-	console   *console
-	to        string        // the receiver of every line; "" for all (-to)
-	stay      bool          // the end of the input does not end the stay (-stay)
-	count     int           // messages after which the stay ends; 0 for no limit (-count)
-	timeout   time.Duration // after which the stay ends; 0 for no limit (-timeout)
-	pipe      *rawPipe      // -raw; nil for lines
-	reconnect bool          // network trouble does not end the stay
-	persist   bool          // nor does it before the first connection (-reconnect was given)
+	addr          string // of the server, as the user typed it
+	console       *console
+	pipe          *rawPipe      // carries bytes in place of lines (-raw); nil without
+	to            string        // the receiver of every line; "" for all (-to)
+	keepReceiving bool          // the end of the input does not end the stay (-stay)
+	count         int           // messages after which the client leaves; 0 for no limit (-count)
+	timeout       time.Duration // after which the client leaves; 0 for no limit (-timeout)
+	reconnect     bool          // connect again after network trouble
+	persist       bool          // do so even if the first connection cannot be made (-reconnect was given)
 }
 
+// client is one client process, over all its connections.
 type client struct {
 	clientConfig
-	stream streamID
-	box    *outbox
-	people people
-	asks   atomic.Bool // /who is to be sent
-	place  place
-	input  input
-	failed atomic.Bool // something that the user asked for could not be done, which was reported
-
-	ending context.Context // see the head of this file
-	end    context.CancelCauseFunc
-	over   context.Context
+	stay
+	stream       streamID
+	box          *outbox
+	place        place
+	people       people
+	asksWho      atomic.Bool   // the writer has to send kindWho
+	undelivered  atomic.Bool   // a line reached no receiver, and that was reported
+	inputErr     chan error    // of capacity 1: the error, or nil, with which the input ended
+	outputClosed chan struct{} // of capacity 1: standard output is closed
 }
 
-// place is how far the client has come in the room. The reader owns it during a connection, the dialer between two.
+// newClient makes a client for one call of run.
+func newClient(config clientConfig) *client {
+	box := newOutbox()
+	c := &client{
+		clientConfig: config, stay: newStay(box), box: box, place: place{count: config.count},
+		inputErr: make(chan error, 1), outputClosed: make(chan struct{}, 1),
+	}
+	rand.Read(c.stream[:])
+	return c
+}
+
+// stay ends in two steps. A client that is leaving waits only for acknowledgements; once the stay is over the client
+// waits for nothing.
+type stay struct {
+	leaving context.Context         // done once the client leaves; the cause says why
+	leave   context.CancelCauseFunc // the first cause counts
+	over    context.Context         // done leaveTimeout after leaving at the latest
+	stop    context.CancelFunc      // ends over
+}
+
+// Causes of leaving that are no errors. The others are errTimeout and a signal.
+var (
+	errQuit         = errors.New("the user left")
+	errCountReached = errors.New("-count was reached")
+	errOutputClosed = errors.New("standard output is closed")
+)
+
+// newStay returns a stay. When the client leaves, box takes no more lines.
+func newStay(box *outbox) stay {
+	var s stay
+	s.leaving, s.leave = context.WithCancelCause(context.Background())
+	s.over, s.stop = context.WithCancel(context.Background())
+	context.AfterFunc(s.leaving, func() {
+		box.close()
+		time.AfterFunc(leaveTimeout, s.stop)
+	})
+	return s
+}
+
+// patience bounds a wait that may be in vain, for a connection or for a goodbye: leaving ends it at once. If the client
+// is leaving already, the wait lasts until the stay is over.
+func (s *stay) patience() context.Context {
+	if s.leaving.Err() != nil {
+		return s.over
+	}
+	return s.leaving
+}
+
+// place is the client's position among the items of the room. The reader of a connection owns it, and between two
+// connections the goroutine that connects.
 type place struct {
-	epoch [8]byte
-	seen  uint64 // the last item shown
-	count int    // messages that -count still waits for
+	epoch [8]byte // of the room
+	seen  uint64  // the last item shown
+	count int     // messages that -count still waits for
 }
 
-// input is how reading standard input ended. Its lock guards what the reader of the input and that of the room decide
-// together: when both the input and the output are closed, the stay ends.
-type input struct {
-	mu       sync.Mutex
-	ended    bool
-	err      error // why it ended; nil for its regular end
-	noOutput bool  // standard output is closed
-}
-
-// errDone is the cause of an end that is no error.
-var errDone = errors.New("left")
-
-// errLost is a session that ended before everything was acknowledged.
+// errLost is the end of a stay by the end of a connection: some lines may be lost.
 type errLost struct {
 	unacknowledged int
 	why            error
@@ -95,124 +136,148 @@ func (e *errLost) Error() string {
 	if e.unacknowledged == 0 {
 		return fmt.Sprintf("connection lost: %v; every line sent was acknowledged", e.why)
 	}
-	return fmt.Sprintf("connection lost: %v; %d lines not acknowledged, so perhaps not in the server's log", e.why, e.unacknowledged)
+	return fmt.Sprintf("connection lost: %v; %d lines not acknowledged, so perhaps not in the server's log",
+		e.why, e.unacknowledged)
 }
 
 func (e *errLost) Unwrap() error { return e.why }
 
-// errFailed is the end of a stay in which something could not be done that was reported then.
-var errFailed = errors.New("some lines were not delivered; see the messages above")
+var (
+	// errFailed is the end of a stay in which some lines were not delivered. Each was reported when that was known.
+	errFailed = errors.New("some lines were not delivered; see the messages above")
 
-// errRemoved is the end of a session by the operator. It is an answer, so the client does not reconnect.
-var errRemoved = fmt.Errorf("%w: the operator removed this client", errServerLeft)
+	// errOffline is the end of a stay by leaving without a connection.
+	errOffline = errors.New("left while there was no connection")
 
-func newClient(c clientConfig) *client {
-	cl := &client{clientConfig: c, box: newOutbox(), place: place{count: c.count}}
-	rand.Read(cl.stream[:])
-	return cl
-}
+	// errRemoved is the end of a session by the operator. The client does not reconnect.
+	errRemoved = fmt.Errorf("%w: the operator removed this client", errServerLeft)
+)
 
-// start makes the contexts of the stay. stop ends them.
-func (c *client) start(ctx context.Context) (stop func()) {
-	endTimeout := func() {}
-	if c.timeout > 0 {
-		ctx, endTimeout = context.WithTimeoutCause(ctx, c.timeout, errTimeout)
-	}
-	c.ending, c.end = context.WithCancelCause(ctx)
-	var isOver context.CancelFunc
-	c.over, isOver = context.WithCancel(context.Background())
-	context.AfterFunc(c.ending, func() {
-		c.box.close()
-		time.AfterFunc(leaveTimeout, isOver)
-	})
-	return func() {
-		endTimeout()
-		c.end(errDone)
-		isOver()
-	}
-}
-
-// clientConn is one connection of a stay.
-type clientConn struct {
-	net.Conn
-	link    link
-	welcome welcome
-}
-
-// run joins the room and stays until everything is done or something fails for good.
+// run joins the room and stays until everything is done or something fails for good. The end of ctx makes the client
+// leave.
 func (c *client) run(ctx context.Context) error {
-	defer c.start(ctx)()
+	defer c.stop()
+	defer context.AfterFunc(ctx, func() { c.leave(context.Cause(ctx)) })()
+	if c.timeout > 0 {
+		defer time.AfterFunc(c.timeout, func() { c.leave(errTimeout) }).Stop()
+	}
 	conn, err := c.connectFirst()
 	if err != nil && !(c.persist && isTrouble(err)) {
 		return err
 	}
-	if c.console.term != nil {
-		c.console.term.complete = func(line string, pos int) []string { return completions(line, pos, clientHelp, c.people.names()) }
+	if c.pipe != nil {
+		// Only securechat/2 has -raw, which has no -reconnect.
+		return c.pipe.carry(c.leaving, conn, conn.link.(*session))
 	}
-	go func() { // ends with the input; with a terminal's, when the process does
-		defer c.console.guard()
-		c.inputEnded(c.readInput())
-	}()
-	backoff := backoff{next: firstBackoff}
-	connected := "connected"
-	for {
+	if c.console.term != nil {
+		c.console.term.complete = func(line string, pos int) []string {
+			return completions(line, pos, clientHelp, c.people.names())
+		}
+	}
+	go c.input() // ends with the input, and with -stay the stay; else with the process
+	return c.remain(conn, err)
+}
+
+// remain serves one connection after the other until the stay ends. Without a first connection conn is nil, and err is
+// the reason.
+func (c *client) remain(conn *clientConn, err error) error {
+	pause := backoff{next: firstBackoff}
+	for joined := false; ; {
 		if conn != nil {
-			if connected == "connected" && c.console.term != nil { // before the first message is shown
-				c.console.print(safe(fmt.Sprintf("securechat: joined %s as %s; an empty line leaves, /help lists the commands",
-					c.addr, conn.welcome.name)))
+			if !joined && c.console.term != nil { // before the first message is shown
+				c.console.print(safe(fmt.Sprintf("securechat: joined %s as %s; "+
+					"an empty line leaves, /help lists the commands", c.addr, conn.welcome.name)))
 			}
-			connected = "connected again"
+			joined = true
 			began, acked := time.Now(), c.box.acknowledged()
-			if err = c.session(conn); !c.goesOn(err) {
+			err = c.session(conn)
+			if err == nil {
+				return c.result()
+			}
+			if !c.reconnect || !isTrouble(err) || c.over.Err() != nil {
 				return err
 			}
 			if time.Since(began) > maxBackoff || c.box.acknowledged() > acked {
-				backoff.next = firstBackoff
+				pause.next = firstBackoff
 			}
 		}
 		c.console.note("%v; connecting again", err)
-		if conn, err = c.reconnectTo(&backoff); err != nil {
+		conn, err = c.connectAgain(&pause)
+		if err != nil {
 			if n := c.box.unacknowledged(); n > 0 {
 				return &errLost{n, err}
 			}
 			return err
 		}
-		c.console.note("%s", connected)
+		c.console.note("connected to %s", c.addr)
 	}
 }
 
-// goesOn reports whether the stay goes on after a session that ended with err.
-func (c *client) goesOn(err error) bool {
-	return c.reconnect && isTrouble(err) && !errors.Is(err, errRemoved) && c.over.Err() == nil
-}
-
-// isTrouble reports whether err is trouble of the network or a server that stops, which another connection may mend.
+// isTrouble reports whether err is trouble of the network, or a server that stops: another connection may succeed.
 func isTrouble(err error) bool {
+	if errors.Is(err, errRemoved) {
+		return false
+	}
 	return errors.As(err, new(*errLost)) || errors.Is(err, errServerLeft) || errors.As(err, new(errUnreachable))
 }
 
-// connectFirst makes the first connection. At a terminal it asks about an unknown server and connects again, since a
+// result is the result of a stay in which every line was acknowledged.
+func (c *client) result() error {
+	select {
+	case err := <-c.inputErr:
+		if err != nil {
+			return err
+		}
+	default: // the input has not ended
+	}
+	switch {
+	case errors.Is(context.Cause(c.leaving), errTimeout):
+		return errTimeout
+	case c.undelivered.Load():
+		return errFailed
+	}
+	return nil
+}
+
+// connectFirst makes the first connection. At a terminal it asks about an unknown server and connects again, because a
 // server does not wait for a person during a handshake.
 func (c *client) connectFirst() (*clientConn, error) {
-	conn, err := c.connect(c.ending)
+	conn, err := c.connectInterruptibly()
 	var u *untrusted
 	if errors.As(err, &u) && u.kind == unknownKey && u.key != nil && c.console.term != nil {
 		if err := c.ask(u.key); err != nil {
 			return nil, err
 		}
-		conn, err = c.connect(c.ending)
-	}
-	if err != nil && errors.Is(context.Cause(c.ending), errTimeout) {
-		return nil, errTimeout
+		return c.connectInterruptibly()
 	}
 	return conn, err
+}
+
+// connectInterruptibly connects before anything is typed. Ctrl-C is a signal meanwhile, because no prompt reads it.
+func (c *client) connectInterruptibly() (*clientConn, error) {
+	if c.console.term != nil {
+		c.console.term.await()
+	}
+	return c.connect(c.leaving)
+}
+
+// connectAgain makes attempts to connect until one succeeds or fails for good.
+func (c *client) connectAgain(pause *backoff) (*clientConn, error) {
+	ctx := c.patience()
+	for {
+		pause.wait(ctx)
+		conn, err := c.connect(ctx)
+		if err == nil || !isTrouble(err) {
+			return conn, err
+		}
+	}
 }
 
 // backoff is the pause before the next attempt to connect.
 type backoff struct{ next time.Duration }
 
-// pause waits, half to one and a half times as long as the time before doubled, or until ctx is done.
-func (b *backoff) pause(ctx context.Context) {
+// wait waits for half to one and a half times next, or until ctx is done, and doubles next.
+func (b *backoff) wait(ctx context.Context) {
 	timer := time.NewTimer(b.next/2 + mrand.N(b.next))
 	defer timer.Stop()
 	b.next = min(2*b.next, maxBackoff)
@@ -222,46 +287,48 @@ func (b *backoff) pause(ctx context.Context) {
 	}
 }
 
-// reconnectTo connects again, after pauses that grow, until an attempt succeeds or fails for good. A stay that has to end
-// while it is disconnected ends at once; one that had to end before still has its time.
-func (c *client) reconnectTo(b *backoff) (*clientConn, error) {
-	until := c.ending
-	if until.Err() != nil && c.over.Err() == nil {
-		until = c.over
-	}
-	for {
-		b.pause(until)
-		if until.Err() != nil {
-			if errors.Is(context.Cause(c.ending), errTimeout) {
-				return nil, errTimeout
-			}
-			return nil, errors.New("left while the connection was down")
-		}
-		conn, err := c.connect(until)
-		if err == nil || !isTrouble(err) && until.Err() == nil {
-			return conn, err
-		}
-	}
+// clientConn is one connection to the room.
+type clientConn struct {
+	net.Conn
+	server  *peer
+	link    link
+	welcome welcome
 }
 
-// connect dials, runs the handshake and exchanges the first messages.
+// connect dials, runs the handshake and exchanges the first messages. Its error is errTimeout or errOffline once ctx is
+// done.
 func (c *client) connect(ctx context.Context) (*clientConn, error) {
 	dialer := net.Dialer{Timeout: dialTimeout, KeepAlive: c.protocol.keepAlive()}
 	conn, err := dialer.DialContext(ctx, "tcp", c.addr)
 	if err != nil {
-		return nil, errUnreachable{fmt.Errorf("cannot reach %s: %s; is securechat -listen running there?", c.addr, netReason(err))}
+		err = fmt.Errorf("cannot reach %s: %s; is securechat -listen running there?", c.addr, netReason(err))
+		err = errUnreachable{err}
+		return nil, c.orOffline(ctx, err)
 	}
 	joined, err := c.join(ctx, conn)
 	if err != nil {
 		conn.Close()
-		return nil, err
+		return nil, c.orOffline(ctx, err)
 	}
 	return joined, nil
+}
+
+// orOffline returns err, or why there are no further attempts to connect once ctx is done. A failed check and a refusal
+// stay as they are.
+func (c *client) orOffline(ctx context.Context, err error) error {
+	switch {
+	case ctx.Err() == nil || !isTrouble(err):
+		return err
+	case errors.Is(context.Cause(c.leaving), errTimeout):
+		return errTimeout
+	}
+	return errOffline
 }
 
 // join joins the room over conn, within the handshake's deadline.
 func (c *client) join(ctx context.Context, conn net.Conn) (*clientConn, error) {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
 	if err := conn.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
 		return nil, errUnreachable{err}
 	}
@@ -273,152 +340,58 @@ func (c *client) join(ctx context.Context, conn net.Conn) (*clientConn, error) {
 		req.flags |= joinPerson
 	}
 	server, l, w, err := c.protocol.dial(conn, req)
-	if !stop() && err == nil { // ctx was done just then, and conn is closed
-		l.wipe()
-		return nil, context.Cause(ctx)
-	}
 	if err != nil {
 		return nil, err
 	}
+	if !stop() { // ctx was done just then, and conn is closed
+		l.wipe()
+		return nil, errUnreachable{net.ErrClosed}
+	}
 	if err := conn.SetDeadline(time.Time{}); err != nil {
+		l.wipe()
 		return nil, errUnreachable{err}
 	}
-	return &clientConn{conn, l, w}, c.joined(server, w)
+	if err := c.takeWelcome(server, w); err != nil {
+		l.wipe()
+		return nil, err
+	}
+	return &clientConn{conn, server, l, w}, nil
 }
 
-// joined takes over what the server's welcome says.
-func (c *client) joined(server *peer, w welcome) error {
+// takeWelcome applies the server's welcome to the console, the place and the outbox.
+func (c *client) takeWelcome(server *peer, w welcome) error {
 	if !c.protocol.acknowledges() {
 		return nil
 	}
 	c.console.setRoom(w.server, server.fingerprint, w.present)
-	gap := w.flags&welcomeGap != 0
-	if w.epoch != c.place.epoch || gap {
-		if c.place.seen > 0 || gap {
-			c.console.note("some of what was said meanwhile is gone: the server no longer holds it")
-		}
+	gap, restarted := w.flags&welcomeGap != 0, w.epoch != c.place.epoch
+	switch {
+	case gap:
+		c.console.note("some messages were missed: the server no longer holds them")
+	case restarted && c.place.seen > 0:
+		c.console.note("the server has restarted: messages from just before may be missing")
+	}
+	if gap || restarted {
 		c.place.epoch, c.place.seen = w.epoch, w.seq
 	}
 	if err := c.box.resume(w.recorded); err != nil || w.recorded == 0 {
 		return err
 	}
-	return c.shown(c.console.acked(w.recorded)) // their acknowledgement may have been lost with the connection
+	return c.printed(c.console.acked(w.recorded)) // the acknowledgement may have been lost with the connection before
 }
 
-// session serves one connection to its end. A nil error means that everything was acknowledged and the goodbye was sent.
-func (c *client) session(conn *clientConn) error {
-	defer conn.Close()
-	if err := c.shown(c.console.welcome(conn.welcome.name, conn.welcome.flags&welcomeGap != 0)); err != nil {
-		return err
-	}
-	if c.console.term != nil {
-		c.console.term.setPrompt(c.console.prompt(conn.welcome.name))
-	}
-	s := &clientSession{client: c, link: conn.link, stop: make(chan struct{})}
-	var working sync.WaitGroup
-	read, written := make(chan error, 1), make(chan error, 1)
-	working.Go(func() { // ends when reading fails, which closing the connection makes it do
-		defer c.console.guard()
-		read <- s.read()
-	})
-	working.Go(func() { written <- s.write() }) // ends after the goodbye, a failed write, or stop
-	defer func() {
-		close(s.stop)
-		conn.Close()
-		if waitAtMost(&working, time.Second) { // longer only if standard output is stuck; then the process ends
-			conn.link.wipe()
-		}
-	}()
-	select {
-	case err := <-written:
-		// The reader may know better why a write failed, and may have acknowledgements to take.
-		conn.link.setReadTimeout(goodbyeTimeout, false)
-		defer time.AfterFunc(peerTimeout, func() { conn.Close() }).Stop()
-		var readErr error
-		select {
-		case readErr = <-read:
-		case <-c.over.Done():
-			readErr = errors.New("the server's goodbye, or a reader of standard output, did not come in time")
-		}
-		if err == nil && s.handed.Load() == 0 {
-			return c.result()
-		}
-		if err != nil && errors.Is(readErr, os.ErrDeadlineExceeded) {
-			readErr = err
-		}
-		return s.lost(readErr)
-	case err := <-read:
-		if errors.Is(err, errServerLeft) && c.box.finished() && s.handed.Load() == 0 {
-			return c.result()
-		}
-		return s.lost(err)
-	case <-c.over.Done():
-		return s.lost(errors.New("the server did not acknowledge in time"))
-	}
-}
-
-// waitAtMost waits for wg, and reports whether that took less than d.
-func waitAtMost(wg *sync.WaitGroup, d time.Duration) bool {
-	done := make(chan struct{})
-	go func() { wg.Wait(); close(done) }()
-	select {
-	case <-done:
-		return true
-	case <-time.After(d):
-		return false
-	}
-}
-
-// result is the end of a stay in which everything was acknowledged.
-func (c *client) result() error {
-	c.input.mu.Lock()
-	err := c.input.err
-	c.input.mu.Unlock()
-	switch {
-	case err != nil:
-		return err
-	case errors.Is(context.Cause(c.ending), errTimeout):
-		return errTimeout
-	case c.failed.Load():
-		return errFailed
-	}
-	return nil
-}
-
-// inputEnded reports that standard input has ended, with an error or not.
-func (c *client) inputEnded(err error) {
-	c.input.mu.Lock()
-	c.input.ended, c.input.err = true, err
-	noOutput := c.input.noOutput
-	c.input.mu.Unlock()
-	switch {
-	case c.console.term != nil || noOutput:
-		c.end(errDone)
-	case !c.stay || err != nil:
-		c.box.close()
-	}
-}
-
-// outputClosed reports that nothing reads standard output any more, as after head. What is piped in is still sent.
-func (c *client) outputClosed() {
-	c.console.mute()
-	c.input.mu.Lock()
-	c.input.noOutput = true
-	ended := c.input.ended
-	c.input.mu.Unlock()
-	if ended || c.console.term != nil {
-		c.end(errDone)
-	}
-}
-
-// shown decides what an error of standard output means: if its reader is gone, nothing more is shown; any other error ends
-// the stay.
-func (c *client) shown(err error) error {
+// printed decides what an error of standard output means. If nothing reads it any more, as after head, nothing more is
+// printed, and lines that are piped in are still sent. Any other error ends the stay.
+func (c *client) printed(err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, syscall.EPIPE):
-		c.outputClosed()
+		c.console.mute()
+		wake(c.outputClosed)
+		if c.console.term != nil {
+			c.leave(errOutputClosed)
+		}
 		return nil
 	}
 	return errPermanent{fmt.Errorf("cannot write standard output: %w", err)}
@@ -427,8 +400,8 @@ func (c *client) shown(err error) error {
 // ask lets the person decide about an unknown server, and pins its key: yes, no, or the fingerprint it should have.
 func (c *client) ask(id ssh.PublicKey) error {
 	print := fingerprint(id)
-	c.console.notePlain("The server %s is unknown here. Its key is\n  %s %s\nCompare it with the one that the server showed at its start.",
-		c.addr, id.Type(), print)
+	c.console.notePlain("The server %s is unknown here. Its key is\n  %s %s\n"+
+		"Compare it with the one that the server showed at its start.", c.addr, id.Type(), print)
 	c.console.term.setPrompt("Trust it? (yes / no / paste the fingerprint) ")
 	defer c.console.term.setPrompt("")
 	for {
@@ -452,80 +425,69 @@ func (c *client) ask(id ssh.PublicKey) error {
 	}
 }
 
-// readInput fills the outbox from the console until the input ends. It returns an error if some of it could not be sent.
-func (c *client) readInput() error {
-	var failed error
+// input reads the input until it ends, and then makes the stay end.
+func (c *client) input() {
+	defer c.console.guard()
+	if c.console.term != nil {
+		c.inputErr <- c.readTyped()
+		c.leave(errQuit)
+		return
+	}
+	err := c.readPiped()
+	c.inputErr <- err
+	if c.keepReceiving && err == nil {
+		select {
+		case <-c.outputClosed:
+		case <-c.leaving.Done():
+		}
+	}
+	c.box.close()
+}
+
+// readTyped fills the outbox with what a person types, until the person leaves.
+func (c *client) readTyped() error {
 	afterPaste := false
 	for {
 		line, pasted, err := c.console.read()
 		switch {
-		case errors.As(err, new(errLongLine)):
-			c.console.rejectLine(err)
-			failed = err
-			continue
 		case err == io.EOF || err == errInterrupt:
-			return failed
+			return nil
 		case err != nil:
 			return fmt.Errorf("reading standard input: %w", err)
-		}
-		if c.console.term != nil && len(line) == 0 && !pasted {
-			if !afterPaste {
-				return failed // an empty line leaves, as in the paper
-			}
-			afterPaste = false // Enter was to send the paste, which its last newline has sent already
+		case len(line) == 0 && !pasted && !afterPaste:
+			return nil // an empty line leaves, as in the paper
+		case len(line) == 0 && !pasted:
+			afterPaste = false // Enter was pressed to send the paste, which its last newline has sent already
 			continue
 		}
 		afterPaste = pasted
-		out, send, leave, err := c.parse(line, pasted)
-		switch {
-		case err != nil:
-			failed = errFailed
+		out, send := outLine{text: line, what: itemSay}, true
+		if !pasted {
+			var quit bool
+			out, send, quit = c.command(line)
+			if quit {
+				return nil
+			}
+		}
+		if !send {
 			continue
-		case leave:
-			return failed
-		case !send:
-			continue
 		}
-		if !c.box.add(out, c.console.lines == nil || !c.console.lines.ready()) {
-			return failed
+		out, err = c.address(out)
+		if err == nil {
+			err = c.protocol.check(out)
 		}
-	}
-}
-
-// parse returns what a line of the input says. It runs commands of a person, and reports what cannot be sent; an error
-// means that a program's line could not be.
-func (c *client) parse(line []byte, pasted bool) (out outLine, send, leave bool, err error) {
-	out = outLine{text: line, what: itemSay}
-	if c.to != "" {
-		out.what, out.to = itemDirect, c.to
-	}
-	switch {
-	case c.console.json:
-		if out, _, err = parseObject(line, out, ""); err != nil {
-			c.console.rejectLine(err)
-			return out, false, false, err
-		}
-		if out.text == nil {
-			return out, false, false, nil // an object that says nothing
-		}
-	case c.console.term != nil && !pasted:
-		if out, send, leave = c.command(line); !send {
-			return out, false, leave, nil
-		}
-	}
-	if err := c.protocol.check(out); err != nil {
-		if c.console.lines == nil {
+		if err != nil {
 			c.console.note("%v", err)
-			return out, false, false, nil
+			continue
 		}
-		c.console.note("line %d: %v", c.console.lines.number, err)
-		return out, false, false, err
+		if !c.box.add(out, true) {
+			return nil
+		}
 	}
-	return out, true, false, nil
 }
 
-// command runs what a person typed, or returns it with send if it is to be sent.
-func (c *client) command(line []byte) (out outLine, send, leave bool) {
+// command runs a typed command, or returns a line to send.
+func (c *client) command(line []byte) (out outLine, send, quit bool) {
 	out, name, _, err := parseTyped(line)
 	switch {
 	case err != nil:
@@ -533,52 +495,204 @@ func (c *client) command(line []byte) (out outLine, send, leave bool) {
 	case name == "":
 		return out, true, false
 	case name == "/who":
-		c.asks.Store(true)
+		c.asksWho.Store(true)
 		wake(c.box.wake)
 	case name == "/quit":
 		return out, false, true
 	case name == "/help":
-		c.console.notePlain("%s", clientHelp)
+		c.console.notePlain(clientHelp)
 	default:
 		c.console.notePlain(unknownCommand, name)
 	}
 	return out, false, false
 }
 
-// clientSession is what the reader and the writer of one connection share.
-type clientSession struct {
-	*client
-	link    link
-	stop    chan struct{} // closed when the writer has to end
-	handed  atomic.Uint64 // lines sent that only the server's close confirms (kindSent)
-	removed bool          // by the operator; the reader's
+// readPiped fills the outbox with the lines of a pipe until the pipe ends. It returns an error if some of them could
+// not be sent.
+func (c *client) readPiped() error {
+	var failed error
+	for {
+		if !c.console.lines.ready() {
+			wake(c.box.wake) // the next line may take long to come
+		}
+		line, _, err := c.console.read()
+		switch {
+		case err == io.EOF:
+			return failed
+		case errors.As(err, new(errLongLine)):
+			c.console.rejectLine(err)
+			failed = err
+			continue
+		case err != nil:
+			return fmt.Errorf("reading standard input: %w", err)
+		}
+		out, err := c.address(outLine{text: line, what: itemSay})
+		if err == nil && c.console.json {
+			out, _, err = parseObject(line, out, "")
+		}
+		if err == nil {
+			err = c.protocol.check(out)
+		}
+		if err != nil {
+			c.console.rejectLine(err)
+			failed = errFailed
+			continue
+		}
+		if out.text == nil {
+			continue // an object that is no message
+		}
+		if !c.box.add(out, false) {
+			return failed
+		}
+	}
 }
 
-// lost is the end of a session in which not everything was acknowledged, or the server closed it.
-func (s *clientSession) lost(err error) error {
+// address gives a line the receiver that -to names.
+func (c *client) address(out outLine) (outLine, error) {
+	switch {
+	case c.to == "" || out.what == itemDirect:
+		return out, nil
+	case out.what == itemAction:
+		return out, fmt.Errorf("not sent: /me goes to everyone, and with -to every line is for %s alone", c.to)
+	}
+	out.what, out.to = itemDirect, c.to
+	return out, nil
+}
+
+// session serves one connection to its end. A nil error means that every line was acknowledged and that one side has
+// sent secure-close.
+func (c *client) session(conn *clientConn) error {
+	s := &clientSession{
+		client: c, clientConn: conn, quit: make(chan struct{}),
+		read: make(chan error, 1), written: make(chan error, 1), distrusted: make(chan error, 1),
+	}
+	defer s.close()
+	if err := s.printed(s.console.welcome(conn.welcome.name, conn.welcome.flags&welcomeGap != 0)); err != nil {
+		return err
+	}
+	if c.console.term != nil {
+		c.console.term.setPrompt(c.console.prompt(conn.welcome.name))
+	}
+	s.working.Go(s.reader)
+	s.working.Go(s.writer)
+	s.working.Go(s.watchTrust)
+	select {
+	case err := <-s.read:
+		return s.outcome(err, false)
+	case err := <-s.written:
+		readErr := s.readEnd()
+		if err != nil && errors.Is(readErr, os.ErrDeadlineExceeded) {
+			readErr = err
+		}
+		return s.outcome(readErr, err == nil)
+	case err := <-s.distrusted:
+		return err
+	case <-c.over.Done():
+		return s.outcome(errors.New("the server did not acknowledge in time"), false)
+	}
+}
+
+// clientSession is one connection in use. One goroutine reads, one writes, and one watches the files of trust.
+type clientSession struct {
+	*client
+	*clientConn
+	working    sync.WaitGroup
+	quit       chan struct{} // closed to end the writer and the watcher
+	read       chan error    // why the reader has ended; of capacity 1
+	written    chan error    // why the writer has ended, nil after secure-close; of capacity 1
+	distrusted chan error    // why the server is no longer trusted; of capacity 1
+	removed    bool          // the operator has removed this client; the reader's
+}
+
+// reader ends when reading fails, which closing the connection makes it do, unless standard output is stuck.
+func (s *clientSession) reader() {
+	defer s.console.guard()
+	s.read <- s.receive()
+}
+
+// writer ends after secure-close, when writing fails, or when quit is closed.
+func (s *clientSession) writer() { s.written <- s.send() }
+
+// readEnd waits for the reader after the writer has ended: acknowledgements and the server's secure-close may still
+// arrive, and the reader's error may explain why a write failed. A wait for standard output has no time limit.
+func (s *clientSession) readEnd() error {
+	s.link.setReadTimeout(goodbyeTimeout, false)
+	select {
+	case err := <-s.read:
+		return err
+	case <-s.patience().Done():
+		s.stop() // the reader is stuck, so there can be no other one
+		return errors.New("the server's secure-close, or a reader of standard output, did not come in time")
+	}
+}
+
+// watchTrust checks the server's key again when known_hosts or revoked_keys change, or its certificate expires. It ends
+// when the server is no longer trusted, or when quit is closed.
+func (s *clientSession) watchTrust() {
+	if s.trust == nil {
+		return
+	}
+	files, end := s.trust.fileWatch(), certificateEnd(s.server.key)
+	ticker := time.NewTicker(recheckTrust)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-s.quit:
+			return
+		case now := <-ticker.C:
+			expired := !end.IsZero() && !now.Before(end)
+			if !files.changed(now) && !expired {
+				continue
+			}
+			_, err := s.trust.checkServer(s.addr, s.server.remote, s.server.key, now)
+			var u *untrusted
+			if errors.As(err, &u) && u.kind != undecided {
+				s.distrusted <- err
+				return
+			}
+		}
+	}
+}
+
+// close ends the goroutines and the connection.
+func (s *clientSession) close() {
+	close(s.quit)
+	s.Close()
+	idle := make(chan struct{})
+	go func() { // ends with the reader and the writer
+		s.working.Wait()
+		close(idle)
+	}()
+	select {
+	case <-idle:
+		s.link.wipe()
+	case <-time.After(time.Second): // standard output is stuck, and the process is about to end
+	}
+}
+
+// outcome is the result of a session whose reader has ended with err. goodbye reports that secure-close was sent.
+func (s *clientSession) outcome(err error, goodbye bool) error {
+	left := errors.Is(err, errServerLeft)
+	n := s.box.unacknowledged()
 	switch {
 	case errors.As(err, new(errPermanent)):
 		return err
 	case errors.Is(err, errBadPacket):
 		return fmt.Errorf("%w: possible man-in-the-middle attack; the session was ended", err)
-	}
-	n := s.box.unacknowledged() + int(s.handed.Load())
-	if n == 0 && errors.Is(err, errServerLeft) {
+	case (goodbye || left) && s.box.finished():
+		return nil
+	case left && n == 0:
 		return err
-	}
-	why := err
-	switch {
-	case errors.Is(err, errServerLeft):
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		why = errors.New("nothing heard from the server for too long")
-	default:
-		why = errors.New(netReason(err))
+		err = errors.New("nothing heard from the server for too long")
+	case !left:
+		err = errors.New(netReason(err))
 	}
-	return &errLost{n, why}
+	return &errLost{n, err}
 }
 
-// write sends what is in the outbox, and secure-close when the outbox is closed and everything is acknowledged.
-func (s *clientSession) write() error {
+// send sends what is in the outbox, and secure-close once the outbox is closed and everything is acknowledged.
+func (s *clientSession) send() error {
 	ping := time.NewTimer(pingInterval)
 	defer ping.Stop()
 	var buf, payload []byte
@@ -591,15 +705,17 @@ func (s *clientSession) write() error {
 		if done {
 			return writeMessage(s.link, kindClose, []byte(closeText))
 		}
-		if s.asks.Swap(false) {
-			if buf, err = s.link.append(buf, kindWho, nil); err != nil {
+		if s.asksWho.Swap(false) {
+			buf, err = s.link.append(buf, kindWho, nil)
+			if err != nil {
 				return err
 			}
 		}
 		for len(batch) > 0 {
 			n := 0
 			n, payload = packLines(payload[:0], first, batch)
-			if buf, err = s.link.append(buf, kindText, payload); err != nil {
+			buf, err = s.link.append(buf, kindText, payload)
+			if err != nil {
 				return err
 			}
 			batch, first = batch[n:], first+uint64(n)
@@ -608,10 +724,11 @@ func (s *clientSession) write() error {
 			select {
 			case <-s.box.wake:
 				continue
-			case <-s.stop:
+			case <-s.quit:
 				return nil
 			case <-ping.C:
-				if buf, err = s.link.append(buf, kindPing, nil); err != nil {
+				buf, err = s.link.append(buf, kindPing, nil)
+				if err != nil {
 					return err
 				}
 			}
@@ -637,12 +754,12 @@ func packLines(payload []byte, first uint64, batch []outLine) (int, []byte) {
 	return n, payload
 }
 
-// read shows what the room says and takes acknowledgements until the session ends.
-func (s *clientSession) read() error {
+// receive prints what the room sends and takes acknowledgements until the session ends.
+func (s *clientSession) receive() error {
 	s.link.setReadTimeout(peerTimeout, true)
 	for {
 		if !s.link.ready() {
-			if err := s.shown(s.console.flush()); err != nil {
+			if err := s.printed(s.console.flush()); err != nil {
 				return err
 			}
 		}
@@ -655,13 +772,12 @@ func (s *clientSession) read() error {
 			err = s.show(payload)
 		case kind == kindAck && len(payload) == 8:
 			n := binary.BigEndian.Uint64(payload)
-			if err = s.box.acknowledge(n); err == nil {
-				err = s.shown(s.console.acked(n))
+			err = s.box.acknowledge(n)
+			if err == nil {
+				err = s.printed(s.console.acked(n))
 			}
 		case kind == kindSent:
-			n := binary.BigEndian.Uint64(payload)
-			s.handed.Store(n)
-			err = s.box.acknowledge(n)
+			err = s.box.handOver(binary.BigEndian.Uint64(payload))
 		case kind == kindPing:
 		case kind == kindClose && string(payload) == closeText:
 			return s.closed()
@@ -674,10 +790,10 @@ func (s *clientSession) read() error {
 	}
 }
 
-// closed is the server's secure-close.
+// closed handles the server's secure-close and returns how the session ended.
 func (s *clientSession) closed() error {
-	s.handed.Store(0) // a server that closes has read everything
-	if err := s.shown(s.console.flush()); err != nil {
+	s.box.confirm()
+	if err := s.printed(s.console.flush()); err != nil {
 		return err
 	}
 	if s.removed {
@@ -686,7 +802,7 @@ func (s *clientSession) closed() error {
 	return errServerLeft
 }
 
-// show shows the items of a message.
+// show prints the items of a message.
 func (s *clientSession) show(payload []byte) error {
 	for len(payload) > 0 {
 		it, rest, err := cutItem(payload)
@@ -695,47 +811,44 @@ func (s *clientSession) show(payload []byte) error {
 		}
 		payload = rest
 		s.people.saw(it)
-		s.removed = s.removed || it.what == itemRemoved
 		s.place.seen = max(s.place.seen, it.seq)
+		s.removed = s.removed || it.what == itemRemoved
 		if it.what == itemUndelivered && s.console.term == nil {
-			s.failed.Store(true)
+			s.undelivered.Store(true)
 		}
-		if err := s.shown(s.console.show(it)); err != nil {
+		if err := s.printed(s.console.show(it)); err != nil {
 			return err
 		}
-		if it.what > itemDirect || s.place.count == 0 {
-			continue
-		}
-		if s.place.count--; s.place.count == 0 {
-			if err := s.shown(s.console.flush()); err != nil {
+		if it.what <= itemDirect && s.place.count > 0 {
+			if err := s.countDown(); err != nil {
 				return err
 			}
-			s.console.mute()
-			s.end(errDone)
 		}
 	}
 	return nil
 }
 
-// carry carries bytes (-raw).
-func (c *client) carry(ctx context.Context) error {
-	defer c.start(ctx)()
-	conn, err := c.connectFirst()
-	if err != nil {
-		return err
+// countDown counts one message for -count. After the last one nothing more is printed.
+func (s *clientSession) countDown() error {
+	s.place.count--
+	if s.place.count > 0 {
+		return nil
 	}
-	return c.pipe.carry(c.ending, conn, conn.link.(*session)) // only securechat/2 has -raw
+	err := s.printed(s.console.flush())
+	s.console.mute()
+	s.leave(errCountReached)
+	return err
 }
 
 // people are the names that a client has seen in the room, for completion.
 type people struct {
-	mu   sync.Mutex
+	mu   sync.Mutex          // guards here
 	here map[string]struct{} // maxPeople at most
 }
 
 const maxPeople = 1 << 10
 
-// saw takes over who came or left by an item.
+// saw adds or removes the name in an item.
 func (p *people) saw(it item) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

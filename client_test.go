@@ -5,6 +5,7 @@ package main
 import (
 	"cmp"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -663,18 +665,18 @@ func (l stuckLink) setReadTimeout(time.Duration, bool) {}
 func TestTimeoutStuck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newClient(clientConfig{
-			stay: true, timeout: time.Second,
-			console: newConsole(strings.NewReader(""), io.Discard, io.Discard, nil, consoleOptions{}),
+			keepReceiving: true,
+			console:       newConsole(strings.NewReader(""), io.Discard, io.Discard, nil, consoleOptions{}),
 		})
-		defer c.start(t.Context())()
 		defer c.console.close()
+		time.AfterFunc(time.Second, func() { c.leave(errTimeout) })
 		conn, other := net.Pipe()
 		defer other.Close()
 		l := stuckLink{free: make(chan struct{})}
 		defer close(l.free)
-		err := c.session(&clientConn{conn, l, welcome{name: "bob"}})
-		if !errors.Is(err, errTimeout) {
-			t.Errorf("it ended with %v", err)
+		err := c.session(&clientConn{conn, nil, l, welcome{name: "bob"}})
+		if err != nil || !errors.Is(c.result(), errTimeout) {
+			t.Errorf("it ended with %v, result %v", err, c.result())
 		}
 	})
 }
@@ -738,5 +740,255 @@ func TestAckOverReconnect(t *testing.T) {
 	}
 	if err := b.acknowledge(10); err != nil { // The pending sync ends before the client's writer starts.
 		t.Errorf("the acknowledgement: %v", err)
+	}
+}
+
+// TestSentBeforeBadLine: a line is sent at once although the line that came with it is rejected and nothing follows.
+func TestSentBeforeBadLine(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	_, addr := serve(t, anna)
+	client := start(t, t.TempDir(), "-connect", addr, "-dir", anna, "-json")
+	client.out.match(t, `"type":"welcome"`)
+	client.send(`{"text":"first"}` + "\n")
+	client.out.match(t, `"id":1}`)
+	begin := time.Now()
+	client.send(`{"text":"good"}` + "\nbad\n")
+	client.out.match(t, `"id":2}`)
+	if d := time.Since(begin); d > pingInterval/2 {
+		t.Errorf("the line was acknowledged after %v", d)
+	}
+	client.stdin.Close()
+	if code := client.wait(); code != exitTrouble {
+		t.Errorf("exit %d", code)
+	}
+}
+
+// scriptedLink is a link whose other side is the test: it receives the kinds that are written, and sends messages to
+// read.
+type scriptedLink struct {
+	link
+	kinds chan byte
+	reads chan receivedMessage
+}
+
+func newScriptedLink() *scriptedLink {
+	return &scriptedLink{kinds: make(chan byte, 16), reads: make(chan receivedMessage, 16)}
+}
+
+func (l *scriptedLink) append(buf []byte, kind byte, _ []byte) ([]byte, error) {
+	return append(buf, kind), nil
+}
+
+func (l *scriptedLink) write(buf []byte) error {
+	for _, kind := range buf {
+		if kind != kindPing {
+			l.kinds <- kind
+		}
+	}
+	return nil
+}
+
+func (l *scriptedLink) read() (byte, []byte, error) {
+	m := <-l.reads
+	return m.kind, m.payload, m.err
+}
+
+func (l *scriptedLink) ready() bool { return false }
+
+func (l *scriptedLink) setReadTimeout(time.Duration, bool) {}
+
+func (l *scriptedLink) wipe() {}
+
+// number is the payload of kindAck and kindSent.
+func number(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
+
+// fullDisk is a standard output that takes nothing.
+type fullDisk struct{}
+
+func (fullDisk) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
+
+// TestSessionEnds: how a session with one line ends, by what the server sends after the line and after secure-close.
+func TestSessionEnds(t *testing.T) {
+	said := item{seq: 1, what: itemSay, name: "bob", text: []byte("last")}.append(nil)
+	ack, sent := receivedMessage{kind: kindAck, payload: number(1)}, receivedMessage{kind: kindSent, payload: number(1)}
+	bye, cut := receivedMessage{kind: kindClose, payload: []byte(closeText)}, receivedMessage{err: errTruncated}
+	removed := receivedMessage{kind: kindText, payload: item{what: itemRemoved, text: []byte("removed")}.append(nil)}
+	lost := func(n int) func(error) bool {
+		return func(err error) bool {
+			var e *errLost
+			return errors.As(err, &e) && e.unacknowledged == n
+		}
+	}
+	is := func(want error) func(error) bool { return func(err error) bool { return errors.Is(err, want) } }
+	for _, c := range []struct {
+		name     string
+		line     []receivedMessage // after the line
+		goodbye  []receivedMessage // after the client's secure-close
+		fullDisk bool
+		want     func(error) bool
+		trouble  bool // which another connection may mend
+	}{
+		{"all well", []receivedMessage{ack}, []receivedMessage{bye}, false, is(nil), false},
+		{"a connection that is cut after secure-close", []receivedMessage{ack}, []receivedMessage{cut}, false, is(nil),
+			false},
+		{"a forged packet after secure-close", []receivedMessage{ack}, []receivedMessage{{err: errBadPacket}}, false,
+			is(errBadPacket), false},
+		{"a full disk after secure-close", []receivedMessage{ack},
+			[]receivedMessage{{kind: kindText, payload: said}, bye}, true, is(syscall.ENOSPC), false},
+		{"a cut before the acknowledgement", []receivedMessage{cut}, nil, false, lost(1), true},
+		{"a server that stops", []receivedMessage{bye}, nil, false, lost(1), true},
+		{"removed", []receivedMessage{removed, bye}, nil, false, is(errRemoved), false},
+		{"an acknowledgement of what was not sent", []receivedMessage{{kind: kindAck, payload: number(2)}}, nil, false,
+			lost(1), true},
+		{"handed over, and the server closes", []receivedMessage{sent}, []receivedMessage{bye}, false, is(nil), false},
+		{"handed over, and the connection is cut", []receivedMessage{sent}, []receivedMessage{cut}, false, lost(1), true},
+		{"handed over, and cut before secure-close", []receivedMessage{sent, cut}, nil, false, lost(1), true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cl := newClient(clientConfig{console: unstartedConsole(strings.NewReader(""), io.Discard)})
+				if c.fullDisk {
+					cl.console.out = newOutput(fullDisk{})
+				}
+				conn, other := net.Pipe()
+				defer other.Close()
+				l := newScriptedLink()
+				go func() {
+					defer close(l.kinds) // a write after this would panic
+					if kind := <-l.kinds; kind != kindText {
+						t.Errorf("the client sent kind %d", kind)
+					}
+					for _, m := range c.line {
+						l.reads <- m
+					}
+					if c.goodbye == nil {
+						return
+					}
+					if kind := <-l.kinds; kind != kindClose {
+						t.Errorf("the client sent kind %d", kind)
+					}
+					for _, m := range c.goodbye {
+						l.reads <- m
+					}
+				}()
+				cl.box.add(outLine{text: []byte("line"), what: itemSay}, true)
+				if c.goodbye != nil {
+					cl.box.close()
+				}
+				err := cl.session(&clientConn{conn, nil, l, welcome{name: "anna"}})
+				if !c.want(err) || isTrouble(err) != c.trouble {
+					t.Errorf("the session ended with %v; trouble %v", err, isTrouble(err))
+				}
+			})
+		})
+	}
+}
+
+// TestClosedOutputPatience: lines that are piped in have any time to be acknowledged, also with -stay and a closed
+// output.
+func TestClosedOutputPatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newClient(clientConfig{
+			endpoint: endpoint{protocol: &securechat2{}}, keepReceiving: true,
+			console: unstartedConsole(strings.NewReader("line\n"), io.Discard),
+		})
+		conn, other := net.Pipe()
+		defer other.Close()
+		l := newScriptedLink()
+		begin := time.Now()
+		time.AfterFunc(time.Second, func() {
+			if err := c.printed(syscall.EPIPE); err != nil {
+				t.Error(err)
+			}
+		})
+		time.AfterFunc(time.Minute, func() { l.reads <- receivedMessage{kind: kindAck, payload: number(1)} })
+		go func() {
+			for kind := range l.kinds {
+				if kind == kindClose {
+					l.reads <- receivedMessage{kind: kindClose, payload: []byte(closeText)}
+					return
+				}
+			}
+		}()
+		go c.input()
+		if err := c.session(&clientConn{conn, nil, l, welcome{name: "anna"}}); err != nil || c.result() != nil {
+			t.Errorf("it ended with %v", err)
+		}
+		if d := time.Since(begin); d != time.Minute {
+			t.Errorf("it ended after %v", d)
+		}
+	})
+}
+
+// TestResumeTooFar: a server cannot acknowledge lines that were never sent.
+func TestResumeTooFar(t *testing.T) {
+	b := newOutbox()
+	for range 3 {
+		b.add(outLine{text: []byte("x"), what: itemSay}, true)
+	}
+	if err := b.resume(1); !errors.Is(err, errMalformed) {
+		t.Errorf("resume: %v", err)
+	}
+	b.take(nil)
+	if err := b.resume(2); err != nil || b.unacknowledged() != 1 {
+		t.Errorf("resume: %v, %d lines unacknowledged", err, b.unacknowledged())
+	}
+	if first, batch, done := b.take(nil); first != 3 || len(batch) != 1 || done {
+		t.Errorf("%d lines from %d, %v", len(batch), first, done)
+	}
+}
+
+// TestLeavingOffline: leaving ends a client that has no connection at once. One that was leaving before it lost the
+// connection has leaveTimeout to deliver its lines.
+func TestLeavingOffline(t *testing.T) {
+	for _, c := range []struct {
+		leaves, ends time.Duration
+		cause, want  error
+	}{
+		{time.Second, time.Second, errQuit, errOffline},
+		{time.Second, time.Second, errTimeout, errTimeout},
+		{0, leaveTimeout, errCountReached, errOffline},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			cl := newClient(clientConfig{
+				endpoint: endpoint{protocol: &securechat2{}}, addr: "127.0.0.1:1",
+				console: unstartedConsole(strings.NewReader(""), io.Discard),
+			})
+			begin := time.Now()
+			if c.leaves == 0 {
+				cl.leave(c.cause)
+			} else {
+				time.AfterFunc(c.leaves, func() { cl.leave(c.cause) })
+			}
+			conn, err := cl.connectAgain(&backoff{next: time.Hour}) // no attempt comes before the end
+			if conn != nil || !errors.Is(err, c.want) || time.Since(begin) != c.ends {
+				t.Errorf("%v: it ended with %v after %v", c.cause, err, time.Since(begin))
+			}
+			synctest.Wait()
+			if !cl.box.finished() {
+				t.Error("the outbox is open")
+			}
+		})
+	}
+}
+
+// TestWhatIsRetried checks after which errors a client connects again. It does so after trouble of the network, and
+// when the server stops or is full; it does not after an answer that another attempt would only receive again.
+func TestWhatIsRetried(t *testing.T) {
+	lost := &errLost{1, errors.New("connection reset")}
+	full := fmt.Errorf("%w: the room is full", errServerLeft)
+	for _, err := range []error{errServerLeft, full, errUnreachable{io.EOF}, lost} {
+		if !isTrouble(err) {
+			t.Errorf("not retried: %v", err)
+		}
+	}
+	notAdmitted := (&securechat2{me: partyOf(t, fixedSigner(t, "client"), onceKeys["client"]())}).notAdmitted()
+	for _, err := range []error{
+		errRemoved, &errLost{1, errRemoved}, notAdmitted, &untrusted{kind: changedKey}, errPermanent{io.EOF}, errUnverified,
+	} {
+		if isTrouble(err) {
+			t.Errorf("retried: %v", err)
+		}
 	}
 }

@@ -1,8 +1,8 @@
 package main
 
 // The console: the standard streams of either side, on a terminal or in pipes. stdout carries messages only, one per
-// line, or with -json one object per line; everything else goes to stderr. This file, and no other, makes text from
-// peers safe to show.
+// line, or with -json one object per line; everything else goes to stderr. Text from peers is made safe here
+// before it is printed; callers of print pass text that is safe already.
 
 import (
 	"bufio"
@@ -71,7 +71,7 @@ func newConsole(stdin io.Reader, stdout, stderr io.Writer, term *terminal, o con
 		c.lines = newLineReader(stdin, longest)
 	}
 	c.notes = newNoteQueue(c.print)
-	go c.notes.run() // until close
+	go c.notes.run() // ends with close
 	return c
 }
 
@@ -115,13 +115,27 @@ func (c *console) read() (line []byte, pasted bool, err error) {
 	return []byte(s), pasted, err
 }
 
-// note prints a note to the user, which may have several lines, after the name of the program. It does not wait for
-// stderr.
+// ownLines is text of the program's own that may have several lines.
+type ownLines string
+
+// note prints a note to the user after the name of the program. Only newlines of the format and of ownLines begin a
+// line: every other argument is made safe by itself, since it may hold bytes of a peer. note does not wait for stderr.
 func (c *console) note(format string, a ...any) { c.notePlain("securechat: "+format, a...) }
 
-// notePlain is note without the name of the program.
+// notePlain is like note but does not print the name of the program.
 func (c *console) notePlain(format string, a ...any) {
-	lines := strings.Split(fmt.Sprintf(format, a...), "\n")
+	args := make([]any, len(a))
+	for i, arg := range a {
+		switch arg := arg.(type) {
+		case ownLines:
+			args[i] = string(arg)
+		case int, int64, uint64:
+			args[i] = arg
+		default:
+			args[i] = safe(fmt.Sprint(arg))
+		}
+	}
+	lines := strings.Split(fmt.Sprintf(format, args...), "\n")
 	for i := range lines {
 		lines[i] = safe(lines[i])
 	}
@@ -308,7 +322,7 @@ func (p *progressLine) show(line string) {
 
 // display is the terminal, or stderr without a terminal.
 type display struct {
-	mu     sync.Mutex // held while a line is written
+	mu     sync.Mutex // guards the fields below, and is held while a line is written
 	term   *terminal  // nil without a terminal
 	stderr io.Writer
 }

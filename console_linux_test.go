@@ -5,6 +5,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -118,7 +119,8 @@ func TestConversation(t *testing.T) {
 	operator.send("/kick bob\r")
 	bob.waitText("removed by the operator")
 	bob.waitExit(bobCmd, exitTrouble)
-	operator.send("\r/who\r") // An empty line does nothing at the operator's prompt.
+	operator.waitText("bob left: removed by the operator")
+	operator.send("\r/who\r") // an empty line is nothing to an operator
 	operator.waitText("* 2 here: anna, cleo")
 	operator.send("missed\r")
 	cleo.waitText(": missed")
@@ -185,13 +187,99 @@ func TestFirstConnectRetries(t *testing.T) {
 	person.waitText("connecting again")
 	start(t, t.TempDir(), "-listen", addr, "-dir", anna)
 	person.waitText("joined " + addr + " as anna;")
-	person.waitText("connected\r\n")
+	person.waitText("connected to " + addr)
 	person.wait("one greeting", func(out string) bool { return strings.Count(out, "joined") == 1 })
 	person.send("\r")
 	person.waitExit(cmd, exitDone)
 }
 
-// atTerminal runs securechat with a terminal of its own.
+// TestTypedTo: with -to every typed line is for one receiver alone, and /me, which is for all, is not sent.
+func TestTypedTo(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	server, addr := serve(t, anna)
+	bob, cmd := startAtTerminal(t, "", "-connect", addr, "-dir", guest(t, anna, addr, "bob"), "-to", "anna")
+	bob.waitText("bob> ")
+	bob.send("psst\r")
+	bob.send("/me waves\r")
+	bob.waitText("not sent: /me goes to everyone, and with -to every line is for anna alone")
+	bob.send("a" + pasteMark("one\r") + "\r")
+	bob.send("/quit\r")
+	bob.waitExit(cmd, exitDone)
+	var got []string
+	for _, r := range records(t, filepath.Join(server.cmd.Dir, "connection.log")) {
+		if r["event"] == eventMessage {
+			got = append(got, recordField(r, "message")+" to "+recordField(r, "to"))
+		}
+	}
+	if want := []string{"psst to anna", "aone to anna"}; !slices.Equal(got, want) {
+		t.Errorf("the log has %q, want %q", got, want)
+	}
+}
+
+// TestInterruptedConnect: Ctrl-C ends a client that waits for a server in its first handshake.
+func TestInterruptedConnect(t *testing.T) {
+	t.Parallel()
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	// A dumb terminal is not in raw mode, so Ctrl-C is a signal.
+	person, cmd := startAtTerminal(t, "TERM=dumb", "-connect", silent.Addr().String(), "-dir", state(t, "anna"),
+		"-reconnect")
+	conn, err := silent.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	person.send("\x03")
+	person.waitText("left while there was no connection")
+	person.waitExit(cmd, exitTrouble)
+}
+
+// TestInterruptWhileConnecting: Ctrl-C at a terminal ends a client at once while its server does not answer: in the
+// first connection, and in the one after the question about an unknown server.
+func TestInterruptWhileConnecting(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	_, server := serve(t, anna)
+	for _, c := range []struct {
+		answered int // connections that reach the server
+		flag     string
+	}{{0, "-reconnect=false"}, {0, "-reconnect"}, {1, "-reconnect"}} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		person, cmd := startAtTerminal(t, "", "-connect", l.Addr().String(), "-dir", state(t, "bob"), c.flag)
+		for range c.answered {
+			here, err := l.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			there, err := net.Dial("tcp", server)
+			if err != nil {
+				t.Fatal(err)
+			}
+			go func() { io.Copy(here, there); here.Close() }()
+			go func() { io.Copy(there, here); there.Close() }()
+			person.waitText("Trust it?")
+			person.send("yes\r")
+		}
+		silent, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer silent.Close()
+		person.send("\x03")
+		person.waitText("left while there was no connection")
+		person.waitExit(cmd, exitTrouble)
+	}
+}
+
+// atTerminal runs securechat at a terminal of its own.
 func atTerminal(t *testing.T, args ...string) (*proc, *screen) {
 	t.Helper()
 	s := newScreen(t, 200)

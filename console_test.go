@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -10,8 +11,8 @@ import (
 	"time"
 )
 
-// unstartedConsole is a console without the goroutine that prints its notes; printNotes prints them. Its stdout is
-// discarded.
+// unstartedConsole returns a console without the goroutine that prints its notes; printNotes prints them. Its stdout
+// is discarded.
 func unstartedConsole(stdin io.Reader, stderr io.Writer) *console {
 	c := &console{display: display{stderr: stderr}, out: newOutput(io.Discard), lines: newLineReader(stdin, maxLine)}
 	c.notes = newNoteQueue(c.print)
@@ -90,8 +91,8 @@ func TestShow(t *testing.T) {
 	const start = `{"type":"message","seq":%d,"time":"2026-11-23T21:36:00.000Z","name":"bob","what":"say","text":`
 	want := fmt.Sprintf(start, 5) + `"old","history":true,"server":"pi","origin":"SHA256:abc"}` + "\n" +
 		fmt.Sprintf(start, 6) + `"hi\u001b[2J","server":"pi","origin":"SHA256:abc"}` + "\n" +
-		`{"type":"ack","id":7}` + "\n" + `{"type":"welcome","name":"ann","gap":true,"server":"pi","origin":"SHA256:abc"}` +
-		"\n"
+		`{"type":"ack","id":7}` + "\n" +
+		`{"type":"welcome","name":"ann","gap":true,"server":"pi","origin":"SHA256:abc"}` + "\n"
 	if stdout.String() != want {
 		t.Errorf("objects: %s, want %s", stdout.String(), want)
 	}
@@ -105,7 +106,7 @@ func (w stuckWriter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// TestNotesStuck: a stuck stderr does not block a note, and delays the exit by at most notesTimeout.
+// TestNotesStuck checks that a stuck stderr delays no note, and the end by no more than notesTimeout.
 func TestNotesStuck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := stuckWriter{make(chan struct{})}
@@ -127,7 +128,7 @@ func TestNotesStuck(t *testing.T) {
 	})
 }
 
-// TestNotesDropped: the number of dropped lines is printed once stderr works again.
+// TestNotesDropped checks that the number of dropped lines is printed after stderr works again.
 func TestNotesDropped(t *testing.T) {
 	var printed []string
 	q := newNoteQueue(func(text string) { printed = append(printed, text) })
@@ -193,5 +194,28 @@ func BenchmarkShow(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// TestNoteArguments: bytes of a peer in an argument begin no line of their own and reach the terminal escaped.
+func TestNoteArguments(t *testing.T) {
+	var out bytes.Buffer
+	c := unstartedConsole(strings.NewReader(""), &out)
+	c.note("refused %s: %v%s", "peer\nsecurechat: room open", errors.New("unknown algorithm \x1b[2J\r\nx"),
+		ownLines("\nhint: two\nlines"))
+	printNotes(c)
+	want := "securechat: refused peer\\nsecurechat: room open: unknown algorithm \\x1b[2J\\r\\nx\nhint: two\nlines\n"
+	if out.String() != want {
+		t.Errorf("%q, want %q", out.String(), want)
+	}
+}
+
+// TestClip: a long reason is cut between characters.
+func TestClip(t *testing.T) {
+	for text, want := range map[string]string{"short": "short", "exactly": "exactly", "1234567é": "1234567…",
+		"123456é9": "123456…"} {
+		if got := clip(text, 7); got != want {
+			t.Errorf("%q becomes %q, want %q", text, got, want)
+		}
 	}
 }

@@ -1,11 +1,10 @@
 package main
 
-// The documents agree with the code: README's usage text, ARCHITECTURE.md's layers, the man page, -help and -help-all,
-// and the shells' completion.
+// The documents agree with the code: README.md's usage text and ARCHITECTURE.md's layers. flags_test.go compares the
+// man page with the flags.
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"go/ast"
 	"go/parser"
@@ -15,7 +14,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -34,145 +32,6 @@ func readme(t *testing.T) string {
 func TestReadmeUsage(t *testing.T) {
 	if !strings.Contains(readme(t), "```text\n"+shortUsage()+"```\n") {
 		t.Error("README.md does not hold the text of -help as it is")
-	}
-}
-
-// TestManPageAndCompletion: the man page explains each flag of the table and no other, and each shell completes it.
-func TestManPageAndCompletion(t *testing.T) {
-	page, err := os.ReadFile("docs/securechat.1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	explained := map[string]bool{}
-	for _, m := range regexp.MustCompile(`(?m)^\.It Fl ([a-z-]+)`).FindAllStringSubmatch(string(page), -1) {
-		explained[m[1]] = true
-	}
-	rows := completed()
-	shells := map[string]string{"bash": bashCompletion(rows), "zsh": zshCompletion(rows), "fish": fishCompletion(rows)}
-	for _, row := range rows {
-		if row.help == "" {
-			t.Errorf("-%s has no help", row.name)
-		}
-		if !explained[row.name] {
-			t.Errorf("the man page does not explain -%s", row.name)
-		}
-		delete(explained, row.name)
-		for shell, form := range map[string]string{"bash": `[" ]-%["= ]`, "zsh": `(?m)^\t'-%[=\[]`, "fish": `(?m) -o %[= ]`} {
-			if !regexp.MustCompile(strings.Replace(form, "%", regexp.QuoteMeta(row.name), 1)).MatchString(shells[shell]) {
-				t.Errorf("%s does not complete -%s", shell, row.name)
-			}
-		}
-	}
-	for name := range explained {
-		t.Errorf("the man page explains -%s, which does not exist", name)
-	}
-}
-
-// TestOptionTable: every row is complete and names only flags that exist.
-func TestOptionTable(t *testing.T) {
-	rows := completed()
-	exists := map[string]bool{}
-	for _, row := range rows {
-		if exists[row.name] {
-			t.Errorf("-%s stands twice in the table", row.name)
-		}
-		exists[row.name] = true
-	}
-	for _, row := range rows {
-		if _, isSwitch := row.field.(*bool); isSwitch != (row.value == "") {
-			t.Errorf("-%s: its value is %q", row.name, row.value)
-		}
-		for _, other := range append(row.modes, row.excludes...) {
-			if !exists[other] {
-				t.Errorf("-%s names -%s, which does not exist", row.name, other)
-			}
-		}
-		for _, other := range row.excludes {
-			if excludedBy[other] == "" {
-				t.Errorf("-%s excludes -%s without a reason", row.name, other)
-			}
-		}
-	}
-}
-
-// TestFlagErrors: a wrong command line gives one error, the first in the order of the table, and the error names the
-// flag.
-func TestFlagErrors(t *testing.T) {
-	for line, want := range map[string]string{
-		"-listen :1 -stay -join -count 3":      "-join belongs to -connect",
-		"-connect x:1 -sync -log f -history 3": "-log belongs to -listen",
-		"-connect x:1 -raw -json -nobell -to bob": "-to and -raw exclude each other: -raw carries bytes, not " +
-			"messages",
-		"-listen :1 -paper -bits 2048 -type rsa": "-type and -paper exclude each other: the paper's protocol " +
-			"has nothing like it",
-		"-listen :1 -peer f": "-peer belongs to -paper",
-		"-listen :1 -paper":  "-paper needs -identity FILE",
-		"-connect x:1 -paper -identity i -peer a -peer b":     "-paper -connect takes one -peer FILE",
-		"-connect x:1 -delay 1s":                              "-delay belongs to -listen, or to -paper on either side",
-		"-listen :1 -delay 6s":                                "-delay 6s: it must be from 0s to 5s",
-		"-connect x:1 -count 0 -timeout 0s":                   "-count 0: it must be positive",
-		"-connect x:1 -timeout -1s":                           "-timeout -1s: it must be positive",
-		"-listen :1 -max-clients 0":                           "-max-clients 0: it must be from 1 to",
-		"-listen :1 -history -1":                              "-history -1: it must be",
-		"-listen :1 -bits 1024":                               "1024 bits",
-		"-invite an/na":                                       "-invite: ",
-		"-allow=":                                             "-allow needs a value",
-		"-keygen -fingerprint":                                "-keygen and -fingerprint exclude each other",
-		"-connect x:1 -join code":                             "-join takes no code",
-		"-connect x:1 -join=code":                             "-join takes no code",
-		"-connect x:1 -to " + strings.Repeat("x", maxShown+1): "-to: the name is too long",
-	} {
-		for range 5 { // The order of the errors must not depend on map iteration.
-			_, err := parseFlags(strings.Fields(line))
-			if !errors.As(err, new(errUsage)) || !strings.Contains(err.Error(), want) {
-				t.Errorf("%s: %v, want %q", line, err, want)
-			}
-		}
-	}
-	for _, line := range []string{"-listen :1 -invite anna", "-connect :1 -paper -identity i -peer p",
-		"-listen :1 -paper -identity i -peer a -peer b -delay 2s"} {
-		if _, err := parseFlags(strings.Fields(line)); err != nil {
-			t.Errorf("%s: %v", line, err)
-		}
-	}
-}
-
-// TestHelpTiers: -help prints the short text, -help-all the full text, and both fit 80 columns.
-func TestHelpTiers(t *testing.T) {
-	for arg, want := range map[string]string{"-h": shortUsage(), "-help": shortUsage(), "-help-all": fullUsage()} {
-		if out, stderr, code := runToEnd(t, t.TempDir(), "", arg); out != want || stderr != "" || code != exitDone {
-			t.Errorf("%s: exit %d, stderr %q, stdout %q", arg, code, stderr, out)
-		}
-	}
-	for line := range strings.Lines(shortUsage() + fullUsage()) {
-		if len(line) > usageWidth+1 {
-			t.Errorf("%d columns: %s", len(line)-1, line)
-		}
-	}
-	for row := range new(options).all {
-		if inAll := strings.Contains(fullUsage(), " -"+row.shown()); !inAll {
-			t.Errorf("-help-all lacks -%s", row.name)
-		}
-		if row.common && !strings.Contains(shortUsage(), "\n  -"+row.shown()) {
-			t.Errorf("-help lacks -%s", row.name)
-		}
-	}
-}
-
-// TestCompletion prints the completion script of each shell and rejects other arguments.
-func TestCompletion(t *testing.T) {
-	for shell, want := range map[string]string{
-		"bash": "complete -F _securechat securechat\n", "zsh": "#compdef securechat\n",
-		"fish": "complete -c securechat -o log-text=false -d 'log the SHA-256",
-	} {
-		if out, stderr, code := runToEnd(t, t.TempDir(), "", "-completion", shell); !strings.Contains(out, want) ||
-			stderr != "" || code != exitDone {
-			t.Errorf("%s: exit %d, stderr %q, stdout %q", shell, code, stderr, out)
-		}
-	}
-	if _, stderr, code := runToEnd(t, t.TempDir(), "", "-completion", "tcsh"); code != exitUsage ||
-		!strings.Contains(stderr, "bash, zsh or fish") {
-		t.Errorf("tcsh: exit %d, %q", code, stderr)
 	}
 }
 

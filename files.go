@@ -136,7 +136,8 @@ func replaceFile(path string, data []byte, rename func(from, to string) error, s
 	if err == nil {
 		err = f.Sync()
 	}
-	if err = errors.Join(err, f.Close()); err == nil {
+	err = errors.Join(err, f.Close())
+	if err == nil {
 		err = rename(f.Name(), path)
 	}
 	if err == nil {
@@ -209,7 +210,7 @@ type stateFiles struct {
 	dir  string
 	warn func(format string, a ...any) // prints a warning; nil discards it
 
-	mu       sync.Mutex
+	mu       sync.Mutex          // guards reported
 	reported map[string][]string // the faults that each file had when it was last read, all of them reported
 }
 

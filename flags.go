@@ -1,7 +1,8 @@
 package main
 
-// The command line. One table holds every flag: its help, the modes it belongs to, what it excludes and how its value is
-// checked. -help-all, the checks and the completion of shells are made from it; a test holds the man page to it.
+// The command line. One table holds every flag: its value, its default, the modes it belongs to, the flags it
+// excludes, the check of its value and its help. -help, -help-all and the completion of shells are made from the
+// table, and a test compares the man page with it.
 
 import (
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -18,19 +20,13 @@ import (
 const commands = `usage:
   securechat -listen :9000                   open a room on port 9000
   securechat -connect host:9000              join it; an empty line leaves
-  some-job | securechat -connect host:9000   send lines, and end when all are
-                                             in the server's log
-  securechat -invite anna                    make a one-time code that lets anna
-                                             in (also together with -listen)
-  securechat -connect host:9000 -join        use such a code: it is asked for,
-                                             or taken from $SECURECHAT_INVITE
-  securechat -allow FILE                     admit the owner of a public key;
-                                             - reads it from a pipe
-  securechat -keygen                         make the keys; print the public
-                                             one and its fingerprint
-  securechat -fingerprint                    print our fingerprint
-  securechat -verify-log FILE...             check a log's hash chain; name
-                                             rotated files first, oldest first
+  some-job | securechat -connect host:9000   send lines, end when all are logged
+  securechat -invite anna                    make a one-time code to admit anna
+  securechat -connect host:9000 -join        join; ask for an invite's code
+  securechat -allow FILE                     admit the owner of a public key
+  securechat -keygen                         make keys; print the public key
+  securechat -fingerprint                    print the key's fingerprint
+  securechat -verify-log FILE...             check a log's hash chain
 `
 
 const shortUsageEnd = `
@@ -43,166 +39,204 @@ exit status: 0 all delivered, 1 network or file trouble, 2 wrong usage,
              5 -timeout ran out
 `
 
-// options is what the command line asks for, one field a flag.
+// options is what the command line asks for.
 type options struct {
-	listen, connect, allow, invite string
-	keygen, fingerprint, version   bool
-	verifyLog, completion          string
-	help, helpAll                  bool
+	mode string // the flag that says what to do, without its dash
 
+	listen, connect, allow, invite string
+	completion                     string
+	verifyLog                      []string // files of one log, the oldest first
+
+	keys   keyFlags
+	client clientFlags
+	server serverFlags
+	paper  paperFlags
+	output outputFlags
+
+	given map[string]bool // the flags on the command line
+}
+
+// keyFlags are about the state folder and the keys in it.
+type keyFlags struct {
 	dir, identity, passphraseFile string
 	typ, comment                  string
 	bits                          int
-	join, acceptNew, force        bool
+	force                         bool
+}
 
+type clientFlags struct {
+	join, acceptNew bool
 	to              string
 	stay, reconnect bool
 	count           int
 	timeout         time.Duration
+}
 
-	log            string
-	logText, sync  bool
-	maxClients     int
-	norelay        bool
-	history        int
-	delay          time.Duration
-	paper          bool
-	peers          []string
-	json, raw      bool
-	quiet, nobell  bool
-	trace          bool
-	given          map[string]bool // the flags on the command line
-	verifyLogOlder []string        // arguments behind -verify-log FILE: more files of the log
+type serverFlags struct {
+	log           string
+	logText, sync bool
+	maxClients    int
+	norelay       bool
+	history       int
+	delay         time.Duration // before each answer of a handshake; with -paper on both sides
+}
+
+type paperFlags struct {
+	on    bool // -paper
+	peers []string
+}
+
+// outputFlags are about stdin, stdout and stderr, of clients and servers.
+type outputFlags struct {
+	json, raw, quiet, nobell, trace bool
 }
 
 // option is a row of the table.
 type option struct {
-	name, value string // value is a word for its kind, such as FILE; empty for a switch
-	help        string
-	field       any      // *string, *bool, *int, *time.Duration or *[]string
-	common      bool     // also in -help
-	mode        bool     // says what to do; only one such flag may be given
-	modes       []string // the flags it belongs to, of which one has to be given; nil for none
-	excludes    []string
-	check       func() error // checks the value, if the flag was given
+	name     string       // without its dash
+	value    string       // a word for the kind of its value, such as FILE; "" for a switch
+	initial  string       // the default; "" for the zero value
+	help     string       // in -help-all and in completion; the default is added
+	field    any          // *string, *bool, *int, *time.Duration or *[]string, which receives the value
+	common   bool         // the flag is in -help, too
+	mode     bool         // the flag says what to do; only one such flag may be given
+	needs    []string     // flags of which one has to be given as well; nil for none
+	excludes []string     // flags that cannot be given as well
+	check    func() error // checks the value if the flag was given
 }
 
-// optionGroup is a part of -help-all.
+// optionGroup is a part of the table under a title of -help-all.
 type optionGroup struct {
 	title   string
 	options []option
 }
 
-// table returns all flags, which are read into o. Errors come in its order.
+// table returns all flags, with fields in o. Errors are reported in its order.
 func (o *options) table() []optionGroup {
 	server, client, both := []string{"listen"}, []string{"connect"}, []string{"listen", "connect"}
-	notPaper := []string{"paper"}
+	notPaper, notRaw, neither := []string{"paper"}, []string{"raw"}, []string{"paper", "raw"}
 	return []optionGroup{
-		{"", []option{
+		{"what to do, one of", []option{
 			{name: "listen", value: "ADDRESS", field: &o.listen, mode: true, check: o.checkListen,
-				help: "open a room on ADDRESS, such as :9000, or on the sockets of systemd"},
+				help: "open a room on ADDRESS, such as :9000; systemd takes the sockets of a systemd .socket unit"},
 			{name: "connect", value: "ADDRESS", field: &o.connect, mode: true, check: o.checkConnect,
 				help: "join the room at ADDRESS, such as host:9000"},
-			{name: "keygen", field: &o.keygen, mode: true,
-				help: "make the keys; print the public one and its fingerprint"},
-			{name: "fingerprint", field: &o.fingerprint, mode: true, help: "print our fingerprint"},
-			{name: "allow", value: "FILE", field: &o.allow, mode: true, check: notEmpty("allow", &o.allow),
-				help: "admit the owner of a public key; - reads it from a pipe"},
 			{name: "invite", value: "NAME", field: &o.invite, mode: true, excludes: notPaper, check: o.checkInvite,
-				help: "make a one-time code that lets NAME in"},
-			{name: "verify-log", value: "FILE", field: &o.verifyLog, mode: true, check: notEmpty("verify-log", &o.verifyLog),
-				help: "check a log's hash chain"},
+				help: "make a one-time code that admits NAME; also with -listen"},
+			{name: "allow", value: "FILE", field: &o.allow, mode: true, check: o.checkAllow,
+				help: "admit the owner of the public key in FILE; - reads stdin"},
+			{name: "keygen", field: new(bool), mode: true,
+				help: "make the keys that do not exist; print the public key and its fingerprint"},
+			{name: "fingerprint", field: new(bool), mode: true, help: "print the key's fingerprint and name"},
+			{name: "verify-log", value: "FILE", field: &o.verifyLog, mode: true, check: o.checkVerifyLog,
+				help: "check a log's hash chain; name rotated files first, oldest first"},
+			{name: "completion", value: "SHELL", field: &o.completion, mode: true, check: o.checkCompletion,
+				help: "print a script that completes these flags in bash, zsh or fish"},
+			{name: "version", field: new(bool), mode: true, help: "print the version"},
+			{name: "help", field: new(bool), mode: true, help: "print the most common flags"},
+			{name: "help-all", field: new(bool), mode: true, help: "print all flags"},
 		}},
 		{"keys and trust", []option{
-			{name: "dir", value: "FOLDER", field: &o.dir, common: true,
-				help: "keys and trust (default $SECURECHAT_DIR, else securechat in your configuration folder)"},
-			{name: "identity", value: "FILE", field: &o.identity,
-				help: "prove who we are with this SSH key; a .pub file means its key in ssh-agent"},
-			{name: "passphrase-file", value: "FILE", field: &o.passphraseFile, excludes: notPaper,
-				help: "the identity's passphrase (else it is asked for, or $CREDENTIALS_DIRECTORY/passphrase)"},
-			{name: "type", value: "TYPE", field: &o.typ, excludes: notPaper, check: o.checkKeys,
-				help: "of a new identity: ed25519 (default), rsa or ecdsa"},
-			{name: "bits", value: "N", field: &o.bits, excludes: notPaper, check: o.checkKeys,
-				help: "of new RSA keys (default 2048; 3072 for an identity)"},
-			{name: "comment", value: "NAME", field: &o.comment, excludes: notPaper, check: o.checkKeys,
-				help: "of a new identity: the name its owner goes by (default user-host)"},
-			{name: "force", field: &o.force, modes: []string{"allow"},
-				help: "with -allow: add a key although its name belongs to another one"},
+			{name: "dir", value: "FOLDER", field: &o.keys.dir, common: true,
+				help: "folder of keys and trust (default $SECURECHAT_DIR, else " +
+					"securechat in your configuration folder)"},
+			{name: "identity", value: "FILE", field: &o.keys.identity,
+				help: "use this SSH key as identity; a .pub file means its key in ssh-agent"},
+			{name: "passphrase-file", value: "FILE", field: &o.keys.passphraseFile, excludes: notPaper,
+				help: "passphrase of the identity (default $CREDENTIALS_DIRECTORY/passphrase, else a prompt)"},
+			{name: "type", value: "TYPE", initial: "ed25519", field: &o.keys.typ, excludes: notPaper,
+				check: o.checkType, help: "type of a new identity: ed25519, rsa or ecdsa"},
+			{name: "bits", value: "N", field: &o.keys.bits, excludes: notPaper, check: o.checkBits,
+				help: "size of new RSA keys (default 2048; 3072 for an identity)"},
+			{name: "comment", value: "NAME", field: &o.keys.comment, excludes: notPaper, check: o.checkComment,
+				help: "name of the owner of a new identity (default user-host)"},
+			{name: "force", field: &o.keys.force, needs: []string{"allow"},
+				help: "add the key of -allow although its name belongs to another key"},
 		}},
-		{"the client", []option{
-			{name: "join", field: &o.join, modes: client, excludes: notPaper,
-				help: "use an invite's code, which is asked for or taken from $SECURECHAT_INVITE"},
-			{name: "accept-new", field: &o.acceptNew, modes: client, excludes: notPaper,
-				help: "trust an unknown server without asking; a changed key is refused all the same"},
-			{name: "to", value: "NAME", field: &o.to, common: true, modes: client, excludes: []string{"paper", "raw"}, check: o.checkTo,
-				help: "send everything to NAME alone"},
-			{name: "stay", field: &o.stay, common: true, modes: client, excludes: []string{"raw"},
+		{"clients", []option{
+			{name: "join", field: &o.client.join, needs: client, excludes: notPaper,
+				help: "join with an invite's code, typed at a prompt or taken from $SECURECHAT_INVITE"},
+			{name: "accept-new", field: &o.client.acceptNew, needs: client, excludes: notPaper,
+				help: "trust an unknown server without asking; a changed key is still refused"},
+			{name: "to", value: "NAME", field: &o.client.to, common: true, needs: client, excludes: neither,
+				check: o.checkTo, help: "send everything to NAME alone"},
+			{name: "stay", field: &o.client.stay, common: true, needs: client, excludes: notRaw,
 				help: "keep receiving after the end of the input"},
-			{name: "count", value: "N", field: &o.count, modes: client, excludes: []string{"raw"}, check: o.checkCount,
+			{name: "count", value: "N", field: &o.client.count, needs: client, excludes: notRaw, check: o.checkCount,
 				help: "end after N messages were received (implies -stay)"},
-			{name: "timeout", value: "D", field: &o.timeout, modes: client, check: o.checkTimeout,
+			{name: "timeout", value: "D", field: &o.client.timeout, needs: client, check: o.checkTimeout,
 				help: "end after D, such as 10s, with exit status 5 (implies -stay)"},
-			{name: "reconnect", field: &o.reconnect, common: true, modes: client, excludes: []string{"paper", "raw"},
-				help: "connect again after trouble, and send what was not acknowledged (default at a terminal)"},
+			{name: "reconnect", field: &o.client.reconnect, common: true, needs: client, excludes: neither,
+				help: "connect again after network trouble, and send again what was not acknowledged " +
+					"(default at a terminal)"},
 		}},
-		{"the server", []option{
-			{name: "log", value: "FILE", field: &o.log, common: true, modes: server,
-				help: "the server's log (default connection.log); off keeps none; SIGHUP reopens it"},
-			{name: "log-text", field: &o.logText, modes: server,
-				help: "log the SHA-256 of what was said in place of the text"},
-			{name: "sync", field: &o.sync, modes: server,
+		{"servers", []option{
+			{name: "log", value: "FILE", initial: "connection.log", field: &o.server.log, common: true, needs: server,
+				help: "log of the server; off keeps none; SIGHUP reopens it"},
+			{name: "log-text", initial: "true", field: &o.server.logText, needs: server,
+				help: "log the SHA-256 of each text in place of the text"},
+			{name: "sync", field: &o.server.sync, needs: server,
 				help: "acknowledge a line when it is on disk, not when it is written"},
-			{name: "max-clients", value: "N", field: &o.maxClients, modes: server, check: o.checkMaxClients,
-				help: "clients in the room at once (default 1024)"},
-			{name: "norelay", field: &o.norelay, modes: server, excludes: []string{"raw"},
+			{name: "max-clients", value: "N", initial: strconv.Itoa(maxClients), field: &o.server.maxClients,
+				needs: server, check: o.checkMaxClients, help: "clients in the room at once"},
+			{name: "norelay", field: &o.server.norelay, needs: server, excludes: notRaw,
 				help: "receive lines and pass none on, as the paper's server does"},
-			{name: "history", value: "N", field: &o.history, modes: server, excludes: []string{"raw"}, check: o.checkHistory,
-				help: "keep the last N things said for people who were away (default 1000; 0 keeps none)"},
-			{name: "delay", value: "D", field: &o.delay, modes: both, check: o.checkDelay,
+			{name: "history", value: "N", initial: "1000", field: &o.server.history, needs: server, excludes: notRaw,
+				check: o.checkHistory, help: "keep N items for people who are away; 0 keeps none"},
+			{name: "delay", value: "D", field: &o.server.delay, needs: both, check: o.checkDelay,
 				help: "wait before each answer of a handshake, such as 1s (default 0s; with -paper 1s, on both sides)"},
 		}},
 		{"the paper's own protocol, for its programs", []option{
-			{name: "paper", field: &o.paper, modes: both, excludes: []string{"raw"}, check: o.checkPaper,
-				help: "speak it, with -identity FILE, an RSA-2048 key of its own, and -peer"},
-			{name: "peer", value: "FILE", field: &o.peers, modes: []string{"paper"},
-				help: "the other side's public key; a server takes several"},
+			{name: "paper", field: &o.paper.on, needs: both, excludes: notRaw, check: o.checkPaper,
+				help: "speak it; needs -identity FILE, an RSA-2048 key for this alone, and -peer"},
+			{name: "peer", value: "FILE", field: &o.paper.peers, needs: []string{"paper"}, check: o.checkPeers,
+				help: "public key of the other side; for a server once or more"},
 		}},
-		{"both sides", []option{
-			{name: "json", field: &o.json, common: true, excludes: []string{"raw"},
-				help: "one object a line, in and out"},
-			{name: "raw", field: &o.raw,
-				help: "bytes, both ways between one client and the server: each side's stdin is the other's stdout"},
-			{name: "quiet", field: &o.quiet, common: true, help: "nothing on stderr but errors"},
-			{name: "nobell", field: &o.nobell, excludes: []string{"raw"}, help: "no bell on a message to you alone"},
-			{name: "trace", field: &o.trace, help: "print the stages of each handshake as they happen"},
-		}},
-		{"other", []option{
-			{name: "version", field: &o.version, mode: true, help: "print the version"},
-			{name: "completion", value: "SHELL", field: &o.completion, mode: true,
-				help: "print what completes these flags in bash, zsh or fish"},
-			{name: "help", field: &o.help, help: "print the commands and the most common flags"},
-			{name: "help-all", field: &o.helpAll, help: "print all flags"},
+		{"clients and servers", []option{
+			{name: "json", field: &o.output.json, common: true, excludes: notRaw,
+				help: "one JSON object a line, in and out"},
+			{name: "raw", field: &o.output.raw,
+				help: "carry bytes between one client and the server: " +
+					"the stdin of each side is the stdout of the other"},
+			{name: "quiet", field: &o.output.quiet, common: true, help: "print nothing but errors on stderr"},
+			{name: "nobell", field: &o.output.nobell, excludes: notRaw,
+				help: "ring no bell for a message to you alone"},
+			{name: "trace", field: &o.output.trace, help: "print the stages of each handshake"},
 		}},
 	}
 }
 
-// all yields the rows of the table.
-func (o *options) all(yield func(option) bool) {
-	for _, g := range o.table() {
-		for _, row := range g.options {
-			if !yield(row) {
-				return
-			}
-		}
+// rows returns the rows of the table.
+func rows(table []optionGroup) (all []option) {
+	for _, g := range table {
+		all = append(all, g.options...)
 	}
+	return all
 }
 
-// shown is the flag's name as help and completion show it: a switch that is on by default is turned off by =false.
+// onByDefault reports whether the flag is a switch that is turned off by =false.
+func (row option) onByDefault() bool { return row.value == "" && row.initial == "true" }
+
+// shown returns the flag's name as help and completion show it.
 func (row option) shown() string {
-	if row.name == "log-text" {
+	if row.onByDefault() {
 		return row.name + "=false"
 	}
 	return row.name
+}
+
+// text returns the flag's help with its default.
+func (row option) text() string {
+	if row.initial == "" || row.onByDefault() {
+		return row.help
+	}
+	return row.help + " (default " + row.initial + ")"
+}
+
+// has reports whether the flag was given. A mode that was given as =false was not.
+func (o *options) has(row option) bool {
+	on, isSwitch := row.field.(*bool)
+	return o.given[row.name] && !(row.mode && isSwitch && !*on)
 }
 
 // errUsage is a wrong command line.
@@ -210,91 +244,124 @@ type errUsage struct{ error }
 
 func wrongUse(format string, a ...any) error { return errUsage{fmt.Errorf(format, a...)} }
 
-// newOptions returns the defaults.
-func newOptions() *options {
-	return &options{typ: "ed25519", log: "connection.log", logText: true, maxClients: maxClients, history: 1000, given: map[string]bool{}}
-}
-
-// flags makes a flag set of the table.
-func (o *options) flags() *flag.FlagSet {
+// flagSet makes a flag set of the table's rows and sets the defaults.
+func flagSet(table []option) *flag.FlagSet {
 	f := flag.NewFlagSet("securechat", flag.ContinueOnError)
 	f.SetOutput(io.Discard)
-	for row := range o.all {
+	for _, row := range table {
 		switch p := row.field.(type) {
 		case *string:
-			f.StringVar(p, row.name, *p, "")
+			f.StringVar(p, row.name, "", "")
 		case *bool:
-			f.BoolVar(p, row.name, *p, "")
+			f.BoolVar(p, row.name, false, "")
 		case *int:
-			f.IntVar(p, row.name, *p, "")
+			f.Func(row.name, "", func(value string) error {
+				n, err := strconv.Atoi(value)
+				if err != nil {
+					return errors.New("give a whole number, such as 5")
+				}
+				*p = n
+				return nil
+			})
 		case *time.Duration:
-			f.DurationVar(p, row.name, *p, "")
+			f.Func(row.name, "", func(value string) error {
+				d, err := time.ParseDuration(value)
+				if err != nil {
+					return errors.New("give a time with its unit, such as 10s or 2m")
+				}
+				*p = d
+				return nil
+			})
 		case *[]string:
 			f.Func(row.name, "", func(value string) error { *p = append(*p, value); return nil })
 		}
+		if row.initial == "" {
+			continue
+		}
+		if err := f.Lookup(row.name).Value.Set(row.initial); err != nil {
+			panic(fmt.Sprintf("the default of -%s: %v", row.name, err)) // the table is wrong: TestOptionTable notices
+		}
 	}
-	f.BoolVar(&o.help, "h", false, "")
 	return f
 }
 
-// parseFlags reads the command line. Its errors are errUsage, in the order of the table.
+// parseFlags reads the command line. All of its errors are errUsage. If several flags are wrong, it reports the first
+// of them in the order of the table.
 func parseFlags(args []string) (*options, error) {
-	o := newOptions()
-	f := o.flags()
+	o := &options{given: map[string]bool{}}
+	table := rows(o.table())
+	f := flagSet(table)
 	err := f.Parse(args)
+	if errors.Is(err, flag.ErrHelp) { // -h, which is not in the table
+		o.mode = "help"
+		return o, nil
+	}
 	joinsWithCode := func(a string) bool { return strings.HasPrefix(strings.TrimLeft(a, "-"), "join=") }
-	if o.join && f.NArg() > 0 || slices.ContainsFunc(args, joinsWithCode) {
-		return nil, wrongUse("-join takes no code, since other users can read the command line: it is asked for, or taken from $SECURECHAT_INVITE")
+	if o.client.join && f.NArg() > 0 || slices.ContainsFunc(args, joinsWithCode) {
+		return nil, wrongUse("-join takes no code, since other users can read the command line: it is asked for, " +
+			"or taken from $SECURECHAT_INVITE")
 	}
 	if err != nil {
 		return nil, wrongUse("%v; -help-all lists the flags", err)
 	}
-	if o.help || o.helpAll {
-		return o, nil
-	}
 	f.Visit(func(f *flag.Flag) { o.given[f.Name] = true })
-	if o.verifyLogOlder = f.Args(); f.NArg() > 0 && !o.given["verify-log"] {
-		return nil, wrongUse("unexpected argument %q: -listen ADDR opens a room, -connect ADDR joins one", f.Arg(0))
-	}
-	if err := o.checkModes(); err != nil {
+	o.mode, err = o.chooseMode(table)
+	if err != nil {
 		return nil, err
 	}
-	for row := range o.all {
+	if o.mode == "help" || o.mode == "help-all" {
+		return o, nil
+	}
+	if o.mode == "verify-log" {
+		o.verifyLog = append(o.verifyLog, f.Args()...)
+	} else if f.NArg() > 0 {
+		return nil, wrongUse("unexpected argument %q: -help shows what can be given", f.Arg(0))
+	}
+	for _, row := range table {
 		if err := o.checkRow(row); err != nil {
 			return nil, err
 		}
 	}
-	o.stay = o.stay || o.count > 0 || o.timeout > 0
-	if o.paper && !o.given["delay"] {
-		o.delay = time.Second
+	if host, port, err := net.SplitHostPort(o.connect); err == nil && host == "" {
+		o.connect = net.JoinHostPort("localhost", port)
+	}
+	o.client.stay = o.client.stay || o.client.count > 0 || o.client.timeout > 0
+	if o.paper.on && !o.given["delay"] {
+		o.server.delay = time.Second
 	}
 	return o, nil
 }
 
-// checkModes checks that the command line says one thing to do.
-func (o *options) checkModes() error {
+// chooseMode returns the one flag that says what to do. -help and -help-all count more than any other, and -listen more
+// than -invite.
+func (o *options) chooseMode(table []option) (string, error) {
 	var modes []string
-	for row := range o.all {
-		if row.mode && o.given[row.name] && !(row.name == "invite" && o.given["listen"]) {
-			modes = append(modes, "-"+row.name)
+	for _, row := range table {
+		if row.mode && o.has(row) && !(row.name == "invite" && o.given["listen"]) {
+			modes = append(modes, row.name)
 		}
 	}
-	switch {
-	case len(modes) == 0:
-		return wrongUse("say what to do: -listen :9000 opens a room, -connect host:9000 joins one; -help lists more")
-	case len(modes) > 1:
-		return wrongUse("%s exclude each other: start one process for each", strings.Join(modes, " and "))
+	for _, help := range []string{"help", "help-all"} {
+		if slices.Contains(modes, help) {
+			return help, nil
+		}
 	}
-	return nil
+	switch len(modes) {
+	case 0:
+		return "", wrongUse("nothing to do: -listen :9000 opens a room, -connect host:9000 joins one; -help lists more")
+	case 1:
+		return modes[0], nil
+	}
+	return "", wrongUse("-%s exclude each other: start one process for each", strings.Join(modes, " and -"))
 }
 
 // checkRow checks one flag, if it was given.
 func (o *options) checkRow(row option) error {
-	if !o.given[row.name] {
+	if !o.has(row) {
 		return nil
 	}
-	if row.modes != nil && !slices.ContainsFunc(row.modes, func(mode string) bool { return o.given[mode] }) {
-		return wrongUse("-%s belongs to -%s", row.name, strings.Join(row.modes, " or -"))
+	if row.needs != nil && !slices.ContainsFunc(row.needs, func(mode string) bool { return o.given[mode] }) {
+		return wrongUse("-%s belongs to -%s", row.name, strings.Join(row.needs, " or -"))
 	}
 	for _, other := range row.excludes {
 		if o.given[other] {
@@ -316,46 +383,43 @@ var excludedBy = map[string]string{
 	"raw":   "-raw carries bytes, not messages",
 }
 
-// notEmpty checks a value that must not be empty.
-func notEmpty(name string, value *string) func() error {
-	return func() error {
-		if *value == "" {
-			return fmt.Errorf("-%s needs a value, and got an empty one", name)
-		}
-		return nil
+// notEmpty returns an error if a flag's value is empty.
+func notEmpty(name, value string) error {
+	if value == "" {
+		return fmt.Errorf("-%s needs a value, and got an empty one", name)
 	}
+	return nil
 }
 
 func (o *options) checkListen() error {
 	if o.listen == fromSystemd {
 		return nil
 	}
-	_, _, err := splitAddress("-listen", o.listen)
+	_, _, err := splitAddress("listen", o.listen)
 	return err
 }
 
 func (o *options) checkConnect() error {
-	host, port, err := splitAddress("-connect", o.connect)
-	if err == nil && host == "" {
-		o.connect = net.JoinHostPort("localhost", port)
-	}
+	_, _, err := splitAddress("connect", o.connect)
 	return err
 }
 
 // splitAddress splits a flag's host:port.
 func splitAddress(name, addr string) (host, port string, err error) {
-	if addr == "" {
-		return "", "", fmt.Errorf("%s needs a value, and got an empty one", name)
+	if err := notEmpty(name, addr); err != nil {
+		return "", "", err
 	}
 	host, port, err = net.SplitHostPort(addr)
 	if err != nil || port == "" {
-		return "", "", fmt.Errorf("%s %s: an address has a host and a port, such as localhost:9000 or [::1]:9000", name, addr)
+		return "", "", fmt.Errorf("-%s %s: give a host and a port, such as localhost:9000 or [::1]:9000", name, addr)
 	}
 	if _, err := net.LookupPort("tcp", port); err != nil {
-		return "", "", fmt.Errorf("%s %s: %q is no port: a number from 1 to 65535", name, addr, port)
+		return "", "", fmt.Errorf("-%s %s: %q is not a port: give a number from 1 to 65535", name, addr, port)
 	}
 	return host, port, nil
 }
+
+func (o *options) checkAllow() error { return notEmpty("allow", o.allow) }
 
 func (o *options) checkInvite() error {
 	if !validName(o.invite) {
@@ -364,61 +428,104 @@ func (o *options) checkInvite() error {
 	return nil
 }
 
-func (o *options) checkKeys() error {
-	return (&keyOptions{typ: o.typ, bits: o.bits, comment: o.comment}).check()
+func (o *options) checkVerifyLog() error {
+	for _, path := range o.verifyLog {
+		if err := notEmpty("verify-log", path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// shells are what -completion prints a script for.
+const shells = "bash zsh fish"
+
+func (o *options) checkCompletion() error {
+	if !slices.Contains(strings.Fields(shells), o.completion) {
+		return fmt.Errorf("-completion %s: give bash, zsh or fish", o.completion)
+	}
+	return nil
+}
+
+func (o *options) checkType() error { return checkKeyOptions("type", keyOptions{typ: o.keys.typ}) }
+
+func (o *options) checkBits() error { return checkKeyOptions("bits", keyOptions{bits: o.keys.bits}) }
+
+func (o *options) checkComment() error {
+	return checkKeyOptions("comment", keyOptions{comment: o.keys.comment})
+}
+
+func checkKeyOptions(name string, k keyOptions) error {
+	if err := k.check(); err != nil {
+		return fmt.Errorf("-%s: %w", name, err)
+	}
+	return nil
 }
 
 func (o *options) checkTo() error {
-	if len(o.to) > maxShown {
-		return errors.New("-to: the name is too long")
+	if len(o.client.to) > maxShown {
+		return fmt.Errorf("-to: the name has %d bytes: no name in a room has more than %d", len(o.client.to), maxShown)
 	}
 	return nil
 }
 
 func (o *options) checkCount() error {
-	if o.count < 1 {
-		return fmt.Errorf("-count %d: it must be positive", o.count)
+	if o.client.count < 1 {
+		return fmt.Errorf("-count %d: it must be positive", o.client.count)
 	}
 	return nil
 }
 
 func (o *options) checkTimeout() error {
-	if o.timeout <= 0 {
-		return fmt.Errorf("-timeout %v: it must be positive", o.timeout)
+	if o.client.timeout <= 0 {
+		return fmt.Errorf("-timeout %v: it must be positive", o.client.timeout)
 	}
 	return nil
 }
 
 func (o *options) checkMaxClients() error {
-	if o.maxClients < 1 || o.maxClients > 1<<20 {
-		return fmt.Errorf("-max-clients %d: it must be from 1 to %d", o.maxClients, 1<<20)
+	if n := o.server.maxClients; n < 1 || n > 1<<20 {
+		return fmt.Errorf("-max-clients %d: it must be from 1 to %d", n, 1<<20)
 	}
 	return nil
 }
 
 func (o *options) checkHistory() error {
-	if o.history < 0 {
-		return fmt.Errorf("-history %d: it must be a number of items, or 0 for none", o.history)
+	if o.server.history < 0 {
+		return fmt.Errorf("-history %d: it must be a number of items, or 0 for none", o.server.history)
 	}
 	return nil
 }
 
 func (o *options) checkDelay() error {
-	if o.given["connect"] && !o.paper {
+	d := o.server.delay
+	switch {
+	case o.mode == "connect" && !o.paper.on:
 		return errors.New("-delay belongs to -listen, or to -paper on either side")
-	}
-	if o.delay < 0 || o.delay > 5*time.Second {
-		return fmt.Errorf("-delay %v: it must be from 0s to 5s, so that four of them fit the handshake's %v", o.delay, handshakeTimeout)
+	case d < 0 || d > 5*time.Second:
+		return fmt.Errorf("-delay %v: it must be from 0s to 5s: four delays must fit into a handshake's %v",
+			d, handshakeTimeout)
 	}
 	return nil
 }
 
 func (o *options) checkPaper() error {
 	switch {
-	case o.identity == "" || len(o.peers) == 0:
-		return errors.New("-paper needs -identity FILE, our private RSA-2048 key, and -peer FILE, the other side's public key")
-	case o.connect != "" && len(o.peers) != 1:
+	case o.keys.identity == "" || len(o.paper.peers) == 0:
+		return errors.New("-paper needs -identity FILE, a private RSA-2048 key, " +
+			"and -peer FILE, the other side's public key")
+	case o.mode == "connect" && len(o.paper.peers) != 1:
 		return errors.New("-paper -connect takes one -peer FILE: the server's public key")
+	}
+	return nil
+}
+
+// maxPeers bounds how often -peer can be given: a server verifies a signature under the key of each.
+const maxPeers = 64
+
+func (o *options) checkPeers() error {
+	if n := len(o.paper.peers); n > maxPeers {
+		return fmt.Errorf("-peer was given %d times: %d clients at most", n, maxPeers)
 	}
 	return nil
 }
@@ -426,8 +533,8 @@ func (o *options) checkPaper() error {
 // shortUsage returns -help.
 func shortUsage() string {
 	var b strings.Builder
-	b.WriteString(commands + "\noften with them:\n")
-	for row := range new(options).all {
+	b.WriteString(commands + "\noften used with them:\n")
+	for _, row := range rows(new(options).table()) {
 		if row.common {
 			writeOption(&b, row)
 		}
@@ -440,9 +547,6 @@ func fullUsage() string {
 	var b strings.Builder
 	b.WriteString(commands)
 	for _, g := range new(options).table() {
-		if g.title == "" { // stands in commands
-			continue
-		}
 		b.WriteString("\n" + g.title + ":\n")
 		for _, row := range g.options {
 			writeOption(&b, row)
@@ -463,7 +567,7 @@ func writeOption(b *strings.Builder, row option) {
 		line += " " + row.value
 	}
 	line = fmt.Sprintf("%-*s", helpColumn-1, line)
-	for _, word := range strings.Fields(row.help) {
+	for _, word := range strings.Fields(row.text()) {
 		if len(line)+1+len(word) > usageWidth {
 			b.WriteString(line + "\n")
 			line = strings.Repeat(" ", helpColumn-1)

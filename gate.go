@@ -4,7 +4,8 @@ package main
 // PerSourcePenalties; while many handshakes are in progress some new connections are dropped at random, as with sshd's
 // MaxStartups, so that holding connections open cannot keep all others out. The rules:
 //
-//   - a source is an IPv4 address or an IPv6 /64, which is what one machine has. Loopback is none, since tunnels end there;
+//   - a source is an IPv4 address or an IPv6 /64, which is what one machine has. Loopback is not one, since tunnels
+//     end there;
 //   - memory is bounded: beyond maxSources the penalty that would end first is dropped. That frees one source early and
 //     keeps no other out;
 //   - a flood produces few messages: one for each penalty, and one a minute for connections dropped at random.
@@ -12,13 +13,11 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/netip"
 	"os"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -35,24 +34,24 @@ const (
 	startupsRate   = 30  // per cent dropped from there on, rising
 	startupsFull   = 100 // to all
 	startupsReport = time.Minute
-	leastPatience  = 2 * time.Second // for a handshake in a crowd
+	minPatience    = 2 * time.Second // for a handshake in a crowd
 )
 
 // gate may be used by any goroutine.
 type gate struct {
-	mu         sync.Mutex
+	mu         sync.Mutex // guards the fields below
 	inProgress int
 	sources    map[netip.Prefix]*penalty
 
-	dropped  int // since the last report
-	reported time.Time
+	dropped  int       // connections, since the last report
+	reported time.Time // when dropped connections were last reported
 }
 
 // penalty is the time that a source has to wait.
 type penalty struct {
 	until    time.Time
 	enforced bool // it has exceeded penaltyStart
-	reported bool
+	reported bool // the operator and the log have it
 }
 
 // sourceOf returns the source that ip belongs to. It is not valid for an address that gets no penalties.
@@ -69,16 +68,16 @@ func sourceOf(ip netip.Addr) netip.Prefix {
 	return p
 }
 
-// refusal is the gate's reason for rejecting a connection.
-type refusal struct {
+// rejection is the gate's reason for rejecting a connection.
+type rejection struct {
 	reason string
 	first  bool // not reported to the operator and the log yet
 }
 
-func (r *refusal) Error() string { return r.reason }
+func (r *rejection) Error() string { return r.reason }
 
 // enter counts a handshake as in progress until leave, or returns why it may not begin.
-func (g *gate) enter(ip netip.Addr, now time.Time) *refusal {
+func (g *gate) enter(ip netip.Addr, now time.Time) *rejection {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	source := sourceOf(ip)
@@ -86,15 +85,16 @@ func (g *gate) enter(ip netip.Addr, now time.Time) *refusal {
 		first := !p.reported
 		p.reported = true
 		from, wait := strings.TrimSuffix(source.String(), "/32"), p.until.Sub(now).Round(time.Second)
-		return &refusal{fmt.Sprintf("too many failed tries from %s: it is kept out for %v", from, wait), first}
+		return &rejection{fmt.Sprintf("too many failed tries from %s: it is kept out for %v", from, wait), first}
 	}
 	// Connections from loopback are not dropped at random: they are this machine's own jobs.
 	byChance := source.IsValid() && rand.IntN(100) < dropPercent(g.inProgress)
 	if byChance || g.inProgress >= startupsFull {
 		g.dropped++
-		r := &refusal{
-			reason: fmt.Sprintf("%d handshakes are in progress: dropped %d connections since the last report", g.inProgress, g.dropped),
-			first:  now.Sub(g.reported) >= startupsReport,
+		r := &rejection{
+			reason: fmt.Sprintf("%d handshakes are in progress: dropped %d connections since the last report",
+				g.inProgress, g.dropped),
+			first: now.Sub(g.reported) >= startupsReport,
 		}
 		if r.first {
 			g.reported, g.dropped = now, 0
@@ -121,7 +121,7 @@ func (g *gate) patience() time.Duration {
 	if n <= 0 {
 		return handshakeTimeout
 	}
-	return max(leastPatience, handshakeTimeout-handshakeTimeout*time.Duration(n)/(startupsFull-startupsStart))
+	return max(minPatience, handshakeTimeout-handshakeTimeout*time.Duration(n)/(startupsFull-startupsStart))
 }
 
 // dropPercent returns how many of a hundred connections are dropped with n handshakes in progress.
@@ -152,7 +152,8 @@ func (g *gate) penalise(ip netip.Addr, d time.Duration, now time.Time) {
 		}
 		g.sources[source] = p
 	}
-	if p.until = p.until.Add(d); p.until.After(now.Add(penaltyMost)) {
+	p.until = p.until.Add(d)
+	if p.until.After(now.Add(penaltyMost)) {
 		p.until = now.Add(penaltyMost)
 	}
 	p.enforced = p.enforced || p.until.Sub(now) > penaltyStart
@@ -176,7 +177,7 @@ func (g *gate) makeRoomLocked(source netip.Prefix, now time.Time) {
 	}
 }
 
-// forgive ends the penalty of ip's source, from where a client was admitted.
+// forgive ends the penalty of ip's source, since a client from there was admitted.
 func (g *gate) forgive(ip netip.Addr) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -187,13 +188,15 @@ func (g *gate) forgive(ip netip.Addr) {
 func penaltyFor(err error) time.Duration {
 	var u *untrusted
 	switch {
+	case errors.As(err, &u) && u.kind == undecided:
+		return 0 // a file of ours cannot be read
 	case errors.As(err, &u) && u.kind == invalidInvite:
 		return penaltyInvite
 	case errors.As(err, &u), errors.Is(err, errUnverified), errors.Is(err, errMalformed), errors.Is(err, errBadPacket):
 		return penaltyRefused
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return penaltySilent
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, errTruncated), errors.Is(err, syscall.ECONNRESET):
+	case closedByPeer(err):
 		return penaltyLeft
 	}
 	return 0

@@ -232,7 +232,7 @@ func TestServerPenalises(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer s.free.Stop()
+		defer s.freeMemory.Stop()
 		l := &farListener{make(chan net.Conn), make(chan struct{})}
 		ctx, stop := context.WithCancel(context.Background())
 		served := make(chan error)

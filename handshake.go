@@ -99,9 +99,9 @@ type (
 )
 
 // clientHandshake runs the client's side of the handshake on conn. The caller sets conn's deadline and closes conn
-// after an error. The server receives nothing before trusts accepts its identity. proof is nil without an invite. The
-// error wraps errRefused after a refusal, and errUnverified after a failed check; any other error is trouble of the
-// network or of this machine.
+// after an error. The server receives nothing before trusts accepts its identity; the error of trusts is returned as it
+// is. proof is nil without an invite. Any other error wraps errRefused after a refusal and errUnverified after a failed
+// check, or else is trouble of the network or of this machine.
 func clientHandshake(conn net.Conn, me *party, trusts trustFunc, proof proofFunc) (*secrets, error) {
 	x := newExchange(conn, me)
 
@@ -121,11 +121,11 @@ func clientHandshake(conn net.Conn, me *party, trusts trustFunc, proof proofFunc
 	if err != nil {
 		return nil, fmt.Errorf("stage 1: %w", err)
 	}
-	claim, err := me.sealClaim(ra, x.h0, kemKey.PublicKey().Bytes(), proof)
+	claimed, err := me.sealClaim(ra, x.h0, kemKey.PublicKey().Bytes(), proof)
 	if err != nil {
 		return nil, fmt.Errorf("stage 1: %w", err)
 	}
-	if err := x.send(1, eks, claim, ra); err != nil {
+	if err := x.send(1, eks, claimed, ra); err != nil {
 		return nil, err
 	}
 	if err := x.startWrapping(ra); err != nil {
@@ -324,10 +324,12 @@ func parseHello(b []byte) (id ssh.PublicKey, ek *rsa.PublicKey, aes bool, err er
 	if !ok1 || !ok2 || !ok3 || len(b) != 0 {
 		return nil, nil, false, fmt.Errorf("malformed: %w", errUnverified)
 	}
-	if id, err = parseIdentity(idWire); err != nil {
+	id, err = parseIdentity(idWire)
+	if err != nil {
 		return nil, nil, false, err
 	}
-	if ek, err = parseEncryptionKey(ekWire); err != nil {
+	ek, err = parseEncryptionKey(ekWire)
+	if err != nil {
 		return nil, nil, false, fmt.Errorf("%w: %w", err, errUnverified)
 	}
 	if err := verifyData(id, helloStatement(ekWire), sig); err != nil {
@@ -398,10 +400,12 @@ func parseCredential(b []byte) (id ssh.PublicKey, ek *rsa.PublicKey, proof []byt
 	if !ok1 || !ok2 || !ok3 || len(b) != 0 || len(proof) != 0 && len(proof) != proofSize {
 		return nil, nil, nil, fmt.Errorf("malformed credential: %w", errUnverified)
 	}
-	if id, err = parseIdentity(idWire); err != nil {
+	id, err = parseIdentity(idWire)
+	if err != nil {
 		return nil, nil, nil, err
 	}
-	if ek, err = parseEncryptionKey(ekWire); err != nil {
+	ek, err = parseEncryptionKey(ekWire)
+	if err != nil {
 		return nil, nil, nil, fmt.Errorf("%w: %w", err, errUnverified)
 	}
 	return id, ek, proof, nil
@@ -447,7 +451,8 @@ func (x *exchange) receive(stage byte, clearSize, serialsSize int) (*stageMessag
 	}
 	body := frame
 	if x.wrap != nil {
-		if body, err = x.unwrap(stage, frame); err != nil {
+		body, err = x.unwrap(stage, frame)
+		if err != nil {
 			return nil, fmt.Errorf("stage %d: %w", stage, err)
 		}
 	}
@@ -467,8 +472,8 @@ func (x *exchange) verify(m *stageMessage) error {
 }
 
 // refuse sends a refusal in the place of a stage, if err is a decision against the client, and returns err. The client
-// has proven its key, and would learn from the close that it is not admitted. The refusal makes that certain: the
-// client can tell it from trouble of the network, and no third party can read or forge it.
+// has proven its key, and would learn from the close that it is not admitted. The refusal makes that certain: only the
+// holder of the server's identity can sign it, so the client can tell it from trouble of the network.
 func (x *exchange) refuse(stage byte, err error) error {
 	if !isDecision(err) {
 		return err
@@ -535,12 +540,18 @@ func (x *exchange) deliverKey(export func(label string, n int) ([]byte, error), 
 func (x *exchange) read() ([]byte, error) {
 	body, err := readFrame(x.conn, maxHandshakeFrame)
 	x.wire = frameHeader + len(body)
-	return body, err
+	if err != nil {
+		return nil, withoutAddresses(err)
+	}
+	return body, nil
 }
 
 func (x *exchange) write(body []byte) error {
 	x.wire = frameHeader + len(body)
-	return writeFrame(x.conn, body)
+	if err := writeFrame(x.conn, body); err != nil {
+		return withoutAddresses(err)
+	}
+	return nil
 }
 
 // wait sleeps for the pause between two stages, which does not count as a stage's time.
@@ -793,7 +804,7 @@ func raKey(ra, salt []byte, label string) (cipher.AEAD, error) {
 
 // wrapper is the AEAD around stages 2, 3 and 4 and around a refusal, with a key from Ra and h1 for each direction. With
 // it, an attacker without Ra can have neither side decrypt a made-up RSA block after stage 1, and cannot compare sealed
-// parts or a refusal with the keys that it knows to find out who the client is (docs/formal, NOWRAP and KEYLEAK).
+// parts with the keys that it knows to find out who the client is (docs/formal, NOWRAP and KEYLEAK).
 type wrapper struct{ toServer, toClient cipher.AEAD }
 
 func newWrapper(ra, h1 []byte) (*wrapper, error) {

@@ -81,20 +81,25 @@ type inputObject struct {
 
 // readObject reads a line of the input. Its errors quote nothing of the line, which may hold control sequences.
 func readObject(line []byte) (o inputObject, err error) {
-	err = json.Unmarshal(line, &o)
+	if err := json.Unmarshal(line, &o); err != nil {
+		return o, objectError(err, len(line))
+	}
+	return o, nil
+}
+
+// objectError describes an error of reading a line of length bytes.
+func objectError(err error, length int) error {
 	var kind *json.UnmarshalTypeError
 	var syntax *json.SyntaxError
 	switch {
-	case err == nil:
-		return o, nil
 	case errors.As(err, &kind) && kind.Field != "":
-		return o, fmt.Errorf("%q cannot be a JSON %s, so it was not sent", kind.Field, kind.Value)
+		return fmt.Errorf("%q cannot be a JSON %s, so it was not sent", kind.Field, kind.Value)
 	case errors.As(err, &kind):
-		return o, fmt.Errorf("a JSON %s and no object, so it was not sent", kind.Value)
-	case errors.As(err, &syntax) && syntax.Offset < int64(len(line)):
-		return o, fmt.Errorf("no JSON object, so it was not sent: byte %d is wrong", syntax.Offset)
+		return fmt.Errorf("a JSON %s and no object, so it was not sent", kind.Value)
+	case errors.As(err, &syntax) && syntax.Offset < int64(length):
+		return fmt.Errorf("no JSON object, so it was not sent: byte %d is wrong", syntax.Offset)
 	}
-	return o, errors.New("no JSON object, so it was not sent: its end is wrong or missing")
+	return errors.New("no JSON object, so it was not sent: its end is wrong or missing")
 }
 
 // text returns the bytes to send, or nil if the object has none.

@@ -51,6 +51,7 @@ type keys struct {
 	signer     ssh.Signer      // the identity; its PublicKey is an *ssh.Certificate if identity-cert.pub exists
 	encryption *rsa.PrivateKey // used for RSA-CBC only
 	comment    string          // the comment in identity.pub
+	made       bool            // loadKeys has generated one of the two keys
 }
 
 // keyOptions says where the keys are and how to generate missing ones.
@@ -79,12 +80,16 @@ func loadKeys(o keyOptions) (*keys, error) {
 		return nil, err
 	}
 	path := o.identity
+	var madeIdentity bool
 	if path == "" {
+		var err error
 		path = filepath.Join(o.dir, "identity")
-		if err := o.makeIdentity(path); err != nil {
+		madeIdentity, err = o.makeIdentity(path)
+		if err != nil {
 			return nil, err
 		}
 	}
+	encryption := filepath.Join(o.dir, "encryption")
 	signer, err := o.loadIdentity(path)
 	if err != nil {
 		return nil, err
@@ -94,15 +99,23 @@ func loadKeys(o keyOptions) (*keys, error) {
 	}
 	k := &keys{}
 	base := strings.TrimSuffix(path, ".pub")
-	if k.comment, err = o.loadComment(base+".pub", signer.PublicKey()); err != nil {
+	k.comment, err = o.loadComment(base+".pub", signer.PublicKey())
+	if err != nil {
 		return nil, err
 	}
-	if k.signer, err = o.withCertificate(base+"-cert.pub", signer); err != nil {
+	k.signer, err = o.withCertificate(base+"-cert.pub", signer)
+	if err != nil {
 		return nil, err
 	}
-	if k.encryption, err = o.loadEncryption(filepath.Join(o.dir, "encryption")); err != nil {
+	madeEncryption, err := o.makeEncryption(encryption)
+	if err != nil {
 		return nil, err
 	}
+	k.encryption, err = o.loadEncryption(encryption)
+	if err != nil {
+		return nil, err
+	}
+	k.made = madeIdentity || madeEncryption
 	if o.identity != "" {
 		if err := o.recordIdentity(signer.PublicKey()); err != nil {
 			return nil, err
@@ -150,7 +163,7 @@ func (o *keyOptions) check() error {
 func (o *keyOptions) makeRSA(what string, bits int) (key *rsa.PrivateKey, err error) {
 	o.notify("generating an RSA-%d %s; a small machine may need a minute", bits, what)
 	made := make(chan struct{})
-	go func() {
+	go func() { // ends when the key is made
 		defer close(made)
 		key, err = rsa.GenerateKey(rand.Reader, bits)
 	}()
@@ -168,13 +181,13 @@ func (o *keyOptions) makeRSA(what string, bits int) (key *rsa.PrivateKey, err er
 
 // makeIdentity generates an identity at path, unless path or path.pub exists. A public key alone stands for a key in
 // ssh-agent.
-func (o *keyOptions) makeIdentity(path string) error {
+func (o *keyOptions) makeIdentity(path string) (made bool, err error) {
 	if exists(path) || exists(path+".pub") {
-		return nil
+		return false, nil
 	}
 	if o.checkComment != nil {
 		if err := o.checkComment(o.comment); err != nil {
-			return err
+			return false, err
 		}
 	}
 	bits := o.bits
@@ -182,7 +195,6 @@ func (o *keyOptions) makeIdentity(path string) error {
 		bits = 3072
 	}
 	var key crypto.Signer
-	var err error
 	switch o.typ {
 	case "rsa":
 		key, err = o.makeRSA("identity", bits)
@@ -192,35 +204,36 @@ func (o *keyOptions) makeIdentity(path string) error {
 		_, key, err = ed25519.GenerateKey(rand.Reader)
 	}
 	if err != nil {
-		return fmt.Errorf("generating an identity: %w", err)
+		return false, fmt.Errorf("generating an identity: %w", err)
 	}
 	block, err := ssh.MarshalPrivateKey(key, o.comment)
 	if err != nil {
-		return fmt.Errorf("generating an identity: %w", err)
+		return false, fmt.Errorf("generating an identity: %w", err)
 	}
 	pub, err := ssh.NewPublicKey(key.Public())
 	if err != nil {
-		return fmt.Errorf("generating an identity: %w", err)
+		return false, fmt.Errorf("generating an identity: %w", err)
 	}
-	return o.makeFile(path, pem.EncodeToMemory(block), func() {
+	made, err = o.makeFile(path, pem.EncodeToMemory(block))
+	if made {
 		o.notify("made an identity: %s (%s)", path, ssh.FingerprintSHA256(pub))
-	})
+	}
+	return made, err
 }
 
-// makeFile writes a new file and then calls made. If another process has created the file already, makeFile keeps
-// that one.
-func (o *keyOptions) makeFile(path string, data []byte, made func()) error {
+// makeFile writes a new file. If another process has created the file already, makeFile keeps that one, and made is
+// false.
+func (o *keyOptions) makeFile(path string, data []byte) (made bool, err error) {
 	defer clear(data)
-	return withLock(o.dir, func() error {
+	err = withLock(o.dir, func() error {
 		if exists(path) {
 			return nil
 		}
-		if err := writeFile(path, data); err != nil {
-			return err
-		}
-		made()
-		return nil
+		err := writeFile(path, data)
+		made = err == nil
+		return err
 	})
+	return made, err
 }
 
 // loadIdentity returns a signer for the file at path: a private key, or a public key whose private key is in ssh-agent.
@@ -256,7 +269,7 @@ func (o *keyOptions) loadComment(path string, pub ssh.PublicKey) (string, error)
 		if o.identity != "" {
 			return o.comment, nil
 		}
-		err := o.makeFile(path, []byte(publicLine(pub, o.comment)), func() {})
+		_, err := o.makeFile(path, []byte(publicLine(pub, o.comment)))
 		if isReadOnly(err) {
 			err = nil // the file is only for people and other programs
 		}
@@ -325,28 +338,32 @@ func (o *keyOptions) withCertificate(path string, signer ssh.Signer) (ssh.Signer
 	return ssh.NewCertSigner(cert, signer)
 }
 
-// loadEncryption reads the RSA key for RSA-CBC, and generates it if it does not exist.
-func (o *keyOptions) loadEncryption(path string) (*rsa.PrivateKey, error) {
-	if !exists(path) {
-		bits := o.bits
-		if bits == 0 {
-			bits = minRSABits
-		}
-		key, err := o.makeRSA("encryption key", bits)
-		if err != nil {
-			return nil, fmt.Errorf("generating an encryption key: %w", err)
-		}
-		block, err := ssh.MarshalPrivateKey(key, "")
-		if err != nil {
-			return nil, fmt.Errorf("generating an encryption key: %w", err)
-		}
-		if err := o.makeFile(path, pem.EncodeToMemory(block), func() {
-			o.notify("made an encryption key: %s",
-				path)
-		}); err != nil {
-			return nil, err
-		}
+// makeEncryption generates the RSA key for RSA-CBC at path, unless path exists.
+func (o *keyOptions) makeEncryption(path string) (made bool, err error) {
+	if exists(path) {
+		return false, nil
 	}
+	bits := o.bits
+	if bits == 0 {
+		bits = minRSABits
+	}
+	key, err := o.makeRSA("encryption key", bits)
+	if err != nil {
+		return false, fmt.Errorf("generating an encryption key: %w", err)
+	}
+	block, err := ssh.MarshalPrivateKey(key, "")
+	if err != nil {
+		return false, fmt.Errorf("generating an encryption key: %w", err)
+	}
+	made, err = o.makeFile(path, pem.EncodeToMemory(block))
+	if made {
+		o.notify("made an encryption key: %s", path)
+	}
+	return made, err
+}
+
+// loadEncryption reads the RSA key for RSA-CBC.
+func (o *keyOptions) loadEncryption(path string) (*rsa.PrivateKey, error) {
 	data, info, err := readFile(path, maxKeyFile)
 	if err != nil {
 		return nil, fmt.Errorf("reading the encryption key: %w", err)

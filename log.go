@@ -239,7 +239,7 @@ func (l *connLog) replay(mark func(fingerprint string, id streamID, last uint64,
 	return nil
 }
 
-// replayOlder is replay for the rotated log. It does nothing if there is none.
+// replayOlder is like replay, for the rotated log. It does nothing if there is none.
 func (l *connLog) replayOlder(mark func(string, streamID, uint64, bool)) error {
 	older, err := l.openOlder()
 	if err != nil {
@@ -283,7 +283,8 @@ func (l *connLog) write(add, marks func(b []byte) []byte) error {
 	return l.writeLocked(add, marks)
 }
 
-// record is write for an event that cannot be undone. If the log cannot be written, the records wait until it can.
+// record is like write, for an event that cannot be undone. If the log cannot be written, the records wait until it
+// can.
 func (l *connLog) record(add, marks func(b []byte) []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -16,6 +16,7 @@ import (
 	"time"
 )
 
+// TestRecords reads records with encoding/json and compares all their members.
 func TestRecords(t *testing.T) {
 	at := time.Date(2016, 5, 4, 3, 2, 1, 123456789, time.FixedZone("", 3600))
 	who := newPeerFields("[fe80::1%eth0]:9", "bob", "SHA256:abc+/", "00ff", bytes.Repeat([]byte{0xab}, 64))
@@ -32,8 +33,8 @@ func TestRecords(t *testing.T) {
 		{appendRecord(nil, at, eventConnect, who, "by", ""), map[string]any{"event": "connect"}},
 		{appendRecord(nil, at, eventDisconnect, who, "reason", hostile),
 			map[string]any{"event": "disconnect", "reason": "\x00\x1b[2J\"}\n{\"event\":\"stop\"\u202e\ufffd"}},
-		{appendMessage(nil, at, who, 7, itemSay, "", nil, false), map[string]any{"event": "message", "msg_id": 7.,
-			"msg_len": 0., "message": ""}},
+		{appendMessage(nil, at, who, 7, itemSay, "", nil, false),
+			map[string]any{"event": "message", "msg_id": 7., "msg_len": 0., "message": ""}},
 		{appendMessage(nil, at, who, 1<<53, itemDirect, "anna", []byte("psst"), false),
 			map[string]any{"event": "message", "msg_id": float64(1 << 53), "msg_len": 4., "what": "direct", "to": "anna",
 				"message": "psst"}},
@@ -50,11 +51,12 @@ func TestRecords(t *testing.T) {
 			t.Errorf("%v: %s\n%v\n%v", err, c.record, got, c.want)
 		}
 		if bytes.IndexByte(c.record, '\n') != len(c.record)-1 || bytes.ContainsAny(c.record, "\x00\x1b\u202e") {
-			t.Errorf("not one safe line: %q", c.record)
+			t.Errorf("not a single safe line: %q", c.record)
 		}
 	}
 }
 
+// TestLogAppends checks that concurrent writers in several runs never mix the records of two writes.
 func TestLogAppends(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "connection.log")
 	for i := range 3 {
@@ -67,8 +69,8 @@ func TestLogAppends(t *testing.T) {
 			wg.Go(func() {
 				for range 10 {
 					if err := l.write(func(b []byte) []byte {
-						return appendMessage(appendMessage(b, time.Now(), nil, uint64(i), itemSay, "", []byte("one"), false), time.Now(),
-							nil, uint64(i), itemSay, "", []byte("two"), false)
+						return appendMessage(appendMessage(b, time.Now(), nil, uint64(i), itemSay, "", []byte("one"), false),
+							time.Now(), nil, uint64(i), itemSay, "", []byte("two"), false)
 					}, nil); err != nil {
 						t.Error(err)
 					}
@@ -85,7 +87,7 @@ func TestLogAppends(t *testing.T) {
 	texts := messages(t, path)
 	for i := 0; i < len(texts); i += 2 {
 		if texts[i] != "one" || texts[i+1] != "two" {
-			t.Fatalf("records %d and %d are torn apart", i, i+1)
+			t.Fatalf("records %d and %d are not of one write", i, i+1)
 		}
 	}
 	if len(texts) != 3*50*10*2 {
@@ -93,12 +95,13 @@ func TestLogAppends(t *testing.T) {
 	}
 }
 
+// TestLogOff checks that -log off makes no records.
 func TestLogOff(t *testing.T) {
 	l, err := openLog(logOptions{path: "off"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := l.write(func([]byte) []byte { t.Error("a record was made for nothing"); return nil }, nil); err != nil {
+	if err := l.write(func([]byte) []byte { t.Error("a record was made"); return nil }, nil); err != nil {
 		t.Error(err)
 	}
 	if err := l.close(); err != nil {
@@ -112,7 +115,8 @@ func appendMessage(b []byte, at time.Time, who peerFields, id uint64, what byte,
 	return appendMessages(b, at, who, lines{first: id, what: what, to: to, texts: [][]byte{text}}, digests)
 }
 
-func TestLogRefuses(t *testing.T) {
+// TestLogRejectsPath checks that a path that cannot be a log is rejected, with the option that helps.
+func TestLogRejectsPath(t *testing.T) {
 	dir := t.TempDir()
 	for what, path := range map[string]string{"a folder": dir, "no folder": filepath.Join(dir, "no", "log"),
 		"a device": os.DevNull} {
@@ -122,8 +126,9 @@ func TestLogRefuses(t *testing.T) {
 	}
 }
 
-// TestLogFails: a failed write is reported and leaves the file as it was, and the next write continues after it.
-func TestLogFails(t *testing.T) {
+// TestFailedWrite checks that a failed write returns an error and leaves the file unchanged, and that the next one
+// succeeds.
+func TestFailedWrite(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "connection.log")
 	l, err := openLog(logOptions{path: path})
 	if err != nil {
@@ -132,7 +137,8 @@ func TestLogFails(t *testing.T) {
 	defer l.close()
 	add := func(text string) error {
 		return l.write(func(b []byte) []byte {
-			return appendMessage(b, time.Now(), nil, 1, itemSay, "", []byte(text), false)
+			return appendMessage(b, time.Now(), nil, 1, itemSay, "", []byte(text),
+				false)
 		}, nil)
 	}
 	if err := add("one"); err != nil {

@@ -2,8 +2,8 @@
 
 package main
 
-// The log's hash chain: -verify-log names the line of every change; the chain continues over rotated files, power cuts
-// and signals. Then torn writes, and a log that is a FIFO.
+// The log's hash chain: -verify-log names the line of every change; the chain continues over rotated files, power
+// cuts and signals. Then torn writes, and a log that is a FIFO.
 
 import (
 	"bytes"
@@ -23,7 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fill appends messages first to last of one stream to the log at path, in a run of its own.
+// fill opens the log at path, appends messages first to last of one stream, and closes it.
 func fill(t testing.TB, path string, first, last int) {
 	t.Helper()
 	l, err := openLog(logOptions{path: path})
@@ -41,6 +41,7 @@ func fill(t testing.TB, path string, first, last int) {
 	}
 }
 
+// contents returns the bytes of a file.
 func contents(t testing.TB, path string) []byte {
 	t.Helper()
 	b, err := os.ReadFile(path)
@@ -50,6 +51,7 @@ func contents(t testing.TB, path string) []byte {
 	return b
 }
 
+// TestVerify changes a log in many ways. The error names the line, and every byte is protected.
 func TestVerify(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "connection.log")
 	fill(t, path, 1, 4)
@@ -93,12 +95,10 @@ func TestVerify(t *testing.T) {
 		}, "line 4 is out of place"},
 		"cut within": {func(l [][]byte) [][]byte { l[3] = append(l[3][:20:20], '\n'); return l }, "line 4 was edited"},
 		"cut at end": {func(l [][]byte) [][]byte { l[8] = l[8][:50]; return l }, "line 9 is torn"},
-		"text": {func(l [][]byte) [][]byte {
-			return slices.Insert(l, 3, []byte("hello\n"))
-		}, "line 4 was edited or inserted"},
-		"empty line": {func(l [][]byte) [][]byte {
-			return slices.Insert(l, 3, []byte("\n"))
-		}, "line 4 was edited or inserted"},
+		"text": {func(l [][]byte) [][]byte { return slices.Insert(l, 3, []byte("hello\n")) },
+			"line 4 was edited or inserted"},
+		"empty line": {func(l [][]byte) [][]byte { return slices.Insert(l, 3, []byte("\n")) },
+			"line 4 was edited or inserted"},
 		"no line": {func(l [][]byte) [][]byte { return [][]byte{make([]byte, maxRecord+1)} }, "line 1 is longer"},
 	} {
 		l := lines()
@@ -111,8 +111,8 @@ func TestVerify(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	// Each byte is covered, of which every third is tried. The hash of the last line is only in the chain's head.
-	for i := 0; i < len(whole); i += 3 {
+	// Every changed byte is detected, except in the last line, whose hash is only in the head.
+	for i := range whole {
 		changed := bytes.Clone(whole)
 		changed[i] ^= 1 // The change never makes a newline.
 		v, err := verifyLog(bytes.NewReader(changed))
@@ -123,7 +123,7 @@ func TestVerify(t *testing.T) {
 	}
 }
 
-// TestVerifyFiles: a chain continues in the next file, and a missing file is noticed.
+// TestVerifyFiles checks that a chain continues in the next file, and that a missing file is detected.
 func TestVerifyFiles(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "connection.log")
@@ -142,8 +142,8 @@ func TestVerifyFiles(t *testing.T) {
 		!strings.Contains(out, "connection.log.2: 3 records, unbroken; begins a chain; head ") {
 		t.Errorf("exit %d: %s%s", code, out, stderr)
 	}
-	if out, stderr, code := runToEnd(t, dir, "", "-verify-log", "connection.log.2",
-		"connection.log"); code != exitTrouble || !strings.Contains(stderr, "line 1 does not follow") {
+	out, stderr, code = runToEnd(t, dir, "", "-verify-log", "connection.log.2", "connection.log")
+	if code != exitTrouble || !strings.Contains(stderr, "line 1 does not follow") {
 		t.Errorf("exit %d: %s%s", code, out, stderr)
 	}
 	if _, stderr, code := runToEnd(t, dir, "", "-verify-log", "no.log"); code != exitTrouble ||
@@ -152,8 +152,8 @@ func TestVerifyFiles(t *testing.T) {
 	}
 }
 
-// TestVerifyHarmless: file names are untrusted text too and are printed in their safe form.
-func TestVerifyHarmless(t *testing.T) {
+// TestVerifySafeName checks that a file's name is printed as safe text.
+func TestVerifySafeName(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "connection\x1b[2J.log")
 	l, err := openLog(logOptions{path: path})
 	if err != nil {
@@ -169,8 +169,8 @@ func TestVerifyHarmless(t *testing.T) {
 	l.close()
 }
 
-// TestTornRecord: the next start removes an incomplete last record and reports that. A file that is not a log is not
-// changed.
+// TestTornRecord checks that a start removes the torn record that a power cut leaves, and that other files are left
+// alone.
 func TestTornRecord(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "connection.log")
@@ -219,7 +219,7 @@ func TestTornRecord(t *testing.T) {
 	}
 }
 
-// TestRepairReported: the server reports a repair of the log on stderr and in the log.
+// TestRepairReported checks that the server reports a repair on stderr and in the log.
 func TestRepairReported(t *testing.T) {
 	t.Parallel()
 	dir := state(t, "anna")
@@ -232,8 +232,8 @@ func TestRepairReported(t *testing.T) {
 	if p.wait() != exitDone {
 		t.Error(p.err)
 	}
-	if all := records(t, path); all[3]["event"] != eventStart || !strings.HasPrefix(fmt.Sprint(all[3]["log"]),
-		"repaired") {
+	if all := records(t, path); all[3]["event"] != eventStart ||
+		!strings.HasPrefix(fmt.Sprint(all[3]["log"]), "repaired") {
 		t.Errorf("the start record: %v", all[3])
 	}
 	if out, stderr, code := runToEnd(t, dir, "", "-verify-log", path); code != exitDone {
@@ -241,8 +241,8 @@ func TestRepairReported(t *testing.T) {
 	}
 }
 
-// TestRebuild: a starting server reads from the end of the log the last msg_id of each stream, across a rotation too.
-func TestRebuild(t *testing.T) {
+// TestReplay checks that a start reads the last msg_id of each stream from the log's end, also after a rotation.
+func TestReplay(t *testing.T) {
 	r, path := quietRoom(t)
 	bob, _ := enter(t, r, "bob", "key b", 2)
 	if err := r.say(bob, says(1, "one", `,"stream":"00000000000000000000000000000000","msg_id":9`, "three")); err != nil {
@@ -279,10 +279,10 @@ func TestRebuild(t *testing.T) {
 		}
 		slices.Sort(got)
 		if !slices.Equal(got, []string{"key b 2 3/3", "key d 4 7/7"}) {
-			t.Errorf("after a start the room knows %q", got)
+			t.Errorf("after a start the streams are %q", got)
 		}
 	}
-	r.log.close() // The server crashes: its clients receive no close.
+	r.log.close() // without a goodbye, as in a crash
 	r = restart()
 	check(r)
 	r.leave(bob, "")
@@ -297,10 +297,10 @@ func TestRebuild(t *testing.T) {
 	}
 	r.log.close()
 	os.Remove(path + ".1")
-	r = restart() // Only the new file is read.
+	r = restart() // from the new file alone
 	check(r)
 	r.log.close()
-	if err := os.Rename(path, path+".1"); err != nil { // The log is rotated while the server does not run.
+	if err := os.Rename(path, path+".1"); err != nil { // rotated while the server did not run
 		t.Fatal(err)
 	}
 	r = restart()
@@ -311,9 +311,9 @@ func TestRebuild(t *testing.T) {
 	r.log.close()
 }
 
-// TestRebuildBounded: the server does not read the log before its tail (64 GiB would take minutes), and still knows a
-// stream without a line in the tail.
-func TestRebuildBounded(t *testing.T) {
+// TestReplayBounded checks that a start does not read the log before its tail (64 GiB would take minutes), and still
+// knows a stream without a message in the tail.
+func TestReplayBounded(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "connection.log")
 	f, err := os.Create(path)
 	if err != nil {
@@ -362,8 +362,8 @@ func TestRebuildBounded(t *testing.T) {
 	}
 }
 
-// TestReopenUnderLoad: the log is rotated many times while clients send. No line is lost, doubled or out of order, and
-// the chain is intact.
+// TestReopenUnderLoad rotates the log often while several members send. No line is lost, repeated or out of order,
+// and the chain is unbroken.
 func TestReopenUnderLoad(t *testing.T) {
 	r, path := quietRoom(t)
 	const speakers, each, rotations = 4, 500, 10
@@ -396,7 +396,7 @@ func TestReopenUnderLoad(t *testing.T) {
 	}
 	before := contents(t, path)
 	if err := r.reopen(); err != nil || !bytes.Equal(contents(t, path), before) {
-		t.Errorf("a signal without a rotation left a record: %v", err)
+		t.Errorf("reopening without a rotation wrote a record: %v", err)
 	}
 	files = append(files, path)
 	if err := verifyLogs(files, io.Discard); err != nil {
@@ -418,7 +418,7 @@ func TestReopenUnderLoad(t *testing.T) {
 	}
 }
 
-// TestDigestsOnly: with digests only, the log has each line's SHA-256 in the place of its text.
+// TestDigestsOnly checks that -log-text=false records the SHA-256 of a message instead of its text.
 func TestDigestsOnly(t *testing.T) {
 	r, path := quietRoom(t)
 	r.log.digests = true
@@ -433,8 +433,8 @@ func TestDigestsOnly(t *testing.T) {
 	}
 }
 
-// TestRemovedLog: if the log file is removed, later acknowledged lines are in a new file. If its folder is gone, no
-// line is acknowledged until the folder exists again.
+// TestRemovedLog checks that lines sent after the file was removed are recorded in a new one before they are
+// acknowledged, and that no line is acknowledged while the folder is missing.
 func TestRemovedLog(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "logs")
 	path := filepath.Join(dir, "connection.log")
@@ -444,8 +444,8 @@ func TestRemovedLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.close()
-	var told []string
-	l.notify = func(text string) { told = append(told, text) }
+	var notified []string
+	l.notify = func(text string) { notified = append(notified, text) }
 	r, err := newRoom(l, 0, false)
 	if err != nil {
 		t.Fatal(err)
@@ -460,8 +460,8 @@ func TestRemovedLog(t *testing.T) {
 	if err := r.say(bob, says(2, "two")); err != nil {
 		t.Fatal(err)
 	}
-	if got := messages(t, path); !slices.Equal(got, []string{"two"}) || len(told) != 1 {
-		t.Errorf("the new file has %q; reported %q", got, told)
+	if got := messages(t, path); !slices.Equal(got, []string{"two"}) || len(notified) != 1 {
+		t.Errorf("the new file has %q; notified %q", got, notified)
 	}
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
@@ -485,16 +485,17 @@ func TestRemovedLog(t *testing.T) {
 	if want := []any{eventDisconnect, eventStream, eventConnect, eventMessage}; !slices.Equal(events, want) {
 		t.Errorf("the new file has %q", events)
 	}
-	if len(told) != 4 || !strings.Contains(told[1], "cannot write the log") || told[3] != "the log can be written again" {
-		t.Errorf("reported %q", told)
+	if len(notified) != 4 || !strings.Contains(notified[1], "cannot write the log") ||
+		notified[3] != "the log can be written again" {
+		t.Errorf("notified %q", notified)
 	}
 	if _, err := verifyLog(bytes.NewReader(contents(t, path))); err != nil {
 		t.Error(err)
 	}
 }
 
-// TestSync: no line is acknowledged before it is on disk, one sync serves all waiting lines, and a failed sync removes
-// the lines that it was for.
+// TestSync checks that a line is acknowledged after its sync, that one sync serves all waiting members, and that a
+// failed sync removes the records that it was for.
 func TestSync(t *testing.T) {
 	r, path := quietRoom(t)
 	l := r.log
@@ -541,14 +542,14 @@ func TestSync(t *testing.T) {
 	waitFor(r, anna, func() bool { return r.pendingEnd(anna) != "" })
 	want(4, 3)
 	if bob.ending.reason != errLog.Error() || r.pendingEnd(anna) != errLog.Error() {
-		t.Errorf("they stay: %q, %q", anna.ending.reason, bob.ending.reason)
+		t.Errorf("the members stay: %q, %q", anna.ending.reason, bob.ending.reason)
 	}
 	if got := contents(t, path); len(got) >= len(before) {
-		t.Error("what was not synced is still in the log")
+		t.Error("records without a sync are still in the log")
 	}
 	again, w := enter(t, r, "bob", "key b", 2)
 	if w.recorded != 3 {
-		t.Errorf("on its return bob receives the number %d", w.recorded)
+		t.Errorf("after the reconnection bob's stream is at %d", w.recorded)
 	}
 	say(again, 4, "b4")
 	<-begun
@@ -563,7 +564,8 @@ func TestSync(t *testing.T) {
 	}
 }
 
-// TestSyncConsole: a failed sync removes the operator's lines, which the console reports, and the next line is sent.
+// TestSyncConsole checks that the operator is notified when a failed sync removes a line, and that the next line is
+// sent.
 func TestSyncConsole(t *testing.T) {
 	r, path := quietRoom(t)
 	r.log.durable = true
@@ -583,10 +585,10 @@ func TestSyncConsole(t *testing.T) {
 		t.Fatal(err)
 	}
 	end <- syscall.EIO
-	told := ""
+	notified := ""
 	waitFor(r, console, func() bool {
-		told += strings.Join(heard(t, r, console), "\n")
-		return strings.Contains(told, "say it again")
+		notified += strings.Join(heard(t, r, console), "\n")
+		return strings.Contains(notified, "say it again")
 	})
 	if err := r.say(console, says(3, "kept")); err != nil {
 		t.Fatal(err)
@@ -601,7 +603,7 @@ func TestSyncConsole(t *testing.T) {
 	}
 }
 
-// waitFor waits until done is true, as m's goroutine does.
+// waitFor waits until done returns true, in the way of m's goroutine.
 func waitFor(r *room, m *member, done func() bool) {
 	for {
 		r.mu.Lock()
@@ -631,7 +633,7 @@ func BenchmarkLogWrite(b *testing.B) {
 	who := newPeerFields("192.0.2.1:1", "bob", "SHA256:bob", streamID{1}.String(), make([]byte, 64))
 	texts, now, n := slices.Repeat([][]byte{bytes.Repeat([]byte("x"), 64)}, 32), time.Now(), uint64(0)
 	b.ReportAllocs()
-	for b.Loop() { // A packet has 32 lines.
+	for b.Loop() { // 32 lines at a time, as in a packet
 		l.write(func(buf []byte) []byte {
 			return appendMessages(buf, now, who, lines{first: n + 1, what: itemSay, texts: texts}, false)
 		}, nil)
@@ -640,7 +642,7 @@ func BenchmarkLogWrite(b *testing.B) {
 	b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "records/s")
 }
 
-// FuzzVerifyLog: a second implementation agrees that a log which verifies is an unbroken chain.
+// FuzzVerifyLog compares verifyLog with a second, simpler reading of the chain.
 func FuzzVerifyLog(f *testing.F) {
 	path := filepath.Join(f.TempDir(), "log")
 	fill(f, path, 1, 3)
@@ -660,17 +662,17 @@ func FuzzVerifyLog(f *testing.F) {
 		}
 		for i := 1; i < v.records; i++ {
 			sum := sha256.Sum256(records[i-1])
-			if !bytes.HasSuffix(records[i], fmt.Appendf(nil, "%x\"}\n", sum)) && !bytes.HasSuffix(bytes.ToLower(records[i]),
-				fmt.Appendf(nil, "%x\"}\n", sum)) {
-				t.Errorf("record %d does not hold the hash of the one before: %q", i+1, records[i])
+			if !bytes.HasSuffix(records[i], fmt.Appendf(nil, "%x\"}\n", sum)) &&
+				!bytes.HasSuffix(bytes.ToLower(records[i]), fmt.Appendf(nil, "%x\"}\n", sum)) {
+				t.Errorf("record %d has not the hash of the one before: %q", i+1, records[i])
 			}
 		}
 	})
 }
 
-// TestLogTornWrite makes the system cut a write short, with a limit on the size of files. The log keeps no part of the
-// write's records, and continues when there is space again. The limit applies to the whole process, so this test must
-// not run in parallel.
+// TestLogTornWrite makes the system cut a write short, by a limit on the size of files. None of its records stays,
+// and the log continues when there is room again. The limit is for the whole process, so this test must not run in
+// parallel.
 func TestLogTornWrite(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "connection.log")
 	l, err := openLog(logOptions{path: path})
@@ -725,11 +727,11 @@ func TestLogTornWrite(t *testing.T) {
 	}
 }
 
-// setLimit assigns a limit, whose type differs between systems.
+// setLimit assigns a limit, whose type depends on the system.
 func setLimit[T int64 | uint64](limit *T, n int64) { *limit = T(n) }
 
-// TestLogBehindFIFO: a server starts although the name of the previous log file belongs to a FIFO.
-func TestLogBehindFIFO(t *testing.T) {
+// TestFIFOAsOlderLog checks that a FIFO at the path of the rotated log does not stop a start.
+func TestFIFOAsOlderLog(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "connection.log")
 	if err := unix.Mkfifo(path+".1", 0o600); err != nil {
 		t.Fatal(err)

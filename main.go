@@ -1,16 +1,39 @@
-// Securechat gives people with small machines a room to talk in and a pipe to send lines through, where both ends prove
-// who they are with keys.
+// Securechat connects people and machines in a room: each line that one of them sends is received by all others, and
+// both ends of every connection prove with SSH keys who they are.
 //
 //	securechat -listen :9000                     open a room
-//	securechat -connect host:9000                join it
-//	some-job | securechat -connect host:9000     report to it
+//	securechat -connect host:9000                join it: type lines, an empty line leaves
+//	some-job | securechat -connect host:9000     send the lines of a job
 //
-// It implements a paper, "A Client-Server Secure Communication Approach" (2016): RSA with cipher block chaining, a
-// four-stage challenge-response handshake, an AES session and connection.log, hardened for today. README.md shows how to
-// use it, docs/ARCHITECTURE.md how it is built, docs/PROTOCOL.md what goes over the wire.
+// # Access control
+//
+// A server admits the keys in authorized_keys, and a client trusts the servers in known_hosts; on one machine, a server
+// and a client with the same key trust each other. Both files are in OpenSSH's formats and in one folder, which -dir
+// or $SECURECHAT_DIR names. A one-time code makes each side trust the other's key:
+//
+//	securechat -invite anna                      make a code for anna
+//	securechat -connect host:9000 -join          join; ask for the code
+//
+// # Pipes
+//
+// Messages are printed to stdout, one a line; everything else is printed to stderr. A client whose stdin is a pipe
+// ends when all of its lines are in the server's log, connection.log. -json reads and writes objects, -raw carries
+// bytes.
+//
+// The exit status is 0 if everything was delivered, 1 for network or file trouble, 2 for wrong usage, 3 if one side
+// does not trust the other, 4 if the connection was lost and lines perhaps with it, and 5 if -timeout ran out.
+//
+// # Protocol
+//
+// Securechat implements a paper, "A Client-Server Secure Communication Approach" (2016): RSA with cipher block
+// chaining, a challenge-response handshake in four stages, an AES session and connection.log, all hardened against
+// attacks that are known today. docs/PROTOCOL.md specifies every byte; -paper speaks the wire format of the paper's
+// own programs.
+//
+// securechat -help-all lists all flags and docs/securechat.1 explains them.
 package main
 
-// The modes, each a function, and the exit codes. Nothing else ends the process.
+// The modes, each a function, and the exit codes. No other file ends the process.
 
 import (
 	"context"
@@ -39,7 +62,7 @@ func main() {
 	noDumps()
 	err := run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	code := make(chan int, 1)
-	go func() { code <- exitCode(os.Stderr, err) }()
+	go func() { code <- exitCode(os.Stderr, err) }() // ends with the process if standard error is stuck
 	select {
 	case c := <-code:
 		os.Exit(c)
@@ -67,154 +90,196 @@ func exitCode(stderr io.Writer, err error) int {
 	return exitTrouble
 }
 
-// process is what all modes use.
-type process struct {
-	*options
-	console       *console
-	stdin, stdout *os.File
-	dir           string // the state folder
-}
-
 // run does what the arguments ask for and returns when that is done.
 func run(args []string, stdin, stdout, stderr *os.File) error {
 	o, err := parseFlags(args)
 	if err != nil {
 		return err
 	}
-	switch {
-	case o.help:
+	switch o.mode {
+	case "help":
 		_, err := io.WriteString(stdout, shortUsage())
 		return err
-	case o.helpAll:
+	case "help-all":
 		_, err := io.WriteString(stdout, fullUsage())
 		return err
-	case o.version:
+	case "version":
 		_, err := fmt.Fprintln(stdout, "securechat", version())
 		return err
-	case o.completion != "":
+	case "completion":
 		return printCompletion(o.completion, stdout)
-	case o.verifyLog != "":
-		return verifyLogs(append([]string{o.verifyLog}, o.verifyLogOlder...), stdout)
+	case "verify-log":
+		return verifyLogs(o.verifyLog, stdout)
 	}
-	c, err := openConsole(stdin, stdout, stderr, consoleOptions{json: o.json, raw: o.raw, quiet: o.quiet, noBell: o.nobell})
-	if err != nil {
-		return fmt.Errorf("setting up the terminal: %w", err)
-	}
-	defer c.close()
-	p := &process{options: o, console: c, stdin: stdin, stdout: stdout}
-	if p.dir, err = stateFolder(o.dir); err != nil {
-		return err
-	}
-	if o.listen == "" && o.connect == "" {
-		return p.manageKeys()
-	}
-	// The first signal ends things in good order; stop lets a second one end the process at once.
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	context.AfterFunc(ctx, stop)
-	e, err := p.endpoint()
+
+	p, err := newProcess(o, stdin, stdout, stderr)
 	if err != nil {
 		return err
 	}
-	if o.connect != "" {
-		return p.connect(ctx, e)
+	defer p.console.close()
+	switch o.mode {
+	case "keygen":
+		return p.makeKeys()
+	case "fingerprint":
+		return p.printFingerprint()
+	case "allow":
+		return p.allowKey()
+	case "invite":
+		return p.printInvite()
+	case "connect":
+		return p.connect()
+	case "listen":
+		return p.listen()
 	}
-	return p.serve(ctx, e)
+	return wrongUse("-%s is not a mode", o.mode) // not reached: parseFlags returns the modes above
 }
 
-// loadKeys reads the keys, made if there are none, and what decides about others. made reports whether a key was made.
-func (p *process) loadKeys() (k *keys, t *trust, made bool, err error) {
-	var checkComment func(string) error
-	if p.keygen {
-		checkComment = openTrust(p.dir, nil, "", p.console.note).checkNewName
+// process is what the modes that use keys have in common.
+type process struct {
+	options       *options
+	console       *console
+	stdin, stdout *os.File
+	dir           string // the state folder
+}
+
+// newProcess opens the console, which the caller closes.
+func newProcess(o *options, stdin, stdout, stderr *os.File) (*process, error) {
+	dir, err := stateFolder(o.keys.dir)
+	if err != nil {
+		return nil, err
 	}
-	k, err = loadKeys(keyOptions{
-		checkComment: checkComment, dir: p.dir, typ: p.typ, bits: p.bits, comment: p.comment, identity: p.identity, passphraseFile: p.passphraseFile,
-		notify: func(format string, a ...any) { made = true; p.console.note(format, a...) }, prompt: p.console.secretPrompt(),
+	c, err := openConsole(stdin, stdout, stderr, consoleOptions{
+		json: o.output.json, raw: o.output.raw, quiet: o.output.quiet, noBell: o.output.nobell,
 	})
 	if err != nil {
-		return nil, nil, made, err
+		return nil, fmt.Errorf("setting up the terminal: %w", err)
 	}
-	id := k.signer.PublicKey()
-	t = openTrust(p.dir, id, keyName(k.comment, id), p.console.note)
-	t.warnClock(time.Now())
-	return k, t, made, nil
+	return &process{options: o, console: c, stdin: stdin, stdout: stdout, dir: dir}, nil
 }
 
-// manageKeys does -keygen, -fingerprint, -allow and -invite without a server.
-func (p *process) manageKeys() error {
-	k, t, made, err := p.loadKeys()
+// loadKeys reads the keys and makes those that do not exist. It may ask for a passphrase at the terminal; a mode that
+// then prints to stdout itself closes the terminal first.
+func (p *process) loadKeys() (*keys, *trust, error) {
+	flags := p.options.keys
+	o := keyOptions{
+		dir: p.dir, typ: flags.typ, bits: flags.bits, comment: flags.comment,
+		identity: flags.identity, passphraseFile: flags.passphraseFile,
+		notify: p.console.note,
+		prompt: p.console.secretPrompt(),
+	}
+	if p.options.mode == "keygen" {
+		o.checkComment = openTrust(p.dir, nil, "", p.console.note).checkNewName
+	}
+	k, err := loadKeys(o)
+	if err != nil {
+		return nil, nil, err
+	}
+	id := k.signer.PublicKey()
+	t := openTrust(p.dir, id, keyName(k.comment, id), p.console.note)
+	t.warnClock(time.Now())
+	return k, t, nil
+}
+
+// makeKeys is -keygen.
+func (p *process) makeKeys() error {
+	k, _, err := p.loadKeys()
 	if err != nil {
 		return err
 	}
-	p.console.closeTerminal() // what follows prints and reads plain lines
-	switch {
-	case p.keygen:
-		if !made {
-			p.console.note("the keys are there already, so none were made")
-		}
-		_, err = fmt.Fprintf(p.stdout, "%s%s\n", publicLine(k.signer.PublicKey(), k.comment), k.fingerprint())
-	case p.fingerprint:
-		_, err = fmt.Fprintf(p.stdout, "%s %s\n", k.fingerprint(), t.name)
-	case p.allow != "":
-		err = p.allowKey(t)
-	case p.invite != "":
-		err = p.printInvite(t)
+	p.console.closeTerminal()
+	if !k.made {
+		p.console.note("the keys are there already, so none were made")
 	}
+	_, err = fmt.Fprintf(p.stdout, "%s%s\n", publicLine(k.signer.PublicKey(), k.comment), k.fingerprint())
 	return err
 }
 
-// allowKey adds the public key line in a file, or on stdin, to authorized_keys.
-func (p *process) allowKey(t *trust) error {
-	var line []byte
-	var err error
-	if p.allow == "-" {
-		if isTerminal(p.stdin) {
-			p.console.note("paste the public key line, then press Enter and Ctrl-D")
-		}
-		line, err = io.ReadAll(io.LimitReader(p.stdin, maxKeyFile+1))
-	} else {
-		line, _, err = readFile(p.allow, maxKeyFile)
+// printFingerprint is -fingerprint.
+func (p *process) printFingerprint() error {
+	k, t, err := p.loadKeys()
+	if err != nil {
+		return err
 	}
+	p.console.closeTerminal()
+	_, err = fmt.Fprintf(p.stdout, "%s %s\n", k.fingerprint(), t.name)
+	return err
+}
+
+// allowKey is -allow: it adds the public key line in a file, or on stdin, to authorized_keys.
+func (p *process) allowKey() error {
+	_, t, err := p.loadKeys()
+	if err != nil {
+		return err
+	}
+	p.console.closeTerminal()
+	line, err := p.readPublicKey()
 	if err != nil {
 		return fmt.Errorf("reading the public key: %w", err)
 	}
-	g, err := t.allow(line, "", p.force)
-	if errors.Is(err, errListed) {
+	g, err := t.allow(line, "", p.options.keys.force)
+	switch {
+	case errors.Is(err, errListed):
 		p.console.note("nothing to do: %v", err)
 		return nil
-	}
-	if errors.Is(err, errNameTaken) {
+	case errors.Is(err, errNameTaken):
 		return fmt.Errorf("%w, or use -force", err)
-	}
-	if err != nil {
+	case err != nil:
 		return err
 	}
 	p.console.note("%s may join now (%s, %s)", g.name, g.fingerprint, g.by)
 	return nil
 }
 
-// printInvite makes a code and prints it alone to stdout.
-func (p *process) printInvite(t *trust) error {
-	code, err := t.newInvite(p.invite, time.Now())
+// readPublicKey reads the file that -allow names.
+func (p *process) readPublicKey() ([]byte, error) {
+	path := p.options.allow
+	if path != "-" {
+		line, _, err := readFile(path, maxKeyFile)
+		return line, err
+	}
+	if isTerminal(p.stdin) {
+		p.console.note("paste the public key line, then press Enter and Ctrl-D")
+	}
+	return io.ReadAll(io.LimitReader(p.stdin, maxKeyFile+1))
+}
+
+// printInvite is -invite without -listen: it makes a code and prints it alone to stdout.
+func (p *process) printInvite() error {
+	_, t, err := p.loadKeys()
 	if err != nil {
 		return err
 	}
-	p.console.notePlain(inviteWords, p.invite, publicAddress("9000"))
+	p.console.closeTerminal()
+	code, err := t.newInvite(p.options.invite, time.Now())
+	if err != nil {
+		return err
+	}
+	p.console.notePlain(inviteWords, p.options.invite, publicAddress("9000"))
 	_, err = fmt.Fprintln(p.stdout, code)
 	return err
 }
 
 // endpoint loads the keys of the protocol that the flags choose.
 func (p *process) endpoint() (*endpoint, error) {
+	o := p.options
 	var trace tracer
-	if p.trace {
+	if o.output.trace {
 		trace = func(line string) { p.console.notePlain("%s", line) }
 	}
-	if p.paper {
-		return loadPaper(p.identity, p.peers, p.dir, p.delay, trace, p.console.note)
+	// Without paper.go, paperlink.go and the line that calls loadPaper, the program builds, and it refuses -paper.
+	switch o.paper.on {
+	case true:
+		return loadPaper(o.keys.identity, o.paper.peers, p.dir, o.server.delay, trace, p.console.note)
+	case false:
+		return p.loadSecurechat2(trace)
 	}
-	k, t, _, err := p.loadKeys()
+	return nil, wrongUse("-paper: this program was built without the paper's protocol")
+}
+
+// loadSecurechat2 loads the keys of the default protocol.
+func (p *process) loadSecurechat2(trace tracer) (*endpoint, error) {
+	o := p.options
+	k, t, err := p.loadKeys()
 	if err != nil {
 		return nil, err
 	}
@@ -222,10 +287,14 @@ func (p *process) endpoint() (*endpoint, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &securechat2{me: me, trust: t, raw: p.raw, note: p.console.note, trace: trace, server: securechat2Server{delay: p.delay}}
-	s.client = securechat2Client{addr: p.options.connect, acceptNew: p.acceptNew}
-	if p.join {
-		if s.client.invite, err = p.readInvite(); err != nil {
+	s := &securechat2{
+		me: me, trust: t, raw: o.output.raw, note: p.console.note, trace: trace,
+		client: securechat2Client{addr: o.connect, acceptNew: o.client.acceptNew},
+		server: securechat2Server{delay: o.server.delay},
+	}
+	if o.client.join {
+		s.client.invite, err = p.readInvite()
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -260,28 +329,50 @@ func (p *process) readInvite() (*inviteCode, error) {
 	return nil, wrongUse("no valid invite code in three attempts")
 }
 
-// connect joins a room, or carries bytes with -raw.
-func (p *process) connect(ctx context.Context, e *endpoint) error {
-	config := clientConfig{
-		endpoint: *e, addr: p.options.connect, console: p.console, to: p.to, stay: p.stay, count: p.count, timeout: p.timeout,
-		reconnect: p.reconnect || p.console.term != nil && !p.given["reconnect"] && e.protocol.acknowledges(), persist: p.reconnect,
+// untilSignal returns a context that ends with the first SIGINT or SIGTERM. The second one ends the process at once.
+func untilSignal() (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
+}
+
+// connect is -connect: it joins a room, or with -raw carries bytes.
+func (p *process) connect() error {
+	ctx, stop := untilSignal()
+	defer stop()
+	e, err := p.endpoint()
+	if err != nil {
+		return err
 	}
-	if p.raw {
+	o := p.options.client
+	config := clientConfig{
+		endpoint: *e, addr: p.options.connect, console: p.console,
+		to: o.to, keepReceiving: o.stay, count: o.count, timeout: o.timeout,
+		reconnect: o.reconnect || p.console.term != nil && !p.options.given["reconnect"] && e.protocol.acknowledges(),
+		persist:   o.reconnect,
+	}
+	if p.options.output.raw {
 		config.pipe = newRawPipe(p.stdin, p.stdout, p.console.progress())
-		return newClient(config).carry(ctx)
 	}
 	return newClient(config).run(ctx)
 }
 
-// serve opens a room, or with -raw waits for one client, and serves until ctx ends.
-func (p *process) serve(ctx context.Context, e *endpoint) (err error) {
+// listen is -listen: it opens a room, or with -raw waits for one client, and serves until a signal.
+func (p *process) listen() (err error) {
+	ctx, stop := untilSignal()
+	defer stop()
+	e, err := p.endpoint()
+	if err != nil {
+		return err
+	}
 	listeners, err := listenOn(p.options.listen, e.protocol.keepAlive())
 	if err != nil {
 		return err
 	}
 	defer closeAll(listeners)
+	o := p.options.server
 	log, err := openLog(logOptions{
-		path: p.log, digests: !p.logText, durable: p.sync, notify: func(text string) { p.console.note("%s", text) },
+		path: o.log, digests: !o.logText, durable: o.sync, notify: func(text string) { p.console.note("%s", text) },
 	})
 	if err != nil {
 		return err
@@ -292,10 +383,10 @@ func (p *process) serve(ctx context.Context, e *endpoint) (err error) {
 		}
 	}()
 	config := serverConfig{
-		endpoint: *e, console: p.console, log: log, sync: p.sync, history: p.history, clients: p.maxClients, norelay: p.norelay,
-		invite: p.invite,
+		endpoint: *e, console: p.console, log: log, sync: o.sync, history: o.history, clients: o.maxClients,
+		norelay: o.norelay, invite: p.options.invite,
 	}
-	if p.raw {
+	if p.options.output.raw {
 		config.pipe = newRawPipe(p.stdin, p.stdout, p.console.progress())
 	}
 	s, err := newServer(config)

@@ -228,7 +228,7 @@ func TestWrongUse(t *testing.T) {
 		{[]string{"-lissten", ":9000"}, exitUsage, `-lissten.*-help`},
 		{[]string{"-listen", ":9000", "-connect", "x:1"}, exitUsage, `exclude each other`},
 		{[]string{"-listen", "9000"}, exitUsage, `host and a port`},
-		{[]string{"-connect", "localhost:99999"}, exitUsage, `no port`},
+		{[]string{"-connect", "localhost:99999"}, exitUsage, `not a port`},
 		{[]string{"-connect", "x:1", "-log", "f"}, exitUsage, `-log belongs to -listen`},
 		{[]string{"-listen", ":0", "extra"}, exitUsage, `unexpected argument`},
 		{[]string{"-listen", ":0", "-delay", "1h"}, exitUsage, `-delay`},

@@ -19,7 +19,7 @@ const (
 	kindJoin             // both: the first message, a joinRequest from C and a welcome from S
 	kindRaw              // both: bytes of -raw
 	kindPart             // both: the front of a message; the rest and the message's kind follow
-	kindWho              // C → S: nothing; asks for the list of who is here, which comes as a notice
+	kindWho              // C → S: nothing; asks for the list of the members, which arrives as a notice
 	kindFirst = kindText
 	kindLast  = kindWho
 
@@ -29,11 +29,11 @@ const (
 )
 
 const (
-	closeText  = "secure-close"                           // the paper's word; here it stands in an authenticated packet of its own kind
+	closeText  = "secure-close"                           // the paper's word, in an authenticated packet
 	maxLine    = 64 << 10                                 // bytes of a line, without its newline
-	maxMessage = maxLine + 1024                           // bytes of a message's payload: one line and the fields before it
+	maxMessage = maxLine + 1024                           // bytes of a message's payload: a line and the fields before it
 	maxBatch   = maxMsg - 1                               // bytes of payload in a message that fits one packet
-	maxNumber  = 1 << 62                                  // the largest number of a line, so that the numbers after it do not wrap
+	maxNumber  = 1 << 62                                  // the largest number of a line, far from overflow
 	maxShown   = maxName + 1 + suffixDigits + 1 + maxName // bytes of a name as shown: name~XXXXXXXX@server (validShown)
 )
 
@@ -55,9 +55,9 @@ type streamID [16]byte
 func (s streamID) String() string { return hex.EncodeToString(s[:]) }
 
 const (
-	joinListens = 1 << iota // the client wants to receive what is said
-	joinPerson              // a person at a terminal: send what was said since the person left
-	joinRaw                 // the client wants -raw and no room
+	joinListens = 1 << iota // the client wants to receive items
+	joinPerson              // a person at a terminal, who receives the items since leaving
+	joinRaw                 // the client wants -raw and not a room
 	joinFlags   = joinListens | joinPerson | joinRaw
 )
 
@@ -231,8 +231,10 @@ const (
 )
 
 // itemNames are the words for items in log records and in -json objects.
-var itemNames = [...]string{itemSay: "say", itemAction: "action", itemDirect: "direct", itemJoin: "join", itemLeave: "leave",
-	itemNotice: "notice", itemUndelivered: "undelivered", itemRemoved: "removed"}
+var itemNames = [...]string{
+	itemSay: "say", itemAction: "action", itemDirect: "direct", itemJoin: "join", itemLeave: "leave",
+	itemNotice: "notice", itemUndelivered: "undelivered", itemRemoved: "removed",
+}
 
 func (it item) append(b []byte) []byte {
 	name := it.name[:min(len(it.name), maxShown)]

@@ -16,8 +16,8 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// operator is the person at the server's console, or the programs on its standard streams. One goroutine reads what is
-// typed, one shows what the room delivers.
+// operator is the person at the server's console, or the programs on its standard streams. One goroutine reads standard
+// input, and another one prints what the room delivers.
 type operator struct {
 	console   *console
 	room      *room
@@ -41,7 +41,7 @@ func newOperator(c *console, r *room, t *trust, refused *strangers, self *peer, 
 	return o
 }
 
-// show prints the room on the console until the room closes. Trouble with standard output leaves the room open.
+// show prints the room on the console until the room closes. An error of standard output does not close the room.
 func (o *operator) show() {
 	err := o.console.welcome(o.name, false)
 	if err == nil {
@@ -53,7 +53,8 @@ func (o *operator) show() {
 	}
 }
 
-func (o *operator) abort() {} // a stuck console holds up no client
+// abort does nothing: a stuck console delays no client.
+func (o *operator) abort() {}
 
 func (o *operator) deliver(d *delivery) error {
 	if d.missed > 0 {
@@ -76,8 +77,8 @@ func (o *operator) deliver(d *delivery) error {
 	return o.console.flush()
 }
 
-// read hands what is typed or piped in to the room. The server keeps running when its stdin ends; at a terminal Ctrl-D
-// and Ctrl-C stop it.
+// read sends the lines that are typed or piped in to the room. The server keeps running when its stdin ends; at a
+// terminal Ctrl-D and Ctrl-C stop it.
 func (o *operator) read() {
 	for {
 		line, _, err := o.console.read()
@@ -94,7 +95,7 @@ func (o *operator) read() {
 			o.console.note("reading standard input: %v; the room stays open", err)
 			return
 		}
-		l, ok := o.parse(line)
+		l, ok := o.interpret(line)
 		if !ok {
 			continue
 		}
@@ -104,9 +105,9 @@ func (o *operator) read() {
 	}
 }
 
-// parse returns what a line of the operator says. ok is false if it says nothing: it was a command, which parse runs,
-// or cannot be sent, which parse reports.
-func (o *operator) parse(line []byte) (l lines, ok bool) {
+// interpret returns what a line of the operator sends. ok is false if there is nothing to send: the line was a command,
+// which interpret runs, or it cannot be sent, which interpret reports.
+func (o *operator) interpret(line []byte) (l lines, ok bool) {
 	l = lines{first: 1, what: itemSay, texts: [][]byte{line}} // the room counts the operator's lines
 	switch {
 	case o.console.json:
@@ -139,7 +140,7 @@ func (o *operator) command(line []byte) (out outLine, send bool) {
 	case name == "/quit":
 		o.stop()
 	case name == "/help":
-		o.console.notePlain("%s", operatorHelp)
+		o.console.notePlain(operatorHelp)
 	case o.trust == nil && (name == "/invite" || name == "/allow"):
 		o.console.notePlain("-paper knows its clients by -peer alone: end the server and name the key there")
 	case name == "/kick":
@@ -152,12 +153,13 @@ func (o *operator) command(line []byte) (out outLine, send bool) {
 		o.console.notePlain(unknownCommand, name)
 	}
 	if err != nil {
-		o.console.note("%v", err)
+		o.console.note("%s", ownLines(err.Error()))
 	}
 	return out, false
 }
 
-// allowStranger lists a key that was refused, under a name or one made of the key, and records it.
+// allowStranger adds a key that was refused to authorized_keys, under the given name or one made of the key, and
+// records that in the log.
 func (o *operator) allowStranger(arg string) error {
 	var name, print string
 	for _, f := range strings.Fields(arg) {
@@ -194,7 +196,7 @@ func (o *operator) allowStranger(arg string) error {
 
 // strangers holds the unlisted keys that were refused, for /allow, the latest last.
 type strangers struct {
-	mu   sync.Mutex
+	mu   sync.Mutex // guards keys
 	keys []ssh.PublicKey
 }
 
@@ -244,7 +246,8 @@ func (s *strangers) pick(print string) (ssh.PublicKey, error) {
 	return nil, fmt.Errorf("several unknown keys have been refused: say which, as /allow NAME SHA256:…%s", list.String())
 }
 
-const inviteWords = "An invite for %s, good once and for a day. On the other machine, run\n  securechat -connect %s -join\nand paste this code when it asks:"
+const inviteWords = "An invite for %s, good once and for a day. On the other machine, run\n" +
+	"  securechat -connect %s -join\nand paste this code when it asks:"
 
 // makeInvite makes a code and shows the operator what the other side does with it.
 func makeInvite(t *trust, c *console, name, port string) error {

@@ -1,62 +1,70 @@
 package main
 
+// The outbox: the lines that a client has to send and that the server has not acknowledged.
+
 import (
 	"bytes"
 	"sync"
 )
 
-// The outbox: the lines that a client has to send and that the server has not acknowledged yet.
+const (
+	outboxBytes  = 4 << 20 // memory of the lines in the outbox above which the input has to wait
+	lineOverhead = 56      // bytes that a line in the outbox takes beside its text
+)
 
-// outbox holds the lines that the server has not acknowledged, numbered from 1 over the client's life.
+// outbox numbers a client's lines from 1 on, over all its connections, and holds each line until it is acknowledged:
+//
+//	up to acked             acknowledged, and no longer held
+//	the next sent lines     sent on this connection: lines[:sent]
+//	the rest                not sent on this connection: lines[sent:]
+//
+// An earlier connection may have sent more, up to number most. The server may acknowledge those before they are sent
+// again.
 type outbox struct {
-	mu     sync.Mutex
-	lines  []outLine // lines[i] has the number acked+1+i
+	wake  chan struct{} // of capacity 1: there may be something for the writer to do
+	space chan struct{} // of capacity 1: there may be room for add
+
+	mu     sync.Mutex // guards the fields below
+	lines  []outLine
 	acked  uint64
-	sent   int    // of lines, on this connection
-	most   uint64 // the last that was sent on any
-	bytes  int
-	closed bool
-	wake   chan struct{} // of capacity 1: something to take
-	space  chan struct{} // of capacity 1: room to add
+	sent   int
+	most   uint64
+	bytes  int  // that lines takes
+	handed int  // lines that are no longer held and not confirmed; see handOver
+	closed bool // add accepts no more lines
 }
 
 func newOutbox() *outbox {
 	return &outbox{wake: make(chan struct{}, 1), space: make(chan struct{}, 1)}
 }
 
-// add puts a copy of line at the end, after waiting for room. now says that no further line is at hand, so that the
-// writer should not wait for one. False: the outbox is closed.
-func (b *outbox) add(line outLine, now bool) bool {
+// add waits for room, then appends a copy of line. It wakes the writer if flush is set or many lines wait.
+// It returns false if the outbox is closed.
+func (b *outbox) add(line outLine, flush bool) bool {
+	line.text = bytes.Clone(line.text)
 	for {
 		b.mu.Lock()
-		if b.closed {
-			b.mu.Unlock()
-			return false
-		}
-		if b.bytes < outboxBytes {
-			break
+		closed, full := b.closed, b.bytes >= outboxBytes
+		if !closed && !full {
+			b.lines = append(b.lines, line)
+			b.bytes += len(line.text) + lineOverhead
+			flush = flush || b.bytes >= outboxBytes/8
 		}
 		b.mu.Unlock()
-		wake(b.wake)
+		if closed {
+			return false
+		}
+		if full || flush {
+			wake(b.wake)
+		}
+		if !full {
+			return true
+		}
 		<-b.space
 	}
-	line.text = bytes.Clone(line.text)
-	b.lines = append(b.lines, line)
-	b.bytes += len(line.text) + lineOverhead
-	now = now || b.bytes >= outboxBytes/8
-	b.mu.Unlock()
-	if now {
-		wake(b.wake)
-	}
-	return true
 }
 
-const (
-	outboxBytes  = 4 << 20 // unacknowledged, before reading more input waits
-	lineOverhead = 56      // bytes that a line in the outbox takes beside its text
-)
-
-// close says that no more lines come.
+// close makes add return false, and the writer end once everything is acknowledged.
 func (b *outbox) close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -65,41 +73,58 @@ func (b *outbox) close() {
 	wake(b.space)
 }
 
-// take returns some lines that were not sent on this connection, and the number of the first. done says that the outbox is
-// closed and all is acknowledged.
+// take appends the next lines to send to into, about takeBytes of them, and returns the number of the first. done
+// reports that the outbox is closed and holds no line.
 func (b *outbox) take(into []outLine) (first uint64, batch []outLine, done bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	first = b.acked + 1 + uint64(b.sent)
-	n := 0
 	from := b.sent
-	for b.sent < len(b.lines) && n < takeBytes {
+	for n := 0; b.sent < len(b.lines) && n < takeBytes; b.sent++ {
 		n += len(b.lines[b.sent].text)
-		b.sent++
 	}
 	b.most = max(b.most, b.acked+uint64(b.sent))
 	return first, append(into, b.lines[from:b.sent]...), b.closed && len(b.lines) == 0
 }
 
-// resume begins a connection: the server has the lines up to number n, or does not know the stream (0).
+// resume begins a connection. The server has every line up to number n, or it does not know the stream and n is 0.
 func (b *outbox) resume(n uint64) error {
 	b.mu.Lock()
-	b.sent = len(b.lines)
-	n = max(n, b.acked)
-	b.mu.Unlock()
-	err := b.acknowledge(n)
-	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.sent = 0
-	b.mu.Unlock()
+	_, err := b.dropLocked(max(n, b.acked))
 	return err
 }
 
-// acknowledge drops the lines up to number n, which were sent on this connection.
+// acknowledge drops the lines up to number n, which are in the server's log.
 func (b *outbox) acknowledge(n uint64) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if n < b.acked || n > max(b.most, b.acked+uint64(b.sent)) {
-		return errMalformed
+	_, err := b.dropLocked(n)
+	return err
+}
+
+// handOver drops the lines up to number n, which went to the network on a connection without acknowledgements. They
+// count as unacknowledged until confirm.
+func (b *outbox) handOver(n uint64) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	k, err := b.dropLocked(n)
+	b.handed += k
+	return err
+}
+
+// confirm reports that the server has read all lines that were handed over.
+func (b *outbox) confirm() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.handed = 0
+}
+
+// dropLocked drops the lines up to number n, and returns how many it dropped. The caller holds mu.
+func (b *outbox) dropLocked(n uint64) (int, error) {
+	if n < b.acked || n > b.most {
+		return 0, errMalformed
 	}
 	k := int(n - b.acked)
 	for _, line := range b.lines[:k] {
@@ -111,25 +136,26 @@ func (b *outbox) acknowledge(n uint64) error {
 		wake(b.wake)
 	}
 	wake(b.space)
-	return nil
+	return k, nil
 }
 
-// finished says that the outbox is closed and all of it acknowledged.
+// finished reports whether the outbox is closed and every line acknowledged.
 func (b *outbox) finished() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.closed && len(b.lines) == 0
+	return b.closed && len(b.lines)+b.handed == 0
 }
 
-// acknowledged is the number of the last line that the server has.
+// acknowledged returns the number of the last line that was dropped.
 func (b *outbox) acknowledged() uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.acked
 }
 
+// unacknowledged returns how many lines may not be in the server's log.
 func (b *outbox) unacknowledged() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return len(b.lines)
+	return len(b.lines) + b.handed
 }

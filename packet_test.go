@@ -1,6 +1,6 @@
 package main
 
-// Packets: each side opens what the other sealed, once and in order, and nothing else.
+// Packets: a packet opens once, in order, at the other end of its direction, and no other packet opens.
 
 import (
 	"bytes"
@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// halves returns both ends of one direction, under secrets derived from seed.
+// halves returns both ends of one direction, with secrets derived from seed.
 func halves(t testing.TB, aes bool, seed byte) (out, in *halfConn) {
 	t.Helper()
 	secret, digest := [64]byte{seed}, [64]byte{1, seed}
@@ -24,13 +24,13 @@ func halves(t testing.TB, aes bool, seed byte) (out, in *halfConn) {
 	return out, in
 }
 
-// bothCiphers runs fn once for each cipher.
+// bothCiphers runs fn for each AEAD.
 func bothCiphers(t *testing.T, fn func(t *testing.T, aes bool)) {
 	t.Run("ChaCha20-Poly1305", func(t *testing.T) { fn(t, false) })
 	t.Run("AES-256-GCM", func(t *testing.T) { fn(t, true) })
 }
 
-// sealPlain seals a plaintext of any form as the next packet's body.
+// sealPlain seals any plaintext as the body of the next packet.
 func sealPlain(h *halfConn, plain []byte) []byte {
 	body := h.aead.Seal(nil, h.nonce[:], plain, h.digest[:])
 	h.count(len(plain))
@@ -45,7 +45,7 @@ func mustNotOpen(t *testing.T, what string, in *halfConn, body []byte) {
 		t.Errorf("%s: kind %d, %d bytes, %v", what, kind, len(payload), err)
 	}
 	if in.nonce != before.nonce || in.packets != before.packets || in.bytes != before.bytes {
-		t.Errorf("%s: the refused packet was counted", what)
+		t.Errorf("%s: the rejected packet was counted", what)
 	}
 }
 
@@ -59,7 +59,7 @@ func TestPacketSizes(t *testing.T) {
 			body, rest, ok := cutVector(frame)
 			if !ok || len(rest) != 0 || len(frame) > maxPacket || len(body)%packetAlign != 0 ||
 				len(body)-n > 2*packetAlign+msgLenSize {
-				t.Fatalf("%d bytes: a packet of %d", n, len(frame))
+				t.Fatalf("%d bytes: the packet has %d", n, len(frame))
 			}
 			kind, got, err := in.open(body)
 			if err != nil || kind != byte(n) || !bytes.Equal(got, payload[:n]) {
@@ -75,7 +75,7 @@ func TestPacketSizes(t *testing.T) {
 	})
 }
 
-// TestPacketForm: packets of a wrong form are rejected even from a peer that has the keys.
+// TestPacketForm checks that packets of the wrong form are rejected also from a peer that has the keys.
 func TestPacketForm(t *testing.T) {
 	bothCiphers(t, func(t *testing.T, aes bool) {
 		plain := func(size int, msgLen uint32, fill byte) []byte {
@@ -107,6 +107,7 @@ func TestPacketForm(t *testing.T) {
 	})
 }
 
+// TestPacketRefusals changes, repeats, reorders and reflects packets.
 func TestPacketRefusals(t *testing.T) {
 	bothCiphers(t, func(t *testing.T, aes bool) {
 		out, in := halves(t, aes, 0)
@@ -140,7 +141,7 @@ func TestPacketRefusals(t *testing.T) {
 	})
 }
 
-// TestNonces: no nonce is used twice under one key, and the numbers continue after a change of keys.
+// TestNonces checks that a nonce is used once with one key, and that the numbers continue when the key changes.
 func TestNonces(t *testing.T) {
 	bothCiphers(t, func(t *testing.T, aes bool) {
 		out, in := halves(t, aes, 0)
@@ -155,7 +156,7 @@ func TestNonces(t *testing.T) {
 					t.Fatal(err)
 				}
 				if out.secret == before || out.secret != in.secret || out.packets != 0 || out.bytes != 0 {
-					t.Fatal("the ratchet did not do its work")
+					t.Fatal("the ratchet did not replace the secret")
 				}
 				old.nonce = out.nonce
 				mustNotOpen(t, "of the old key", in, old.seal(nil, kindText, nil)[frameHeader:])
@@ -179,7 +180,7 @@ func FuzzPacket(f *testing.F) {
 	addVectors(f, "packets", "stream", func(b []byte) { f.Add(b[frameHeader:], false) })
 	f.Fuzz(func(t *testing.T, b []byte, sealed bool) {
 		out, in := halves(t, false, 0)
-		if sealed { // A peer with the keys can do this.
+		if sealed { // as only a peer with the keys can do
 			b = sealPlain(out, b)
 		}
 		n := len(b)
@@ -192,7 +193,7 @@ func FuzzPacket(f *testing.F) {
 		}
 		again, _ := halves(t, false, 0)
 		if want := again.seal(nil, kind, payload); sealed && n <= maxPacket-frameHeader && len(want) != frameHeader+n {
-			t.Errorf("a packet of %d bytes for what takes %d", n, len(want)-frameHeader)
+			t.Errorf("a packet of %d bytes, where %d are enough", n, len(want)-frameHeader)
 		}
 	})
 }
@@ -219,7 +220,7 @@ func BenchmarkSeal(b *testing.B) {
 	})
 }
 
-// BenchmarkOpen opens one packet repeatedly: it resets the nonce each time.
+// BenchmarkOpen opens one packet repeatedly, by setting the nonce back.
 func BenchmarkOpen(b *testing.B) {
 	benchmarkPacket(b, func(b *testing.B, aes bool, size int) {
 		out, in := halves(b, aes, 0)

@@ -722,7 +722,7 @@ func TestPaperDelayFlag(t *testing.T) {
 		{"-listen :0", 0},
 	} {
 		o, err := parseFlags(strings.Fields(c.args))
-		if err != nil || o.delay != c.want {
+		if err != nil || o.server.delay != c.want {
 			t.Errorf("%s: %v, %v", c.args, o, err)
 		}
 	}

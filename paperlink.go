@@ -1,5 +1,8 @@
 package main
 
+// The paper's session (its §4, §5 and Fig. 5), the two links that carry it, and -paper as a protocol. paper.go has the
+// handshake, and says what the format does not protect.
+
 import (
 	"bufio"
 	"bytes"
@@ -26,51 +29,48 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// The paper's session (its §4, §5 and Fig. 5), and the keys of -paper: what connects paper.go to the rest of the
-// program.
-
 // A session packet (§4, Fig. 5), all of it under AES-256 in ECB:
 //
 //	digest   128   SHA-512 of the session key, in lower-case hex
 //	msg_len   32   the bytes of msg, in binary digits
 //	msg            UTF-8 text
-//	padding   1-16 PKCS#5; the reference omits it where it would be a whole block
+//	padding   1-16 PKCS#5; the paper's programs omit it if it would be a whole block
 const (
 	paperDigest  = 2 * sha512.Size
 	paperMsgLen  = 32
 	paperHead    = paperDigest + paperMsgLen
-	paperPacket  = 4096                        // the most on the wire, by one recv of the reference
-	paperMaxRead = paperPacket - paperHead     // the longest msg: it fits when no padding is sent
-	paperMaxSend = paperPacket - 1 - paperHead // ours is padded always
+	paperPacket  = 4096                        // the longest packet: the paper's programs read one with recv(4096)
+	paperMaxRead = paperPacket - paperHead     // the longest msg in a packet without padding
+	paperMaxSend = paperPacket - 1 - paperHead // the longest msg that we send, with padding
 )
 
-// paperGap keeps packets apart, see sendText. Seen with a Python peer that logs each line on a loaded two-core machine:
-// with 20 ms some packets of 150 met in its buffer, with 50 ms none. 250 ms also outlasts one lost segment, which TCP
-// sends again after 200 ms at the earliest.
+// paperGap is the shortest time between two packets; see sendText. A Python peer that logs each line on a loaded
+// two-core machine read some of 150 packets as one with a gap of 20 ms, and none with 50 ms. 250 ms is also enough for
+// one lost segment, which TCP sends again after 200 ms at the earliest.
 const paperGap = 250 * time.Millisecond
 
-// paperClose is the message that ends a session. It is a text like any other: who types it ends the session.
+// paperClose is the text that ends a session. It has no kind of its own, so a person who types it ends the session.
 const paperClose = "secure-close"
 
-// errPaperText is a text that sendText did not send. The session goes on.
+// errPaperText is the error for a text that sendText did not send. The session continues.
 var errPaperText = errors.New("this text is not UTF-8, the paper's programs would stop at it: convert it first (iconv)")
 
-// paperConn is a session over an authenticated connection. One goroutine may read while another sends. The first error
-// of a direction ends that direction: what was read of a packet when a deadline passed is lost.
+// paperConn is a session over an authenticated connection. One goroutine may read while another sends. After an error
+// in one direction that direction returns the same error again, because a part of a packet may have been read or sent.
 type paperConn struct {
 	conn   net.Conn
 	block  cipher.Block
 	digest [paperDigest]byte
 
-	sent    time.Time // when the last packet left, or the handshake ended
+	sent    time.Time // when the last packet was sent, or the handshake ended
 	sendErr error
 
 	in      *bufio.Reader
-	aligned bool // the packet before filled its last block: a block of padding may follow
+	aligned bool // the last packet filled its last block, so a block of padding may follow
 	readErr error
 }
 
-// newPaperConn begins a session with the key that the handshake gave.
+// newPaperConn begins a session with the key of a handshake.
 func newPaperConn(conn net.Conn, key *[32]byte) *paperConn {
 	block, err := aes.NewCipher(key[:])
 	if err != nil {
@@ -82,11 +82,12 @@ func newPaperConn(conn net.Conn, key *[32]byte) *paperConn {
 	return p
 }
 
-// sendText sends one text, cut into packets where it is longer than paperMaxSend bytes.
+// sendText sends one text, in several packets if it is longer than paperMaxSend bytes. The caller sets the write
+// deadline.
 //
-// The reference takes whatever one recv(4096) gives for one packet, so packets must not meet in its socket buffer; it
-// answers nothing that could be waited for. Each packet is therefore one write, at least paperGap after the last or
-// after the handshake, and leaves at once (Go sets TCP_NODELAY). The caller sets the write deadline.
+// The paper's programs take the result of one recv(4096) for one packet, so two packets must not be in the peer's
+// socket buffer together, and the peer sends no answer to wait for. Each packet is therefore one write, at least
+// paperGap after the last one or after the handshake. TCP sends it at once, since Go sets TCP_NODELAY.
 func (p *paperConn) sendText(text []byte) error {
 	if p.sendErr != nil {
 		return p.sendErr
@@ -108,7 +109,7 @@ func (p *paperConn) sendText(text []byte) error {
 }
 
 // paperCut returns how many bytes of a valid text go into the next packet: whole characters, and never so many that
-// what is left reads paperClose, which would end the session.
+// the rest is paperClose, which would end the session.
 func paperCut(text []byte) int {
 	n := len(text)
 	if n <= paperMaxSend {
@@ -125,8 +126,8 @@ func paperCut(text []byte) int {
 	return n
 }
 
-// seal builds one packet of at most paperMaxSend bytes of text. Its padding is always there, a whole block if need be:
-// PKCS#5 asks for it, and the reference, which always strips, loses text without it.
+// seal builds one packet of at most paperMaxSend bytes of text. It always adds padding, a whole block if necessary, as
+// PKCS#5 requires: the paper's programs always remove padding, and would remove text if there were none.
 func (p *paperConn) seal(msg []byte) []byte {
 	packet := make([]byte, 0, paperPacket)
 	packet = append(packet, p.digest[:]...)
@@ -140,10 +141,10 @@ func (p *paperConn) seal(msg []byte) []byte {
 	return packet
 }
 
-// readText returns the text of the next packet as soon as its last byte is here; it may be paperClose, and may be any
-// bytes, UTF-8 or not. The stream is cut by msg_len, however TCP joined or split it. io.EOF is the end of the stream
-// between two packets; an error that wraps errUnverified is a packet that was not made with this session's key, or
-// was damaged.
+// readText returns the text of the next packet when its last byte has arrived. The text may be paperClose, and may be
+// any bytes, UTF-8 or not. The end of a packet follows from its msg_len, however TCP joined or split packets. The error
+// is io.EOF at the end of the stream between two packets, and wraps errUnverified if the packet was damaged or was not
+// made with this session's key.
 func (p *paperConn) readText() ([]byte, error) {
 	if p.readErr != nil {
 		return nil, p.readErr
@@ -155,8 +156,8 @@ func (p *paperConn) readText() ([]byte, error) {
 
 func (p *paperConn) readPacket() ([]byte, error) {
 	var packet [paperPacket]byte
-	// After a packet that filled its last block the next block is its padding, if it came from us, or the start of the
-	// next packet, if it came from the reference. The two cannot be confused: a packet starts with hex digits.
+	// After a packet that filled its last block the next block is its padding, if the peer is this program, or the start
+	// of the next packet, if the peer is one of the paper's programs. The two differ: a packet starts with hex digits.
 	if err := p.readBlocks(packet[:aes.BlockSize]); err != nil {
 		return nil, err
 	}
@@ -191,7 +192,7 @@ func (p *paperConn) readPacket() ([]byte, error) {
 	return bytes.Clone(packet[paperHead:end]), nil
 }
 
-// readBlocks fills b, whole blocks, with what the stream decrypts to. io.EOF means that none of it came.
+// readBlocks fills b, whole blocks, with plaintext from the stream. io.EOF means that the stream ended before b.
 func (p *paperConn) readBlocks(b []byte) error {
 	_, err := io.ReadFull(p.in, b)
 	if err == io.ErrUnexpectedEOF {
@@ -206,7 +207,7 @@ func (p *paperConn) readBlocks(b []byte) error {
 	return nil
 }
 
-// readRest is readBlocks inside a packet, where the stream may not end.
+// readRest is like readBlocks, for blocks inside a packet, before which the stream may not end.
 func (p *paperConn) readRest(b []byte) error {
 	err := p.readBlocks(b)
 	if err == io.EOF {
@@ -220,7 +221,7 @@ func (p *paperConn) readRest(b []byte) error {
 type paperServerLink struct {
 	*paperConn
 	lines uint64 // read so far
-	bye   bool   // the next write closes the connection
+	bye   bool   // append took kindClose, so the next write closes the connection
 }
 
 // newPaperServerLink begins a session with the key of a handshake, which it wipes.
@@ -229,7 +230,8 @@ func newPaperServerLink(conn net.Conn, key *[32]byte) *paperServerLink {
 	return &paperServerLink{paperConn: newPaperConn(conn, key)}
 }
 
-// append notes a goodbye, which in the paper's session is that the server closes. Other messages have no form there.
+// append takes secure-close, which a server sends in the paper's session by closing the connection. It ignores all
+// other messages: the paper's session has no form for them.
 func (p *paperServerLink) append(buf []byte, kind byte, _ []byte) ([]byte, error) {
 	p.bye = p.bye || kind == kindClose
 	return buf, nil
@@ -259,11 +261,11 @@ func (p *paperServerLink) read() (kind byte, payload []byte, err error) {
 	return kindText, appendLine(appendLinesHeader(nil, p.lines, itemSay, ""), text), nil
 }
 
-// ready returns false: what is buffered may be less than a packet.
+// ready returns false: the bytes in the buffer may be less than a packet.
 func (p *paperServerLink) ready() bool { return false }
 
-// setReadTimeout bounds only the wait at the end. Until then the paper's session may be silent for any time, and TCP's
-// keep-alive finds a dead peer.
+// setReadTimeout bounds only the wait at the end. Before that the peer may be silent for any time, since the paper's
+// session has no pings, and TCP's keep-alive finds a dead peer.
 func (p *paperConn) setReadTimeout(timeout time.Duration, renew bool) {
 	if !renew {
 		// A connection that takes no deadline is closed, and the read returns that error.
@@ -271,7 +273,7 @@ func (p *paperConn) setReadTimeout(timeout time.Duration, renew bool) {
 	}
 }
 
-// paperPatience is for a server that reads slowly to take what the network still holds, and to close.
+// paperPatience is the least time that a slow server has, after our close, to read what is on the way and to close too.
 const paperPatience = 10 * time.Second
 
 func (p *paperConn) wipe() {
@@ -284,27 +286,28 @@ func (p *paperConn) wipe() {
 type paperClientLink struct {
 	*paperConn
 	sending [][]byte    // texts that append took for write
-	bye     bool        // append took a goodbye for write
+	bye     bool        // append took kindClose for write
 	given   uint64      // lines written so far
-	written chan uint64 // the latest given, of capacity 1
-	gone    chan error  // the end of the server's side, nil for its close; of capacity 1
+	written chan uint64 // of capacity 1: the latest value of given
+	gone    chan error  // of capacity 1: why the server's side has ended, nil if the server closed it
 
-	leaving sync.Mutex // held while the goodbye is written: the server's close may arrive before the write returns
-	left    bool       // guarded by leaving: the goodbye is written
+	leaving sync.Mutex // guards left, and is held while paperClose is written: the server may close before write returns
+	left    bool       // paperClose has been written
 }
 
 // newPaperClientLink begins a session with the key of a handshake, which it wipes.
 func newPaperClientLink(conn net.Conn, key *[32]byte) *paperClientLink {
 	defer clear(key[:])
 	p := &paperClientLink{paperConn: newPaperConn(conn, key), written: make(chan uint64, 1), gone: make(chan error, 1)}
-	go func() {
-		_, err := io.Copy(io.Discard, conn) // the paper's server sends nothing; its close means that it has read everything
+	go func() { // ends with the connection
+		// The paper's server sends nothing, and closes after it has read everything.
+		_, err := io.Copy(io.Discard, conn)
 		p.gone <- err
 	}()
 	return p
 }
 
-// append takes lines and the goodbye.
+// append takes lines and secure-close for write, and ignores all other messages.
 func (p *paperClientLink) append(buf []byte, kind byte, payload []byte) ([]byte, error) {
 	switch kind {
 	case kindClose:
@@ -318,9 +321,9 @@ func (p *paperClientLink) append(buf []byte, kind byte, payload []byte) ([]byte,
 			p.sending = append(p.sending, bytes.Clone(text))
 		}
 	default:
-		return buf, nil // no form in the paper's session
+		return buf, nil // the paper's session has no form for it
 	}
-	return append(buf, kind), nil // so that the caller sees that there is something to write
+	return append(buf, kind), nil // a byte, so that the caller calls write
 }
 
 func (p *paperClientLink) appendItems(buf []byte, _ [][]byte) ([]byte, error) { return buf, nil }
@@ -332,7 +335,7 @@ func (p *paperClientLink) write([]byte) error {
 			return err
 		}
 		p.given++
-		select { // an older count that was not read yet
+		select { // drop an older count that was not read
 		case <-p.written:
 		default:
 		}
@@ -361,8 +364,8 @@ func (p *paperClientLink) send(text []byte) error {
 	return p.sendText(text)
 }
 
-// read returns kindSent for lines that were written, and kindClose when the server closes after the goodbye: then it
-// has read all of them.
+// read returns kindSent for lines that were written, and kindClose if the server closes after paperClose: then the
+// server has read all lines.
 func (p *paperClientLink) read() (kind byte, payload []byte, err error) {
 	select {
 	case n := <-p.written:
@@ -382,7 +385,7 @@ func (p *paperClientLink) read() (kind byte, payload []byte, err error) {
 
 func (p *paperClientLink) ready() bool { return false }
 
-// paperMode is what -paper needs beside a connection.
+// paperMode is the protocol of -paper.
 type paperMode struct {
 	me    *rsa.PrivateKey
 	id    ssh.PublicKey // me's
@@ -392,12 +395,10 @@ type paperMode struct {
 	trace tracer // -trace; nil if off
 }
 
-// loadPaper reads the keys for -paper and refuses one that securechat/2 uses too: here a peer gets numbers of its choice
-// signed. dir is the state folder of securechat/2.
-func loadPaper(identity string, peers []string, dir string, delay time.Duration, trace tracer, note func(string, ...any)) (*endpoint, error) {
-	if len(peers) > maxPaperClients {
-		return nil, fmt.Errorf("-peer was given %d times: %d clients at most", len(peers), maxPaperClients)
-	}
+// loadPaper reads the keys for -paper. It rejects a key that securechat/2 uses too, because with -paper a key signs
+// numbers that the peer chooses. dir is the state folder of securechat/2.
+func loadPaper(identity string, peers []string, dir string, delay time.Duration, trace tracer,
+	note func(string, ...any)) (*endpoint, error) {
 	t := openTrust(dir, nil, "", note)
 	me, err := loadPaperPrivate(identity)
 	if err != nil {
@@ -417,7 +418,8 @@ func loadPaper(identity string, peers []string, dir string, delay time.Duration,
 			return nil, err
 		}
 		if key.Equal(&me.PublicKey) {
-			return nil, fmt.Errorf("%s is the public key of -identity: each side of the paper's protocol has a key of its own", path)
+			return nil, fmt.Errorf("%s is the public key of -identity: "+
+				"each side of the paper's protocol has a key of its own", path)
 		}
 		name := filepath.Base(path)
 		for _, suffix := range []string{".pub", ".pem", "_pub"} {
@@ -436,6 +438,10 @@ func loadPaper(identity string, peers []string, dir string, delay time.Duration,
 	return &endpoint{protocol: p, id: id, name: keyName("", id)}, nil
 }
 
+// errPaperKey is the error for a key of another kind than RSA.
+var errPaperKey = fmt.Errorf("the paper's protocol needs an RSA-%d key: "+
+	"make one with ssh-keygen -t rsa -b %[1]d -m PEM", paperBits)
+
 // loadPaperPrivate reads an RSA-2048 private key: PEM (PKCS#1 or PKCS#8) or OpenSSH's format, without a passphrase.
 func loadPaperPrivate(path string) (*rsa.PrivateKey, error) {
 	data, mode, err := readFile(path, maxKeyFile)
@@ -447,7 +453,7 @@ func loadPaperPrivate(path string) (*rsa.PrivateKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	if err := checkPrivate(path, mode); err != nil { // not before: others may well read a public key given by mistake
+	if err := checkPrivate(path, mode); err != nil { // only now: a public key given by mistake may be readable by all
 		return nil, err
 	}
 	return key, nil
@@ -465,14 +471,15 @@ func parsePaperPrivate(data []byte) (*rsa.PrivateKey, error) {
 	}
 	raw, err := ssh.ParseRawPrivateKey(data) // PKCS#1, PKCS#8 and OpenSSH, each with its consistency checks
 	if _, locked := err.(*ssh.PassphraseMissingError); locked || block.Type == "ENCRYPTED PRIVATE KEY" {
-		return nil, errors.New("the key has a passphrase, which -paper does not ask for: copy the file and take it off the copy with ssh-keygen -p -N '' -m PEM -f COPY")
+		return nil, errors.New("the key has a passphrase, which -paper does not ask for: " +
+			"copy the file and take it off the copy with ssh-keygen -p -N '' -m PEM -f COPY")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("the private key does not parse: %w", err)
 	}
 	key, ok := raw.(*rsa.PrivateKey)
 	if !ok {
-		return nil, fmt.Errorf("the paper's protocol needs an RSA-%d key: make one with ssh-keygen -t rsa -b %[1]d -m PEM", paperBits)
+		return nil, errPaperKey
 	}
 	if err := checkPaperKeys(&key.PublicKey); err != nil {
 		return nil, err
@@ -524,7 +531,7 @@ func parsePaperPublic(data []byte) (*rsa.PublicKey, error) {
 	case len(bytes.TrimSpace(rest)) > 0:
 		return nil, errors.New("it holds more than one key: give each a file and a -peer of its own")
 	case !ok:
-		return nil, fmt.Errorf("the paper's protocol needs an RSA-%d key: make one with ssh-keygen -t rsa -b %[1]d -m PEM", paperBits)
+		return nil, errPaperKey
 	}
 	if err := checkPaperKeys(key); err != nil {
 		return nil, err
@@ -539,7 +546,8 @@ func refuseSharedKey(t *trust, id ssh.PublicKey) error {
 	if err != nil || use == "" {
 		return err
 	}
-	return fmt.Errorf("this key serves the default protocol too (%s), and with -paper it signs what a peer chooses: make a key for -paper alone", use)
+	return fmt.Errorf("this key serves the default protocol too (%s), and with -paper it signs what a peer chooses: "+
+		"make a key for -paper alone", use)
 }
 
 // tracer returns p.trace with prefix before each line.
@@ -550,7 +558,7 @@ func (p *paperMode) tracer(prefix string) tracer {
 	return func(line string) { p.trace(prefix + line) }
 }
 
-// keepAlive leaves Go's default on: the paper's session has no pings.
+// keepAlive leaves Go's default on, since the paper's session has no pings.
 func (p *paperMode) keepAlive() time.Duration { return 0 }
 
 func (p *paperMode) acknowledges() bool { return false }
@@ -560,7 +568,8 @@ func (p *paperMode) check(line outLine) error {
 	case line.what != itemSay:
 		return errors.New("the paper's session carries plain text alone, to everyone")
 	case !utf8.Valid(line.text):
-		return errors.New("a line that is not UTF-8 was not sent: the paper's programs would stop at it; convert it first (iconv)")
+		return errors.New("a line that is not UTF-8 was not sent: the paper's programs would stop at it; " +
+			"convert it first (iconv)")
 	case string(line.text) == paperClose:
 		return errors.New(paperClose + " was not sent: in the paper's session this text ends it")
 	}
@@ -568,7 +577,7 @@ func (p *paperMode) check(line outLine) error {
 }
 
 func (p *paperMode) accept(conn net.Conn) (*peer, link, joinRequest, error) {
-	from := &peer{addr: conn.RemoteAddr().String()}
+	from := newPeer(conn)
 	key, i, err := paperServerHandshake(conn, p.me, p.peers, p.delay, p.tracer(from.addr+"  "))
 	if err != nil {
 		return from, nil, joinRequest{}, err
@@ -592,16 +601,16 @@ func (p *paperMode) dial(conn net.Conn, _ joinRequest) (*peer, link, welcome, er
 		switch {
 		case errors.Is(err, errUnverified):
 			return nil, nil, welcome{}, err
-		case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF): // a server that cannot verify us only closes
+		case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF): // as from a server that does not list our key
 			return nil, nil, welcome{}, &untrusted{
 				reason: err.Error(),
-
-				hint: "if each side has the other's key, it might be a man-in-the-middle attack",
+				hint:   "if each side has the other's key, it might be a man-in-the-middle attack",
 			}
 		}
 		return nil, nil, welcome{}, errUnreachable{err}
 	}
-	server := &peer{addr: conn.RemoteAddr().String(), name: p.names[0]}
+	server := newPeer(conn)
+	server.name = p.names[0]
 	id, err := ssh.NewPublicKey(p.peers[0])
 	if err != nil {
 		return nil, nil, welcome{}, err
@@ -610,7 +619,7 @@ func (p *paperMode) dial(conn net.Conn, _ joinRequest) (*peer, link, welcome, er
 	return server, newPaperClientLink(conn, &key), welcome{name: keyName("", p.id)}, nil
 }
 
-// paperWarning is said once at start.
+// paperWarning is printed once at the start.
 const paperWarning = `-paper speaks the paper's own protocol, for its programs and its readers. What it does not give:
   any registered third party can plant the session key, and an old stage 4 can be replayed
   who gets the client's key opens every recorded session

@@ -42,13 +42,20 @@ type endpoint struct {
 // peer is the other side of a connection, as far as the handshake has proven it. Nothing in it changes afterwards.
 type peer struct {
 	addr        string        // IP address and port
+	remote      net.Addr      // the same; nil for the operator's console
 	name        string        // of its key, by authorized_keys, a certificate or an invite; "" if unknown
-	suffix      string        // tells two keys of one name apart: the XXXXXXXX of name~XXXXXXXX
+	suffix      string        // distinguishes keys of one name: the XXXXXXXX of name~XXXXXXXX
 	fingerprint string        // of its key; "" if the peer has proven none
 	key         ssh.PublicKey // the key or certificate; nil if the peer has proven none
 	admittedBy  string        // the file and line, CA or invite that admitted it
+	until       time.Time     // when that expires; zero for never
 	digest      []byte        // SHA-512 of the session key, the paper's digest; nil before the handshake's end
 	stream      streamID      // of a client
+}
+
+// newPeer returns the peer at the other end of conn, of which nothing is proven yet.
+func newPeer(conn net.Conn) *peer {
+	return &peer{addr: conn.RemoteAddr().String(), remote: conn.RemoteAddr()}
 }
 
 // identify records that the peer has proven to hold key.
@@ -68,7 +75,7 @@ func (e errUnreachable) Unwrap() error { return e.error }
 // errServerLeft is the server's secure-close: it is stopping, full or without its log. Another try may succeed.
 var errServerLeft = errors.New("the server closed the session")
 
-// errPermanent is an error that another connection would not mend.
+// errPermanent is an error that another connection would meet again.
 type errPermanent struct{ error }
 
 func (e errPermanent) Unwrap() error { return e.error }
@@ -83,7 +90,8 @@ func hintOf(err error) string {
 	case errors.As(err, &u) && u.hint != "":
 		return "\nsecurechat: hint: " + strings.ReplaceAll(u.hint, "\n", "\nsecurechat: hint: ")
 	case errors.Is(err, errUnverified):
-		return "\nsecurechat: hint: the connection was dropped; try from another network, and compare fingerprints with the operator"
+		return "\nsecurechat: hint: the connection was dropped; try from another network, " +
+			"and compare fingerprints with the operator"
 	}
 	return ""
 }

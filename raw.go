@@ -5,10 +5,10 @@ package main
 //
 //   - A direction is bytes in kindRaw. It ends with an empty kindRaw, upon which the receiver closes its stdout.
 //   - A receiver acknowledges with the count of bytes that its stdout took, and one more for the end of file. A side
-//     succeeds when everything it sent, its end of file too, is acknowledged and everything of the other side has arrived;
-//     then it sends secure-close. A secure-close that comes earlier means that the other side gives up.
-//   - A slow reader slows the writer down by TCP alone: only a few buffers are queued, and writes have no deadline. A dead
-//     peer is found by its silence: a side whose stdout is stuck still pings.
+//     succeeds when everything it sent, its end of file too, is acknowledged and everything of the other side has
+//     arrived; then it sends secure-close. A secure-close that comes earlier means that the other side gives up.
+//   - A slow reader slows the writer down by TCP alone: only a few buffers are queued, and writes have no deadline. A
+//     dead peer is found by its silence: a side whose stdout is stuck still pings.
 
 import (
 	"context"
@@ -26,7 +26,7 @@ import (
 
 const (
 	rawChunk    = 128 * maxBatch         // bytes of stdin read at a time
-	rawPiece    = 32 * maxBatch          // bytes sealed and written at a time, whole packets; other messages wait for it
+	rawPiece    = 32 * maxBatch          // bytes sealed and written at a time, in whole packets
 	rawAckEvery = 1 << 20                // bytes between two acknowledgements, or a rawTick
 	rawTick     = 500 * time.Millisecond // between two looks at the progress
 )
@@ -54,7 +54,8 @@ func (e *errCut) Unwrap() error { return e.why }
 
 var (
 	errGaveUp   = errors.New("the other side gave up")
-	errToScreen = errors.New("the other side sends bytes, and standard output is a terminal: send them to a file or a program")
+	errToScreen = errors.New("the other side sends bytes, and standard output is a terminal: " +
+		"send them to a file or a program")
 )
 
 // errStream is an error of our own stdin or stdout.
@@ -93,6 +94,7 @@ func newRawPipe(stdin, stdout *os.File, progress func(string)) *rawPipe {
 func (p *rawPipe) carry(ctx context.Context, conn net.Conn, s *session) error {
 	quit, due := make(chan struct{}), make(chan struct{}, 1)
 	read, written := make(chan error, 1), make(chan error, 1)
+	// Both end when conn is closed below, unless stdout is stuck: then with the process.
 	go func() { read <- p.read(s, due) }()
 	go func() { written <- p.write(s, due, quit) }()
 	stopShow := p.show()
@@ -107,6 +109,9 @@ func (p *rawPipe) carry(ctx context.Context, conn net.Conn, s *session) error {
 		reading = nil
 	case err = <-written:
 		writing = nil
+	}
+	if errors.Is(err, errBadPacket) || errors.Is(err, errMalformed) {
+		conn.Close() // after a failed check nothing more is sent
 	}
 	close(quit) // a writer that is not stuck sends secure-close
 	// The writer has this long to send its goodbye, and the reader to receive one or to find why a write failed.
@@ -145,14 +150,15 @@ func (p *rawPipe) result(err error) error {
 	default:
 		err = errors.New(netReason(err))
 	}
-	return &errCut{missing: max(p.sent.Load(), p.size) - p.acked.Load(), open: !p.arrived.Load(), got: p.received.Load(), why: err}
+	missing := max(p.sent.Load(), p.size) - p.acked.Load()
+	return &errCut{missing: missing, open: !p.arrived.Load(), got: p.received.Load(), why: err}
 }
 
 // write sends everything this side sends: stdin, and between its pieces acknowledgements and pings, until both
 // directions have ended or quit is closed; then it sends secure-close.
 func (p *rawPipe) write(s *session, due, quit chan struct{}) error {
 	pumped := make(chan error, 1)
-	go func() { pumped <- p.pump(s) }()
+	go func() { pumped <- p.pump(s) }() // ends with stdin or a failed write, else with the process
 	ping := time.NewTicker(pingInterval)
 	defer ping.Stop()
 	for acked := int64(0); ; {
@@ -225,12 +231,14 @@ func (p *rawPipe) piece(s *session, buf, in []byte, last bool) (open bool, err e
 		return false, nil
 	}
 	p.sent.Add(int64(len(in) - msgHeader))
-	if buf, err = s.appendRaw(buf, in); err != nil {
+	buf, err = s.appendRaw(buf, in)
+	if err != nil {
 		return false, err
 	}
 	if last {
 		p.ended.Store(true)
-		if buf, err = s.append(buf, kindRaw, nil); err != nil {
+		buf, err = s.append(buf, kindRaw, nil)
+		if err != nil {
 			return false, err
 		}
 	}
@@ -259,8 +267,8 @@ type rawOutput struct {
 	p        *rawPipe
 	due      chan struct{} // wakes the writer: there is something to acknowledge
 	buf      []byte
-	reported int64 // of p.received, to the writer,
-	at       time.Time
+	reported int64     // the p.received that the writer was last woken for
+	at       time.Time // when that was
 }
 
 // add collects bytes, and writes what was collected before if there is no space for them.
@@ -345,7 +353,7 @@ func (p *rawPipe) read(s *session, due chan struct{}) error {
 	}
 }
 
-// acknowledged takes the other side's count of what it wrote.
+// acknowledged applies an acknowledgement: the count of bytes that the other side's stdout took.
 func (p *rawPipe) acknowledged(n uint64, due chan struct{}) error {
 	ended := p.ended.Load() // read before sent, which is final once this is true
 	sent := uint64(p.sent.Load())
@@ -367,7 +375,7 @@ func (p *rawPipe) show() (stop func()) {
 	}
 	begin := time.Now()
 	quit, done := make(chan struct{}), make(chan struct{})
-	go func() {
+	go func() { // ends with stop
 		defer close(done)
 		tick := time.NewTicker(rawTick)
 		defer tick.Stop()

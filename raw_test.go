@@ -164,11 +164,13 @@ func TestRawServesOneClient(t *testing.T) {
 	room.err.match(t, "refused .*-raw")
 }
 
-// TestRawTimeout: -timeout has its own exit code.
+// TestRawTimeout: -timeout ends a joined client with its own exit code, and the server with that of a lost connection.
+// The timeout is long enough to join on a busy machine.
 func TestRawTimeout(t *testing.T) {
+	t.Parallel()
 	dir := state(t, "anna")
 	server, addr := carryServer(t, dir)
-	if _, stderr, code := runToEnd(t, t.TempDir(), "x", "-connect", addr, "-raw", "-timeout", "100ms", "-dir",
+	if _, stderr, code := runToEnd(t, t.TempDir(), "x", "-connect", addr, "-raw", "-timeout", "5s", "-dir",
 		dir); code != exitTimeout {
 		t.Errorf("exit %d: %s", code, stderr)
 	}
@@ -245,5 +247,35 @@ func TestRawGoodbye(t *testing.T) {
 	}
 	if at, err := stdin.Seek(0, io.SeekCurrent); err != nil || at != rawChunk {
 		t.Errorf("%d bytes of standard input were read, not %d: %v", at, rawChunk, err)
+	}
+}
+
+// TestRawBadPacket checks that carry sends nothing after a packet that cannot be verified, not even secure-close.
+func TestRawBadPacket(t *testing.T) {
+	_, server, _, _ := twoSessions(t, true)
+	here, there := net.Pipe()
+	defer here.Close()
+	server.conn, server.packets.conn = there, there
+	stdin, stdinWriter, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stdin.Close()
+	defer stdinWriter.Close()
+	stdout, err := os.Create(filepath.Join(t.TempDir(), "stdout"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stdout.Close()
+	carried := make(chan error, 1)
+	go func() { carried <- newRawPipe(stdin, stdout, nil).carry(t.Context(), there, server) }()
+	if err := writeFrame(here, make([]byte, packetAlign+aeadOverhead)); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(here); len(b) > 0 || err != nil {
+		t.Errorf("%d bytes were sent after a packet that cannot be verified; %v", len(b), err)
+	}
+	if err := <-carried; !errors.Is(err, errBadPacket) {
+		t.Error(err)
 	}
 }

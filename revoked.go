@@ -146,7 +146,8 @@ func otherKey(line string, known map[string]bool) string {
 
 // addLine adds what one line revokes, and returns its fingerprint.
 func (r *revocations) addLine(line string) (print string, err error) {
-	if print = strings.Fields(line)[0]; strings.HasPrefix(print, "SHA256:") {
+	print = strings.Fields(line)[0]
+	if strings.HasPrefix(print, "SHA256:") {
 		sum, err := base64.RawStdEncoding.Strict().DecodeString(print[len("SHA256:"):])
 		if err != nil || len(sum) != sha256.Size {
 			return "", errors.New("is not a SHA256: fingerprint")

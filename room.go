@@ -1,10 +1,10 @@
 package main
 
-// The room: what its members say, in one order that the log and all receivers share. A line is in the log before it is
-// in the queue, and its sender is told so only then.
+// The room: its members, and their lines in one order that the log and all receivers share. A line is written to the
+// log before it is put into the queue, and acknowledged to its sender only after that.
 //
-// One lock, room.mu, guards all of it. The log's own lock is taken under it, and the log is written under both, so
-// that the log's order is the room's.
+// One lock, room.mu, guards the room and its members. The log's own lock is taken under it, and the log is written
+// under both, so that the log and the queue have the same order.
 
 import (
 	"crypto/rand"
@@ -31,7 +31,7 @@ type room struct {
 	history int           // items at most that a member gets of what it missed (-history)
 	flush   chan struct{} // of capacity 1, wakes flushLog; nil without -sync
 
-	mu      sync.Mutex
+	mu      sync.Mutex // guards the fields below, and the fields of members that say so
 	queue   queue
 	members map[*member]struct{}
 	streams streams
@@ -40,48 +40,49 @@ type room struct {
 	closing bool
 }
 
-// visits is what the room remembers of keys that are not in it.
+// visits holds what the room remembers of keys, also while they are not in it.
 type visits struct {
-	met  map[string]uint64 // by fingerprint, the last item before the key first came; maxMet at most
+	met  map[string]uint64 // by fingerprint, the last item before the key first joined; maxMet at most
 	left map[string]uint64 // by fingerprint of a person, the last item delivered; maxLeft at most
 }
 
 // receiver is where a member's deliveries go: a client's connection, or the operator's console. One goroutine uses it.
 type receiver interface {
-	// deliver sends d. After an error or d.goodbye it is not called again.
+	// deliver sends d. It is not called again after an error or after d.goodbye.
 	deliver(d *delivery) error
-	// abort makes a deliver that is stuck return, and ends reading. Any goroutine may call it.
+	// abort makes a stuck deliver return, and ends reading. Any goroutine may call it.
 	abort()
 }
 
-// member is one presence in the room: a client's connection, or the operator's console. A goroutine of its own, in
-// room.write, delivers what there is for it and waits while there is nothing.
+// member is one presence in the room: a client's connection, or the operator's console. Each member has a goroutine, in
+// room.write, which delivers items and acknowledgements to it and waits while there are none.
 type member struct {
 	peer     *peer
 	out      receiver
-	operator bool // the console, which cannot be removed
-	log      peerFields
-	wake     chan struct{} // of capacity 1: something may be there to deliver
+	operator bool          // the console, which cannot be removed; set by enterOperator
+	wake     chan struct{} // of capacity 1: there may be something to deliver
 
 	// The room's lock guards the rest.
-	name     string  // as the others see it: with ~XXXXXXXX where two keys bear one name
-	stream   *stream // what the log has of its lines
-	listens  bool    // it receives what is said
+	name     string     // as the others see it: with ~XXXXXXXX if two keys have names that look alike
+	fields   peerFields // of its records in the log
+	stream   *stream    // which of its lines are in the log
+	listens  bool       // it receives items
 	presence presence
 	next     uint64   // number of the next item to deliver
 	acked    uint64   // the last of its lines that was acknowledged to it
 	notices  [][]byte // encoded items for it alone, maxNotices at most
 	waiting  bool     // its goroutine waits for wake
-	spoke    bool     // it has said something on this connection
+	spoke    bool     // it has sent a line on this connection
 	readErr  error    // what ended reading from it; nil while reading goes on
 	ending   ending
 }
 
 // presence is how a member's presence began.
 type presence struct {
-	present  uint64 // the last item before it joined
-	person   bool   // somebody at a terminal
-	returned bool   // a person that was here before: it receives what was said meanwhile
+	present  uint64    // the last item before it joined
+	person   bool      // somebody at a terminal
+	returned bool      // a person that was in the room before, and receives the lines since then
+	expires  time.Time // when its admission expires; zero for never
 }
 
 // ending is why a member has to leave. The zero value means that it stays.
@@ -90,16 +91,20 @@ type ending struct {
 	until  uint64 // it receives the items before this one
 }
 
-// errEnding is returned for lines of a member that has to leave.
+// errEnding is the error for lines of a member that has to leave.
 var errEnding = errors.New("the server has ended this session")
 
-// removed is the reason of a member that the operator removed.
-const removed = "removed by the operator"
+// Reasons for which a member has to leave.
+const (
+	reasonNotAdmitted = "the key is no longer admitted" // revoked or expired, or its line was removed
+	reasonRemoved     = "removed by the operator"
+)
 
-var slowConsumer = fmt.Sprintf("slow consumer: it left more than %d MiB unread", queueBytes>>20)
+// reasonSlow is the reason of a member whose place in the queue is gone.
+var reasonSlow = fmt.Sprintf("slow consumer: it left more than %d MiB unread", queueBytes>>20)
 
-// newRoom makes a room that goes on where the end of the log ends. With sync lines are acknowledged once they are on
-// disk, and flushLog must run.
+// newRoom makes a room with the streams that the end of the log reports. With sync, lines are acknowledged once they
+// are on disk, and flushLog must run.
 func newRoom(log *connLog, history int, sync bool) (*room, error) {
 	r := &room{
 		log: log, history: history, members: map[*member]struct{}{}, queue: queue{first: 1}, streams: newStreams(),
@@ -117,8 +122,9 @@ func newMember(p *peer, out receiver) *member {
 	return &member{peer: p, out: out, name: p.name, wake: make(chan struct{}, 1)}
 }
 
-// join makes m a member and says so to all. It returns the client's welcome, or an error if the log cannot be written
-// or the server is stopping. An older connection of the same stream is ended, since its client uses this one.
+// join makes m a member and queues an item about that for all. It returns the client's welcome, or an error if the log
+// cannot be written or the server is stopping. An older connection of the same stream is ended, since its client uses
+// this one.
 func (r *room) join(m *member, req joinRequest, listens bool) (welcome, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -131,31 +137,31 @@ func (r *room) join(m *member, req joinRequest, listens bool) (welcome, error) {
 			r.endLocked(other, "replaced by a newer connection")
 		}
 	}
-	m.log = newPeerFields(m.peer.addr, m.name, m.peer.fingerprint, m.peer.stream.String(), m.peer.digest)
+	m.fields = newPeerFields(m.peer.addr, m.name, m.peer.fingerprint, m.peer.stream.String(), m.peer.digest)
 	now := time.Now()
-	record := func(b []byte) []byte { return appendRecord(b, now, eventConnect, m.log, "by", m.peer.admittedBy) }
+	record := func(b []byte) []byte { return appendRecord(b, now, eventConnect, m.fields, "by", m.peer.admittedBy) }
 	if err := r.log.write(record, r.streams.appendMarks); err != nil {
 		return welcome{}, err
 	}
 	r.enterLocked(m, listens)
 	r.queue.add(nil, item{time: now, what: itemJoin, name: m.name}, m.stream, nil)
 	m.next = r.queue.end()
-	m.presence = presence{present: m.next - 1, person: req.flags&joinPerson != 0}
+	m.presence = presence{present: m.next - 1, person: req.flags&joinPerson != 0, expires: m.peer.until}
 	w := welcome{epoch: r.epoch, present: m.presence.present, recorded: m.acked, name: m.name}
 	if r.rewindLocked(m, req) {
 		w.flags |= welcomeGap
 	}
 	w.seq = m.next - 1
-	r.wakeLocked()
+	r.wakeAllLocked()
 	return w, nil
 }
 
-// enterOperator makes the operator's console a member, without a word to the others.
+// enterOperator makes the operator's console a member. It queues no item about that.
 func (r *room) enterOperator(m *member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	m.operator = true
-	m.log = newPeerFields(m.peer.addr, m.name, m.peer.fingerprint, m.peer.stream.String(), nil)
+	m.fields = newPeerFields(m.peer.addr, m.name, m.peer.fingerprint, m.peer.stream.String(), nil)
 	r.enterLocked(m, true)
 	m.next = r.queue.end()
 	if r.closing {
@@ -170,8 +176,8 @@ func (r *room) enterLocked(m *member, listens bool) {
 	r.members[m] = struct{}{}
 }
 
-// nameLocked returns what a peer is called in the room. Two keys with names that look alike are told apart by
-// ~XXXXXXXX; the connections of one key have one name.
+// nameLocked returns the name of a peer in the room. If another key has a name that looks alike, ~XXXXXXXX is added;
+// all connections of one key have one name.
 func (r *room) nameLocked(p *peer) string {
 	name := p.name
 	for other := range r.members {
@@ -185,8 +191,9 @@ func (r *room) nameLocked(p *peer) string {
 	return name
 }
 
-// rewindLocked moves m's place back to what it missed, as far as the history reaches: to the item behind seen for a
-// connection that was cut off, to where it left for a person. gap means that some of it is gone.
+// rewindLocked moves m's place back to the first item that it missed, as far as the history reaches. After a connection
+// that was cut off, that is the item after seen; for a person, the item after the last one before the person left. gap
+// means that some of the missed items are gone.
 func (r *room) rewindLocked(m *member, req joinRequest) (gap bool) {
 	if !m.listens {
 		return false
@@ -203,12 +210,12 @@ func (r *room) rewindLocked(m *member, req joinRequest) (gap bool) {
 	if m.presence.person {
 		delete(r.visits.left, key)
 	}
-	// What was said before this key first came is not for it, whatever it claims to have seen.
+	// Lines from before this key first joined are not for it, whatever seen claims.
 	from = max(from, r.firstMetLocked(m)+1)
 	oldest := max(r.queue.first, m.presence.present-min(m.presence.present, uint64(r.history)))
 	gap = from < r.queue.first
 	for ; !gap && from < oldest; from++ {
-		gap = m.wants(r.queue.at(from), from) // it did not miss what was not for it
+		gap = m.wants(r.queue.at(from), from) // an item that is not for m is no gap
 	}
 	m.next = max(from, oldest)
 	missed := 0
@@ -223,7 +230,7 @@ func (r *room) rewindLocked(m *member, req joinRequest) (gap bool) {
 	return gap
 }
 
-// firstMetLocked returns the last item before m's key first came, and remembers it.
+// firstMetLocked returns the last item before m's key first joined, and remembers it.
 func (r *room) firstMetLocked(m *member) uint64 {
 	met, known := r.visits.met[m.peer.fingerprint]
 	if known {
@@ -235,7 +242,7 @@ func (r *room) firstMetLocked(m *member) uint64 {
 	return m.presence.present
 }
 
-// wants reports whether m receives item n, which is it.
+// wants reports whether m receives it, the item with number n.
 func (m *member) wants(it *queueItem, n uint64) bool {
 	missed := m.presence.returned && n <= m.presence.present
 	switch {
@@ -249,9 +256,9 @@ func (m *member) wants(it *queueItem, n uint64) bool {
 	return true
 }
 
-// say records a member's lines and hands them to the others. Lines that the log has already, sent again after a lost
-// connection, are passed over. After a nil error every line of l is recorded and acknowledged, with -sync once it is on
-// disk. After errLog none is recorded, and they can be said again.
+// say records a member's lines and queues them for the others. Lines that the log has already, which were sent again
+// after a lost connection, are dropped. After a nil error every line of l is recorded and acknowledged, with -sync once
+// it is on disk. After errLog none is recorded, and the caller may try again.
 func (r *room) say(m *member, l lines) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -260,12 +267,12 @@ func (r *room) say(m *member, l lines) error {
 	}
 	last := m.stream.last
 	if m.operator {
-		l.first = last + 1 // the console says each line once, and goes on after a sync that failed
+		l.first = last + 1 // the console sends each line once, so its numbers continue even after a sync that failed
 	}
 	if last == 0 || !m.spoke && l.first > last+1 {
-		// A stream that the server has forgotten goes on where it is, and so does one whose acknowledged lines a power
-		// cut took from the log: refusing the lines that are left would lose them too. The numbers in the log show the
-		// gap.
+		// A stream that the server has forgotten continues at the client's number, and so does one whose acknowledged
+		// lines were lost from the log in a power cut: rejecting the client's other lines would lose these too. The
+		// numbers in the log show the gap.
 		last = l.first - 1
 	}
 	m.spoke = true
@@ -295,7 +302,7 @@ func (r *room) say(m *member, l lines) error {
 // publishLocked writes l to the log and then into the queue.
 func (r *room) publishLocked(m *member, l lines) error {
 	now := time.Now()
-	name, who := m.name, m.log
+	name, who := m.name, m.fields
 	if l.from != "" {
 		name, who = l.from, peerFields(appendField(slices.Clip([]byte(who)), "from", l.from))
 	}
@@ -306,7 +313,8 @@ func (r *room) publishLocked(m *member, l lines) error {
 	targets := []*stream{nil}
 	if l.what == itemDirect {
 		var err error
-		if targets, err = r.targetsLocked(m, l.to); err != nil {
+		targets, err = r.targetsLocked(m, l.to)
+		if err != nil {
 			m.notifyLocked(itemUndelivered, err.Error()+"; what you sent is in the log only")
 		}
 	}
@@ -320,7 +328,7 @@ func (r *room) publishLocked(m *member, l lines) error {
 			enc = r.queue.add(enc, item{time: now, what: l.what, name: name, text: text}, m.stream, to)
 		}
 	}
-	r.wakeLocked()
+	r.wakeAllLocked()
 	return nil
 }
 
@@ -342,9 +350,9 @@ func (r *room) targetsLocked(m *member, name string) ([]*stream, error) {
 	return targets, nil
 }
 
-// findLocked returns the members that name means: the connections of one key. A name that two keys bear, or names that
-// look alike, mean neither key; each is meant by its name~suffix. A name never means another one that only looks like
-// it.
+// findLocked returns the members that name means: the connections of one key. If two keys have this name, or names that
+// look like it, the name is ambiguous and only name~suffix finds either. A name never finds a member whose name only
+// looks like it.
 func (r *room) findLocked(name string) ([]*member, error) {
 	var found []*member
 	alike := map[string]string{} // by fingerprint, the name~suffix
@@ -381,16 +389,44 @@ func (r *room) kick(name string) error {
 		if m.operator {
 			return errors.New("the operator stays; Ctrl-C closes the room")
 		}
-		r.endLocked(m, removed)
+		r.endLocked(m, reasonRemoved)
 	}
 	return nil
 }
 
-// delivery is what a member's goroutine sends at a time, in this order. It is borrowed while there is something to
-// send, since most members receive nothing most of the time.
+// due returns the clients whose admission has expired, or with all every client.
+func (r *room) due(now time.Time, all bool) (due []*member) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for m := range r.members {
+		expired := !m.presence.expires.IsZero() && !now.Before(m.presence.expires)
+		if !m.operator && m.ending.reason == "" && (all || expired) {
+			due = append(due, m)
+		}
+	}
+	return due
+}
+
+// renew sets when a member's admission expires.
+func (r *room) renew(m *member, until time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m.presence.expires = until
+}
+
+// expel makes a member leave that is no longer admitted. Lines from now on are not for its key, even if the key is
+// admitted again.
+func (r *room) expel(m *member) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.endLocked(m, reasonNotAdmitted)
+}
+
+// delivery is what a member's goroutine sends in one write, in the order of the fields. It comes from a pool while
+// there is something to send, since most members are idle most of the time.
 type delivery struct {
 	missed  uint64   // items that were dropped before they could be delivered
-	acked   uint64   // every line of the member up to this number is recorded; 0 if that is known already
+	acked   uint64   // the last of the member's lines that is recorded; 0 if it was acknowledged before
 	items   [][]byte // encoded
 	ping    bool     // nothing was sent for pingInterval
 	goodbye bool     // the last delivery
@@ -402,7 +438,7 @@ type delivery struct {
 
 var deliveries = sync.Pool{New: func() any { return new(delivery) }}
 
-// free gives d back, without keeping what its slices point to.
+// free returns d to the pool, without what its slices point to.
 func (d *delivery) free() {
 	clear(d.items)
 	if cap(d.buf) <= 4*takeBytes {
@@ -434,7 +470,8 @@ func (r *room) write(m *member) error {
 	}
 }
 
-// writeNext makes one delivery, if there is one or a ping is due. end means that there is none any more.
+// writeNext makes one delivery, if there is something to deliver or a ping is due. end means that this was the last
+// one, or that reading has ended and none may follow.
 func (r *room) writeNext(m *member, pingDue bool) (wrote, end bool, err error) {
 	d := deliveries.Get().(*delivery)
 	defer d.free()
@@ -447,8 +484,8 @@ func (r *room) writeNext(m *member, pingDue bool) (wrote, end bool, err error) {
 	return true, d.goodbye, err
 }
 
-// next fills d with what there is for m. ok is false if that is nothing: m waits for wake. over means that m's
-// goroutine has to end without a delivery.
+// next fills d with what m has to receive. ok is false if there is nothing; then m.waiting is set, and the caller waits
+// for m.wake. over means that m's goroutine has to end without a delivery.
 func (r *room) next(m *member, d *delivery) (ok, over bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -456,7 +493,7 @@ func (r *room) next(m *member, d *delivery) (ok, over bool) {
 	if m.readErr != nil && !left {
 		return false, true
 	}
-	if !left { // else only the last acknowledgement and the goodbye go out
+	if !left { // otherwise only the last acknowledgement and the goodbye are sent
 		d.items, d.missed = r.takeLocked(m, d.items)
 	}
 	if m.stream.durable > m.acked {
@@ -473,7 +510,8 @@ func (r *room) next(m *member, d *delivery) (ok, over bool) {
 
 // doneLocked reports whether a member that has to leave has been delivered and acknowledged everything.
 func (m *member) doneLocked(r *room) bool {
-	return m.ending.reason != "" && (!m.listens || m.next >= min(r.queue.end(), m.ending.until)) && m.stream.durable == m.stream.last
+	delivered := !m.listens || m.next >= min(r.queue.end(), m.ending.until)
+	return m.ending.reason != "" && delivered && m.stream.durable == m.stream.last
 }
 
 // takeLocked appends m's notices and the items from m's place on to into, takeBytes at most, and moves the place.
@@ -511,21 +549,22 @@ func (m *member) wakeLocked() {
 	}
 }
 
-// wakeLocked wakes all who listen, and drops the slow consumers that the queue's front has passed.
-func (r *room) wakeLocked() {
+// wakeAllLocked wakes all members that listen, and disconnects slow consumers: members whose place is before the
+// queue's first item.
+func (r *room) wakeAllLocked() {
 	for m := range r.members {
 		if !m.listens {
 			continue
 		}
 		if m.next < r.queue.first && !m.operator && m.ending.reason == "" && m.readErr == nil {
-			m.ending.reason = slowConsumer
+			m.ending.reason = reasonSlow
 			m.out.abort()
 		}
 		m.wakeLocked()
 	}
 }
 
-// endLocked makes m leave: its goroutine delivers what there was by now and says goodbye.
+// endLocked makes m leave: its goroutine delivers the items that are queued by now, then sends a goodbye.
 func (r *room) endLocked(m *member, reason string) {
 	if m.ending.reason == "" {
 		m.ending = ending{reason, r.queue.end()}
@@ -542,7 +581,8 @@ func (r *room) readOver(m *member, err error) {
 	m.wakeLocked()
 }
 
-// leave ends m's presence and says so to all. The reason of a member that had to leave is the room's own.
+// leave removes m from the room and queues an item about that for all. For a member that had to leave, the room's
+// reason counts and not the argument.
 func (r *room) leave(m *member, reason string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -551,27 +591,31 @@ func (r *room) leave(m *member, reason string) {
 	}
 	delete(r.members, m)
 	m.stream.here--
-	if m.presence.person && m.listens {
-		r.visits.leave(m)
-	}
 	if m.ending.reason != "" {
 		reason = m.ending.reason
 	}
+	switch {
+	case reason == reasonNotAdmitted:
+		r.visits.forget(m)
+	case m.presence.person && m.listens:
+		r.visits.leave(m)
+	}
 	shown := reason
 	if reason == errLeft.Error() {
-		shown = "" // the item's kind says as much
+		shown = "" // the item's kind shows that already
 	}
 	now := time.Now()
 	r.queue.add(nil, item{time: now, what: itemLeave, name: m.name, text: []byte(shown)}, m.stream, nil)
-	r.wakeLocked()
-	record := func(b []byte) []byte { return appendRecord(b, now, eventDisconnect, m.log, "reason", reason) }
+	r.wakeAllLocked()
+	record := func(b []byte) []byte { return appendRecord(b, now, eventDisconnect, m.fields, "reason", reason) }
 	r.log.record(record, r.streams.appendMarks)
 	if reason == errLeft.Error() {
 		r.streams.forget(m.peer.fingerprint, m.peer.stream)
 	}
 }
 
-// leave remembers how far a person got. When there is no place, the person away longest is forgotten.
+// leave remembers the last item that a person received. Beyond maxLeft people, the one that has missed most is
+// forgotten.
 func (v *visits) leave(m *member) {
 	key := m.peer.fingerprint
 	if _, known := v.left[key]; !known && len(v.left) >= maxLeft {
@@ -586,7 +630,13 @@ func (v *visits) leave(m *member) {
 	v.left[key] = m.next - 1
 }
 
-// close admits no member any more and makes all leave.
+// forget forgets the visits of m's key.
+func (v *visits) forget(m *member) {
+	delete(v.met, m.peer.fingerprint)
+	delete(v.left, m.peer.fingerprint)
+}
+
+// close rejects further members and makes all members leave.
 func (r *room) close(reason string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -612,7 +662,7 @@ func (r *room) namesLocked() []string {
 	return slices.Compact(names)
 }
 
-// who sends m the list of who is here, unless m leaves its notices unread.
+// who sends m the list of the members, unless too many notices wait for m.
 func (r *room) who(m *member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -632,29 +682,30 @@ func (r *room) notify(m *member, text string) {
 	m.notifyLocked(itemNotice, text)
 }
 
-// notifyLocked leaves an item for m alone. A member that does not read has maxNotices of them at most.
+// notifyLocked queues an item for m alone, or drops it if maxNotices wait.
 func (m *member) notifyLocked(what byte, text string) {
 	if len(m.notices) < maxNotices {
-		m.notices = append(m.notices, item{time: time.Now(), what: what, text: []byte(text[:min(len(text), maxLine)])}.append(nil))
+		it := item{time: time.Now(), what: what, text: []byte(text[:min(len(text), maxLine)])}
+		m.notices = append(m.notices, it.append(nil))
 	}
 	m.wakeLocked()
 }
 
-// mute makes the room keep nothing for m any more.
+// mute makes m receive no further items.
 func (r *room) mute(m *member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	m.listens = false
 }
 
-// record puts a record that is no message into the log.
+// record writes a record that is not a message to the log.
 func (r *room) record(add func(b []byte) []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.log.record(add, r.streams.appendMarks)
 }
 
-// reopen goes on in a new log after a rotation. No record is lost or written twice.
+// reopen continues in a new file after a rotation. No record is lost or written twice.
 func (r *room) reopen() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -666,8 +717,8 @@ func (r *room) reopen() error {
 	return nil
 }
 
-// flushLog acknowledges lines once they are on disk (-sync): all that wait, with one sync. It returns when r.flush is
-// closed.
+// flushLog acknowledges lines once they are on disk (-sync). One sync serves all streams that wait. It returns when
+// r.flush is closed.
 func (r *room) flushLog() {
 	var waiting []*stream
 	var last []uint64
@@ -704,8 +755,8 @@ func (r *room) durable(some []*stream, last []uint64) {
 	}
 }
 
-// lostLines takes back what was recorded since the last sync, after a sync has failed. The clients concerned have to
-// leave; they send the lines again when they reconnect. The operator is asked to say its lines again.
+// lostLines removes the records since the last sync from the log, after a sync has failed. Their clients have to leave,
+// and send the lines again when they reconnect. The operator is asked to send the lines again.
 func (r *room) lostLines(some []*stream, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -719,7 +770,8 @@ func (r *room) lostLines(some []*stream, err error) {
 		switch {
 		case !slices.Contains(lost, m.stream):
 		case m.operator:
-			m.notifyLocked(itemUndelivered, "the log has lost the last you said, though the room has heard it; say it again")
+			m.notifyLocked(itemUndelivered,
+				"the log has lost the last you said, though the room has heard it; say it again")
 		default:
 			r.endLocked(m, errLog.Error())
 		}

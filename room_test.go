@@ -653,7 +653,7 @@ func benchmarkRelay(b *testing.B, members int64) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer s.free.Stop()
+	defer s.freeMemory.Stop()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	var delivered atomic.Int64
@@ -716,4 +716,82 @@ func benchmarkRelay(b *testing.B, members int64) {
 	deliveries := float64(members) * float64(b.N)
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/deliveries, "ns/delivery")
 	b.ReportMetric(float64(after.Mallocs-before.Mallocs)/deliveries, "allocs/delivery")
+}
+
+// TestKickEndsDelivery checks that a member receives what was said before the operator removed it and nothing of what
+// was said afterwards, also if both are delivered at once.
+func TestKickEndsDelivery(t *testing.T) {
+	r, _ := quietRoom(t)
+	anna, _ := enter(t, r, "anna", "key a", 1)
+	bob, _ := enter(t, r, "bob", "key b", 2)
+	if err := r.say(bob, says(1, "before")); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.kick("anna"); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.say(bob, says(2, "after")); err != nil {
+		t.Fatal(err)
+	}
+	wantHeard(t, r, anna, "join bob ", "say bob before")
+}
+
+// TestBusyMemberNotWoken checks that a member is woken once when it waits, and not again before it waits again.
+func TestBusyMemberNotWoken(t *testing.T) {
+	r, _ := quietRoom(t)
+	anna, _ := enter(t, r, "anna", "key a", 1)
+	bob, _ := enter(t, r, "bob", "key b", 2)
+	heard(t, r, anna)
+	if ok, _ := r.next(anna, new(delivery)); ok {
+		t.Fatal("anna has something to deliver")
+	}
+	for n, want := range []int{1, 0} {
+		if err := r.say(bob, says(uint64(n+1), "text")); err != nil {
+			t.Fatal(err)
+		}
+		if got := len(anna.wake); got != want {
+			t.Fatalf("line %d woke anna %d times, want %d", n+1, got, want)
+		}
+		if want == 1 {
+			<-anna.wake
+		}
+	}
+}
+
+// TestMarks checks which streams the log repeats when there are too many: those in the room before all others, however
+// long ago they joined, and then the latest joined.
+func TestMarks(t *testing.T) {
+	s := newStreams()
+	for n := range maxStreamMarks + 1 {
+		st := s.join(fmt.Sprintf("key %d", n), streamID{1})
+		st.last = 1
+		if n == 0 {
+			st.here = 1
+		}
+	}
+	marks := string(s.appendMarks(nil))
+	if n := strings.Count(marks, "\n"); n != maxStreamMarks {
+		t.Errorf("%d marks", n)
+	}
+	for n, want := range map[int]bool{0: true, 1: false, 2: true, maxStreamMarks: true} {
+		if got := strings.Contains(marks, fmt.Sprintf(`"fingerprint":"key %d"`, n)); got != want {
+			t.Errorf("a mark for stream %d: %v, want %v", n, got, want)
+		}
+	}
+}
+
+// TestPresentStreamKept checks that a key with too many streams makes the server forget none that is in the room.
+func TestPresentStreamKept(t *testing.T) {
+	s := newStreams()
+	present := s.join("key", streamID{1})
+	present.here, present.last = 1, 9
+	for n := range 2 * maxStreams {
+		s.join("key", streamID{2, byte(n >> 8), byte(n)})
+	}
+	if got := s.join("key", streamID{1}); got != present {
+		t.Errorf("the stream in the room was replaced by one at line %d", got.last)
+	}
+	if n := len(s.byKey["key"]); n != maxStreams {
+		t.Errorf("%d streams", n)
+	}
 }

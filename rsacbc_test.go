@@ -1,6 +1,6 @@
 package main
 
-// RSA-CBC: open returns what seal sealed, at every length, and rejects everything else with one error.
+// RSA-CBC: sealed messages of every length open, and all others are rejected with the same error.
 
 import (
 	"bytes"
@@ -15,7 +15,7 @@ import (
 	"testing"
 )
 
-// rsaCBCCases holds both protocols' parameters. The label depends on all its inputs, as that of securechat/2 does.
+// rsaCBCCases are the parameters of both protocols. The label depends on all its arguments, as in securechat/2.
 func rsaCBCCases(t testing.TB) []rsaCBCCase {
 	v := paperVector(t)
 	sc2 := rsaCBC{hash: func() hash.Hash { return sha256.New() }, label: func(i, n int, iv []byte) []byte {
@@ -39,8 +39,7 @@ type rsaCBCCase struct {
 	block int
 }
 
-// TestRSACBCLengths opens what seal made at every length from 0 to 1024. With -short it tests only lengths around the
-// edges of blocks.
+// TestRSACBCLengths seals and opens messages of every length from 0 to 1024, or with -short only those at block edges.
 func TestRSACBCLengths(t *testing.T) {
 	for _, tc := range rsaCBCCases(t) {
 		t.Run(tc.name, func(t *testing.T) {
@@ -56,7 +55,7 @@ func TestRSACBCLengths(t *testing.T) {
 				}
 				if want := (n/tc.block+1)*tc.key.Size() + tc.block; len(sealed) != want ||
 					tc.c.sealedSize(&tc.key.PublicKey, n) != want {
-					t.Fatalf("%d bytes: sealed to %d, sealedSize says %d, want %d", n, len(sealed),
+					t.Fatalf("%d bytes: sealed to %d, sealedSize is %d, want %d", n, len(sealed),
 						tc.c.sealedSize(&tc.key.PublicKey, n), want)
 				}
 				got, err := tc.c.open(tc.key, sealed)
@@ -68,7 +67,7 @@ func TestRSACBCLengths(t *testing.T) {
 	}
 }
 
-// TestRSACBCRefusals passes altered and forged messages to open. All errors are the same value.
+// TestRSACBCRefusals opens messages that the other side did not seal. All errors are the same value.
 func TestRSACBCRefusals(t *testing.T) {
 	t.Parallel()
 	for _, tc := range rsaCBCCases(t) {
@@ -89,7 +88,7 @@ func TestRSACBCRefusals(t *testing.T) {
 			}
 			msg := make([]byte, 3*b-5) // The message has three blocks, the last with five bytes of padding.
 			for i := range msg {
-				msg[i] = byte(7 * i) // No run of these bytes could pass for padding.
+				msg[i] = byte(7 * i) // without a run that could be padding
 			}
 			s := seal(pub, msg)
 			blocks := func(order ...int) (out []byte) {
@@ -114,7 +113,7 @@ func TestRSACBCRefusals(t *testing.T) {
 			if wrong, err := tc.c.open(tc.other, s); wrong != nil || err != errRSACBC {
 				t.Errorf("the wrong key opened it: %v", err)
 			}
-			// Wrong padding, sealed correctly: the last byte of a block gives a length that does not match.
+			// Wrong padding: a block of text whose last byte is larger than the number of bytes with that value.
 			for _, last := range []byte{0, byte(b + 1), 255, 2} {
 				if b == 256 && last == 1 {
 					continue
@@ -129,7 +128,8 @@ func TestRSACBCRefusals(t *testing.T) {
 			}
 			refused("a block that is too short", sealShort(t, tc.c, pub))
 
-			// Changes that only a label detects: blocks of the paper's protocol can be moved, cut and given another IV.
+			// Changes that only a label detects: blocks of the paper can be moved and removed, and the IV can be
+			// replaced.
 			moved := map[string][]byte{
 				"the first block cut":      blocks(1, 2),
 				"two blocks swapped":       blocks(1, 0, 2),
@@ -148,21 +148,21 @@ func TestRSACBCRefusals(t *testing.T) {
 			}
 			if tc.c.label == nil {
 				if got, err := tc.c.open(tc.key, moved["another IV"]); err != nil || len(got) != len(msg) {
-					t.Errorf("the paper's RSA-CBC noticed another IV (%v), which it cannot", err)
+					t.Errorf("the paper's RSA-CBC detected another IV (%v), which it cannot", err)
 				}
 				if got, err := tc.c.open(tc.key, moved["the first block cut"]); err != nil || len(got) != len(msg)-b {
-					t.Errorf("the paper's RSA-CBC noticed a block that was cut off its front (%v), which it cannot", err)
+					t.Errorf("the paper's RSA-CBC detected the removal of its first block (%v), which it cannot", err)
 				}
 			}
 		})
 	}
 }
 
-// sealRaw seals one block without padding: the first of the two blocks that seal makes.
+// sealRaw seals one block without padding, as the first of two blocks of seal.
 func sealRaw(t *testing.T, c rsaCBC, pub *rsa.PublicKey, p []byte) []byte {
 	if c.label != nil {
 		full := c.label
-		c.label = func(i, n int, iv []byte) []byte { return full(i, 1, iv) } // The label is that of a message of one block.
+		c.label = func(i, n int, iv []byte) []byte { return full(i, 1, iv) } // as in a message of one block
 	}
 	s, err := c.seal(pub, p)
 	if err != nil {
@@ -172,7 +172,7 @@ func sealRaw(t *testing.T, c rsaCBC, pub *rsa.PublicKey, p []byte) []byte {
 	return append(s[:k:k], s[len(s)-b:]...)
 }
 
-// sealShort seals two blocks: the first is a byte too short, and the second is all padding.
+// sealShort seals two blocks: the first is a byte too short, the second is only padding.
 func sealShort(t *testing.T, c rsaCBC, pub *rsa.PublicKey) []byte {
 	_, b := c.sizes(pub)
 	iv := make([]byte, b)
@@ -189,6 +189,7 @@ func sealShort(t *testing.T, c rsaCBC, pub *rsa.PublicKey) []byte {
 	return slices.Concat(first, encrypt(1, second), iv)
 }
 
+// TestRSACBCShortKey checks that a key without room for a byte and its padding neither seals nor opens.
 func TestRSACBCShortKey(t *testing.T) {
 	key, err := rsa.GenerateKey(nil, 1024)
 	if err != nil {

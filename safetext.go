@@ -90,6 +90,20 @@ var viramas = &unicode.RangeTable{R16: []unicode.Range16{
 	{Lo: 0x094d, Hi: 0x0d4d, Stride: 0x80}, {Lo: 0x0dca, Hi: 0x0dca, Stride: 1},
 }}
 
+// maxReason bounds the text of a reason that may hold bytes of a peer, in messages and in the log.
+const maxReason = 512
+
+// clip cuts text to at most max bytes, at the start of a character, and marks the cut.
+func clip(text string, max int) string {
+	if len(text) <= max {
+		return text
+	}
+	for max > 0 && !utf8.RuneStart(text[max]) {
+		max--
+	}
+	return text[:max] + "…"
+}
+
 // safe is appendSafe for a string. It returns printable ASCII without copying it.
 func safe(text string) string {
 	for i := range len(text) {

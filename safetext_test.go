@@ -9,7 +9,7 @@ import (
 	"unicode/utf8"
 )
 
-// TestSafeEscapes checks the exact escaped form of each attack.
+// TestSafeEscapes checks the exact escapes of text that could attack a terminal or a reader.
 func TestSafeEscapes(t *testing.T) {
 	for _, c := range []struct{ name, in, want string }{
 		{"a forged speaker", "hi\nbob: hi", `hi\nbob: hi`},
@@ -56,17 +56,16 @@ func TestSafeEscapes(t *testing.T) {
 	}
 }
 
-// TestSafeKeepsText: ordinary text in any language is not changed.
-func TestSafeKeepsText(t *testing.T) {
+// TestSafeKeeps checks that text in many scripts is unchanged.
+func TestSafeKeeps(t *testing.T) {
 	for _, text := range []string{
-		"", "plain ASCII, with ~ and `", `C:\new\x1b`, "Zoë naïve e\u0301", "Ελληνικά", "Привет",
-		"漢字かなカナ한국어", "각", "שָׁלוֹם", "السَّلامُ عليكم",
-		"می\u200cخواهم", "क\u094d\u200dष", "क\u094d\u200cष", "\u0d28\u0d4d\u200d", "ක්\u200dර",
-		"ภาษาไทย น้ำ", "བོད་ཡིག", "Tiếng Việt", "ᠮᠣᠩᠭᠣᠯ",
-		"👍🏽", "👨\u200d👩\u200d👧\u200d👦", "🏳️\u200d🌈", "👩🏽\u200d💻", "❤️\u200d🔥",
-		"🇬🇷🇺🇸", "1️⃣#️⃣*️⃣", "❤️ ☺︎", "葛\U000e0100",
-		"🏴\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f", "a\u00a0b\u3000c", "∩\ufe00", "\ufffd",
-		"٣\u06dd", "⠓⠊",
+		"", "plain ASCII, with ~ and `", `C:\new\x1b`, "Zoë naïve e\u0301", "Ελληνικά", "Привет", "漢字かなカナ한국어", "각",
+		"שָׁלוֹם", "السَّلامُ عليكم",
+		"می\u200cخواهم", "क\u094d\u200dष", "क\u094d\u200cष", "\u0d28\u0d4d\u200d", "ක්\u200dර", "ภาษาไทย น้ำ", "བོད་ཡིག",
+		"Tiếng Việt", "ᠮᠣᠩᠭᠣᠯ",
+		"👍🏽", "👨\u200d👩\u200d👧\u200d👦", "🏳️\u200d🌈", "👩🏽\u200d💻", "❤️\u200d🔥", "🇬🇷🇺🇸", "1️⃣#️⃣*️⃣", "❤️ ☺︎", "葛\U000e0100",
+		"🏴\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f", "a\u00a0b\u3000c", "∩\ufe00", "\ufffd", "٣\u06dd",
+		"⠓⠊",
 	} {
 		if got := safe(text); got != text {
 			t.Errorf("safe(%q) = %q", text, got)
@@ -77,7 +76,7 @@ func TestSafeKeepsText(t *testing.T) {
 	}
 }
 
-// checkSafe fails unless out is a safe form of in, as safetext.go describes it.
+// checkSafe fails unless out, the safe text for in, obeys the rules at the top of safetext.go.
 func checkSafe(t *testing.T, in, out string) {
 	t.Helper()
 	if !utf8.ValidString(out) {
@@ -89,22 +88,22 @@ func checkSafe(t *testing.T, in, out string) {
 	marks, last := 0, rune(0)
 	for _, r := range out {
 		joiner := r == zwj || r == zwnj
-		tag := 0xe0020 <= r && r <= 0xe007f // Tags are allowed only after a black flag; see below.
+		tag := 0xe0020 <= r && r <= 0xe007f // only after a black flag, see below
 		switch {
 		case r < ' ', 0x7f <= r && r < 0xa0, r == 0x2028, r == 0x2029, r&0xfffe == 0xfffe, unicode.Is(unicode.Co, r),
 			unicode.Is(unicode.Bidi_Control, r), unicode.Is(unicode.Noncharacter_Code_Point, r),
 			unicode.Is(unicode.Cf, r) && !joiner && !tag && !unicode.Is(visibleFormat, r),
 			unicode.Is(unicode.Other_Default_Ignorable_Code_Point, r):
-			t.Fatalf("safe(%q) = %q: holds %U", in, out, r)
+			t.Fatalf("safe(%q) = %q: it has %U", in, out, r)
 		case tag && last != blackFlag && (last < 0xe0020 || last > 0xe007e):
 			t.Fatalf("safe(%q) = %q: a tag without a flag", in, out)
 		case (joiner || selector(r)) && (last == zwj || last == zwnj || selector(last) && r != zwj || last < 0x80 &&
 			r != 0xfe0f):
-			t.Fatalf("safe(%q) = %q: %U behind %U", in, out, r, last)
+			t.Fatalf("safe(%q) = %q: %U after %U", in, out, r, last)
 		case joiner || selector(r):
 		case unicode.IsMark(r):
 			if marks++; marks > maxMarks || last == 0 {
-				t.Fatalf("safe(%q) = %q: a mark too many", in, out)
+				t.Fatalf("safe(%q) = %q: too many marks", in, out)
 			}
 		default:
 			marks = 0
@@ -112,7 +111,7 @@ func checkSafe(t *testing.T, in, out string) {
 		last = r
 	}
 	if again := safe(out); again != out {
-		t.Fatalf("safe(%q) = %q, and that made safe is %q", in, out, again)
+		t.Fatalf("safe(%q) = %q, and safe text of that is %q", in, out, again)
 	}
 }
 
@@ -121,21 +120,21 @@ func TestSafeEveryRune(t *testing.T) {
 	t.Parallel()
 	for r := range rune(unicode.MaxRune + 1) {
 		if 0xd800 <= r && r < 0xe000 || r >= 0x34000 && r&0xfff < 0xff0 && r>>12 != 0xe0 {
-			continue // Surrogates are skipped, and so are unassigned planes, except for their edges.
+			continue // surrogates; of planes without assigned runes only the edges are tested
 		}
 		for _, around := range []string{"", "a", "ب", "👩"} {
 			in := around + string(r) + around
 			checkSafe(t, in, safe(in))
 		}
 		if unicode.IsLetter(r) && !unicode.Is(invisible, r) && safe(string(r)) != string(r) {
-			t.Errorf("the letter %U does not survive", r)
+			t.Errorf("the letter %U is escaped", r)
 		}
 	}
 }
 
 func FuzzSafe(f *testing.F) {
-	for _, seed := range []string{"hi\nbob: hi", "\x1b[2J", "\u009b", "می\u200cخ", "👨\u200d👩",
-		"क\u094d\u200dष\u0301", "1️⃣",
+	for _, seed := range []string{"hi\nbob: hi", "\x1b[2J", "\u009b", "می\u200cخ", "👨\u200d👩", "क\u094d\u200dष\u0301",
+		"1️⃣",
 		"🏴\U000e0067\U000e0062\U000e007f", "葛\U000e0100\U000e0101", "\xed\xa0\x80", "ᠮ\u180b\u180e"} {
 		f.Add([]byte(seed))
 	}
@@ -148,8 +147,8 @@ func FuzzSafe(f *testing.F) {
 	})
 }
 
-// TestSafeAllocates: plain ASCII needs no allocation.
-func TestSafeAllocates(t *testing.T) {
+// TestSafeAllocations checks that plain ASCII causes no allocation.
+func TestSafeAllocations(t *testing.T) {
 	text, dst := strings.Repeat("a plain line ", 8), make([]byte, 0, 200)
 	raw := []byte(text)
 	if n := testing.AllocsPerRun(100, func() { dst = appendSafe(dst[:0], raw); _ = safe(text) }); n != 0 {

@@ -5,9 +5,8 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"syscall"
+	"os"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -52,10 +51,9 @@ func (s *securechat2) traffic(otherwise *traffic) *traffic {
 }
 
 func (s *securechat2) dial(conn net.Conn, req joinRequest) (*peer, link, welcome, error) {
-	addr := s.client.addr
-	p := &peer{addr: conn.RemoteAddr().String()}
+	p := newPeer(conn)
 	pin := false
-	var proof func(h0, hpkePublic, identity []byte) []byte
+	var proof proofFunc
 	if s.client.invite != nil {
 		proof = s.client.invite.proof
 	}
@@ -63,7 +61,8 @@ func (s *securechat2) dial(conn net.Conn, req joinRequest) (*peer, link, welcome
 	me.trace = s.trace
 	secrets, err := clientHandshake(conn, &me, func(id ssh.PublicKey) error {
 		var err error
-		if pin, err = s.checkServer(conn.RemoteAddr(), id); err == nil {
+		pin, err = s.checkServer(conn.RemoteAddr(), id)
+		if err == nil {
 			p.identify(id)
 		}
 		return err
@@ -79,29 +78,50 @@ func (s *securechat2) dial(conn net.Conn, req joinRequest) (*peer, link, welcome
 	if err != nil {
 		return nil, nil, welcome{}, err
 	}
-	w, err := s.join(conn, sess, req)
+	w, err := s.enter(conn, sess, req, p, pin)
 	if err != nil {
+		sess.wipe()
 		return nil, nil, welcome{}, err
 	}
 	p.name = w.server
-	if pin {
-		if err := s.trust.remember(addr, p.key); err != nil {
-			return nil, nil, welcome{}, fmt.Errorf("pinning the server's key: %w", err)
-		}
-		s.note("the key of %s is now pinned: %s", addr, p.fingerprint)
-	}
-	switch raw := w.flags&welcomeRaw != 0; {
-	case s.raw && !raw:
-		err = fmt.Errorf("%s is a room: connect without -raw, or start that server with it", addr)
-	case !s.raw && raw:
-		err = fmt.Errorf("%s carries bytes: connect with -raw, or start that server without it", addr)
-	case w.flags&welcomeBusy != 0:
-		err = fmt.Errorf("%s serves another client already: -raw is for one", addr)
-	}
-	if err != nil {
-		return nil, nil, welcome{}, errPermanent{err}
-	}
 	return p, sess, w, nil
+}
+
+// enter exchanges the first messages with server. With pin, it adds the server's key to known_hosts after that.
+func (s *securechat2) enter(conn net.Conn, sess *session, req joinRequest, server *peer, pin bool) (welcome, error) {
+	w, err := s.join(conn, sess, req)
+	if err != nil {
+		return welcome{}, err
+	}
+	if pin {
+		if err := s.pin(server); err != nil {
+			return welcome{}, err
+		}
+	}
+	return w, s.checkMode(w)
+}
+
+// pin adds the key of an unknown server to known_hosts.
+func (s *securechat2) pin(server *peer) error {
+	if err := s.trust.remember(s.client.addr, server.key); err != nil {
+		return fmt.Errorf("pinning the server's key: %w", err)
+	}
+	s.note("the key of %s is now pinned: %s", s.client.addr, server.fingerprint)
+	return nil
+}
+
+// checkMode returns an error if only one side has -raw, or if the server with -raw serves another client.
+func (s *securechat2) checkMode(w welcome) error {
+	addr, raw := s.client.addr, w.flags&welcomeRaw != 0
+	switch {
+	case s.raw && !raw:
+		return errPermanent{fmt.Errorf("%s is a room: connect without -raw, or start that server with it", addr)}
+	case !s.raw && raw:
+		return errPermanent{fmt.Errorf("%s carries bytes: connect with -raw, or start that server without it", addr)}
+	case w.flags&welcomeBusy != 0:
+		return errPermanent{fmt.Errorf("%s serves another client already: -raw is for one", addr)}
+	}
+	return nil
 }
 
 // join sends the client's first message and reads the server's, within the handshake's deadline.
@@ -113,38 +133,39 @@ func (s *securechat2) join(conn net.Conn, sess *session, req joinRequest) (welco
 	if _, err := conn.Write(buf); err != nil {
 		return welcome{}, s.handshakeError(err)
 	}
-	kind, payload, err := sess.read()
-	// A server that is full, stopping or without its log says so in a notice and closes.
-	away := errServerLeft
-	if err == nil && kind == kindText {
-		var it item
-		if it, _, err = cutItem(payload); err == nil {
-			away = fmt.Errorf("%w: %s", away, it.text)
-			kind, payload, err = sess.read()
-		}
-		if err == nil && kind != kindClose {
-			err = errMalformed
-		}
-	}
-	if err == nil && kind == kindClose && string(payload) == closeText {
-		return welcome{}, away
-	}
-	if err == nil && kind != kindJoin {
-		err = errMalformed
-	}
-	if err != nil {
+	w, err := readWelcome(sess)
+	if err != nil && !errors.Is(err, errServerLeft) {
 		return welcome{}, s.handshakeError(err)
 	}
-	w, err := parseWelcome(payload)
-	if err != nil {
-		return welcome{}, s.handshakeError(err)
-	}
-	return w, nil
+	return w, err
 }
 
-// closedByPeer reports whether err is the end of the connection by the other side.
-func closedByPeer(err error) bool {
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, errTruncated) || errors.Is(err, syscall.ECONNRESET)
+// readWelcome reads the server's first message. A server that is full, that stops or that cannot write its log sends a
+// notice and secure-close in its place: then the error wraps errServerLeft.
+func readWelcome(sess *session) (welcome, error) {
+	kind, payload, err := sess.read()
+	if err != nil {
+		return welcome{}, err
+	}
+	if kind == kindJoin {
+		return parseWelcome(payload)
+	}
+	left := errServerLeft
+	if kind == kindText {
+		notice, _, err := cutItem(payload)
+		if err != nil {
+			return welcome{}, err
+		}
+		left = fmt.Errorf("%w: %s", errServerLeft, clip(string(notice.text), maxReason))
+		kind, payload, err = sess.read()
+		if err != nil {
+			return welcome{}, err
+		}
+	}
+	if kind != kindClose || string(payload) != closeText {
+		return welcome{}, errMalformed
+	}
+	return welcome{}, left
 }
 
 // handshakeError separates a failed check, which stays as it is, from trouble of the network.
@@ -152,8 +173,12 @@ func (s *securechat2) handshakeError(err error) error {
 	if errors.As(err, new(*untrusted)) {
 		return err // it names the server
 	}
-	if closedByPeer(err) {
-		err = errors.New("the server closed the connection: it may be stopping or busy, or reject this address for a while after failed attempts")
+	switch {
+	case closedByPeer(err):
+		err = errors.New("the server closed the connection: it may be stopping or busy, " +
+			"or reject this address for a while after failed attempts; try again in a minute")
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = fmt.Errorf("the server did not answer in time: %w", withoutAddresses(err))
 	}
 	err = fmt.Errorf("handshake with %s: %w", s.client.addr, err)
 	if errors.Is(err, errUnverified) || errors.Is(err, errBadPacket) {
@@ -163,7 +188,7 @@ func (s *securechat2) handshakeError(err error) error {
 }
 
 // checkServer decides about the server's identity before the server learns ours. pin means that the server is unknown
-// and that the invite or -accept-new trusts it: its key is pinned once the session stands.
+// and is trusted because of the invite or -accept-new: its key is pinned after the server's welcome.
 func (s *securechat2) checkServer(remote net.Addr, id ssh.PublicKey) (pin bool, err error) {
 	addr := s.client.addr
 	_, err = s.trust.checkServer(addr, remote, id, time.Now())
@@ -181,12 +206,13 @@ func (s *securechat2) checkServer(remote net.Addr, id ssh.PublicKey) (pin bool, 
 		return true, nil
 	}
 	u.key = id
-	u.hint += "\nor connect from a terminal, which asks; or with -accept-new, which trusts an unknown server; or with an invite (-join)"
+	u.hint += "\nor connect from a terminal, which asks; or with -accept-new, which trusts an unknown server; " +
+		"or with an invite (-join)"
 	return false, u
 }
 
-// notAdmitted returns the error for a refusal that the server has signed. A refusal gives no reason: the server's log has
-// it.
+// notAdmitted returns the error for a refusal that the server has signed. A refusal gives no reason: the server's log
+// has it.
 func (s *securechat2) notAdmitted() error {
 	u := &untrusted{reason: s.client.addr + " does not admit this key; its log says why"}
 	if s.client.invite != nil {
@@ -200,13 +226,13 @@ func (s *securechat2) notAdmitted() error {
 
 func (s *securechat2) accept(conn net.Conn) (*peer, link, joinRequest, error) {
 	remote := conn.RemoteAddr()
-	p := &peer{addr: remote.String()}
+	p := newPeer(conn)
 	admit := func(id ssh.PublicKey, proof, h0, hpkePublic []byte, confirmed bool) error {
 		g, err := s.trust.admit(id, remote, time.Now())
 		if err != nil && len(proof) > 0 {
 			g, err = s.trust.redeem(proof, h0, hpkePublic, id, time.Now(), confirmed)
 		}
-		p.name, p.admittedBy = g.name, g.by
+		p.name, p.admittedBy, p.until = g.name, g.by, g.until
 		return err
 	}
 	me := *s.me
@@ -219,7 +245,8 @@ func (s *securechat2) accept(conn net.Conn) (*peer, link, joinRequest, error) {
 	}
 	if err != nil {
 		if id == nil && closedByPeer(err) {
-			err = fmt.Errorf("it left before saying who it is, perhaps because it does not trust this server's key yet: %w", err)
+			const text = "it left before saying who it is, perhaps because it does not trust this server's key yet: %w"
+			err = fmt.Errorf(text, err)
 		}
 		return p, nil, joinRequest{}, err
 	}
@@ -229,17 +256,23 @@ func (s *securechat2) accept(conn net.Conn) (*peer, link, joinRequest, error) {
 	if err != nil {
 		return p, nil, joinRequest{}, err
 	}
+	req, err := readJoin(sess)
+	if err != nil {
+		sess.wipe()
+		return p, nil, joinRequest{}, fmt.Errorf("first packet: %w", withoutAddresses(err))
+	}
+	p.stream = req.stream
+	return p, sess, req, nil
+}
+
+// readJoin reads a client's first message.
+func readJoin(sess *session) (joinRequest, error) {
 	kind, payload, err := sess.read()
 	if err == nil && kind != kindJoin {
 		err = errMalformed
 	}
 	if err != nil {
-		return p, nil, joinRequest{}, fmt.Errorf("first packet: %w", err)
+		return joinRequest{}, err
 	}
-	req, err := parseJoin(payload)
-	if err != nil {
-		return p, nil, joinRequest{}, fmt.Errorf("first packet: %w", err)
-	}
-	p.stream = req.stream
-	return p, sess, req, nil
+	return parseJoin(payload)
 }

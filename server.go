@@ -1,7 +1,7 @@
 package main
 
 // The server: it accepts connections, runs the handshake of each, and serves each client with two goroutines, one that
-// reads and one that writes. Nothing that one client does, or leaves undone, holds up another.
+// reads and one that writes. A client that is slow or stuck delays no other client.
 
 import (
 	"context"
@@ -27,11 +27,12 @@ const (
 	stdoutTimeout   = time.Second             // from the signal, for printing what is left
 	acceptPause     = 200 * time.Millisecond  // after an accept failed because the machine is short of something
 	freePause       = 2 * time.Second         // without a handshake, before memory is given back to the system
-	logRetry        = time.Second             // between two attempts to record a message,
-	logPatience     = time.Minute             // and until its client is disconnected; -reconnect sends the message again
+	recheckEvery    = 2 * time.Second         // between two looks at the files that admit clients
+	logRetry        = time.Second             // between two attempts to record a message
+	logPatience     = time.Minute             // until the client of a message that cannot be recorded is disconnected
 )
 
-// serverConfig is what a server is made of. Nothing of it changes while the server runs.
+// serverConfig is a plain record of what a server does and uses. No field changes while the server runs.
 type serverConfig struct {
 	endpoint // the identity is the server's and its operator's
 	console  *console
@@ -46,15 +47,15 @@ type serverConfig struct {
 
 type server struct {
 	serverConfig
-	room      *room
-	gate      gate
-	conns     connSet
-	places    chan struct{} // a value for each client that has a place
-	free      *time.Timer   // gives memory back when no handshake was made for freePause
-	strangers strangers
+	room       *room
+	gate       gate
+	conns      connSet
+	slots      chan struct{} // holds a value for each client that is served; its capacity is -max-clients
+	freeMemory *time.Timer   // gives memory back to the system freePause after the last handshake
+	strangers  strangers
 }
 
-// newServer makes a server that goes on where the end of the log ends.
+// newServer makes a server whose room has the streams that the end of the log reports.
 func newServer(c serverConfig) (*server, error) {
 	room, err := newRoom(c.log, c.history, c.sync)
 	if err != nil {
@@ -64,10 +65,10 @@ func newServer(c serverConfig) (*server, error) {
 		serverConfig: c,
 		room:         room,
 		conns:        connSet{open: map[net.Conn]struct{}{}},
-		places:       make(chan struct{}, c.clients),
+		slots:        make(chan struct{}, c.clients),
 		// Handshakes leave garbage behind, which nothing else would collect while clients are idle. The second pass
 		// frees what pools held.
-		free: time.AfterFunc(freePause, func() { runtime.GC(); debug.FreeOSMemory() }),
+		freeMemory: time.AfterFunc(freePause, func() { runtime.GC(); debug.FreeOSMemory() }),
 	}, nil
 }
 
@@ -75,9 +76,9 @@ func newServer(c serverConfig) (*server, error) {
 func (s *server) run(ctx context.Context, listeners []net.Listener) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	defer s.free.Stop()
+	defer s.freeMemory.Stop()
 	if s.sync {
-		go s.room.flushLog()
+		go s.room.flushLog() // ends when flush is closed
 		defer close(s.room.flush)
 	}
 	addr := listeners[0].Addr().String()
@@ -96,23 +97,23 @@ func (s *server) run(ctx context.Context, listeners []net.Listener) error {
 	if err := s.log.write(began, nil); err != nil {
 		return err
 	}
-	go s.watch(ctx, stop)
+	go s.watch(ctx, stop) // ends with ctx
 	stopping := make(chan struct{})
-	unless := context.AfterFunc(ctx, func() { s.notifyManager("STOPPING=1"); close(stopping) })
+	keepStopping := context.AfterFunc(ctx, func() { s.notifyManager("STOPPING=1"); close(stopping) })
 	s.notifyManager("READY=1")
 	if s.pipe != nil {
 		err = s.serveRaw(ctx, stop, listeners)
 	} else {
 		err = s.serveRoom(ctx, newOperator(s.console, s.room, s.trust, &s.strangers, s.self(), port, stop), listeners)
 	}
-	if !unless() {
+	if !keepStopping() {
 		<-stopping // a room without clients closes sooner than the manager is notified
 	}
 	s.log.record(func(b []byte) []byte { return appendRecord(b, time.Now(), eventStop, self, "reason", "") }, nil)
 	return err
 }
 
-// announce tells the operator where the server listens and how to join it.
+// announce reports to the operator where the server listens and how to join it.
 func (s *server) announce(addr, port string) {
 	s.console.setRoom(s.name, fingerprint(s.id), 0)
 	opened, flag := "room open", ""
@@ -130,7 +131,7 @@ func (s *server) announce(addr, port string) {
 	}
 }
 
-// self is the operator as a member of the room.
+// self returns the operator as a peer, with the server's own name and key.
 func (s *server) self() *peer {
 	p := &peer{addr: "console", name: s.name}
 	p.identify(s.id)
@@ -138,12 +139,11 @@ func (s *server) self() *peer {
 	return p
 }
 
-// serveRoom serves the room until ctx ends, then says goodbye to all. An error of accept that does not pass ends it
-// too.
+// serveRoom serves the room until ctx ends or accepting fails for good, then sends each member a goodbye.
 func (s *server) serveRoom(ctx context.Context, o *operator, listeners []net.Listener) error {
 	shown := make(chan struct{})
-	go func() { defer close(shown); o.show() }()
-	go o.read()
+	go func() { defer close(shown); o.show() }() // ends when the room closes, or stdout fails
+	go o.read()                                  // ends with stdin, else with the process
 	err := s.serve(ctx, listeners, s.join)
 	select {
 	case <-shown:
@@ -154,15 +154,16 @@ func (s *server) serveRoom(ctx context.Context, o *operator, listeners []net.Lis
 
 // serveRaw serves one client with -raw and returns how that went.
 func (s *server) serveRaw(ctx context.Context, stop func(), listeners []net.Listener) error {
-	r := &rawServer{server: s, ctx: ctx, stop: stop, result: &errCut{why: errors.New("the server was stopped before anyone had joined")}}
+	r := &rawServer{server: s, ctx: ctx, stop: stop}
+	r.result = &errCut{why: errors.New("the server was stopped before a client had joined")}
 	if err := s.serve(ctx, listeners, r.join); err != nil {
 		return err
 	}
 	return r.result
 }
 
-// joinFunc admits a client that has proven its key, on the goroutine of the handshake. It returns what serves the
-// client until its connection ends, or nil if the client was sent away.
+// joinFunc answers the first message of a client that was admitted, on the goroutine of the handshake. It returns a
+// function that serves the client until its connection ends, or nil if the client was rejected.
 type joinFunc func(conn net.Conn, p *peer, l link, req joinRequest) (serve func())
 
 // serve accepts connections until ctx ends or an accept fails for good, and returns when all connections have ended.
@@ -170,7 +171,7 @@ func (s *server) serve(ctx context.Context, listeners []net.Listener, join joinF
 	var wg sync.WaitGroup
 	failed := make(chan error, len(listeners))
 	for _, l := range listeners {
-		wg.Go(func() {
+		wg.Go(func() { // ends when l is closed
 			if err := s.accept(ctx, l, &wg, join); err != nil {
 				failed <- err
 			}
@@ -195,7 +196,7 @@ func (s *server) accept(ctx context.Context, l net.Listener, wg *sync.WaitGroup,
 		switch {
 		case err != nil && ctx.Err() != nil:
 			return nil
-		case err != nil && passing(err):
+		case err != nil && isTemporary(err):
 			s.console.note("accepting connections: %v; trying again", netReason(err))
 			select {
 			case <-ctx.Done():
@@ -205,55 +206,56 @@ func (s *server) accept(ctx context.Context, l net.Listener, wg *sync.WaitGroup,
 		case err != nil:
 			return fmt.Errorf("accepting connections: %w", err)
 		}
-		if !s.letIn(conn) {
+		if !s.passesGate(conn) {
 			conn.Close()
 			continue
 		}
 		if !s.conns.add(conn) {
 			return nil
 		}
-		wg.Go(func() { s.handle(conn, wg, join) })
+		wg.Go(func() { s.handle(conn, wg, join) }) // ends with the handshake, which has a deadline
 	}
 }
 
 // handle runs the handshake of a connection. A client that is admitted is served on another goroutine, so that the deep
-// stack of the handshake is freed.
+// stack of the handshake is freed. The slot that admit took is released when that goroutine ends.
 func (s *server) handle(conn net.Conn, wg *sync.WaitGroup, join joinFunc) {
 	serve := s.admit(conn, join)
 	if serve == nil {
 		s.conns.remove(conn)
 		return
 	}
-	wg.Go(func() {
+	wg.Go(func() { // ends with the connection
 		serve()
 		s.conns.remove(conn)
-		<-s.places
+		<-s.slots
 	})
 }
 
-// admit runs the handshake and finds the client a place. It returns nil if the connection came to nothing, which it
-// reports.
+// admit runs the handshake, takes a slot for the client and returns what serves it. It returns nil, without a slot, if
+// the client is not served; it has reported why.
 func (s *server) admit(conn net.Conn, join joinFunc) (serve func()) {
 	from := remoteIP(conn.RemoteAddr())
 	conn.SetDeadline(time.Now().Add(s.gate.patience()))
 	p, l, req, err := s.protocol.accept(conn)
 	s.gate.leave()
-	s.free.Reset(freePause)
+	s.freeMemory.Reset(freePause)
 	if err != nil {
 		s.gate.penalise(from, penaltyFor(err), time.Now())
-		s.refuse(p, err)
+		s.reportRefused(p, err)
 		return nil
 	}
 	s.gate.forgive(from)
 	select {
-	case s.places <- struct{}{}:
+	case s.slots <- struct{}{}:
 	default:
-		s.refuse(p, fmt.Errorf("%s: %d clients (-max-clients)", roomFull, cap(s.places)))
-		sendAway(conn, l, roomFull)
+		s.reportRefused(p, fmt.Errorf("%s: %d clients (-max-clients)", reasonFull, cap(s.slots)))
+		closeWithReason(conn, l, reasonFull)
 		return nil
 	}
-	if serve = join(conn, p, l, req); serve == nil {
-		<-s.places
+	serve = join(conn, p, l, req)
+	if serve == nil {
+		<-s.slots
 	}
 	return serve
 }
@@ -261,7 +263,7 @@ func (s *server) admit(conn net.Conn, join joinFunc) (serve func()) {
 // join makes a client a member of the room and sends its welcome.
 func (s *server) join(conn net.Conn, p *peer, l link, req joinRequest) (serve func()) {
 	if req.flags&joinRaw != 0 {
-		s.turnAway(p, l, welcome{name: p.name, server: s.name}, errors.New("it came with -raw, and this is a room"))
+		s.answerWrongMode(p, l, welcome{name: p.name, server: s.name}, errors.New("it came with -raw, and this is a room"))
 		return nil
 	}
 	c := &connection{conn, l}
@@ -272,8 +274,8 @@ func (s *server) join(conn net.Conn, p *peer, l link, req joinRequest) (serve fu
 		if errors.Is(err, errLog) {
 			why = "it " + errLog.Error() // the disk's trouble is for the operator alone
 		}
-		s.refuse(p, err)
-		sendAway(conn, l, why)
+		s.reportRefused(p, err)
+		closeWithReason(conn, l, why)
 		return nil
 	}
 	w.server = s.name
@@ -348,8 +350,8 @@ func (s *server) read(m *member, l link) error {
 	}
 }
 
-// record hands a batch to the room. While the log cannot be written it tries again, up to logPatience: the client
-// waits.
+// record hands a batch to the room. While the log cannot be written it tries again, for logPatience at most, and reads
+// nothing from the client meanwhile. After that the client is disconnected, and with -reconnect sends the lines again.
 func (s *server) record(m *member, b *batch) error {
 	if len(b.lines.texts) == 0 {
 		return nil
@@ -370,7 +372,7 @@ func (s *server) record(m *member, b *batch) error {
 	return err
 }
 
-// batch is lines of a client that were received together and are not recorded yet.
+// batch holds lines of a client that were received together and are not recorded yet.
 type batch struct {
 	lines  lines
 	texts  [][]byte // of lines, slices of buf
@@ -385,7 +387,7 @@ const (
 	batchBytes = 16 << 10
 )
 
-// full reports whether the batch has to be recorded before it takes more.
+// full reports whether the batch has to be recorded before more lines are added.
 func (b *batch) full() bool { return len(b.texts) >= batchLines || len(b.buf) >= batchBytes }
 
 // parse parses a message. Its texts are valid until the next read.
@@ -401,7 +403,7 @@ func (b *batch) continues(more lines) bool {
 	return n == 0 || more.first == b.lines.first+n && more.what == b.lines.what && more.to == b.lines.to
 }
 
-// add copies more behind the batch, which it continues.
+// add appends a copy of more, for which continues must have returned true.
 func (b *batch) add(more lines) {
 	for _, text := range more.texts {
 		at := len(b.buf)
@@ -414,7 +416,7 @@ func (b *batch) add(more lines) {
 	b.lines.texts = b.texts
 }
 
-// clear empties the batch for more.
+// clear removes all lines.
 func (b *batch) clear() {
 	clear(b.texts)
 	b.lines, b.texts, b.buf = lines{}, b.texts[:0], b.buf[:0]
@@ -432,7 +434,7 @@ func (b *batch) free() {
 	}
 }
 
-// connection is a client's connection as the room's receiver.
+// connection is the receiver of a member that is a client.
 type connection struct {
 	conn net.Conn
 	link link
@@ -441,7 +443,7 @@ type connection struct {
 func (c *connection) abort() { c.conn.Close() }
 
 // errSlow ends a member whose place in the room's queue is gone.
-var errSlow = errors.New(slowConsumer)
+var errSlow = errors.New(reasonSlow)
 
 func (c *connection) deliver(d *delivery) (err error) {
 	if d.missed > 0 {
@@ -450,21 +452,25 @@ func (c *connection) deliver(d *delivery) (err error) {
 	buf := d.buf[:0]
 	if d.acked > 0 {
 		binary.BigEndian.PutUint64(d.number[:], d.acked)
-		if buf, err = c.link.append(buf, kindAck, d.number[:]); err != nil {
+		buf, err = c.link.append(buf, kindAck, d.number[:])
+		if err != nil {
 			return err
 		}
 	}
-	if buf, err = c.link.appendItems(buf, d.items); err != nil {
+	buf, err = c.link.appendItems(buf, d.items)
+	if err != nil {
 		return err
 	}
 	clear(d.items) // a client that takes long to read does not hold the queue's slabs
 	if d.ping {
-		if buf, err = c.link.append(buf, kindPing, nil); err != nil {
+		buf, err = c.link.append(buf, kindPing, nil)
+		if err != nil {
 			return err
 		}
 	}
 	if d.goodbye {
-		if buf, err = appendGoodbye(buf, c.link, d.reason); err != nil {
+		buf, err = appendGoodbye(buf, c.link, d.reason)
+		if err != nil {
 			return err
 		}
 	}
@@ -480,22 +486,23 @@ func (c *connection) deliver(d *delivery) (err error) {
 func appendGoodbye(buf []byte, l link, reason string) (_ []byte, err error) {
 	if reason != "" {
 		notice := item{time: time.Now(), what: itemNotice, text: []byte(reason)}
-		if reason == removed {
+		if reason == reasonRemoved {
 			notice.what = itemRemoved
 		}
-		if buf, err = l.append(buf, kindText, notice.append(nil)); err != nil {
+		buf, err = l.append(buf, kindText, notice.append(nil))
+		if err != nil {
 			return nil, err
 		}
 	}
 	return l.append(buf, kindClose, []byte(closeText))
 }
 
-// roomFull is the reason for a client that finds no place.
-const roomFull = "the room is full"
+// reasonFull is the reason for a client for which there is no slot.
+const reasonFull = "the room is full"
 
-// sendAway ends the connection of a client that was admitted and cannot stay. The client receives the reason, unlike
-// one that was not admitted, and may try again.
-func sendAway(conn net.Conn, l link, reason string) {
+// closeWithReason ends the connection of a client that was admitted and cannot enter the room. The client receives the
+// reason, unlike one that was not admitted, and may try again.
+func closeWithReason(conn net.Conn, l link, reason string) {
 	defer conn.Close()
 	defer time.AfterFunc(goodbyeTimeout, func() { conn.Close() }).Stop()
 	if buf, err := appendGoodbye(nil, l, reason); err == nil {
@@ -504,9 +511,10 @@ func sendAway(conn net.Conn, l link, reason string) {
 	l.wipe()
 }
 
-// turnAway answers a client that wants what this server does not offer with a welcome, which says so.
-func (s *server) turnAway(p *peer, l link, w welcome, reason error) {
-	s.refuse(p, errors.Join(reason, writeMessage(l, kindJoin, w.encode())))
+// answerWrongMode sends w to a client that asked for -raw at a room or the other way round. The flags of w show the
+// client which of the two this server is.
+func (s *server) answerWrongMode(p *peer, l link, w welcome, reason error) {
+	s.reportRefused(p, errors.Join(reason, writeMessage(l, kindJoin, w.encode())))
 	l.wipe()
 }
 
@@ -531,18 +539,18 @@ func leaveReason(readErr, writeErr error) string {
 	return netReason(err)
 }
 
-// letIn asks the gate whether a connection may begin its handshake.
-func (s *server) letIn(conn net.Conn) bool {
+// passesGate reports whether a connection may begin its handshake, and reports a rejection.
+func (s *server) passesGate(conn net.Conn) bool {
 	r := s.gate.enter(remoteIP(conn.RemoteAddr()), time.Now())
 	if r != nil && r.first {
-		s.refuse(&peer{addr: conn.RemoteAddr().String()}, r)
+		s.reportRefused(newPeer(conn), r)
 	}
 	return r == nil
 }
 
-// refuse records and reports why a connection came to nothing. It sends nothing to the peer.
-func (s *server) refuse(p *peer, err error) {
-	hint := hintOf(err)
+// reportRefused records and reports why a connection came to nothing. It sends nothing to the peer.
+func (s *server) reportRefused(p *peer, err error) {
+	reason, hint := clip(err.Error(), maxReason), hintOf(err)
 	var u *untrusted
 	if errors.As(err, &u) && u.kind == unknownKey && p.key != nil {
 		s.strangers.add(p.key)
@@ -552,16 +560,40 @@ func (s *server) refuse(p *peer, err error) {
 	}
 	who := newPeerFields(p.addr, p.name, p.fingerprint, "", nil)
 	now := time.Now()
-	s.room.record(func(b []byte) []byte { return appendRecord(b, now, eventRefused, who, "reason", err.Error()) })
+	s.room.record(func(b []byte) []byte { return appendRecord(b, now, eventRefused, who, "reason", reason) })
 	from := p.addr
 	if p.fingerprint != "" {
 		from += ", " + p.fingerprint
 	}
-	s.console.note("refused %s: %v%s", from, err, hint)
+	s.console.note("refused %s: %s%s", from, reason, ownLines(hint))
 }
 
-// watch reopens the log at each SIGHUP, answers the service manager's watchdog, and returns when ctx ends. At a
-// terminal SIGHUP means that the terminal is gone, so it stops the server.
+// recheck ends the sessions of clients that are no longer admitted: after a change of the files of any client,
+// otherwise of those whose line or certificate has expired. While a file cannot be read the sessions go on, and no
+// client is admitted.
+func (s *server) recheck(changed bool) {
+	now := time.Now()
+	due := s.room.due(now, changed)
+	if len(due) == 0 {
+		return
+	}
+	rules := s.trust.clientRules()
+	for _, m := range due {
+		g, err := rules.admit(m.peer.key, m.peer.remote, now)
+		var u *untrusted
+		switch {
+		case err == nil:
+			s.room.renew(m, g.until)
+		case errors.As(err, &u) && u.kind != undecided:
+			s.console.note("%s has to leave: %v", m.peer.name, err)
+			s.room.expel(m)
+		}
+	}
+}
+
+// watch rechecks the clients when the trust files change or an admission expires, reopens the log at each SIGHUP, and
+// answers the service manager's watchdog. It returns when ctx ends. At a terminal SIGHUP means that the terminal is
+// gone, so it stops the server.
 func (s *server) watch(ctx context.Context, stop func()) {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
@@ -572,6 +604,13 @@ func (s *server) watch(ctx context.Context, stop func()) {
 		defer ticker.Stop()
 		beat = ticker.C
 	}
+	var recheck <-chan time.Time
+	var files *fileWatch
+	if s.trust != nil {
+		ticker := time.NewTicker(recheckEvery)
+		defer ticker.Stop()
+		recheck, files = ticker.C, s.trust.fileWatch()
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -579,9 +618,16 @@ func (s *server) watch(ctx context.Context, stop func()) {
 		case <-hangup:
 			if s.console.term != nil {
 				stop()
-			} else if err := s.room.reopen(); err != nil {
+				continue
+			}
+			if err := s.room.reopen(); err != nil {
 				s.console.note("%v", err)
 			}
+			if s.trust != nil {
+				s.recheck(true)
+			}
+		case <-recheck:
+			s.recheck(files.changed(time.Now()))
 		case <-beat:
 			s.room.names() // takes room.mu, so that a deadlocked server stops answering the watchdog
 			s.notifyManager("WATCHDOG=1")
@@ -596,8 +642,8 @@ func (s *server) notifyManager(state string) {
 	}
 }
 
-// passing reports whether an accept that failed with err may succeed later: the machine is short of something.
-func passing(err error) bool {
+// isTemporary reports whether an accept that failed with err may succeed later: the machine is short of something.
+func isTemporary(err error) bool {
 	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED} {
 		if errors.Is(err, e) {
 			return true
@@ -608,9 +654,9 @@ func passing(err error) bool {
 
 // connSet holds the open connections of a server, so that stopping can close them.
 type connSet struct {
-	mu     sync.Mutex
+	mu     sync.Mutex // guards the fields below
 	open   map[net.Conn]struct{}
-	closed bool
+	closed bool // add closes the connection in place of adding it
 }
 
 func (c *connSet) add(conn net.Conn) bool {
@@ -650,29 +696,30 @@ func listenOn(addr string, keepAlive time.Duration) ([]net.Listener, error) {
 		return []net.Listener{l}, nil
 	}
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("cannot listen on %s: another program has this port; name another with -listen, or end that program", addr)
+		return nil, fmt.Errorf("cannot listen on %s: another program has this port; "+
+			"name another with -listen, or end that program", addr)
 	}
 	return nil, fmt.Errorf("cannot listen on %s: %s", addr, netReason(err))
 }
 
-// rawServer is what a server with -raw has in place of a room: it carries one client's bytes and then stops the server.
+// rawServer takes the place of the room with -raw: it carries one client's bytes and then stops the server.
 type rawServer struct {
 	*server
 	ctx    context.Context // of the server
 	stop   func()          // stops the server
-	taken  atomic.Bool     // by the one client
-	result error           // how it went; read once all connections have ended
+	taken  atomic.Bool     // a client has joined, and no other one may
+	result error           // of carry; read only after all connections have ended
 }
 
 func (r *rawServer) join(conn net.Conn, p *peer, l link, req joinRequest) (serve func()) {
 	w := welcome{flags: welcomeRaw, name: p.name, server: r.name}
 	switch {
 	case req.flags&joinRaw == 0:
-		r.turnAway(p, l, w, errors.New("it came without -raw"))
+		r.answerWrongMode(p, l, w, errors.New("it came without -raw"))
 		return nil
 	case !r.taken.CompareAndSwap(false, true):
 		w.flags |= welcomeBusy
-		r.turnAway(p, l, w, errors.New("-raw serves one client, and another one came before"))
+		r.answerWrongMode(p, l, w, errors.New("-raw serves one client, and another one came before"))
 		return nil
 	}
 	return func() {
@@ -681,7 +728,7 @@ func (r *rawServer) join(conn net.Conn, p *peer, l link, req joinRequest) (serve
 	}
 }
 
-// carry moves the bytes, between a record of the connect and one of the disconnect.
+// carry carries the client's bytes, and records its connect before and its disconnect after that.
 func (r *rawServer) carry(conn net.Conn, p *peer, l link, w welcome) error {
 	who := newPeerFields(p.addr, p.name, p.fingerprint, p.stream.String(), p.digest)
 	connect := func(b []byte) []byte { return appendRecord(b, time.Now(), eventConnect, who, "by", p.admittedBy) }

@@ -5,8 +5,6 @@ package main
 
 import (
 	"bytes"
-	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -38,7 +36,7 @@ func quietServer(t *testing.T) (*server, *client, *bytes.Buffer) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { s.free.Stop() })
+	t.Cleanup(func() { s.freeMemory.Stop() })
 	proto := &securechat2{me: me, trust: tr, client: securechat2Client{addr: "127.0.0.1:9000"}}
 	c := newClient(clientConfig{
 		endpoint: endpoint{protocol: proto, trust: tr}, addr: "127.0.0.1:9000",
@@ -135,8 +133,7 @@ func TestServerRefusals(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			here, there := net.Pipe()
 			go serveConn(s, there)
-			c.box = newOutbox()
-			rand.Read(c.stream[:])
+			c := newClient(c.clientConfig)
 			joined, err := c.join(t.Context(), here)
 			if err != nil {
 				t.Fatalf("%s: %v", what, err)
@@ -373,12 +370,13 @@ func TestGatheredWaits(t *testing.T) {
 
 // joined is a client in the room of a quietServer, over a pipe. The test reads and writes for it.
 type joined struct {
-	s    *server
-	c    *client
-	conn net.Conn // The client's end.
-	sess *session
-	w    welcome
-	over chan struct{} // Closed when the server has finished with the connection.
+	s      *server
+	c      *client
+	conn   net.Conn // its end
+	server *peer
+	sess   *session
+	w      welcome
+	over   chan struct{} // closed when the server is done with it
 }
 
 // asTCP is a pipe whose reader gets TCP's error after its own Close.
@@ -401,15 +399,16 @@ func joinOver(t *testing.T, s *server, c *client, fresh bool) *joined {
 		defer close(over)
 		serveConn(s, asTCP{there})
 	}()
-	c.box = newOutbox()
-	if fresh {
-		rand.Read(c.stream[:])
+	again := newClient(c.clientConfig) // its channels belong to the bubble
+	if !fresh {
+		again.stream = c.stream
 	}
+	c = again
 	conn, err := c.join(t.Context(), here)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &joined{s, c, here, conn.link.(*session), conn.welcome, over}
+	return &joined{s, c, here, conn.server, conn.link.(*session), conn.welcome, over}
 }
 
 func (j *joined) send(t *testing.T, kind byte, payload []byte) {
@@ -449,11 +448,11 @@ func TestConnectionEndReasons(t *testing.T) {
 			synctest.Wait() // Otherwise a write of the server to a closed pipe would be the reason.
 			j.conn.Close()
 		}},
-		{"slow", slowConsumer, func(t *testing.T, j *joined) { speak(t, j, queueBytes/maxLine+1) }},
+		{"slow", reasonSlow, func(t *testing.T, j *joined) { speak(t, j, queueBytes/maxLine+1) }},
 		{"stuck", "slow consumer: it does not read", func(t *testing.T, j *joined) { speak(t, j, 1) }},
-		{"kicked", removed, func(t *testing.T, j *joined) { drain(j); j.s.room.kick("anna") }},
-		{"kicked, and stuck", removed, func(t *testing.T, j *joined) { j.s.room.kick("anna") }},
-		{"kicked, and killed", removed, func(t *testing.T, j *joined) { j.s.room.kick("anna"); j.conn.Close() }},
+		{"kicked", reasonRemoved, func(t *testing.T, j *joined) { drain(j); j.s.room.kick("anna") }},
+		{"kicked, and stuck", reasonRemoved, func(t *testing.T, j *joined) { j.s.room.kick("anna") }},
+		{"kicked, and killed", reasonRemoved, func(t *testing.T, j *joined) { j.s.room.kick("anna"); j.conn.Close() }},
 		{"replaced", "replaced by a newer connection", func(t *testing.T, j *joined) {
 			drain(j)
 			<-joinOver(t, j.s, j.c, false).over // The log has the end after that.
@@ -543,11 +542,9 @@ func TestKeepalive(t *testing.T) {
 				go io.Copy(io.Discard, there)
 			}
 			var lost *errLost
-			stop := c.start(t.Context())
-			if err := c.session(&clientConn{here, j.sess, j.w}); !errors.As(err, &lost) {
+			if err := j.c.session(&clientConn{here, j.server, j.sess, j.w}); !errors.As(err, &lost) {
 				t.Error(err)
 			}
-			stop()
 			if d := time.Since(begin); d > limit || d < pingInterval {
 				t.Errorf("it takes what is sent: %v: the client found a dead server after %v", takes, d)
 			}
@@ -560,10 +557,8 @@ func TestKeepalive(t *testing.T) {
 	c.console.out = newOutput(io.Discard)
 	synctest.Test(t, func(t *testing.T) {
 		j := joinOver(t, s, c, true)
-		ctx, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
-		defer cancel()
-		defer c.start(ctx)()
-		if err := c.session(&clientConn{j.conn, j.sess, j.w}); err != nil || ctx.Err() == nil {
+		time.AfterFunc(24*time.Hour, func() { j.c.leave(errQuit) })
+		if err := j.c.session(&clientConn{j.conn, j.server, j.sess, j.w}); err != nil || j.c.leaving.Err() == nil {
 			t.Errorf("after a day of silence: %v", err)
 		}
 		<-j.over
@@ -585,8 +580,8 @@ func (w *stuckOnce) Write(b []byte) (int, error) {
 // its lines waited for a stuck stdout, and as dead although a part of a line arrived right after its first packets.
 func TestLongLinesKeepalive(t *testing.T) {
 	s, c, _ := quietServer(t)
-	talk := func(out io.Writer, welcome bool, server func(there net.Conn, sess *session)) (lasted time.Duration,
-		err error) {
+	var seen uint64
+	talk := func(out io.Writer, welcome bool, server func(net.Conn, *session)) (lasted time.Duration, err error) {
 		synctest.Test(t, func(t *testing.T) {
 			c.console.out = newOutput(out)
 			j := joinOver(t, s, c, true)
@@ -597,7 +592,7 @@ func TestLongLinesKeepalive(t *testing.T) {
 			if err := errors.Join(err1, err2); err != nil {
 				t.Fatal(err)
 			}
-			c.place.seen = 0
+			j.c.place.seen = 0
 			go server(there, theirs)
 			if welcome { // The welcome has been read before the session starts.
 				if _, _, err := mine.read(); err != nil {
@@ -606,9 +601,8 @@ func TestLongLinesKeepalive(t *testing.T) {
 			}
 			begin := time.Now()
 			defer time.AfterFunc(24*time.Hour, func() { there.Close() }).Stop()
-			stop := c.start(t.Context())
-			err = c.session(&clientConn{here, mine, j.w})
-			stop()
+			err = j.c.session(&clientConn{here, j.server, mine, j.w})
+			seen = j.c.place.seen
 			lasted = time.Since(begin)
 			there.Close()
 			j.conn.Close()
@@ -639,8 +633,8 @@ func TestLongLinesKeepalive(t *testing.T) {
 			time.Sleep(pingInterval)
 		}
 	})
-	if c.place.seen != lines || lasted < 5*time.Minute {
-		t.Errorf("%d of %d long lines were shown, in %v: %v", c.place.seen, lines, lasted, err)
+	if seen != lines || lasted < 5*time.Minute {
+		t.Errorf("%d of %d long lines were shown, in %v: %v", seen, lines, lasted, err)
 	}
 
 	lasted, err = talk(io.Discard, true, func(there net.Conn, sess *session) {
@@ -775,8 +769,7 @@ func TestBusyClientHearsReason(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				c.box = newOutbox()
-				rand.Read(c.stream[:])
+				c = newClient(c.clientConfig)
 				joined, err := c.join(t.Context(), conn)
 				if err != nil {
 					t.Fatal(err)
@@ -840,5 +833,63 @@ func TestBusyClientHearsReason(t *testing.T) {
 				t.Errorf("%d of %d busy clients received the reason", told, rounds)
 			}
 		})
+	}
+}
+
+// TestTurnedAwayFreesPlace checks that a client that is turned away after its handshake does not keep a place.
+func TestTurnedAwayFreesPlace(t *testing.T) {
+	s, c, _ := quietServer(t)
+	here, there := net.Pipe()
+	defer here.Close()
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		serveConn(s, asTCP{there})
+	}()
+	if _, _, _, err := c.protocol.dial(here, joinRequest{flags: joinRaw}); err != nil {
+		t.Fatal(err)
+	}
+	<-over
+	if n := len(s.slots); n != 0 {
+		t.Errorf("%d places are taken", n)
+	}
+}
+
+// TestRecheck checks which sessions a server ends: none while it cannot read its files, and without a change of them
+// those whose admission has expired. A key that was expelled counts as one that has never been here.
+func TestRecheck(t *testing.T) {
+	s, _, _ := quietServer(t)
+	list := s.trust.path("authorized_keys")
+	line := readText(t, list)
+	m := stubMember("anna", fingerprint(s.id), 1)
+	m.peer.key, m.peer.remote = s.id, &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1)}
+	if _, err := s.room.join(m, joinRequest{}, true); err != nil {
+		t.Fatal(err)
+	}
+	check := func(what string, changed bool, want string) {
+		t.Helper()
+		s.recheck(changed)
+		if m.ending.reason != want {
+			t.Fatalf("%s: the session ends by %q, want %q", what, m.ending.reason, want)
+		}
+	}
+	check("nothing has changed", true, "")
+	if err := os.Remove(list); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(list, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	check("authorized_keys cannot be read", true, "")
+	if err := os.Remove(list); err != nil {
+		t.Fatal(err)
+	}
+	put(t, list, []byte(`expiry-time="20200101" `+line))
+	check("no expiry is known of the session", false, "")
+	s.room.renew(m, time.Now().Add(-time.Second))
+	check("the admission has expired", false, reasonNotAdmitted)
+	s.room.leave(m, "")
+	if _, known := s.room.visits.met[m.peer.fingerprint]; known {
+		t.Error("the first visit of an expelled key is still known")
 	}
 }

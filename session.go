@@ -1,6 +1,6 @@
 package main
 
-// The session: messages over one authenticated connection, once the handshake has left its secrets (the paper's §4).
+// The session: messages over one authenticated connection, with the secrets of a handshake (the paper's §4).
 // It knows no keys on disk. A message that does not fit one packet is sent in parts. message.go has the layouts.
 
 import (
@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -39,7 +40,7 @@ type link interface {
 	read() (kind byte, payload []byte, err error)
 	// ready reports whether read would return without waiting for the connection.
 	ready() bool
-	// setReadTimeout bounds reading. With renew the timeout starts anew whenever read begins to wait for a packet.
+	// setReadTimeout bounds reading. With renew the timeout restarts whenever read begins to wait for a packet.
 	// Without renew all reading ends after the timeout, and later calls change nothing.
 	setReadTimeout(timeout time.Duration, renew bool)
 	// wipe overwrites the keys. It may be called once nothing reads or writes any more.
@@ -55,7 +56,7 @@ func writeMessage(l link, kind byte, payload []byte) error {
 	return l.write(buf)
 }
 
-// secrets is what a handshake ends with.
+// secrets is the result of a handshake.
 type secrets struct {
 	digest             [sha512.Size]byte // SHA-512 of the session key, the paper's digest
 	toServer, toClient [64]byte          // the secrets of the two directions, C → S and S → C
@@ -75,10 +76,10 @@ func (s *secrets) wipe() {
 	clear(s.toClient[:])
 }
 
-// traffic is what a session is made for.
+// traffic fits a session to what it carries.
 type traffic struct {
 	buffers *sync.Pool // of *[]byte, for the reader
-	patient bool       // a write may take as long as the peer's reader needs
+	patient bool       // writes have no deadline: they take as long as the peer's reader needs
 }
 
 // A server's clients are many and send little each; a client and a -raw connection read in large pieces.
@@ -101,11 +102,11 @@ type session struct {
 	patient bool // write sets no deadline
 	packets packetReader
 	partial []byte // payload of a message in parts, as far as it was received
-	ahead   message
+	ahead   receivedMessage
 }
 
-// message is what ready read ahead of read.
-type message struct {
+// receivedMessage is what read returns. ready keeps one until read is called; present is false if there is none.
+type receivedMessage struct {
 	present bool
 	kind    byte
 	payload []byte
@@ -126,7 +127,9 @@ func newSession(conn net.Conn, s *secrets, server bool, use *traffic) (*session,
 	if server {
 		in, out = out, in
 	}
-	return &session{conn: conn, in: in, out: out, patient: use.patient, packets: packetReader{conn: conn, buffers: use.buffers}}, nil
+	return &session{
+		conn: conn, in: in, out: out, patient: use.patient, packets: packetReader{conn: conn, buffers: use.buffers},
+	}, nil
 }
 
 func (s *session) wipe() {
@@ -140,7 +143,8 @@ func (s *session) setReadTimeout(timeout time.Duration, renew bool) {
 
 func (s *session) append(buf []byte, kind byte, payload []byte) (_ []byte, err error) {
 	for len(payload) > maxBatch {
-		if buf, err = s.packet(buf, kindPart, payload[:maxBatch]); err != nil {
+		buf, err = s.packet(buf, kindPart, payload[:maxBatch])
+		if err != nil {
 			return nil, err
 		}
 		payload = payload[maxBatch:]
@@ -169,7 +173,8 @@ func (s *session) rekey(buf []byte) ([]byte, error) {
 // each packet takes the place of the end of the packet before it, which is sealed by then.
 func (s *session) appendRaw(buf, b []byte) (_ []byte, err error) {
 	for len(b) > msgHeader {
-		if buf, err = s.rekey(buf); err != nil {
+		buf, err = s.rekey(buf)
+		if err != nil {
 			return nil, err
 		}
 		n := min(len(b), maxPlain)
@@ -208,10 +213,10 @@ func (s *session) write(buf []byte) error {
 }
 
 // read returns the next message. A connection that ends without secure-close gives errTruncated. errBadPacket means
-// that somebody else wrote into the connection.
+// that the peer did not send this packet, or not at this place.
 func (s *session) read() (kind byte, payload []byte, err error) {
 	if m := s.ahead; m.present {
-		s.ahead = message{}
+		s.ahead = receivedMessage{}
 		return m.kind, m.payload, m.err
 	}
 	for {
@@ -226,7 +231,7 @@ func (s *session) read() (kind byte, payload []byte, err error) {
 func (s *session) ready() bool {
 	for !s.ahead.present && s.packets.buffered() {
 		kind, payload, whole, err := s.next()
-		s.ahead = message{present: whole || err != nil, kind: kind, payload: payload, err: err}
+		s.ahead = receivedMessage{present: whole || err != nil, kind: kind, payload: payload, err: err}
 	}
 	return s.ahead.present
 }
@@ -331,7 +336,7 @@ func (p *packetReader) need(n int) error {
 func (p *packetReader) await() error {
 	if p.buf != nil {
 		b := p.buf
-		p.buf = nil
+		p.buf, p.r, p.w = nil, 0, 0
 		p.buffers.Put(&b)
 	}
 	for p.begun == 0 { // a Read may return 0 bytes without an error
@@ -348,9 +353,9 @@ func (p *packetReader) await() error {
 
 // readTimeout sets the read deadlines of a connection. The zero value leaves the deadline alone.
 type readTimeout struct {
-	mu      sync.Mutex
+	mu      sync.Mutex    // guards the fields below
 	renewed time.Duration // 0: renew does nothing
-	final   bool
+	final   bool          // set was called without renew
 }
 
 // set begins a timeout now; see link.setReadTimeout.
@@ -367,7 +372,7 @@ func (t *readTimeout) set(conn net.Conn, timeout time.Duration, renew bool) {
 	_ = conn.SetReadDeadline(time.Now().Add(timeout)) // fails on a closed connection only, as the next read does
 }
 
-// renew starts the timeout anew.
+// renew restarts the timeout, if set was called with renew.
 func (t *readTimeout) renew(conn net.Conn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -384,7 +389,17 @@ func truncated(err error) error {
 	return err
 }
 
-// wake wakes whatever receives from c, which has a capacity of 1, unless a wake-up waits there already.
+// closedByPeer reports whether err is the end of the connection by the other side.
+func closedByPeer(err error) bool {
+	for _, end := range []error{io.EOF, io.ErrUnexpectedEOF, errTruncated, syscall.ECONNRESET, syscall.EPIPE} {
+		if errors.Is(err, end) {
+			return true
+		}
+	}
+	return false
+}
+
+// wake sends to c, which has a capacity of 1, unless it is full. So whatever receives from c runs once more.
 func wake(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -392,11 +407,14 @@ func wake(c chan struct{}) {
 	}
 }
 
-// netReason drops the addresses from a network error, which is reported beside them.
-func netReason(err error) string {
+// netReason returns a network error's text without addresses, which are reported beside it.
+func netReason(err error) string { return withoutAddresses(err).Error() }
+
+// withoutAddresses returns the cause of a network error, whose text has no addresses, or any other error as it is.
+func withoutAddresses(err error) error {
 	var op *net.OpError
 	if errors.As(err, &op) {
-		return op.Err.Error()
+		return op.Err
 	}
-	return err.Error()
+	return err
 }

@@ -82,6 +82,35 @@ func wantReadError(t testing.TB, what string, s *session, want error) {
 	}
 }
 
+// TestReadyAfterTheEnd: a session can be asked for more after its connection has ended.
+func TestReadyAfterTheEnd(t *testing.T) {
+	here, there := net.Pipe()
+	in, err := newSession(here, &secrets{}, false, pipeTraffic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := newSession(there, &secrets{}, true, pipeTraffic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	written := make(chan error, 1)
+	go func() { written <- writeMessage(out, kindPing, nil); there.Close() }()
+	if kind, _, err := in.read(); kind != kindPing || err != nil {
+		t.Fatalf("kind %d: %v", kind, err)
+	}
+	if err := <-written; err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, _, err := in.read(); err != errTruncated {
+			t.Errorf("reading after the end: %v", err)
+		}
+		if in.ready() {
+			t.Error("a message is ready after the end")
+		}
+	}
+}
+
 func TestMessageSizes(t *testing.T) {
 	bothCiphers(t, func(t *testing.T, aes bool) {
 		client, server, toClient, toServer := twoSessions(t, aes)
@@ -564,5 +593,65 @@ func FuzzItem(f *testing.F) {
 			again.name != it.name || !bytes.Equal(again.text, it.text) || !bytes.HasSuffix(b, rest) {
 			t.Errorf("encoded again it is something else: %v", err)
 		}
+	})
+}
+
+// TestUnknownKinds checks that a session ends with errMalformed at a packet of a kind that does not exist on the wire.
+// One of them is kindSent, by which the paper's link reports lines that no server has acknowledged.
+func TestUnknownKinds(t *testing.T) {
+	for kind := range 256 {
+		if kindFirst <= kind && kind <= kindLast {
+			continue
+		}
+		client, server, _, toServer := twoSessions(t, false)
+		toServer.Write(client.out.seal(nil, byte(kind), make([]byte, 8)))
+		wantReadError(t, fmt.Sprintf("kind %d", kind), server, errMalformed)
+	}
+}
+
+// TestReadyBehindRekey checks that ready looks behind a rekey: a rekey alone is no message, and the message behind it
+// is one.
+func TestReadyBehindRekey(t *testing.T) {
+	client, server, _, toServer := twoSessions(t, false)
+	for _, behind := range []bool{false, true} {
+		putMessage(t, client, toServer, kindPing, nil)
+		toServer.Write(client.out.seal(nil, kindRekey))
+		if err := client.out.ratchet(); err != nil {
+			t.Fatal(err)
+		}
+		if behind {
+			putMessage(t, client, toServer, kindText, []byte("behind"))
+		}
+		mustRead(t, server, kindPing, nil) // receives all
+		if ready := server.ready(); ready != behind {
+			t.Errorf("a message behind the rekey: %v; ready: %v", behind, ready)
+		}
+	}
+	mustRead(t, server, kindText, []byte("behind"))
+}
+
+// TestSlowPacket checks that the read timeout bounds the time for a whole packet: single bytes do not renew it.
+func TestSlowPacket(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conn, other := net.Pipe()
+		sess, err := newSession(conn, &secrets{}, true, chatTraffic)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sess.setReadTimeout(peerTimeout, true)
+		over := make(chan struct{})
+		go func() { // ends when conn is closed
+			defer close(over)
+			for err := error(nil); err == nil; <-time.After(peerTimeout / 10) {
+				_, err = other.Write([]byte{1})
+			}
+		}()
+		begin := time.Now()
+		_, _, err = sess.read()
+		if took := time.Since(begin); !errors.Is(err, os.ErrDeadlineExceeded) || took != peerTimeout {
+			t.Errorf("reading ended after %v with %v", took, err)
+		}
+		conn.Close()
+		<-over
 	})
 }

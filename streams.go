@@ -14,8 +14,8 @@ const (
 	maxStreamMarks = 4096 // that the log repeats every markBytes
 )
 
-// stream is one client process's. Its address stands for the key and the id together, since another key may choose the
-// same id.
+// stream is the state of one client process's stream. Its address stands for the key and the id together, since another
+// key may choose the same id.
 type stream struct {
 	fingerprint string
 	id          streamID
@@ -57,12 +57,13 @@ func (s *streams) join(fingerprint string, id streamID) *stream {
 // forget drops a stream that is not in the room: its client left when all of its lines were acknowledged.
 func (s *streams) forget(fingerprint string, id streamID) {
 	own := slices.DeleteFunc(s.byKey[fingerprint], func(st *stream) bool { return st.id == id && st.here == 0 })
-	if s.byKey[fingerprint] = own; len(own) == 0 {
+	s.byKey[fingerprint] = own
+	if len(own) == 0 {
 		delete(s.byKey, fingerprint)
 	}
 }
 
-// replay takes over what one record of the log says of a stream; see connLog.replay.
+// replay applies the state of a stream that one record of the log reports; see connLog.replay.
 func (s *streams) replay(fingerprint string, id streamID, last uint64, left bool) {
 	if left {
 		s.forget(fingerprint, id)

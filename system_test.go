@@ -131,7 +131,7 @@ func TestReadOnlyFolder(t *testing.T) {
 	}
 }
 
-// TestServiceManager passes a socket to the server, and receives READY=1, WATCHDOG=1 and STOPPING=1 from it.
+// TestServiceManager passes a listening socket to the server, and receives READY=1, WATCHDOG=1 and STOPPING=1 from it.
 func TestServiceManager(t *testing.T) {
 	t.Parallel()
 	anna := state(t, "anna")
@@ -201,6 +201,7 @@ func TestServiceManager(t *testing.T) {
 	}
 }
 
+// TestNoSocket checks that -listen systemd is rejected without inherited sockets, and with too many.
 func TestNoSocket(t *testing.T) {
 	for _, c := range []struct{ pid, fds, want string }{{"1", "1", "no socket"}, {"", "", "no socket"},
 		{"self", "0", "no socket"}, {"self", "99", "at most"}} {

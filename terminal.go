@@ -81,14 +81,15 @@ type terminal struct {
 	history  history
 	tabs     int // Tab keys in a row
 
-	mu     sync.Mutex  // guards the fields below
-	saved  *term.State // nil: not in raw mode (closed, or dumb without a secret being asked for)
-	undo   func()      // stops watching signals and restores what enableOutput changed
-	prompt string
-	shown  bool       // the prompt's row is on the screen
-	secret bool       // the line is not drawn
-	line   lineEditor // written only by readLine and readSecret, which therefore read it without the lock
-	closed bool
+	mu      sync.Mutex  // guards the fields below
+	saved   *term.State // nil: not in raw mode (closed, or dumb without a secret being asked for)
+	undo    func()      // stops watching signals and restores what enableOutput changed
+	prompt  string
+	shown   bool       // the prompt's row is on the screen
+	secret  bool       // the line is not drawn
+	line    lineEditor // written only by readLine and readSecret, which therefore read it without the lock
+	closed  bool
+	waiting bool // Ctrl-C is a signal, until the next prompt
 }
 
 func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
@@ -174,6 +175,9 @@ func (t *terminal) resume(editing bool) {
 	if _, err := term.MakeRaw(int(t.in.Fd())); err != nil {
 		return // the terminal is gone, which the pending read reports
 	}
+	if t.waiting {
+		_ = allowInterrupt(t.in) // if this fails, the terminal is gone
+	}
 	t.write(pasteOn)
 	t.shown = t.shown || editing
 	t.draw()
@@ -240,7 +244,7 @@ func (t *terminal) setPrompt(prompt string) {
 	}
 }
 
-// draw is redraw for callers that hold the lock.
+// draw is like redraw, for callers that hold the lock.
 func (t *terminal) draw() {
 	if t.shown && !t.dumb {
 		t.write("\r\x1b[J" + t.row())
@@ -276,8 +280,8 @@ func (t *terminal) row() string {
 	return b.String()
 }
 
-// readLine returns the next line. pasted reports that the line ended inside a paste: then an empty line is text, not
-// a request to leave. A pasted line longer than maxInput comes in parts. The error is io.EOF for Ctrl-D on an empty
+// readLine returns the next line. pasted reports that the line ended inside a paste: then an empty line is text, not a
+// request to leave. A pasted line longer than maxInput is returned in parts. The error is io.EOF for Ctrl-D on an empty
 // line and for the end of the terminal, and errInterrupt for Ctrl-C.
 func (t *terminal) readLine() (line string, pasted bool, err error) {
 	if t.dumb {
@@ -327,11 +331,26 @@ func (t *terminal) beginSecret(prompt string) (old string, err error) {
 	return old, nil
 }
 
-// begin shows the prompt.
+// await lets Ctrl-C be a signal until the next prompt. It is for a wait in which no prompt reads Ctrl-C. What is typed
+// meanwhile stays for that prompt, and is not echoed.
+func (t *terminal) await() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.saved != nil && !t.dumb {
+		t.waiting = true
+		_ = allowInterrupt(t.in) // if this fails, the terminal is gone
+	}
+}
+
+// begin shows the prompt, again in raw mode after await.
 func (t *terminal) begin(secret bool) {
 	t.history.rewind()
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.waiting && !t.closed {
+		t.waiting = false
+		_, _ = term.MakeRaw(int(t.in.Fd())) // if this fails, the terminal is gone, which the next read reports
+	}
 	t.secret, t.shown = secret, !t.closed
 	if t.dumb && t.shown {
 		t.write(t.prompt)
@@ -349,7 +368,7 @@ func (t *terminal) readCooked() (string, error) {
 	return line, err
 }
 
-// emit is write for callers that do not hold the lock.
+// emit is like write, for callers that do not hold the lock.
 func (t *terminal) emit(s string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -843,7 +862,7 @@ func width(text string) int {
 	return n
 }
 
-// runeWidth is width for one rune.
+// runeWidth is like width, for one rune.
 func runeWidth(r rune) int {
 	switch {
 	case r >= ' ' && r < 0x7f:

@@ -119,7 +119,8 @@ func (s *screen) shows(rows ...string) {
 	})
 }
 
-// draw is the emulator. It returns the rows that output leaves on an endless screen; wide runes fill two columns.
+// draw is the emulator. It returns the rows that output leaves on an endless screen, where a wide rune fills two
+// columns.
 func draw(output string, columns int) []string {
 	type cell = string
 	grid, y, x, savedX, wrap := [][]cell{nil}, 0, 0, 0, true
@@ -204,14 +205,14 @@ func draw(output string, columns int) []string {
 	return rows
 }
 
-// result holds what readLine returned.
+// result is the result of readLine.
 type result struct {
 	line   string
 	pasted bool
 	err    error
 }
 
-// open opens a terminal on the screen. Its lines arrive on the channel, which is closed at the end.
+// open makes a terminal on the screen. Its lines are sent on the channel, until it is closed.
 func (s *screen) open() (*terminal, chan result) {
 	s.t.Helper()
 	s.t.Setenv("TERM", "xterm")
@@ -222,9 +223,8 @@ func (s *screen) open() (*terminal, chan result) {
 	tm.setPrompt("> ")
 	tm.complete = func(line string, pos int) []string {
 		word := line[strings.LastIndexByte(line[:pos], ' ')+1 : pos]
-		return slices.DeleteFunc([]string{"bob", "bobby", "carol"}, func(c string) bool {
-			return !strings.HasPrefix(c, word)
-		})
+		return slices.DeleteFunc([]string{"bob", "bobby", "carol"},
+			func(c string) bool { return !strings.HasPrefix(c, word) })
 	}
 	lines := make(chan result, 100)
 	go func() {
@@ -237,8 +237,8 @@ func (s *screen) open() (*terminal, chan result) {
 			}
 		}
 	}()
-	s.t.Cleanup(func() { // Ends the reading goroutine, whatever the test has typed.
-		s.send("\x1b[201~\x15\x04\n") // The newline is for a terminal that was closed during the read.
+	s.t.Cleanup(func() { // ends the reading goroutine after any input of the test
+		s.send("\x1b[201~\x15\x04\n") // the newline is for a terminal that was closed during the read
 		for range lines {
 		}
 		tm.close()
@@ -296,8 +296,7 @@ func TestTerminalKeys(t *testing.T) {
 	_, lines := s.open()
 	s.send("dropped\x03")
 	expect(t, lines, result{err: errInterrupt})
-	// Ctrl-D deletes the next character, or nothing at the end. A newline right after Enter is not a line.
-	s.send("ab\x1b[D\x04\x04\x04\r\n")
+	s.send("ab\x1b[D\x04\x04\x04\r\n") // Ctrl-D deletes forward, then does nothing; a newline after Enter is not a line
 	expect(t, lines, result{line: "a"})
 	s.send("\r")
 	expect(t, lines, result{})
@@ -322,6 +321,7 @@ func TestTerminalHistory(t *testing.T) {
 	expect(t, lines, result{line: "two!"})
 }
 
+// TestTerminalHistoryBounded checks the limits of the history in lines and in bytes.
 func TestTerminalHistoryBounded(t *testing.T) {
 	var h history
 	for i := range 3 * maxHistory {
@@ -338,7 +338,7 @@ func TestTerminalHistoryBounded(t *testing.T) {
 	}
 }
 
-// TestTerminalPrints: lines of others appear above the row that is being typed, before, during and after typing.
+// TestTerminalPrints prints lines above the row being edited, before, during and after reading a line.
 func TestTerminalPrints(t *testing.T) {
 	s := newScreen(t, 20)
 	tm, lines := s.open()
@@ -392,7 +392,7 @@ func TestTerminalPastes(t *testing.T) {
 	s.shows(`> tab\there\x03\x04\x1a`, "> rest‸")
 	s.send("!\r")
 	expect(t, lines, result{line: "rest!"})
-	s.send("\x1b[200~\x1b[2J\x1b]52;c;cm0=\a\x1b[20\x1b\x1b[201~\r") // Hostile sequences are shown as text.
+	s.send("\x1b[200~\x1b[2J\x1b]52;c;cm0=\a\x1b[20\x1b\x1b[201~\r") // pasted sequences are text
 	expect(t, lines, result{line: "\x1b[2J\x1b]52;c;cm0=\a\x1b[20\x1b"})
 	s.shows(`> \x1b[2J\x1b]52;c;cm0=\x07\x1b[20\x1b`, "> ‸")
 	s.wait("no clear screen", func(output string) bool {
@@ -400,8 +400,8 @@ func TestTerminalPastes(t *testing.T) {
 	})
 }
 
-// TestTerminalLongLines: a line of the greatest length arrives whole, a longer paste arrives in parts, and typing stops
-// at the greatest length.
+// TestTerminalLongLines checks that a line of maxInput bytes is read whole, a longer paste in parts, and that typing
+// stops at maxInput.
 func TestTerminalLongLines(t *testing.T) {
 	s := newScreen(t, 80)
 	_, lines := s.open()
@@ -430,7 +430,7 @@ func TestTerminalSecrets(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if kind == "dumb" { // The kernel keeps what is typed ahead, but not across a switch to raw mode and back.
+			if kind == "dumb" { // the kernel keeps text typed ahead, but not when raw mode is switched on or off
 				go func() {
 					s.wait("the prompt", func(output string) bool { return strings.HasSuffix(output, "code: ") })
 					s.send("hush\x7fsh\r")
@@ -449,7 +449,7 @@ func TestTerminalSecrets(t *testing.T) {
 				t.Fatalf("%q, %v", secret, err)
 			}
 			console.setPrompt("name: ")
-			line, _, err := console.readLine() // Text that was typed ahead is not lost.
+			line, _, err := console.readLine() // text typed ahead is not lost
 			if line != "seen" || err != nil {
 				t.Fatalf("%q, %v", line, err)
 			}
@@ -463,7 +463,7 @@ func TestTerminalSecrets(t *testing.T) {
 			console.close()
 			after, err := term.GetState(int(s.slave.Fd()))
 			if err != nil || *after != *before {
-				t.Errorf("the terminal is not as it was: %v", err)
+				t.Errorf("the terminal is not restored: %v", err)
 			}
 			s.wait("no secret", func(output string) bool { return !strings.Contains(output, "xyzzy") })
 			if kind == "dumb" {
@@ -487,7 +487,7 @@ func TestTerminalDumb(t *testing.T) {
 			reading = tm.shown
 			tm.mu.Unlock()
 		}
-		tm.setPrompt("> ") // The prompt is set late, as when the server's welcome arrives after the reader has started.
+		tm.setPrompt("> ") // only now, as when the server's welcome arrives after the reader has begun
 		tm.setPrompt("> ")
 		s.wait("the prompt", func(output string) bool { return strings.HasSuffix(output, "> ") })
 		tm.print("bob: hi")
@@ -514,20 +514,20 @@ func TestTerminalNeedsTerminals(t *testing.T) {
 	defer w.Close()
 	s := newScreen(t, 40)
 	if _, err := newTerminal(r, s.slave); err == nil {
-		t.Error("a pipe was taken for a terminal's input")
+		t.Error("a pipe was accepted as a terminal's input")
 	}
 	if _, err := newTerminal(s.slave, w); err == nil {
-		t.Error("a pipe was taken for a terminal's output")
+		t.Error("a pipe was accepted as a terminal's output")
 	}
 	t.Setenv("TERM", "xterm")
 	t.Setenv("NO_COLOR", "1")
 	if wantColor(s.slave) {
-		t.Error("NO_COLOR is not heeded")
+		t.Error("NO_COLOR is ignored")
 	}
 }
 
-// TestTerminalProcess tests what needs a process of its own under a shell with job control: Ctrl-Z and fg, a stop by a
-// signal, a resized window, a panic. After each the terminal is as it was before.
+// TestTerminalProcess runs a process of its own under a shell with job control: Ctrl-Z and fg, a stop from outside, a
+// changed window size, a panic, SIGQUIT. The terminal is restored after each.
 func TestTerminalProcess(t *testing.T) {
 	t.Parallel()
 	const child = "SECURECHAT_TEST_TERMINAL"
@@ -602,7 +602,7 @@ func TestTerminalProcess(t *testing.T) {
 	}
 }
 
-// FuzzTerminal types arbitrary bytes. The cursor stays within the line, and the size is that of the line.
+// FuzzTerminal types any bytes. Lines are bounded, the cursor stays within the line, and the size is right.
 func FuzzTerminal(f *testing.F) {
 	for _, seed := range []string{"hello\r", "\x1b[200~pasted\ntext\x1b[201~\r", "\x1b[D\x1b[C\x1b[A\x1b[B",
 		"e\u0301\x7f", "\x01\x05\x0b\x15\x17\t\t", "\xff\xfe", "\x1b[999999999999~x", "\x1b", "\x03\x04"} {
@@ -614,7 +614,7 @@ func FuzzTerminal(f *testing.F) {
 	}
 	f.Cleanup(func() { null.Close() })
 	f.Fuzz(func(t *testing.T, typed []byte) {
-		// Ctrl-Z would stop this process and its whole process group, and nothing would continue them.
+		// Ctrl-Z would stop the process group of the test, and nothing would continue it.
 		typed = bytes.ReplaceAll(typed, []byte{0x1a}, nil)
 		tm := &terminal{in: null, out: null, keys: keyReader{r: bufio.NewReader(bytes.NewReader(typed))}, undo: func() {},
 			complete: func(string, int) []string { return []string{"bob", "bobby"} }}

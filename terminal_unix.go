@@ -9,6 +9,8 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // canSuspend reports whether a shell can stop the process and continue it.
@@ -16,6 +18,18 @@ const canSuspend = true
 
 // enableOutput does nothing: terminals on Unix understand escape sequences.
 func enableOutput(*os.File) (restore func(), err error) { return func() {}, nil }
+
+// allowInterrupt makes Ctrl-C a signal in raw mode. Ctrl-Z and Ctrl-\ stay characters, because the shell would get the
+// terminal in raw mode.
+func allowInterrupt(in *os.File) error {
+	state, err := unix.IoctlGetTermios(int(in.Fd()), ioctlGetTermios)
+	if err != nil {
+		return err
+	}
+	state.Lflag |= unix.ISIG
+	state.Cc[unix.VQUIT], state.Cc[unix.VSUSP] = noCharacter, noCharacter
+	return unix.IoctlSetTermios(int(in.Fd()), ioctlSetTermios, state)
+}
 
 // watchTerminal calls redraw when the window's size changes, resume when the process continues after a stop, and
 // release before SIGQUIT ends the process. It ends when stop is called.

@@ -26,6 +26,16 @@ func enableOutput(out *os.File) (restore func(), err error) {
 	return func() { _ = windows.SetConsoleMode(console, mode) }, nil // if this fails, the console is gone
 }
 
+// allowInterrupt makes Ctrl-C a signal in raw mode.
+func allowInterrupt(in *os.File) error {
+	console := windows.Handle(in.Fd())
+	var mode uint32
+	if err := windows.GetConsoleMode(console, &mode); err != nil {
+		return err
+	}
+	return windows.SetConsoleMode(console, mode|windows.ENABLE_PROCESSED_INPUT)
+}
+
 // watchTerminal does nothing: the size is read each time the row is drawn, and no shell stops the process.
 func watchTerminal(_, _, _ func()) (stop func()) { return func() {} }
 

@@ -171,7 +171,13 @@ func isThisMachine(ip netip.Addr) bool {
 	if err != nil {
 		return false // without its interfaces, only loopback is certain
 	}
-	return slices.ContainsFunc(addrs, func(a net.Addr) bool {
+	return isInterfaceAddress(ip, addrs)
+}
+
+// isInterfaceAddress reports whether ip is one of the addresses of interfaces. A link-local address is not, because
+// another machine can have the same one on another link.
+func isInterfaceAddress(ip netip.Addr, addrs []net.Addr) bool {
+	return !ip.IsLinkLocalUnicast() && slices.ContainsFunc(addrs, func(a net.Addr) bool {
 		n, ok := a.(*net.IPNet)
 		if !ok {
 			return false
@@ -304,7 +310,7 @@ func (t *trust) checkServer(addr string, remote net.Addr, id ssh.PublicKey, now 
 				"ssh-keygen -R %s -f %s", shellQuote(pinned.spelling(server)), shellQuote(file)),
 		}
 	}
-	if !found.any() && t.isOwnAt(id, remoteIP(remote)) {
+	if !found.any() && t.isOwnAt(id, remoteIP(remote)) && !namesRemote(lines, remote) {
 		return "own identity", nil
 	}
 	u := &untrusted{
@@ -328,6 +334,27 @@ func (t *trust) checkServer(addr string, remote net.Addr, id ssh.PublicKey, now 
 		u.hint += "\nthat key is this machine's own identity, which is trusted without a line only on this machine"
 	}
 	return "", u
+}
+
+// namesRemote reports whether a line names the address that a client has connected to. A pin for [127.0.0.1]:9000 also
+// excludes the own identity at localhost:9000, and the reverse, since both names lead to the same server.
+func namesRemote(lines []knownLine, remote net.Addr) bool {
+	ip, port, err := net.SplitHostPort(remote.String())
+	if err != nil {
+		return true // an address of another form is none of this machine's
+	}
+	hosts := []string{ip}
+	if remoteIP(remote).IsLoopback() {
+		hosts = []string{ip, "localhost", "127.0.0.1", "::1"}
+	}
+	return slices.ContainsFunc(hosts, func(host string) bool {
+		server, err := parseServerName(net.JoinHostPort(host, port))
+		if err != nil {
+			return true
+		}
+		found := findServer(lines, server)
+		return found.any()
+	})
 }
 
 // checkServerCertificate decides about a server whose certificate one of the CAs has signed. Without such a

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -35,14 +36,20 @@ func newTrust(t testing.TB) (*trust, *[]string) {
 		func(f string, a ...any) { *warned = append(*warned, fmt.Sprintf(f, a...)) }), warned
 }
 
-// interfaceAddr returns an address of one of this machine's network interfaces.
+// interfaceAddr returns an address of one of this machine's network interfaces, which is not link-local.
 func interfaceAddr(t testing.TB) net.Addr {
 	t.Helper()
 	addrs, err := net.InterfaceAddrs()
-	if err != nil || len(addrs) == 0 {
-		t.Fatal("no interface has an address: ", err)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return &net.TCPAddr{IP: addrs[len(addrs)-1].(*net.IPNet).IP, Port: 4711}
+	for _, a := range slices.Backward(addrs) {
+		if ip := a.(*net.IPNet).IP; !ip.IsLinkLocalUnicast() {
+			return &net.TCPAddr{IP: ip, Port: 4711}
+		}
+	}
+	t.Fatal("no interface has an address")
+	return nil
 }
 
 func keyLine(pub ssh.PublicKey) string {
@@ -1089,4 +1096,20 @@ func TestGrantEnds(t *testing.T) {
 	}
 	_, err := tr.clientRules().admit(key, testAddr, testNow)
 	wantError(t, err, "revoked by")
+}
+
+// TestLinkLocalIsNotThisMachine: a link-local address does not show that a peer is on this machine, even if one of its
+// interfaces has that address.
+func TestLinkLocalIsNotThisMachine(t *testing.T) {
+	var addrs []net.Addr
+	for _, a := range []string{"192.0.2.7", "2001:db8::7", "169.254.0.7", "fe80::7"} {
+		addrs = append(addrs, &net.IPNet{IP: net.ParseIP(a), Mask: net.CIDRMask(24, 32)})
+	}
+	for a, want := range map[string]bool{
+		"192.0.2.7": true, "2001:db8::7": true, "169.254.0.7": false, "fe80::7": false, "192.0.2.8": false,
+	} {
+		if got := isInterfaceAddress(netip.MustParseAddr(a), addrs); got != want {
+			t.Errorf("%s: %v", a, got)
+		}
+	}
 }

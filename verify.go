@@ -50,7 +50,7 @@ func verifyLogs(paths []string, stdout io.Writer) error {
 	return nil
 }
 
-// verifyFile is verifyLog for the file at path.
+// verifyFile is like verifyLog, for the file at path.
 func verifyFile(path string) (v chainSummary, err error) {
 	f, err := os.Open(path)
 	if err != nil {
