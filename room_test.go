@@ -718,8 +718,8 @@ func benchmarkRelay(b *testing.B, members int64) {
 	b.ReportMetric(float64(after.Mallocs-before.Mallocs)/deliveries, "allocs/delivery")
 }
 
-// TestKickEndsDelivery checks that a member receives what was said before the operator removed it and nothing of what
-// was said afterwards, also if both are delivered at once.
+// TestKickEndsDelivery checks that a member receives the lines sent before the operator removed it and none
+// sent afterwards, also if both are delivered at once.
 func TestKickEndsDelivery(t *testing.T) {
 	r, _ := quietRoom(t)
 	anna, _ := enter(t, r, "anna", "key a", 1)

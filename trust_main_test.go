@@ -1075,7 +1075,7 @@ func TestPaperKeyElsewhere(t *testing.T) {
 }
 
 // TestRevocationReachesSessions: a client or a server that is no longer trusted loses its session within seconds: its
-// line is gone, its key is revoked, or its admission has expired. Nothing said afterwards is for a key that was
+// line is gone, its key is revoked, or its admission has expired. No later line is sent to a key that was
 // expelled, also after it is admitted again.
 func TestRevocationReachesSessions(t *testing.T) {
 	t.Parallel()
