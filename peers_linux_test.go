@@ -1232,7 +1232,7 @@ func BenchmarkPeersMemory(b *testing.B) {
 			}
 		}
 		idle.report("memory of a server with one client, MB", "%.1f", "securechat", target{"", 0, 9})
-		each.report(fmt.Sprintf("memory for each of %d idle clients, KiB", n), "%.1f", "securechat", target{"", 0, 12})
+		each.report(fmt.Sprintf("memory for each of %d idle clients, KiB", n), "%.1f", "securechat", target{"", 0, 14})
 	}
 }
 

@@ -79,6 +79,7 @@ func TestFirstContactPiped(t *testing.T) {
 	wantRun(t, "unknown", stderr, code, exitUntrusted,
 		`the server \S+ is unknown: its key is SHA256:\S+\n.*add to \S+known_hosts: \[127\.0\.0\.1\]:\d+ ssh-ed25519 `+
 			`\S+\n.*-accept-new.*-join`)
+	server.err.match(t, "it left before saying who it is") // follows the record, which follows the client's end
 	if r := decision(t, server); !strings.Contains(fmt.Sprint(r["reason"]), "it left before saying who it is") {
 		t.Errorf("the log has %v", r)
 	}
