@@ -775,12 +775,12 @@ func TestBusyClientHearsReason(t *testing.T) {
 					t.Fatal(err)
 				}
 				l := joined.link
-				acked, ended := make(chan struct{}, 1), make(chan bool, 1)
+				acked, ended := make(chan struct{}, 1), make(chan error, 1)
 				go func() {
 					for {
 						kind, _, err := l.read()
 						if err != nil || kind == kindClose {
-							ended <- err == nil
+							ended <- err
 							return
 						}
 						if kind == kindAck {
@@ -807,7 +807,11 @@ func TestBusyClientHearsReason(t *testing.T) {
 						}
 					}
 				}()
-				<-acked
+				select {
+				case <-acked:
+				case err := <-ended:
+					t.Fatalf("the session ended before a line was acknowledged: %v", err)
+				}
 				if how == "kick" {
 					if err := s.room.kick("anna"); err != nil {
 						t.Fatal(err)
@@ -816,8 +820,8 @@ func TestBusyClientHearsReason(t *testing.T) {
 					s.room.close("the server is stopping")
 				}
 				select {
-				case ok := <-ended:
-					if ok {
+				case err := <-ended:
+					if err == nil {
 						told++
 					}
 				case <-time.After(10 * time.Second):
