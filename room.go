@@ -328,8 +328,17 @@ func (r *room) publishLocked(m *member, l lines) error {
 			enc = r.queue.add(enc, item{time: now, what: l.what, name: name, text: text}, m.stream, to)
 		}
 	}
+	r.skipLocked(m)
 	r.wakeAllLocked()
 	return nil
+}
+
+// skipLocked moves m's place past items that m does not receive. Without it, a member that sends much is taken for a
+// slow consumer of its own lines while its goroutine waits for a processor.
+func (r *room) skipLocked(m *member) {
+	for m.next >= r.queue.first && m.next < r.queue.end() && !m.wants(r.queue.at(m.next), m.next) {
+		m.next++
+	}
 }
 
 // targetsLocked returns the streams that receive a direct message from m to name.

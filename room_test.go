@@ -795,3 +795,18 @@ func TestPresentStreamKept(t *testing.T) {
 		t.Errorf("%d streams", n)
 	}
 }
+
+// TestOwnLinesAreNotUnread: a member whose goroutine does not run is no slow consumer of the lines that it sends itself.
+func TestOwnLinesAreNotUnread(t *testing.T) {
+	r, _ := quietRoom(t)
+	loud, _ := enter(t, r, "loud", "key l", 1)
+	heard(t, r, loud)
+	for n := range 2 * queueBytes / maxLine {
+		if err := r.say(loud, says(uint64(n+1), strings.Repeat("x", maxLine))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if loud.ending.reason != "" || loud.out.(*stubReceiver).aborted != 0 {
+		t.Errorf("a member that sent %d MiB has to leave: %q", 2*queueBytes>>20, loud.ending.reason)
+	}
+}
