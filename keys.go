@@ -242,6 +242,9 @@ func (o *keyOptions) loadIdentity(path string) (ssh.Signer, error) {
 		path += ".pub"
 	}
 	data, info, err := readFile(path, maxKeyFile)
+	if err != nil && o.identity != "" && errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("reading the identity: %w; without -identity the key is in %s", err, o.dir)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the identity: %w", err)
 	}

@@ -40,6 +40,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -235,6 +236,9 @@ func (p *process) readPublicKey() ([]byte, error) {
 	path := p.options.allow
 	if path != "-" {
 		line, _, err := readFile(path, maxKeyFile)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("%w; -allow needs the path of a public key, or - to read one from stdin", err)
+		}
 		return line, err
 	}
 	if isTerminal(p.stdin) {

@@ -351,7 +351,7 @@ func TestAllowFlag(t *testing.T) {
 		}
 	}
 	_, stderr, code := runToEnd(t, t.TempDir(), "", "-allow", "/no/such/file", "-dir", anna)
-	wantRun(t, "no file", stderr, code, exitTrouble, `reading the public key: open /no/such/file`)
+	wantRun(t, "no file", stderr, code, exitTrouble, `reading the public key: open /no/such/file: no such file .*; -allow needs the path of a public key, or - to `)
 
 	_, code = sendHello(t, bob, addr)
 	if code != exitUntrusted {
@@ -652,7 +652,7 @@ func TestIdentities(t *testing.T) {
 	stderr, code = hello("-identity", path+".pub")
 	wantRun(t, "no agent", stderr, code, exitTrouble, `is a public key, and there is no ssh-agent to sign with`)
 	stderr, code = hello("-identity", filepath.Join(keys, "absent"))
-	wantRun(t, "no file", stderr, code, exitTrouble, `reading the identity: open \S+absent: no such file`)
+	wantRun(t, "no file", stderr, code, exitTrouble, `reading the identity: open \S+absent: no such file .*; without -identity the key is in \S+bob`)
 
 	weak := filepath.Join(keys, "weak")
 	runTool(t, "ssh-keygen", "-q", "-t", "rsa", "-b", "1024", "-N", "", "-f", weak)
