@@ -824,7 +824,7 @@ func TestPaperLinkEnds(t *testing.T) {
 			if !errors.Is(err, c.want) || c.want == nil && kind != kindClose {
 				t.Errorf("%s: %d, %v", what, kind, err)
 			}
-			if time.Since(began) > paperPatience {
+			if time.Since(began) > paperCloseTimeout {
 				t.Errorf("%s: it took %v", what, time.Since(began))
 			}
 			l.conn.Close()

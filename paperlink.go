@@ -269,12 +269,13 @@ func (p *paperServerLink) ready() bool { return false }
 func (p *paperConn) setReadTimeout(timeout time.Duration, renew bool) {
 	if !renew {
 		// A connection that takes no deadline is closed, and the read returns that error.
-		_ = p.conn.SetReadDeadline(time.Now().Add(max(timeout, paperPatience)))
+		_ = p.conn.SetReadDeadline(time.Now().Add(max(timeout, paperCloseTimeout)))
 	}
 }
 
-// paperPatience is the least time that a slow server has, after our close, to read what is on the way and to close too.
-const paperPatience = 10 * time.Second
+// paperCloseTimeout is the least time that a slow server has, after our close, to read what is on the way and to close
+// too.
+const paperCloseTimeout = 10 * time.Second
 
 func (p *paperConn) wipe() {
 	clear(p.digest[:])

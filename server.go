@@ -29,7 +29,7 @@ const (
 	freePause       = 2 * time.Second         // without a handshake, before memory is given back to the system
 	recheckEvery    = 2 * time.Second         // between two looks at the files that admit clients
 	logRetry        = time.Second             // between two attempts to record a message
-	logPatience     = time.Minute             // until the client of a message that cannot be recorded is disconnected
+	logTimeout      = time.Minute             // until the client of a message that cannot be recorded is disconnected
 )
 
 // serverConfig is a plain record of what a server does and uses. No field changes while the server runs.
@@ -236,7 +236,7 @@ func (s *server) handle(conn net.Conn, wg *sync.WaitGroup, join joinFunc) {
 // the client is not served; it has reported why.
 func (s *server) admit(conn net.Conn, join joinFunc) (serve func()) {
 	from := remoteIP(conn.RemoteAddr())
-	conn.SetDeadline(time.Now().Add(s.gate.patience()))
+	conn.SetDeadline(time.Now().Add(s.gate.timeout()))
 	p, l, req, err := s.protocol.accept(conn)
 	s.gate.leave()
 	s.freeMemory.Reset(freePause)
@@ -350,7 +350,7 @@ func (s *server) read(m *member, l link) error {
 	}
 }
 
-// record hands a batch to the room. While the log cannot be written it tries again, for logPatience at most, and reads
+// record hands a batch to the room. While the log cannot be written it tries again, for logTimeout at most, and reads
 // nothing from the client meanwhile. After that the client is disconnected, and with -reconnect sends the lines again.
 func (s *server) record(m *member, b *batch) error {
 	if len(b.lines.texts) == 0 {
@@ -362,7 +362,7 @@ func (s *server) record(m *member, b *batch) error {
 	if errors.Is(err, errLog) {
 		s.room.notify(m, "the server cannot write its log just now; what you send waits")
 	}
-	for end := time.Now().Add(logPatience); errors.Is(err, errLog) && time.Now().Before(end); {
+	for end := time.Now().Add(logTimeout); errors.Is(err, errLog) && time.Now().Before(end); {
 		<-time.After(logRetry)
 		err = s.room.say(m, l)
 	}
