@@ -442,12 +442,9 @@ type connection struct {
 
 func (c *connection) abort() { c.conn.Close() }
 
-// errSlow ends a member whose place in the room's queue is gone.
-var errSlow = errors.New(reasonSlow)
-
 func (c *connection) deliver(d *delivery) (err error) {
 	if d.missed > 0 {
-		return errSlow
+		return errors.New(reasonSlow)
 	}
 	buf := d.buf[:0]
 	if d.acked > 0 {
