@@ -520,9 +520,6 @@ func (o *options) checkPaper() error {
 	return nil
 }
 
-// maxPeers bounds how often -peer can be given: a server verifies a signature under the key of each.
-const maxPeers = 64
-
 func (o *options) checkPeers() error {
 	if n := len(o.paper.peers); n > maxPeers {
 		return fmt.Errorf("-peer was given %d times: %d clients at most", n, maxPeers)
