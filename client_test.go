@@ -286,14 +286,7 @@ func TestHistory(t *testing.T) {
 		anna := state(t, "anna")
 		server, addr := serve(t, anna, "-history", c.history)
 		bob := guest(t, anna, addr, "bob")
-		k, err := loadKeys(keyOptions{dir: bob})
-		if err != nil {
-			t.Fatal(err)
-		}
-		me, err := newParty(k.signer, k.encryption)
-		if err != nil {
-			t.Fatal(err)
-		}
+		me := partyIn(t, bob)
 		// visit joins with req, collects what it receives up to the operator's line say, and leaves.
 		visit := func(req joinRequest, say string) (w welcome, got []string, last uint64) {
 			conn, err := net.Dial("tcp", addr)
@@ -301,7 +294,7 @@ func TestHistory(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer conn.Close()
-			secrets, err := clientHandshake(conn, me, func(ssh.PublicKey) error { return nil }, nil)
+			secrets, err := clientHandshake(conn, me, trustAll, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -467,19 +460,12 @@ func TestHostileClient(t *testing.T) {
 // hostile joins addr with the identity in dir, over a session that the test writes itself.
 func hostile(t *testing.T, addr, dir string) (net.Conn, *session) {
 	t.Helper()
-	k, err := loadKeys(keyOptions{dir: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	me, err := newParty(k.signer, k.encryption)
-	if err != nil {
-		t.Fatal(err)
-	}
+	me := partyIn(t, dir)
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	secrets, err := clientHandshake(conn, me, func(ssh.PublicKey) error { return nil }, nil)
+	secrets, err := clientHandshake(conn, me, trustAll, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -600,14 +586,7 @@ func TestGoodbyeBeforeWelcome(t *testing.T) {
 // fakeServer listens with the identity in dir and calls serve with each session after it has read the join.
 func fakeServer(t *testing.T, dir string, serve func(*session) error) (addr string) {
 	t.Helper()
-	k, err := loadKeys(keyOptions{dir: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	me, err := newParty(k.signer, k.encryption)
-	if err != nil {
-		t.Fatal(err)
-	}
+	me := partyIn(t, dir)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -186,12 +186,7 @@ func TestOperatorLeaves(t *testing.T) {
 func TestFirstConnectRetries(t *testing.T) {
 	t.Parallel()
 	anna := state(t, "anna")
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	l.Close()
+	addr := freeAddr(t)
 	person, cmd := startAtTerminal(t, 60, "", "-connect", addr, "-dir", anna, "-reconnect")
 	person.waitText("connecting again")
 	start(t, t.TempDir(), "-listen", addr, "-dir", anna)

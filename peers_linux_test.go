@@ -372,19 +372,10 @@ func (r *running) stop() {
 
 func (r *running) kill() { syscall.Kill(-r.cmd.Process.Pid, syscall.SIGKILL) }
 
-func (a *lists) freePort() string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		a.Fatal(err)
-	}
-	defer l.Close()
-	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
-}
-
 // serve starts a server and returns once it listens.
 func (a *lists) serve(command string) (r *running, port string) {
 	unix.Sync() // Disk writes of an earlier server must not slow this one.
-	port = a.freePort()
+	port = portOf(freeAddr(a))
 	began := time.Now()
 	r = a.run(command, port)
 	n, _ := strconv.Atoi(port)
@@ -703,10 +694,7 @@ const roomCommand = "exec BIN -listen 127.0.0.1:PORT -max-clients 20000 </dev/nu
 
 // ours returns securechat's identity, and the row of the room that command starts.
 func (a *lists) ours(command string) (*party, chatRow) {
-	me, err := newParty(a.keys.signer, a.keys.encryption)
-	if err != nil {
-		a.Fatal(err)
-	}
+	me := partyOf(a, a.keys.signer, a.keys.encryption)
 	return me, chatRow{"securechat", command, func(addr string, listens bool) (*chatter, error) {
 		return joinRoom(addr, me, listens)
 	}}
@@ -1247,7 +1235,7 @@ func BenchmarkPeersStartup(b *testing.B) {
 	for range b.N {
 		for _, row := range append(a.rooms(),
 			chatRow{name: "openssh sshd", server: "exec /usr/sbin/sshd -D -e -f sshd.conf"}) {
-			port := a.freePort()
+			port := portOf(freeAddr(a))
 			began := time.Now()
 			server := a.run(row.server, port)
 			for {

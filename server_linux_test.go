@@ -280,14 +280,7 @@ func BenchmarkStalledReader(b *testing.B) {
 		b.Run(fmt.Sprintf("stalled=%d", stalled), func(b *testing.B) {
 			anna := state(b, "anna")
 			server, addr := serve(b, anna)
-			k, err := loadKeys(keyOptions{dir: anna})
-			if err != nil {
-				b.Fatal(err)
-			}
-			me, err := newParty(k.signer, k.encryption)
-			if err != nil {
-				b.Fatal(err)
-			}
+			me := partyIn(b, anna)
 			memory := func(at string) {
 				var kib float64
 				fmt.Sscanf(memoryOf(server.cmd.Process.Pid), "VmRSS: %f", &kib)
