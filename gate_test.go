@@ -258,11 +258,7 @@ func TestServerPenalises(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			buf, err := sess.append(nil, kindJoin, joinRequest{}.encode())
-			if err != nil {
-				return err
-			}
-			if err := sess.write(buf); err != nil {
+			if err := writeMessage(sess, kindJoin, joinRequest{}.encode()); err != nil {
 				return err
 			}
 			_, _, err = sess.read()

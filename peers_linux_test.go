@@ -801,10 +801,7 @@ func dialRoom(addr string, me *party, listens bool) (l *session, err error) {
 	if listens {
 		req.flags = joinListens
 	}
-	buf, err := l.append(nil, kindJoin, req.encode())
-	if err == nil {
-		err = l.write(buf)
-	}
+	err = writeMessage(l, kindJoin, req.encode())
 	var kind byte
 	if err == nil {
 		kind, _, err = l.read()
@@ -839,11 +836,7 @@ func joinRoom(addr string, me *party, listens bool) (*chatter, error) {
 
 // pingRoom sends a ping for the client of l.
 func pingRoom(l *session) error {
-	buf, err := l.append(nil, kindPing, nil)
-	if err != nil {
-		return err
-	}
-	return l.write(buf)
+	return writeMessage(l, kindPing, nil)
 }
 
 // hearRoom calls each for every line until the connection ends.
@@ -1272,10 +1265,7 @@ func BenchmarkPeersStartup(b *testing.B) {
 
 // leaveRoom sends a close and waits for the answer.
 func leaveRoom(l *session) error {
-	buf, err := l.append(nil, kindClose, []byte(closeText))
-	if err == nil {
-		err = l.write(buf)
-	}
+	err := writeMessage(l, kindClose, []byte(closeText))
 	for kind := byte(0); err == nil && kind != kindClose; {
 		kind, _, err = l.read()
 	}
@@ -1293,10 +1283,7 @@ func visit(addr string, me *party, count int, politely bool) error {
 	for range count {
 		message = appendLine(message, bytes.Repeat([]byte("x"), lineBytes))
 	}
-	buf, err := l.append(nil, kindText, message)
-	if err == nil {
-		err = l.write(buf)
-	}
+	err = writeMessage(l, kindText, message)
 	for acked := uint64(0); err == nil && acked < uint64(count); {
 		var kind byte
 		var payload []byte
