@@ -139,7 +139,7 @@ func (r *room) join(m *member, req joinRequest, listens bool) (welcome, error) {
 	}
 	m.fields = newPeerFields(m.peer.addr, m.name, m.peer.fingerprint, m.peer.stream.String(), m.peer.digest)
 	now := time.Now()
-	record := func(b []byte) []byte { return appendRecord(b, now, eventConnect, m.fields, "by", m.peer.admittedBy) }
+	record := recordOf(now, eventConnect, m.fields, "by", m.peer.admittedBy)
 	if err := r.log.write(record, r.streams.appendMarks); err != nil {
 		return welcome{}, err
 	}
@@ -616,8 +616,7 @@ func (r *room) leave(m *member, reason string) {
 	now := time.Now()
 	r.queue.add(nil, item{time: now, what: itemLeave, name: m.name, text: []byte(shown)}, m.stream, nil)
 	r.wakeAllLocked()
-	record := func(b []byte) []byte { return appendRecord(b, now, eventDisconnect, m.fields, "reason", reason) }
-	r.log.record(record, r.streams.appendMarks)
+	r.log.record(recordOf(now, eventDisconnect, m.fields, "reason", reason), r.streams.appendMarks)
 	if reason == errLeft.Error() {
 		r.streams.forget(m.peer.fingerprint, m.peer.stream)
 	}
@@ -721,8 +720,7 @@ func (r *room) reopen() error {
 	if moved, err := r.log.reopen(); err != nil || !moved {
 		return err
 	}
-	now := time.Now()
-	r.log.record(func(b []byte) []byte { return appendRecord(b, now, eventRotate, nil, "", "") }, r.streams.appendMarks)
+	r.log.record(recordOf(time.Now(), eventRotate, nil, "", ""), r.streams.appendMarks)
 	return nil
 }
 

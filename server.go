@@ -93,8 +93,7 @@ func (s *server) run(ctx context.Context, listeners []net.Listener) error {
 		}
 	}
 	self := newPeerFields(addr, s.name, fingerprint(s.id), "", nil)
-	began := func(b []byte) []byte { return appendRecord(b, time.Now(), eventStart, self, "log", s.log.began) }
-	if err := s.log.write(began, nil); err != nil {
+	if err := s.log.write(recordOf(time.Now(), eventStart, self, "log", s.log.began), nil); err != nil {
 		return err
 	}
 	go s.watch(ctx, stop) // ends with ctx
@@ -109,7 +108,7 @@ func (s *server) run(ctx context.Context, listeners []net.Listener) error {
 	if !keepStopping() {
 		<-stopping // a room without clients closes sooner than the manager is notified
 	}
-	s.log.record(func(b []byte) []byte { return appendRecord(b, time.Now(), eventStop, self, "reason", "") }, nil)
+	s.log.record(recordOf(time.Now(), eventStop, self, "reason", ""), nil)
 	return err
 }
 
@@ -556,8 +555,7 @@ func (s *server) reportRefused(p *peer, err error) {
 		}
 	}
 	who := newPeerFields(p.addr, p.name, p.fingerprint, "", nil)
-	now := time.Now()
-	s.room.record(func(b []byte) []byte { return appendRecord(b, now, eventRefused, who, "reason", reason) })
+	s.room.record(recordOf(time.Now(), eventRefused, who, "reason", reason))
 	from := p.addr
 	if p.fingerprint != "" {
 		from += ", " + p.fingerprint
@@ -728,8 +726,7 @@ func (r *rawServer) join(conn net.Conn, p *peer, l link, req joinRequest) (serve
 // carry carries the client's bytes, and records its connect before and its disconnect after that.
 func (r *rawServer) carry(conn net.Conn, p *peer, l link, w welcome) error {
 	who := newPeerFields(p.addr, p.name, p.fingerprint, p.stream.String(), p.digest)
-	connect := func(b []byte) []byte { return appendRecord(b, time.Now(), eventConnect, who, "by", p.admittedBy) }
-	if err := r.log.write(connect, nil); err != nil {
+	if err := r.log.write(recordOf(time.Now(), eventConnect, who, "by", p.admittedBy), nil); err != nil {
 		return err
 	}
 	if err := writeMessage(l, kindJoin, w.encode()); err != nil {
@@ -744,6 +741,5 @@ func (r *rawServer) carry(conn net.Conn, p *peer, l link, w welcome) error {
 	}
 	counts := fmt.Appendf([]byte(who), `,"received":%d,"sent":%d,"acknowledged":%d`,
 		r.pipe.received.Load(), r.pipe.sent.Load(), r.pipe.acked.Load())
-	disconnect := func(b []byte) []byte { return appendRecord(b, time.Now(), eventDisconnect, counts, "reason", reason) }
-	return errors.Join(err, r.log.write(disconnect, nil))
+	return errors.Join(err, r.log.write(recordOf(time.Now(), eventDisconnect, counts, "reason", reason), nil))
 }

@@ -473,7 +473,7 @@ func TestConnectionEndReasons(t *testing.T) {
 			l.f = good
 			l.mu.Unlock()
 			readOnly.Close()
-			l.record(func(b []byte) []byte { return appendRecord(b, time.Now(), eventRotate, nil, "", "") }, nil)
+			l.record(recordOf(time.Now(), eventRotate, nil, "", ""), nil)
 		}},
 		{"server stop", "the server is stopping", func(t *testing.T, j *joined) {
 			drain(j)

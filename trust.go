@@ -601,8 +601,7 @@ func (t *trust) redeem(proof, h0, hpkePublic []byte, id ssh.PublicKey, now time.
 		g.name = unused[at].name
 		if holder := t.nameHolder(lines, g.name, id); holder != "" {
 			return refuse("key %s joins by an invite for %s, a name that now belongs to another key (%s)",
-				g.fingerprint,
-				g.name, holder)
+				g.fingerprint, g.name, holder)
 		}
 		if !commit {
 			return nil
