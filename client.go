@@ -39,7 +39,6 @@ const (
 	firstBackoff = 200 * time.Millisecond // the mean of the first pause before connecting again; each doubles
 	maxBackoff   = 15 * time.Second       // the mean of the longest pause
 	leaveTimeout = 5 * time.Second        // for the last lines to be acknowledged
-	recheckTrust = 2 * time.Second        // between two looks at the files that trust servers
 )
 
 // clientConfig is a plain record of what a client does. Nothing in it changes.
@@ -633,7 +632,7 @@ func (s *clientSession) watchTrust() {
 		return
 	}
 	files, end := s.trust.fileWatch(), certificateEnd(s.server.key)
-	ticker := time.NewTicker(recheckTrust)
+	ticker := time.NewTicker(recheckEvery)
 	defer ticker.Stop()
 	for {
 		select {

@@ -98,6 +98,7 @@ var errEnding = errors.New("the server has ended this session")
 const (
 	reasonNotAdmitted = "the key is no longer admitted" // revoked or expired, or its line was removed
 	reasonRemoved     = "removed by the operator"
+	reasonStopping    = "the server is stopping"
 )
 
 // reasonSlow is the reason of a member whose place in the queue is gone.
@@ -129,7 +130,7 @@ func (r *room) join(m *member, req joinRequest, listens bool) (welcome, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closing {
-		return welcome{}, errors.New("the server is stopping")
+		return welcome{}, errors.New(reasonStopping)
 	}
 	m.name = r.nameLocked(m.peer)
 	for other := range r.members {
@@ -165,7 +166,7 @@ func (r *room) enterOperator(m *member) {
 	r.enterLocked(m, true)
 	m.next = r.queue.end()
 	if r.closing {
-		r.endLocked(m, "the server is stopping")
+		r.endLocked(m, reasonStopping)
 	}
 }
 

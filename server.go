@@ -27,7 +27,6 @@ const (
 	stdoutTimeout   = time.Second             // from the signal, for printing what is left
 	acceptPause     = 200 * time.Millisecond  // after an accept failed because the machine is short of something
 	freePause       = 2 * time.Second         // without a handshake, before memory is given back to the system
-	recheckEvery    = 2 * time.Second         // between two looks at the files that admit clients
 	logRetry        = time.Second             // between two attempts to record a message
 	logTimeout      = time.Minute             // until the client of a message that cannot be recorded is disconnected
 )
@@ -182,7 +181,7 @@ func (s *server) serve(ctx context.Context, listeners []net.Listener, join joinF
 	case err = <-failed:
 	}
 	closeAll(listeners)
-	s.room.close("the server is stopping")
+	s.room.close(reasonStopping)
 	defer time.AfterFunc(shutdownTimeout, s.conns.closeAll).Stop()
 	wg.Wait()
 	return err
