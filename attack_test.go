@@ -52,16 +52,6 @@ func newArena(t *testing.T, args ...string) *arena {
 	return a
 }
 
-// partyIn returns the party whose keys are in the state folder dir.
-func partyIn(t *testing.T, dir string) *party {
-	t.Helper()
-	k, err := loadKeys(keyOptions{dir: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return partyOf(t, k.signer, k.encryption)
-}
-
 // attack connects to the server and runs do. The server must then close the connection without sending anything, and
 // log want.
 func (a *arena) attack(name, want string, do func(conn net.Conn) error) {
@@ -331,9 +321,8 @@ func TestAttackForwarding(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	port := l.Addr().String()[strings.LastIndex(l.Addr().String(), ":"):]
 	appendFile(t, filepath.Join(a.bobDir, "known_hosts"),
-		fmt.Sprintf("[127.0.0.1]%s %s", port, ssh.MarshalAuthorizedKey(a.mallory.signer.PublicKey())))
+		fmt.Sprintf("[127.0.0.1]:%s %s", portOf(l.Addr().String()), ssh.MarshalAuthorizedKey(a.mallory.signer.PublicKey())))
 	bob := start(t, t.TempDir(), "-connect", l.Addr().String(), "-dir", a.bobDir)
 	victim, err := l.Accept()
 	if err != nil {

@@ -39,7 +39,6 @@ const (
 	firstBackoff = 200 * time.Millisecond // the mean of the first pause before connecting again; each doubles
 	maxBackoff   = 15 * time.Second       // the mean of the longest pause
 	leaveTimeout = 5 * time.Second        // for the last lines to be acknowledged
-	recheckTrust = 2 * time.Second        // between two looks at the files that trust servers
 )
 
 // clientConfig is a plain record of what a client does. Nothing in it changes.
@@ -109,9 +108,9 @@ func newStay(box *outbox) stay {
 	return s
 }
 
-// patience bounds a wait that may be in vain, for a connection or for a goodbye: leaving ends it at once. If the client
-// is leaving already, the wait lasts until the stay is over.
-func (s *stay) patience() context.Context {
+// waitEnd is done when a wait that may be in vain, for a connection or for a goodbye, has to end: at once when the
+// client leaves, and if it is leaving already, when the stay is over.
+func (s *stay) waitEnd() context.Context {
 	if s.leaving.Err() != nil {
 		return s.over
 	}
@@ -263,7 +262,7 @@ func (c *client) connectInterruptibly() (*clientConn, error) {
 
 // connectAgain makes attempts to connect until one succeeds or fails for good.
 func (c *client) connectAgain(pause *backoff) (*clientConn, error) {
-	ctx := c.patience()
+	ctx := c.waitEnd()
 	for {
 		pause.wait(ctx)
 		conn, err := c.connect(ctx)
@@ -620,7 +619,7 @@ func (s *clientSession) readEnd() error {
 	select {
 	case err := <-s.read:
 		return err
-	case <-s.patience().Done():
+	case <-s.waitEnd().Done():
 		s.stop() // the reader is stuck, so there can be no other one
 		return errors.New("the server's secure-close, or a reader of standard output, did not come in time")
 	}
@@ -633,7 +632,7 @@ func (s *clientSession) watchTrust() {
 		return
 	}
 	files, end := s.trust.fileWatch(), certificateEnd(s.server.key)
-	ticker := time.NewTicker(recheckTrust)
+	ticker := time.NewTicker(recheckEvery)
 	defer ticker.Stop()
 	for {
 		select {

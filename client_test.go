@@ -286,46 +286,16 @@ func TestHistory(t *testing.T) {
 		anna := state(t, "anna")
 		server, addr := serve(t, anna, "-history", c.history)
 		bob := guest(t, anna, addr, "bob")
-		k, err := loadKeys(keyOptions{dir: bob})
-		if err != nil {
-			t.Fatal(err)
-		}
-		me, err := newParty(k.signer, k.encryption)
-		if err != nil {
-			t.Fatal(err)
-		}
+		me := partyIn(t, bob)
 		// visit joins with req, collects what it receives up to the operator's line say, and leaves.
 		visit := func(req joinRequest, say string) (w welcome, got []string, last uint64) {
-			conn, err := net.Dial("tcp", addr)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer conn.Close()
-			secrets, err := clientHandshake(conn, me, func(ssh.PublicKey) error { return nil }, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			sess, err := newSession(conn, secrets, false, pipeTraffic)
-			if err != nil {
-				t.Fatal(err)
-			}
-			packet, err := sess.append(nil, kindJoin, req.encode())
-			if err == nil {
-				err = sess.write(packet)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
+			sess, w := joinSession(t, addr, me, req)
+			defer sess.conn.Close()
+			server.send(say + "\n")
 			for {
 				kind, payload, err := sess.read()
 				if err != nil {
 					t.Fatal(err)
-				}
-				if kind == kindJoin {
-					if w, err = parseWelcome(payload); err != nil {
-						t.Fatal(err)
-					}
-					server.send(say + "\n")
 				}
 				for kind == kindText && len(payload) > 0 {
 					var it item
@@ -333,10 +303,7 @@ func TestHistory(t *testing.T) {
 						t.Fatal(err)
 					}
 					if last = it.seq; string(it.text) == say {
-						packet, err := sess.append(nil, kindClose, []byte(closeText))
-						if err == nil {
-							err = sess.write(packet)
-						}
+						err := writeMessage(sess, kindClose, []byte(closeText))
 						for err == nil {
 							_, _, err = sess.read()
 						}
@@ -400,24 +367,17 @@ func TestHostileClient(t *testing.T) {
 	hears := start(t, t.TempDir(), "-connect", addr, "-dir", bob)
 	reads := start(t, t.TempDir(), "-connect", addr, "-dir", bob, "-json")
 	server.err.match(t, `(?s)bob joined.*bob joined`)
-	conn, sess := hostile(t, addr, eve)
-	defer conn.Close()
+	sess, _ := joinSession(t, addr, partyIn(t, eve), joinRequest{stream: streamID{6, 6, 6}})
 	evil := []string{hostileText, "x\nanna: forged", "\r\nsecurechat: forged", letters}
-	buf := appendLinesHeader(nil, 1, itemSay, "")
-	for _, text := range evil {
-		buf = appendLine(buf, []byte(text))
-	}
-	packet, err := sess.append(nil, kindText, buf)
+	packet, err := sess.append(nil, kindText, linesOf(1, itemSay, "", evil...))
 	if err == nil {
-		packet, err = sess.append(packet, kindText, appendLine(appendLinesHeader(nil, 5, itemAction, ""),
-			[]byte("end\n"+hostileText)))
+		packet, err = sess.append(packet, kindText, linesOf(5, itemAction, "", "end\n"+hostileText))
 	}
 	if err == nil {
-		packet, err = sess.append(packet, kindText, appendLine(appendLinesHeader(nil, 6, itemDirect, hostileText[:20]),
-			[]byte("to nobody")))
+		packet, err = sess.append(packet, kindText, linesOf(6, itemDirect, hostileText[:20], "to nobody"))
 	}
 	if err == nil {
-		packet, err = sess.append(packet, kindText, appendLine(appendLinesHeader(nil, 7, itemSay, ""), []byte("done")))
+		packet, err = sess.append(packet, kindText, linesOf(7, itemSay, "", "done"))
 	}
 	if err == nil {
 		err = sess.write(packet)
@@ -464,22 +424,15 @@ func TestHostileClient(t *testing.T) {
 	}
 }
 
-// hostile joins addr with the identity in dir, over a session that the test writes itself.
-func hostile(t *testing.T, addr, dir string) (net.Conn, *session) {
+// joinSession joins the room at addr as me, with req, over a session that the test reads and writes itself.
+func joinSession(t testing.TB, addr string, me *party, req joinRequest) (*session, welcome) {
 	t.Helper()
-	k, err := loadKeys(keyOptions{dir: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	me, err := newParty(k.signer, k.encryption)
-	if err != nil {
-		t.Fatal(err)
-	}
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	secrets, err := clientHandshake(conn, me, func(ssh.PublicKey) error { return nil }, nil)
+	t.Cleanup(func() { conn.Close() })
+	secrets, err := clientHandshake(conn, me, trustAll, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -487,17 +440,18 @@ func hostile(t *testing.T, addr, dir string) (net.Conn, *session) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	packet, err := sess.append(nil, kindJoin, joinRequest{stream: streamID{6, 6, 6}}.encode())
-	if err == nil {
-		err = sess.write(packet)
+	if err := writeMessage(sess, kindJoin, req.encode()); err != nil {
+		t.Fatal(err)
 	}
-	if err == nil {
-		_, _, err = sess.read()
+	kind, payload, err := sess.read()
+	if err != nil || kind != kindJoin {
+		t.Fatalf("kind %d: %v", kind, err)
 	}
+	w, err := parseWelcome(payload)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return conn, sess
+	return sess, w
 }
 
 // TestHostileServer sends harmful texts, notices and names to a client.
@@ -528,10 +482,7 @@ func TestHostileServer(t *testing.T) {
 			for err == nil { // The loop ends with the client's close.
 				var kind byte
 				if kind, _, err = sess.read(); err == nil && kind == kindClose {
-					packet, err = sess.append(nil, kindClose, []byte(closeText))
-					if err == nil {
-						err = sess.write(packet)
-					}
+					err = writeMessage(sess, kindClose, []byte(closeText))
 					return err
 				}
 			}
@@ -600,14 +551,7 @@ func TestGoodbyeBeforeWelcome(t *testing.T) {
 // fakeServer listens with the identity in dir and calls serve with each session after it has read the join.
 func fakeServer(t *testing.T, dir string, serve func(*session) error) (addr string) {
 	t.Helper()
-	k, err := loadKeys(keyOptions{dir: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	me, err := newParty(k.signer, k.encryption)
-	if err != nil {
-		t.Fatal(err)
-	}
+	me := partyIn(t, dir)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -20,23 +20,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// startAtTerminal starts securechat with a terminal of its own.
-func startAtTerminal(t *testing.T, env string, args ...string) (*screen, *exec.Cmd) {
+// startAtTerminal starts securechat with a terminal of its own. env is one more variable of its environment, or empty.
+func startAtTerminal(t *testing.T, columns int, env string, args ...string) (*screen, *proc) {
 	t.Helper()
-	s := newScreen(t, 60)
-	cmd := exec.Command(os.Args[0], args...)
-	cmd.Dir = t.TempDir()
-	cmd.Env = append(os.Environ(), asSecurechat+"=1", "HOME="+cmd.Dir, "TERM=xterm", "NO_COLOR=1", "TZ=UTC")
+	s := newScreen(t, columns)
+	p := &proc{t: t, ended: make(chan struct{})}
+	p.cmd = exec.Command(os.Args[0], args...)
+	p.cmd.Dir = t.TempDir()
+	p.cmd.Env = append(os.Environ(), asSecurechat+"=1", "HOME="+p.cmd.Dir, "SECURECHAT_DIR=", "XDG_CONFIG_HOME=",
+		"TERM=xterm", "NO_COLOR=1", "TZ=UTC")
 	if env != "" {
-		cmd.Env = append(cmd.Env, env)
+		p.cmd.Env = append(p.cmd.Env, env)
 	}
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.slave, s.slave, s.slave
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
-	if err := cmd.Start(); err != nil {
+	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = s.slave, s.slave, s.slave
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	return s, cmd
+	go func() { p.cmd.Wait(); close(p.ended) }()
+	t.Cleanup(func() { p.cmd.Process.Kill(); <-p.ended })
+	return s, p
 }
 
 // waitText waits until the screen's output contains text.
@@ -45,14 +48,20 @@ func (s *screen) waitText(text string) {
 	s.wait(text, func(output string) bool { return strings.Contains(output, text) })
 }
 
-// waitExit waits for cmd to exit with code, and checks that the terminal is as it was: echo, line mode, no paste marks.
-func (s *screen) waitExit(cmd *exec.Cmd, code int) {
+// waitExit waits for p to exit with code, and checks that the terminal is as it was: echo, line mode, no paste marks.
+func (s *screen) waitExit(p *proc, code int) {
 	s.t.Helper()
-	kill := time.AfterFunc(patience, func() { cmd.Process.Kill() })
-	defer kill.Stop()
-	cmd.Wait()
-	if got := cmd.ProcessState.ExitCode(); got != code {
-		s.t.Errorf("exit %d, want %d", got, code)
+	select {
+	case <-p.ended:
+	case <-time.After(patience):
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.t.Fatalf("securechat did not end: %q", s.raw)
+	}
+	if got := p.cmd.ProcessState.ExitCode(); got != code {
+		s.mu.Lock()
+		s.t.Errorf("exit %d, want %d: %q", got, code, s.raw)
+		s.mu.Unlock()
 	}
 	state, err := unix.IoctlGetTermios(int(s.slave.Fd()), unix.TCGETS)
 	if err != nil {
@@ -71,7 +80,7 @@ func (s *screen) waitExit(cmd *exec.Cmd, code int) {
 func TestConversation(t *testing.T) {
 	t.Parallel()
 	anna := state(t, "anna")
-	operator, server := startAtTerminal(t, "", "-listen", "127.0.0.1:0", "-dir", anna, "-json=false")
+	operator, server := startAtTerminal(t, 60, "", "-listen", "127.0.0.1:0", "-dir", anna, "-json=false")
 	var addr string
 	operator.wait("an address", func(out string) bool {
 		_, rest, found := strings.Cut(out, "room open on ")
@@ -79,9 +88,9 @@ func TestConversation(t *testing.T) {
 		return found && strings.Contains(rest, " ")
 	})
 	bobDir, cleoDir := guest(t, anna, addr, "bob"), guest(t, anna, addr, "cleo")
-	bob, bobCmd := startAtTerminal(t, "", "-connect", addr, "-dir", bobDir)
+	bob, bobCmd := startAtTerminal(t, 60, "", "-connect", addr, "-dir", bobDir)
 	bob.waitText("bob> ")
-	cleo, cleoCmd := startAtTerminal(t, "NO_COLOR=", "-connect", addr, "-dir", cleoDir)
+	cleo, cleoCmd := startAtTerminal(t, 60, "NO_COLOR=", "-connect", addr, "-dir", cleoDir)
 	cleo.waitText("joined " + addr)
 	bob.waitText("* cleo joined")
 
@@ -129,7 +138,7 @@ func TestConversation(t *testing.T) {
 		keys string
 		code int
 	}{{"\r", exitDone}, {"\x04", exitDone}, {"\x03", exitDone}, {"/quit\r", exitDone}} {
-		again, cmd := startAtTerminal(t, "", "-connect", addr, "-dir", bobDir, "-nobell")
+		again, cmd := startAtTerminal(t, 60, "", "-connect", addr, "-dir", bobDir, "-nobell")
 		again.waitText("bob> ")
 		if c.keys == "\r" {
 			again.waitText("1 said while you were away:")
@@ -138,7 +147,7 @@ func TestConversation(t *testing.T) {
 		again.send(c.keys)
 		again.waitExit(cmd, c.code)
 	}
-	dumb, cmd := startAtTerminal(t, "TERM=dumb", "-connect", addr, "-dir", bobDir, "-nobell")
+	dumb, cmd := startAtTerminal(t, 60, "TERM=dumb", "-connect", addr, "-dir", bobDir, "-nobell")
 	dumb.waitText("bob> ")
 	operator.send("/msg bob hush\r")
 	dumb.waitText("anna (to you): hush")
@@ -150,9 +159,9 @@ func TestConversation(t *testing.T) {
 	}
 	dumb.mu.Unlock()
 
-	once, cmd := startAtTerminal(t, "", "-connect", addr, "-dir", bobDir, "-reconnect=false")
+	once, cmd := startAtTerminal(t, 60, "", "-connect", addr, "-dir", bobDir, "-reconnect=false")
 	once.waitText("bob> ")
-	server.Process.Kill() // The connection is lost.
+	server.cmd.Process.Kill() // The connection is lost.
 	once.waitExit(cmd, exitLost)
 	cleo.waitText("connecting again")
 	cleo.send("\x03")
@@ -165,7 +174,7 @@ func pasteMark(text string) string { return pasteStart + text + pasteEnd }
 func TestOperatorLeaves(t *testing.T) {
 	anna := state(t, "anna")
 	for _, keys := range []string{"\x03", "\x04", "/quit\r"} {
-		operator, server := startAtTerminal(t, "", "-listen", "127.0.0.1:0", "-dir", anna)
+		operator, server := startAtTerminal(t, 60, "", "-listen", "127.0.0.1:0", "-dir", anna)
 		operator.waitText("anna> ")
 		operator.send(keys)
 		operator.waitExit(server, exitDone)
@@ -177,13 +186,8 @@ func TestOperatorLeaves(t *testing.T) {
 func TestFirstConnectRetries(t *testing.T) {
 	t.Parallel()
 	anna := state(t, "anna")
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	l.Close()
-	person, cmd := startAtTerminal(t, "", "-connect", addr, "-dir", anna, "-reconnect")
+	addr := freeAddr(t)
+	person, cmd := startAtTerminal(t, 60, "", "-connect", addr, "-dir", anna, "-reconnect")
 	person.waitText("connecting again")
 	start(t, t.TempDir(), "-listen", addr, "-dir", anna)
 	person.waitText("joined " + addr + " as anna;")
@@ -198,7 +202,7 @@ func TestTypedTo(t *testing.T) {
 	t.Parallel()
 	anna := state(t, "anna")
 	server, addr := serve(t, anna)
-	bob, cmd := startAtTerminal(t, "", "-connect", addr, "-dir", guest(t, anna, addr, "bob"), "-to", "anna")
+	bob, cmd := startAtTerminal(t, 60, "", "-connect", addr, "-dir", guest(t, anna, addr, "bob"), "-to", "anna")
 	bob.waitText("bob> ")
 	bob.send("psst\r")
 	bob.send("/me waves\r")
@@ -217,27 +221,6 @@ func TestTypedTo(t *testing.T) {
 	}
 }
 
-// TestInterruptedConnect: Ctrl-C ends a client that waits for a server in its first handshake.
-func TestInterruptedConnect(t *testing.T) {
-	t.Parallel()
-	silent, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer silent.Close()
-	// A dumb terminal is not in raw mode, so Ctrl-C is a signal.
-	person, cmd := startAtTerminal(t, "TERM=dumb", "-connect", silent.Addr().String(), "-dir", state(t, "anna"),
-		"-reconnect")
-	conn, err := silent.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	person.send("\x03")
-	person.waitText("left while there was no connection")
-	person.waitExit(cmd, exitTrouble)
-}
-
 // TestInterruptWhileConnecting: Ctrl-C at a terminal ends a client at once while its server does not answer: in the
 // first connection, and in the one after the question about an unknown server.
 func TestInterruptWhileConnecting(t *testing.T) {
@@ -247,13 +230,14 @@ func TestInterruptWhileConnecting(t *testing.T) {
 	for _, c := range []struct {
 		answered int // connections that reach the server
 		flag     string
-	}{{0, "-reconnect=false"}, {0, "-reconnect"}, {1, "-reconnect"}} {
+		env      string // TERM=dumb: the terminal is not in raw mode, so Ctrl-C is a signal
+	}{{0, "-reconnect=false", ""}, {0, "-reconnect", ""}, {0, "-reconnect", "TERM=dumb"}, {1, "-reconnect", ""}} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer l.Close()
-		person, cmd := startAtTerminal(t, "", "-connect", l.Addr().String(), "-dir", state(t, "bob"), c.flag)
+		person, cmd := startAtTerminal(t, 60, c.env, "-connect", l.Addr().String(), "-dir", state(t, "bob"), c.flag)
 		for range c.answered {
 			here, err := l.Accept()
 			if err != nil {
@@ -279,25 +263,6 @@ func TestInterruptWhileConnecting(t *testing.T) {
 	}
 }
 
-// atTerminal runs securechat at a terminal of its own.
-func atTerminal(t *testing.T, args ...string) (*proc, *screen) {
-	t.Helper()
-	s := newScreen(t, 200)
-	p := &proc{t: t, ended: make(chan struct{})}
-	p.cmd = exec.Command(os.Args[0], args...)
-	p.cmd.Dir = t.TempDir()
-	p.cmd.Env = append(os.Environ(), asSecurechat+"=1", "HOME="+p.cmd.Dir, "TERM=xterm", "NO_COLOR=1", "SECURECHAT_DIR=",
-		"XDG_CONFIG_HOME=")
-	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = s.slave, s.slave, s.slave
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() { p.cmd.Wait(); close(p.ended) }()
-	t.Cleanup(func() { p.cmd.Process.Kill(); <-p.ended })
-	return p, s
-}
-
 // match waits until the output matches a pattern, and returns the last match.
 func (s *screen) match(pattern string) []string {
 	s.t.Helper()
@@ -305,23 +270,6 @@ func (s *screen) match(pattern string) []string {
 	var all [][]string
 	s.wait(pattern, func(output string) bool { all = re.FindAllStringSubmatch(output, -1); return all != nil })
 	return all[len(all)-1]
-}
-
-// ends waits for the process to exit and checks its exit code.
-func ends(t *testing.T, p *proc, s *screen, want int) {
-	t.Helper()
-	select {
-	case <-p.ended:
-	case <-time.After(patience):
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		t.Fatalf("securechat did not end: %q", s.raw)
-	}
-	if code := p.cmd.ProcessState.ExitCode(); code != want {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		t.Errorf("exit %d, want %d: %q", code, want, s.raw)
-	}
 }
 
 // TestFirstContact answers the question about an unknown server with yes, with no and with fingerprints.
@@ -353,7 +301,7 @@ func TestFirstContact(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			os.Remove(known)
-			p, s := atTerminal(t, "-connect", addr, "-dir", bob)
+			s, p := startAtTerminal(t, 200, "", "-connect", addr, "-dir", bob)
 			s.match(`(?s)The server 127\.0\.0\.1:\d+ is unknown here\. Its key is.*ssh-ed25519 ` + regexp.QuoteMeta(print))
 			s.match(question)
 			for i, a := range c.answers {
@@ -369,7 +317,7 @@ func TestFirstContact(t *testing.T) {
 			if c.code == exitDone {
 				s.send("\r")
 			}
-			ends(t, p, s, c.code)
+			s.waitExit(p, c.code)
 			if exists(known) != (c.code == exitDone) {
 				t.Error("known_hosts does not follow the answer")
 			}
@@ -381,9 +329,9 @@ func TestFirstContact(t *testing.T) {
 	}
 
 	put(t, known, []byte("[127.0.0.1]:"+portOf(addr)+" "+publicKeyOf(t, bob)+"\n"))
-	p, s := atTerminal(t, "-connect", addr, "-dir", bob)
+	s, p := startAtTerminal(t, 200, "", "-connect", addr, "-dir", bob)
 	s.match(`has changed: \S+known_hosts:1 pins`)
-	ends(t, p, s, exitUntrusted)
+	s.waitExit(p, exitUntrusted)
 	if s.mu.Lock(); strings.Contains(string(s.raw), "Trust it?") {
 		t.Error("the client asks about a changed key")
 	}
@@ -394,12 +342,12 @@ func TestFirstContact(t *testing.T) {
 func TestOperator(t *testing.T) {
 	t.Parallel()
 	anna, bob, cleo, dora, emil := state(t, "anna"), state(t, "bob"), state(t, "cleo"), state(t, "dora"), state(t, "emil")
-	server, op := atTerminal(t, "-listen", "127.0.0.1:0", "-dir", anna)
+	op, server := startAtTerminal(t, 200, "", "-listen", "127.0.0.1:0", "-dir", anna)
 	addr := op.match(`room open on (127\.0\.0\.1:\d+)`)[1]
 
 	op.send("/invite bob\r")
 	code := op.match(`  ([A-Z2-7]{6}-[A-Z2-7-]+)\r`)[1]
-	p, s := atTerminal(t, "-connect", addr, "-dir", bob, "-join")
+	s, p := startAtTerminal(t, 200, "", "-connect", addr, "-dir", bob, "-join")
 	s.match(`Invite code: `)
 	s.send(code[:len(code)-2] + "\r")
 	s.match(`the invite code has a typing error or is incomplete: copy all of it again`)
@@ -415,7 +363,7 @@ func TestOperator(t *testing.T) {
 		t.Error("the code is in the log")
 	}
 	s.send("/quit\r")
-	ends(t, p, s, exitDone)
+	s.waitExit(p, exitDone)
 	wantAdmitted(t, "/invite", server, "bob", `^invite, now authorized_keys:1$`)
 	stderr, exit := sendHello(t, bob, addr)
 	wantRun(t, "the second time", stderr, exit, exitDone, `^$`)
@@ -470,16 +418,16 @@ func TestOperator(t *testing.T) {
 		t.Errorf("the other stranger: exit %d", exit)
 	}
 	op.send("/quit\r")
-	ends(t, server, op, exitDone)
+	op.waitExit(server, exitDone)
 
-	p, s = atTerminal(t, "-connect", addr, "-dir", bob, "-join")
+	s, p = startAtTerminal(t, 200, "", "-connect", addr, "-dir", bob, "-join")
 	for i := range 3 {
 		s.wait("a question", func(output string) bool { return strings.Count(output, "typing error") == i })
 		s.match(`Invite code: `)
 		s.send("nonsense\r")
 	}
 	s.match(`no valid invite code in three attempts`)
-	ends(t, p, s, exitUsage)
+	s.waitExit(p, exitUsage)
 }
 
 // TestPassphraseAtTerminal checks that a passphrase is asked for three times at most and never shown.
@@ -488,38 +436,38 @@ func TestPassphraseAtTerminal(t *testing.T) {
 	anna := state(t, "anna")
 	path := filepath.Join(anna, "identity")
 	runTool(t, "ssh-keygen", "-q", "-p", "-P", "", "-N", "open sesame", "-f", path)
-	p, s := atTerminal(t, "-fingerprint", "-dir", anna)
+	s, p := startAtTerminal(t, 200, "", "-fingerprint", "-dir", anna)
 	s.match(`Passphrase for \S+identity: `)
 	s.send("open barley\r")
 	s.wait("a second question", func(output string) bool { return strings.Count(output, "Passphrase for") >= 2 })
 	s.send("open sesame\r")
 	s.match(`SHA256:\S+ anna\r\n`)
-	ends(t, p, s, exitDone)
+	s.waitExit(p, exitDone)
 	if s.mu.Lock(); strings.Contains(string(s.raw), "sesame") || strings.Contains(string(s.raw), "barley") {
 		t.Error("the passphrase is shown")
 	}
 	s.mu.Unlock()
 
-	p, s = atTerminal(t, "-fingerprint", "-dir", anna)
+	s, p = startAtTerminal(t, 200, "", "-fingerprint", "-dir", anna)
 	for i := range 3 {
 		s.wait("a question", func(output string) bool { return strings.Count(output, "Passphrase for") >= 2*i+1 })
 		s.send("x\r")
 	}
 	s.match(`none of three passphrases opens \S+identity`)
-	ends(t, p, s, exitTrouble)
+	s.waitExit(p, exitTrouble)
 }
 
 // TestAllowAtTerminal checks that -allow - at a terminal reads a pasted line until Ctrl-D.
 func TestAllowAtTerminal(t *testing.T) {
 	anna, bob := state(t, "anna"), state(t, "bob")
-	p, s := atTerminal(t, "-allow", "-", "-dir", anna)
+	s, p := startAtTerminal(t, 200, "", "-allow", "-", "-dir", anna)
 	s.match(`paste the public key line, then press Enter and Ctrl-D`)
 	s.send(readText(t, filepath.Join(bob, "identity.pub")) + "\x04")
 	s.match(`bob may join now`)
-	ends(t, p, s, exitDone)
-	p, s = atTerminal(t, "-keygen", "-dir", anna)
+	s.waitExit(p, exitDone)
+	s, p = startAtTerminal(t, 200, "", "-keygen", "-dir", anna)
 	s.match(fmt.Sprintf(`%s anna\r\nSHA256:\S+\r\n`, regexp.QuoteMeta(publicKeyOf(t, anna))))
-	ends(t, p, s, exitDone)
+	s.waitExit(p, exitDone)
 }
 
 // TestAmbiguousName checks that /msg with an ambiguous name is refused with the choices.
@@ -534,7 +482,7 @@ func TestAmbiguousName(t *testing.T) {
 	server.err.match(t, `bob joined`)
 	second := start(t, t.TempDir(), "-connect", addr, "-dir", alike)
 	suffix := server.err.match(t, `B0b~([0-9a-f]{8}) joined`)[1]
-	p, s := atTerminal(t, "-connect", addr, "-dir", anna)
+	s, p := startAtTerminal(t, 200, "", "-connect", addr, "-dir", anna)
 	s.match(`joined \S+ as anna`)
 	s.send("/msg bob for one of you\r")
 	choice := s.match(`bob is ambiguous: say which, B0b~` + suffix +
@@ -551,7 +499,7 @@ func TestAmbiguousName(t *testing.T) {
 	s.send("/msg bob where are you\r")
 	s.match(`nobody here is called bob; B0b~` + suffix + ` is here`)
 	s.send("\r")
-	ends(t, p, s, exitDone)
+	s.waitExit(p, exitDone)
 	if out := first.out.String() + second.out.String(); strings.Contains(out, "one of you") ||
 		strings.Contains(out, "where are you") {
 		t.Errorf("a message without a receiver was delivered: %q", out)
@@ -564,25 +512,14 @@ func TestPaperProgramTerminal(t *testing.T) {
 	t.Parallel()
 	keys := paperFiles(t)
 	server, addr := paperServe(t, keys, []string{"client"})
-	s := newScreen(t, 100)
-	cmd := exec.Command(os.Args[0], paperArgs(keys, "client", []string{"server"}, "-connect", addr)...)
-	cmd.Env = append(os.Environ(), asSecurechat+"=1", "TERM=xterm")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.slave, s.slave, s.slave
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	t.Cleanup(func() { cmd.Process.Kill() })
+	s, p := startAtTerminal(t, 100, "", paperArgs(keys, "client", []string{"server"}, "-connect", addr)...)
 	s.wait("joined", func(output string) bool { return strings.Contains(output, "an empty line leaves") })
 	s.send("typed\r")
 	server.out.match(t, `^client: typed\n`)
 	s.send("secure-close\r")
 	s.wait("the word", func(output string) bool { return strings.Contains(output, "secure-close was not sent") })
 	s.send("\r")
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
+	s.waitExit(p, exitDone)
 	server.err.match(t, `(?m)^\* client left$`)
 	if got := messages(t, filepath.Join(server.cmd.Dir, "connection.log")); !slices.Equal(got, []string{"typed"}) {
 		t.Errorf("the log has %q", got)

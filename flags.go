@@ -395,28 +395,24 @@ func (o *options) checkListen() error {
 	if o.listen == fromSystemd {
 		return nil
 	}
-	_, _, err := splitAddress("listen", o.listen)
-	return err
+	return checkAddress("listen", o.listen)
 }
 
-func (o *options) checkConnect() error {
-	_, _, err := splitAddress("connect", o.connect)
-	return err
-}
+func (o *options) checkConnect() error { return checkAddress("connect", o.connect) }
 
-// splitAddress splits a flag's host:port.
-func splitAddress(name, addr string) (host, port string, err error) {
+// checkAddress returns an error if a flag's value is not host:port.
+func checkAddress(name, addr string) error {
 	if err := notEmpty(name, addr); err != nil {
-		return "", "", err
+		return err
 	}
-	host, port, err = net.SplitHostPort(addr)
+	_, port, err := net.SplitHostPort(addr)
 	if err != nil || port == "" {
-		return "", "", fmt.Errorf("-%s %s: give a host and a port, such as localhost:9000 or [::1]:9000", name, addr)
+		return fmt.Errorf("-%s %s: give a host and a port, such as localhost:9000 or [::1]:9000", name, addr)
 	}
 	if _, err := net.LookupPort("tcp", port); err != nil {
-		return "", "", fmt.Errorf("-%s %s: %q is not a port: give a number from 1 to 65535", name, addr, port)
+		return fmt.Errorf("-%s %s: %q is not a port: give a number from 1 to 65535", name, addr, port)
 	}
-	return host, port, nil
+	return nil
 }
 
 func (o *options) checkAllow() error { return notEmpty("allow", o.allow) }
@@ -519,9 +515,6 @@ func (o *options) checkPaper() error {
 	}
 	return nil
 }
-
-// maxPeers bounds how often -peer can be given: a server verifies a signature under the key of each.
-const maxPeers = 64
 
 func (o *options) checkPeers() error {
 	if n := len(o.paper.peers); n > maxPeers {

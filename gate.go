@@ -34,7 +34,7 @@ const (
 	startupsRate   = 30  // per cent dropped from there on, rising
 	startupsFull   = 100 // to all
 	startupsReport = time.Minute
-	minPatience    = 2 * time.Second // for a handshake in a crowd
+	minTimeout     = 2 * time.Second // for a handshake in a crowd
 )
 
 // gate may be used by any goroutine.
@@ -112,16 +112,16 @@ func (g *gate) leave() {
 	g.inProgress--
 }
 
-// patience returns how long a handshake may take: less the more are in progress, so that silent connections make room
+// timeout returns how long a handshake may take: less the more are in progress, so that silent connections make room
 // soon.
-func (g *gate) patience() time.Duration {
+func (g *gate) timeout() time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	n := g.inProgress - startupsStart
 	if n <= 0 {
 		return handshakeTimeout
 	}
-	return max(minPatience, handshakeTimeout-handshakeTimeout*time.Duration(n)/(startupsFull-startupsStart))
+	return max(minTimeout, handshakeTimeout-handshakeTimeout*time.Duration(n)/(startupsFull-startupsStart))
 }
 
 // dropPercent returns how many of a hundred connections are dropped with n handshakes in progress.

@@ -15,8 +15,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"golang.org/x/crypto/ssh"
 )
 
 func TestSources(t *testing.T) {
@@ -210,10 +208,7 @@ func TestServerPenalises(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	me, err := newParty(k.signer, k.encryption)
-	if err != nil {
-		t.Fatal(err)
-	}
+	me := partyOf(t, k.signer, k.encryption)
 	path := filepath.Join(t.TempDir(), "log")
 	put(t, filepath.Join(dir, "authorized_keys"), []byte(publicLine(k.signer.PublicKey(), "anna")))
 	put(t, filepath.Join(dir, "known_hosts"), []byte("* "+publicLine(k.signer.PublicKey(), "")))
@@ -255,7 +250,7 @@ func TestServerPenalises(t *testing.T) {
 		}
 		succeed := func(ip string) error {
 			conn := l.dial(ip)
-			secrets, err := clientHandshake(conn, me, func(ssh.PublicKey) error { return nil }, nil)
+			secrets, err := clientHandshake(conn, me, trustAll, nil)
 			if err != nil {
 				return err
 			}
@@ -263,11 +258,7 @@ func TestServerPenalises(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			buf, err := sess.append(nil, kindJoin, joinRequest{}.encode())
-			if err != nil {
-				return err
-			}
-			if err := sess.write(buf); err != nil {
+			if err := writeMessage(sess, kindJoin, joinRequest{}.encode()); err != nil {
 				return err
 			}
 			_, _, err = sess.read()

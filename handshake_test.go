@@ -92,6 +92,16 @@ func partyOf(t testing.TB, signer ssh.Signer, encryption *rsa.PrivateKey) *party
 	return p
 }
 
+// partyIn returns the party whose keys are in the state folder dir.
+func partyIn(t testing.TB, dir string) *party {
+	t.Helper()
+	k, err := loadKeys(keyOptions{dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return partyOf(t, k.signer, k.encryption)
+}
+
 // twoParties returns a client and a server with keys of the default types.
 func twoParties(t testing.TB) (client, server *party) {
 	t.Helper()

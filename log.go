@@ -190,9 +190,9 @@ func (l *connLog) openOlder() (*os.File, error) {
 	return os.OpenFile(l.path+".1", os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO must not block
 }
 
-// lastRecord returns the end of a log's last record. torn is the number of bytes after it: the front of a record, or
+// lastRecord returns the end of a log's last record. rest is the number of bytes after it: the front of a record, or
 // the bytes that a file system leaves in place of a write that a power cut prevented.
-func lastRecord(f *os.File) (end logEnd, torn int64, err error) {
+func lastRecord(f *os.File) (end logEnd, rest int64, err error) {
 	info, err := f.Stat()
 	if err != nil || info.Size() == 0 {
 		return end, 0, err
@@ -203,19 +203,19 @@ func lastRecord(f *os.File) (end logEnd, torn int64, err error) {
 		return end, 0, err
 	}
 	last := bytes.LastIndexByte(tail, '\n') + 1
-	torn = int64(len(tail) - last)
+	rest = int64(len(tail) - last)
 	if last == 0 {
 		begin := []byte(recordBegin)
 		if int64(len(tail)) < size || !bytes.HasPrefix(tail, begin[:min(len(tail), len(begin))]) {
 			return end, 0, errForeignLog
 		}
-		return end, torn, nil // the front of a first record
+		return end, rest, nil // the front of a first record
 	}
 	record := tail[bytes.LastIndexByte(tail[:last-1], '\n')+1 : last]
 	if _, ok := prevOf(record); !ok {
 		return end, 0, errForeignLog
 	}
-	return logEnd{size - torn, sha256.Sum256(record)}, torn, nil
+	return logEnd{size - rest, sha256.Sum256(record)}, rest, nil
 }
 
 var errForeignLog = errors.New("its end is no record of this program, so it is left alone")

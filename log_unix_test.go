@@ -164,7 +164,7 @@ func TestVerifySafeName(t *testing.T) {
 		if err := verifyLogs([]string{path}, &out); err != nil || !strings.Contains(out.String(), `connection\x1b[2J.log: `) {
 			t.Errorf("%q, %v", out.String(), err)
 		}
-		l.record(func(b []byte) []byte { return appendRecord(b, time.Now(), eventStop, nil, "", "") }, nil)
+		l.record(recordOf(time.Now(), eventStop, nil, "", ""), nil)
 	}
 	l.close()
 }

@@ -177,10 +177,7 @@ func TestKilledServer(t *testing.T) {
 
 	addr = fakeServer(t, dir, func(sess *session) error {
 		w := welcome{name: "anna", server: "anna"}
-		packet, err := sess.append(nil, kindJoin, w.encode())
-		if err == nil {
-			err = sess.write(packet)
-		}
+		err := writeMessage(sess, kindJoin, w.encode())
 		for received := uint64(0); err == nil && received < 3; {
 			var kind byte
 			var payload []byte
@@ -191,10 +188,7 @@ func TestKilledServer(t *testing.T) {
 			received, err = l.first+uint64(len(l.texts))-1, malformed
 		}
 		if err == nil {
-			packet, err = sess.append(nil, kindAck, binary.BigEndian.AppendUint64(nil, 1))
-		}
-		if err == nil {
-			err = sess.write(packet)
+			err = writeMessage(sess, kindAck, binary.BigEndian.AppendUint64(nil, 1))
 		}
 		return err
 	})

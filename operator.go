@@ -180,17 +180,15 @@ func (o *operator) allowStranger(arg string) error {
 		name = "guest-" + nameSuffix(key)
 	}
 	g, err := o.trust.allow([]byte(publicLine(key, "")), name, false)
-	if errors.Is(err, errListed) {
+	if err == nil || errors.Is(err, errListed) {
 		o.strangers.drop(key)
 	}
 	if err != nil {
 		return err
 	}
-	o.strangers.drop(key)
 	o.console.note("%s may join now (%s, %s)", g.name, g.fingerprint, g.by)
 	who := newPeerFields("", g.name, g.fingerprint, "", nil)
-	now := time.Now()
-	o.room.record(func(b []byte) []byte { return appendRecord(b, now, eventAllow, who, "by", g.by) })
+	o.room.record(recordOf(time.Now(), eventAllow, who, "by", g.by))
 	return nil
 }
 

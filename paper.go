@@ -49,9 +49,6 @@ const (
 
 	paperSealed = 3*paperBits/8 + paperBits/16 // 896: stages 1 to 3 on the wire
 	paperBase64 = (paperSealed + 2) / 3 * 4    // 1196: stage 4 on the wire
-
-	// maxPaperClients bounds the cost of a stage 1 for a server, which verifies it with each client's key.
-	maxPaperClients = 64
 )
 
 // paperRSACBC is RSA-CBC as the paper's programs use it: OAEP with SHA-1 and without a label.
@@ -144,9 +141,9 @@ func paperServerHandshake(
 	if err := checkPaperKeys(append([]*rsa.PublicKey{&me.PublicKey}, clients...)...); err != nil {
 		return key, -1, err
 	}
-	if len(clients) == 0 || len(clients) > maxPaperClients {
+	if len(clients) == 0 || len(clients) > maxPeers {
 		return key, -1, fmt.Errorf("a server of the paper's protocol takes 1 to %d client keys, not %d: see -peer",
-			maxPaperClients, len(clients))
+			maxPeers, len(clients))
 	}
 
 	// Stage 1, C → S: seq_id 1 ‖ Ra, signed by C, sealed to S. The signature shows which client sent it. All keys are

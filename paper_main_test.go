@@ -763,24 +763,12 @@ func linkPair() (*paperClientLink, net.Conn) {
 // sendLine sends one line over a client's link and counts it.
 func sendLine(t *testing.T, l *paperClientLink, text string) {
 	t.Helper()
-	buf, err := l.append(nil, kindText, appendLine(appendLinesHeader(nil, 1, itemSay, ""), []byte(text)))
-	if err == nil {
-		err = l.write(buf)
-	}
-	if err != nil {
+	if err := writeMessage(l, kindText, linesOf(1, itemSay, "", text)); err != nil {
 		t.Error(err)
 	}
 	if kind, n, err := l.read(); kind != kindSent || err != nil || !bytes.Equal(n, []byte{7: 1}) {
 		t.Errorf("%d, %x, %v", kind, n, err)
 	}
-}
-
-func goodbye(l *paperClientLink) error {
-	buf, err := l.append(nil, kindClose, []byte(closeText))
-	if err != nil {
-		return err
-	}
-	return l.write(buf)
 }
 
 // TestPaperLinkEnds: only a close after the client's secure-close confirms what was sent.
@@ -814,7 +802,7 @@ func TestPaperLinkEnds(t *testing.T) {
 			go func() { c.peer(s, sent); close(over) }()
 			sendLine(t, l, "hello")
 			close(sent)
-			werr := goodbye(l)
+			werr := writeMessage(l, kindClose, []byte(closeText))
 			if (werr != nil) != (c.want == errTruncated) {
 				t.Errorf("%s: secure-close: %v", what, werr)
 			}
@@ -824,7 +812,7 @@ func TestPaperLinkEnds(t *testing.T) {
 			if !errors.Is(err, c.want) || c.want == nil && kind != kindClose {
 				t.Errorf("%s: %d, %v", what, kind, err)
 			}
-			if time.Since(began) > paperPatience {
+			if time.Since(began) > paperCloseTimeout {
 				t.Errorf("%s: it took %v", what, time.Since(began))
 			}
 			l.conn.Close()
@@ -846,10 +834,7 @@ func TestPaperLinkStuck(t *testing.T) {
 		if len(l.gone) > 0 {
 			t.Errorf("a silent day ended the session: %v", <-l.gone)
 		}
-		buf, err := l.append(nil, kindText, appendLine(appendLinesHeader(nil, 1, itemSay, ""), []byte("x")))
-		if err == nil {
-			err = l.write(buf)
-		}
+		err := writeMessage(l, kindText, linesOf(1, itemSay, "", "x"))
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("a write that the other side does not read: %v", err)
 		}

@@ -967,7 +967,7 @@ func TestPaperServerRefusals(t *testing.T) {
 		}
 	}
 
-	for _, n := range []int{0, maxPaperClients + 1} {
+	for _, n := range []int{0, maxPeers + 1} {
 		_, _, err := paperServerHandshake(nil, v.server, slices.Repeat(one, n), 0, nil)
 		if err == nil || errors.Is(err, errUnverified) {
 			t.Errorf("%d clients: %v", n, err)

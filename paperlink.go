@@ -216,6 +216,30 @@ func (p *paperConn) readRest(b []byte) error {
 	return err
 }
 
+// appendItems ignores the items: only the client sends text.
+func (p *paperConn) appendItems(buf []byte, _ [][]byte) ([]byte, error) { return buf, nil }
+
+// ready returns false: the bytes that a server has in its buffer may be less than a packet, and a client reads none.
+func (p *paperConn) ready() bool { return false }
+
+// setReadTimeout bounds only the wait at the end. Before that the peer may be silent for any time, since the paper's
+// session has no pings, and TCP's keep-alive finds a dead peer.
+func (p *paperConn) setReadTimeout(timeout time.Duration, renew bool) {
+	if !renew {
+		// A connection that takes no deadline is closed, and the read returns that error.
+		_ = p.conn.SetReadDeadline(time.Now().Add(max(timeout, paperCloseTimeout)))
+	}
+}
+
+// paperCloseTimeout is the least time that a slow server has, after our close, to read what is on the way and to close
+// too.
+const paperCloseTimeout = 10 * time.Second
+
+func (p *paperConn) wipe() {
+	clear(p.digest[:])
+	p.block = nil
+}
+
 // paperServerLink is the server's side of a paper session as a link. Only the client sends, and nothing is
 // acknowledged.
 type paperServerLink struct {
@@ -237,8 +261,6 @@ func (p *paperServerLink) append(buf []byte, kind byte, _ []byte) ([]byte, error
 	return buf, nil
 }
 
-func (p *paperServerLink) appendItems(buf []byte, _ [][]byte) ([]byte, error) { return buf, nil }
-
 func (p *paperServerLink) write([]byte) error {
 	if p.bye {
 		return p.conn.Close()
@@ -259,26 +281,6 @@ func (p *paperServerLink) read() (kind byte, payload []byte, err error) {
 	}
 	p.lines++
 	return kindText, appendLine(appendLinesHeader(nil, p.lines, itemSay, ""), text), nil
-}
-
-// ready returns false: the bytes in the buffer may be less than a packet.
-func (p *paperServerLink) ready() bool { return false }
-
-// setReadTimeout bounds only the wait at the end. Before that the peer may be silent for any time, since the paper's
-// session has no pings, and TCP's keep-alive finds a dead peer.
-func (p *paperConn) setReadTimeout(timeout time.Duration, renew bool) {
-	if !renew {
-		// A connection that takes no deadline is closed, and the read returns that error.
-		_ = p.conn.SetReadDeadline(time.Now().Add(max(timeout, paperPatience)))
-	}
-}
-
-// paperPatience is the least time that a slow server has, after our close, to read what is on the way and to close too.
-const paperPatience = 10 * time.Second
-
-func (p *paperConn) wipe() {
-	clear(p.digest[:])
-	p.block = nil
 }
 
 // paperClientLink is the client's side of a paper session as a link. One goroutine reads, one writes, and one waits
@@ -325,8 +327,6 @@ func (p *paperClientLink) append(buf []byte, kind byte, payload []byte) ([]byte,
 	}
 	return append(buf, kind), nil // a byte, so that the caller calls write
 }
-
-func (p *paperClientLink) appendItems(buf []byte, _ [][]byte) ([]byte, error) { return buf, nil }
 
 // write sends each text within writeTimeout.
 func (p *paperClientLink) write([]byte) error {
@@ -382,8 +382,6 @@ func (p *paperClientLink) read() (kind byte, payload []byte, err error) {
 	}
 	return kindClose, []byte(closeText), nil
 }
-
-func (p *paperClientLink) ready() bool { return false }
 
 // paperMode is the protocol of -paper.
 type paperMode struct {
@@ -539,8 +537,7 @@ func parsePaperPublic(data []byte) (*rsa.PublicKey, error) {
 	return key, nil
 }
 
-// refuseSharedKey returns an error if id is also a key of securechat/2. With -paper a key signs numbers that the peer
-// chooses.
+// refuseSharedKey returns an error if id is also a key of securechat/2.
 func refuseSharedKey(t *trust, id ssh.PublicKey) error {
 	use, err := t.keyUse(id)
 	if err != nil || use == "" {

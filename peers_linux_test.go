@@ -372,19 +372,10 @@ func (r *running) stop() {
 
 func (r *running) kill() { syscall.Kill(-r.cmd.Process.Pid, syscall.SIGKILL) }
 
-func (a *lists) freePort() string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		a.Fatal(err)
-	}
-	defer l.Close()
-	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
-}
-
 // serve starts a server and returns once it listens.
 func (a *lists) serve(command string) (r *running, port string) {
 	unix.Sync() // Disk writes of an earlier server must not slow this one.
-	port = a.freePort()
+	port = portOf(freeAddr(a))
 	began := time.Now()
 	r = a.run(command, port)
 	n, _ := strconv.Atoi(port)
@@ -703,10 +694,7 @@ const roomCommand = "exec BIN -listen 127.0.0.1:PORT -max-clients 20000 </dev/nu
 
 // ours returns securechat's identity, and the row of the room that command starts.
 func (a *lists) ours(command string) (*party, chatRow) {
-	me, err := newParty(a.keys.signer, a.keys.encryption)
-	if err != nil {
-		a.Fatal(err)
-	}
+	me := partyOf(a, a.keys.signer, a.keys.encryption)
 	return me, chatRow{"securechat", command, func(addr string, listens bool) (*chatter, error) {
 		return joinRoom(addr, me, listens)
 	}}
@@ -813,10 +801,7 @@ func dialRoom(addr string, me *party, listens bool) (l *session, err error) {
 	if listens {
 		req.flags = joinListens
 	}
-	buf, err := l.append(nil, kindJoin, req.encode())
-	if err == nil {
-		err = l.write(buf)
-	}
+	err = writeMessage(l, kindJoin, req.encode())
 	var kind byte
 	if err == nil {
 		kind, _, err = l.read()
@@ -851,11 +836,7 @@ func joinRoom(addr string, me *party, listens bool) (*chatter, error) {
 
 // pingRoom sends a ping for the client of l.
 func pingRoom(l *session) error {
-	buf, err := l.append(nil, kindPing, nil)
-	if err != nil {
-		return err
-	}
-	return l.write(buf)
+	return writeMessage(l, kindPing, nil)
 }
 
 // hearRoom calls each for every line until the connection ends.
@@ -1247,7 +1228,7 @@ func BenchmarkPeersStartup(b *testing.B) {
 	for range b.N {
 		for _, row := range append(a.rooms(),
 			chatRow{name: "openssh sshd", server: "exec /usr/sbin/sshd -D -e -f sshd.conf"}) {
-			port := a.freePort()
+			port := portOf(freeAddr(a))
 			began := time.Now()
 			server := a.run(row.server, port)
 			for {
@@ -1284,10 +1265,7 @@ func BenchmarkPeersStartup(b *testing.B) {
 
 // leaveRoom sends a close and waits for the answer.
 func leaveRoom(l *session) error {
-	buf, err := l.append(nil, kindClose, []byte(closeText))
-	if err == nil {
-		err = l.write(buf)
-	}
+	err := writeMessage(l, kindClose, []byte(closeText))
 	for kind := byte(0); err == nil && kind != kindClose; {
 		kind, _, err = l.read()
 	}
@@ -1305,10 +1283,7 @@ func visit(addr string, me *party, count int, politely bool) error {
 	for range count {
 		message = appendLine(message, bytes.Repeat([]byte("x"), lineBytes))
 	}
-	buf, err := l.append(nil, kindText, message)
-	if err == nil {
-		err = l.write(buf)
-	}
+	err = writeMessage(l, kindText, message)
 	for acked := uint64(0); err == nil && acked < uint64(count); {
 		var kind byte
 		var payload []byte

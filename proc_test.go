@@ -9,6 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -97,7 +98,7 @@ func pin(t testing.TB, client, addr, server string) {
 		t.Fatal(err)
 	}
 	appendFile(t, filepath.Join(client, "known_hosts"),
-		fmt.Sprintf("[127.0.0.1]:%s %s", addr[strings.LastIndex(addr, ":")+1:], line))
+		fmt.Sprintf("[127.0.0.1]:%s %s", portOf(addr), line))
 }
 
 func appendFile(t testing.TB, path, text string) {
@@ -321,6 +322,17 @@ func publicKeyOf(t *testing.T, dir string) string {
 	t.Helper()
 	f := strings.Fields(readText(t, filepath.Join(dir, "identity.pub")))
 	return f[0] + " " + f[1]
+}
+
+// freeAddr returns an address on which nothing listens.
+func freeAddr(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
 }
 
 func portOf(addr string) string { return addr[strings.LastIndex(addr, ":")+1:] }

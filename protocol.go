@@ -15,6 +15,10 @@ import (
 // handshakeTimeout bounds a whole handshake with its first messages. A crowded server allows less (gate.go).
 const handshakeTimeout = 20 * time.Second
 
+// maxPeers bounds the clients' keys of -paper, and so the cost of a stage 1, which a server verifies with each of them.
+// It stands here because flags.go checks it, and builds without paper.go.
+const maxPeers = 64
+
 // protocol is a handshake, followed by the first message each way. The caller sets a deadline on conn and closes conn
 // after an error. Nothing of a protocol keeps state between connections, so its methods are for any goroutine.
 type protocol interface {

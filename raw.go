@@ -115,8 +115,8 @@ func (p *rawPipe) carry(ctx context.Context, conn net.Conn, s *session) error {
 	}
 	close(quit) // a writer that is not stuck sends secure-close
 	// The writer has this long to send its goodbye, and the reader to receive one or to find why a write failed.
-	patience := time.After(goodbyeTimeout)
-	for (reading != nil || writing != nil) && patience != nil {
+	timeout := time.After(goodbyeTimeout)
+	for (reading != nil || writing != nil) && timeout != nil {
 		select {
 		case rerr := <-reading:
 			reading = nil
@@ -125,8 +125,8 @@ func (p *rawPipe) carry(ctx context.Context, conn net.Conn, s *session) error {
 			}
 		case <-writing:
 			writing = nil
-		case <-patience:
-			patience = nil
+		case <-timeout:
+			timeout = nil
 		}
 	}
 	conn.Close()

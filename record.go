@@ -123,6 +123,11 @@ func appendRecord(b []byte, at time.Time, event string, peer peerFields, field, 
 	return appendEnd(b)
 }
 
+// recordOf returns a function that appends such a record, as connLog.write takes it.
+func recordOf(at time.Time, event string, peer peerFields, field, value string) func(b []byte) []byte {
+	return func(b []byte) []byte { return appendRecord(b, at, event, peer, field, value) }
+}
+
 // appendMessages appends a record for each line of l. A text that is not UTF-8 is also recorded in base64. With
 // digests, the SHA-256 of a text is recorded instead of the text.
 func appendMessages(b []byte, at time.Time, peer peerFields, l lines, digests bool) []byte {

@@ -98,6 +98,7 @@ var errEnding = errors.New("the server has ended this session")
 const (
 	reasonNotAdmitted = "the key is no longer admitted" // revoked or expired, or its line was removed
 	reasonRemoved     = "removed by the operator"
+	reasonStopping    = "the server is stopping"
 )
 
 // reasonSlow is the reason of a member whose place in the queue is gone.
@@ -129,7 +130,7 @@ func (r *room) join(m *member, req joinRequest, listens bool) (welcome, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closing {
-		return welcome{}, errors.New("the server is stopping")
+		return welcome{}, errors.New(reasonStopping)
 	}
 	m.name = r.nameLocked(m.peer)
 	for other := range r.members {
@@ -139,7 +140,7 @@ func (r *room) join(m *member, req joinRequest, listens bool) (welcome, error) {
 	}
 	m.fields = newPeerFields(m.peer.addr, m.name, m.peer.fingerprint, m.peer.stream.String(), m.peer.digest)
 	now := time.Now()
-	record := func(b []byte) []byte { return appendRecord(b, now, eventConnect, m.fields, "by", m.peer.admittedBy) }
+	record := recordOf(now, eventConnect, m.fields, "by", m.peer.admittedBy)
 	if err := r.log.write(record, r.streams.appendMarks); err != nil {
 		return welcome{}, err
 	}
@@ -165,7 +166,7 @@ func (r *room) enterOperator(m *member) {
 	r.enterLocked(m, true)
 	m.next = r.queue.end()
 	if r.closing {
-		r.endLocked(m, "the server is stopping")
+		r.endLocked(m, reasonStopping)
 	}
 }
 
@@ -616,8 +617,7 @@ func (r *room) leave(m *member, reason string) {
 	now := time.Now()
 	r.queue.add(nil, item{time: now, what: itemLeave, name: m.name, text: []byte(shown)}, m.stream, nil)
 	r.wakeAllLocked()
-	record := func(b []byte) []byte { return appendRecord(b, now, eventDisconnect, m.fields, "reason", reason) }
-	r.log.record(record, r.streams.appendMarks)
+	r.log.record(recordOf(now, eventDisconnect, m.fields, "reason", reason), r.streams.appendMarks)
 	if reason == errLeft.Error() {
 		r.streams.forget(m.peer.fingerprint, m.peer.stream)
 	}
@@ -721,8 +721,7 @@ func (r *room) reopen() error {
 	if moved, err := r.log.reopen(); err != nil || !moved {
 		return err
 	}
-	now := time.Now()
-	r.log.record(func(b []byte) []byte { return appendRecord(b, now, eventRotate, nil, "", "") }, r.streams.appendMarks)
+	r.log.record(recordOf(time.Now(), eventRotate, nil, "", ""), r.streams.appendMarks)
 	return nil
 }
 

@@ -796,7 +796,7 @@ func TestPresentStreamKept(t *testing.T) {
 	}
 }
 
-// TestOwnLinesAreNotUnread: a member whose goroutine does not run is no slow consumer of the lines that it sends itself.
+// TestOwnLinesAreNotUnread: a member whose goroutine does not run is no slow consumer of its own lines.
 func TestOwnLinesAreNotUnread(t *testing.T) {
 	r, _ := quietRoom(t)
 	loud, _ := enter(t, r, "loud", "key l", 1)

@@ -27,9 +27,8 @@ const (
 	stdoutTimeout   = time.Second             // from the signal, for printing what is left
 	acceptPause     = 200 * time.Millisecond  // after an accept failed because the machine is short of something
 	freePause       = 2 * time.Second         // without a handshake, before memory is given back to the system
-	recheckEvery    = 2 * time.Second         // between two looks at the files that admit clients
 	logRetry        = time.Second             // between two attempts to record a message
-	logPatience     = time.Minute             // until the client of a message that cannot be recorded is disconnected
+	logTimeout      = time.Minute             // until the client of a message that cannot be recorded is disconnected
 )
 
 // serverConfig is a plain record of what a server does and uses. No field changes while the server runs.
@@ -93,8 +92,7 @@ func (s *server) run(ctx context.Context, listeners []net.Listener) error {
 		}
 	}
 	self := newPeerFields(addr, s.name, fingerprint(s.id), "", nil)
-	began := func(b []byte) []byte { return appendRecord(b, time.Now(), eventStart, self, "log", s.log.began) }
-	if err := s.log.write(began, nil); err != nil {
+	if err := s.log.write(recordOf(time.Now(), eventStart, self, "log", s.log.began), nil); err != nil {
 		return err
 	}
 	go s.watch(ctx, stop) // ends with ctx
@@ -109,7 +107,7 @@ func (s *server) run(ctx context.Context, listeners []net.Listener) error {
 	if !keepStopping() {
 		<-stopping // a room without clients closes sooner than the manager is notified
 	}
-	s.log.record(func(b []byte) []byte { return appendRecord(b, time.Now(), eventStop, self, "reason", "") }, nil)
+	s.log.record(recordOf(time.Now(), eventStop, self, "reason", ""), nil)
 	return err
 }
 
@@ -183,7 +181,7 @@ func (s *server) serve(ctx context.Context, listeners []net.Listener, join joinF
 	case err = <-failed:
 	}
 	closeAll(listeners)
-	s.room.close("the server is stopping")
+	s.room.close(reasonStopping)
 	defer time.AfterFunc(shutdownTimeout, s.conns.closeAll).Stop()
 	wg.Wait()
 	return err
@@ -236,7 +234,7 @@ func (s *server) handle(conn net.Conn, wg *sync.WaitGroup, join joinFunc) {
 // the client is not served; it has reported why.
 func (s *server) admit(conn net.Conn, join joinFunc) (serve func()) {
 	from := remoteIP(conn.RemoteAddr())
-	conn.SetDeadline(time.Now().Add(s.gate.patience()))
+	conn.SetDeadline(time.Now().Add(s.gate.timeout()))
 	p, l, req, err := s.protocol.accept(conn)
 	s.gate.leave()
 	s.freeMemory.Reset(freePause)
@@ -350,7 +348,7 @@ func (s *server) read(m *member, l link) error {
 	}
 }
 
-// record hands a batch to the room. While the log cannot be written it tries again, for logPatience at most, and reads
+// record hands a batch to the room. While the log cannot be written it tries again, for logTimeout at most, and reads
 // nothing from the client meanwhile. After that the client is disconnected, and with -reconnect sends the lines again.
 func (s *server) record(m *member, b *batch) error {
 	if len(b.lines.texts) == 0 {
@@ -362,7 +360,7 @@ func (s *server) record(m *member, b *batch) error {
 	if errors.Is(err, errLog) {
 		s.room.notify(m, "the server cannot write its log just now; what you send waits")
 	}
-	for end := time.Now().Add(logPatience); errors.Is(err, errLog) && time.Now().Before(end); {
+	for end := time.Now().Add(logTimeout); errors.Is(err, errLog) && time.Now().Before(end); {
 		<-time.After(logRetry)
 		err = s.room.say(m, l)
 	}
@@ -442,12 +440,9 @@ type connection struct {
 
 func (c *connection) abort() { c.conn.Close() }
 
-// errSlow ends a member whose place in the room's queue is gone.
-var errSlow = errors.New(reasonSlow)
-
 func (c *connection) deliver(d *delivery) (err error) {
 	if d.missed > 0 {
-		return errSlow
+		return errors.New(reasonSlow)
 	}
 	buf := d.buf[:0]
 	if d.acked > 0 {
@@ -559,8 +554,7 @@ func (s *server) reportRefused(p *peer, err error) {
 		}
 	}
 	who := newPeerFields(p.addr, p.name, p.fingerprint, "", nil)
-	now := time.Now()
-	s.room.record(func(b []byte) []byte { return appendRecord(b, now, eventRefused, who, "reason", reason) })
+	s.room.record(recordOf(time.Now(), eventRefused, who, "reason", reason))
 	from := p.addr
 	if p.fingerprint != "" {
 		from += ", " + p.fingerprint
@@ -731,8 +725,7 @@ func (r *rawServer) join(conn net.Conn, p *peer, l link, req joinRequest) (serve
 // carry carries the client's bytes, and records its connect before and its disconnect after that.
 func (r *rawServer) carry(conn net.Conn, p *peer, l link, w welcome) error {
 	who := newPeerFields(p.addr, p.name, p.fingerprint, p.stream.String(), p.digest)
-	connect := func(b []byte) []byte { return appendRecord(b, time.Now(), eventConnect, who, "by", p.admittedBy) }
-	if err := r.log.write(connect, nil); err != nil {
+	if err := r.log.write(recordOf(time.Now(), eventConnect, who, "by", p.admittedBy), nil); err != nil {
 		return err
 	}
 	if err := writeMessage(l, kindJoin, w.encode()); err != nil {
@@ -747,6 +740,5 @@ func (r *rawServer) carry(conn net.Conn, p *peer, l link, w welcome) error {
 	}
 	counts := fmt.Appendf([]byte(who), `,"received":%d,"sent":%d,"acknowledged":%d`,
 		r.pipe.received.Load(), r.pipe.sent.Load(), r.pipe.acked.Load())
-	disconnect := func(b []byte) []byte { return appendRecord(b, time.Now(), eventDisconnect, counts, "reason", reason) }
-	return errors.Join(err, r.log.write(disconnect, nil))
+	return errors.Join(err, r.log.write(recordOf(time.Now(), eventDisconnect, counts, "reason", reason), nil))
 }

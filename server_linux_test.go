@@ -244,31 +244,9 @@ func TestNoDumps(t *testing.T) {
 // attend joins addr over a session that the benchmark reads and writes itself.
 func attend(b *testing.B, addr string, me *party, flags byte) *session {
 	b.Helper()
-	conn, err := net.Dial("tcp", addr)
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { conn.Close() })
-	secrets, err := clientHandshake(conn, me, trustAll, nil)
-	if err != nil {
-		b.Fatal(err)
-	}
-	sess, err := newSession(conn, secrets, false, pipeTraffic)
-	if err != nil {
-		b.Fatal(err)
-	}
 	req := joinRequest{flags: flags}
 	rand.Read(req.stream[:])
-	packet, err := sess.append(nil, kindJoin, req.encode())
-	if err == nil {
-		err = sess.write(packet)
-	}
-	if err == nil {
-		_, _, err = sess.read()
-	}
-	if err != nil {
-		b.Fatal(err)
-	}
+	sess, _ := joinSession(b, addr, me, req)
 	return sess
 }
 
@@ -280,14 +258,7 @@ func BenchmarkStalledReader(b *testing.B) {
 		b.Run(fmt.Sprintf("stalled=%d", stalled), func(b *testing.B) {
 			anna := state(b, "anna")
 			server, addr := serve(b, anna)
-			k, err := loadKeys(keyOptions{dir: anna})
-			if err != nil {
-				b.Fatal(err)
-			}
-			me, err := newParty(k.signer, k.encryption)
-			if err != nil {
-				b.Fatal(err)
-			}
+			me := partyIn(b, anna)
 			memory := func(at string) {
 				var kib float64
 				fmt.Sscanf(memoryOf(server.cmd.Process.Pid), "VmRSS: %f", &kib)
@@ -341,10 +312,7 @@ func BenchmarkStalledReader(b *testing.B) {
 			said := uint64(0)
 			say := func(text string) {
 				said++
-				packet, err := speaker.append(nil, kindText, linesOf(said, itemSay, "", text))
-				if err == nil {
-					err = speaker.write(packet)
-				}
+				err := writeMessage(speaker, kindText, linesOf(said, itemSay, "", text))
 				if err != nil && err != io.EOF {
 					b.Fatal(err)
 				}

@@ -241,11 +241,7 @@ func (l *scriptLink) read() (byte, []byte, error) {
 // TestGathered: messages that arrived together are recorded together, in order and once, whatever follows them.
 func TestGathered(t *testing.T) {
 	text := func(first uint64, what byte, to string, texts ...string) *scriptMessage {
-		b := appendLinesHeader(nil, first, what, to)
-		for _, text := range texts {
-			b = appendLine(b, []byte(text))
-		}
-		return &scriptMessage{kind: kindText, payload: b}
+		return &scriptMessage{kind: kindText, payload: linesOf(first, what, to, texts...)}
 	}
 	say := func(first uint64, texts ...string) *scriptMessage { return text(first, itemSay, "", texts...) }
 	var many []*scriptMessage
@@ -324,9 +320,7 @@ func TestGathered(t *testing.T) {
 // TestGatheredWaits: a complete line is not delayed by what follows it late, such as the rest of a line in parts or the
 // packets after a change of keys.
 func TestGatheredWaits(t *testing.T) {
-	line := func(n uint64, text string) []byte {
-		return appendLine(appendLinesHeader(nil, n, itemSay, ""), []byte(text))
-	}
+	line := func(n uint64, text string) []byte { return linesOf(n, itemSay, "", text) }
 	for _, rekey := range []bool{false, true} {
 		s, _, _ := quietServer(t)
 		synctest.Test(t, func(t *testing.T) {
@@ -479,7 +473,7 @@ func TestConnectionEndReasons(t *testing.T) {
 			l.f = good
 			l.mu.Unlock()
 			readOnly.Close()
-			l.record(func(b []byte) []byte { return appendRecord(b, time.Now(), eventRotate, nil, "", "") }, nil)
+			l.record(recordOf(time.Now(), eventRotate, nil, "", ""), nil)
 		}},
 		{"server stop", "the server is stopping", func(t *testing.T, j *joined) {
 			drain(j)
@@ -793,11 +787,7 @@ func TestBusyClientHearsReason(t *testing.T) {
 				go func() {
 					defer close(done)
 					for n := uint64(1); ; n++ {
-						buf, err := l.append(nil, kindText, linesOf(n, itemSay, "", "a line"))
-						if err == nil {
-							err = l.write(buf)
-						}
-						if err != nil {
+						if err := writeMessage(l, kindText, linesOf(n, itemSay, "", "a line")); err != nil {
 							return
 						}
 						select {

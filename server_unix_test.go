@@ -115,12 +115,7 @@ func TestShutdownStreamsStuck(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			anna := state(t, "anna")
-			l, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			addr := l.Addr().String()
-			l.Close()
+			addr := freeAddr(t)
 			cmd := exec.Command(os.Args[0], "-listen", addr, "-dir", anna)
 			cmd.Dir = t.TempDir()
 			cmd.Env = append(os.Environ(), asSecurechat+"=1")

@@ -152,6 +152,9 @@ func (r *clientRules) admit(id ssh.PublicKey, remote net.Addr, now time.Time) (g
 	return g, t.unlisted(id)
 }
 
+// recheckEvery is the time between two looks at the files that decide about peers.
+const recheckEvery = 2 * time.Second
+
 // fileWatch returns a watch for the files that decide about peers.
 func (t *trust) fileWatch() *fileWatch {
 	return newFileWatch(t.path("authorized_keys"), t.path("known_hosts"), t.path("revoked_keys"))
@@ -601,8 +604,7 @@ func (t *trust) redeem(proof, h0, hpkePublic []byte, id ssh.PublicKey, now time.
 		g.name = unused[at].name
 		if holder := t.nameHolder(lines, g.name, id); holder != "" {
 			return refuse("key %s joins by an invite for %s, a name that now belongs to another key (%s)",
-				g.fingerprint,
-				g.name, holder)
+				g.fingerprint, g.name, holder)
 		}
 		if !commit {
 			return nil
