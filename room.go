@@ -671,11 +671,12 @@ func (r *room) namesLocked() []string {
 	return slices.Compact(names)
 }
 
-// who sends m the list of the members, unless too many notices wait for m.
+// who sends m the list of the members, unless too many notices wait for m. A member that has to leave gets none: its
+// goodbye comes after all notices, so a client that kept asking would stay.
 func (r *room) who(m *member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(m.notices) < maxNotices {
+	if m.ending.reason == "" && len(m.notices) < maxNotices {
 		m.notifyLocked(itemNotice, whoLine(r.namesLocked()))
 	}
 }
