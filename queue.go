@@ -11,9 +11,17 @@ const (
 
 // queueItem is an item as its receivers get it.
 type queueItem struct {
-	enc      []byte
-	what     byte
-	from, to *stream // to: the one stream that receives it, or nil for all but from
+	enc  []byte
+	what byte
+	from *stream
+	to   *audience // nil for all but from
+}
+
+// audience is who receives a direct message: connections of one key. They share one item, so that a person with many
+// connections takes no more of the queue than another.
+type audience struct {
+	fingerprint string
+	streams     []*stream
 }
 
 // queue holds the items from number first on. The room's lock guards it.
@@ -32,7 +40,7 @@ func (q *queue) end() uint64 { return q.first + uint64(len(q.items)) }
 func (q *queue) at(n uint64) *queueItem { return &q.items[n-q.first] }
 
 // add gives it the next number, encodes it behind buf and puts it at the queue's end. The front may be dropped.
-func (q *queue) add(buf []byte, it item, from, to *stream) []byte {
+func (q *queue) add(buf []byte, it item, from *stream, to *audience) []byte {
 	it.seq = q.end()
 	at := len(buf)
 	buf = it.append(buf)

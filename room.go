@@ -251,7 +251,7 @@ func (m *member) wants(it *queueItem, n uint64) bool {
 		return false
 	case missed && (it.what == itemJoin || it.what == itemLeave):
 		return false
-	case it.to != nil && it.to != m.stream:
+	case it.to != nil && !slices.Contains(it.to.streams, m.stream):
 		return missed && it.to.fingerprint == m.peer.fingerprint // sent to an earlier connection of the same person
 	}
 	return true
@@ -311,23 +311,22 @@ func (r *room) publishLocked(m *member, l lines) error {
 	if err := r.log.write(records, r.streams.appendMarks); err != nil {
 		return err
 	}
-	targets := []*stream{nil}
+	var to *audience // nil for all
 	if l.what == itemDirect {
 		var err error
-		targets, err = r.targetsLocked(m, l.to)
+		to, err = r.audienceLocked(m, l.to)
 		if err != nil {
 			m.notifyLocked(itemUndelivered, err.Error()+"; what you sent is in the log only")
+			return nil
 		}
 	}
 	size := 0
 	for _, text := range l.texts {
 		size += len(text) + len(name) + itemOverhead
 	}
-	enc := r.queue.space(size * len(targets))
+	enc := r.queue.space(size)
 	for _, text := range l.texts {
-		for _, to := range targets {
-			enc = r.queue.add(enc, item{time: now, what: l.what, name: name, text: text}, m.stream, to)
-		}
+		enc = r.queue.add(enc, item{time: now, what: l.what, name: name, text: text}, m.stream, to)
 	}
 	r.skipLocked(m)
 	r.wakeAllLocked()
@@ -342,22 +341,22 @@ func (r *room) skipLocked(m *member) {
 	}
 }
 
-// targetsLocked returns the streams that receive a direct message from m to name.
-func (r *room) targetsLocked(m *member, name string) ([]*stream, error) {
+// audienceLocked returns who receives a direct message from m to name.
+func (r *room) audienceLocked(m *member, name string) (*audience, error) {
 	found, err := r.findLocked(name)
 	if err != nil {
 		return nil, err
 	}
-	var targets []*stream
-	for _, to := range found {
-		if to.listens && to.stream != m.stream {
-			targets = append(targets, to.stream)
+	to := &audience{fingerprint: found[0].peer.fingerprint}
+	for _, other := range found {
+		if other.listens && other.stream != m.stream {
+			to.streams = append(to.streams, other.stream)
 		}
 	}
-	if len(targets) == 0 {
+	if len(to.streams) == 0 {
 		return nil, fmt.Errorf("%s does not listen", name)
 	}
-	return targets, nil
+	return to, nil
 }
 
 // findLocked returns the members that name means: the connections of one key. If two keys have this name, or names that
@@ -671,11 +670,12 @@ func (r *room) namesLocked() []string {
 	return slices.Compact(names)
 }
 
-// who sends m the list of the members, unless too many notices wait for m.
+// who sends m the list of the members, unless too many notices wait for m. A member that has to leave gets none: its
+// goodbye comes after all notices, so a client that kept asking would stay.
 func (r *room) who(m *member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(m.notices) < maxNotices {
+	if m.ending.reason == "" && len(m.notices) < maxNotices {
 		m.notifyLocked(itemNotice, whoLine(r.namesLocked()))
 	}
 }

@@ -810,3 +810,32 @@ func TestOwnLinesAreNotUnread(t *testing.T) {
 		t.Errorf("a member that sent %d MiB has to leave: %q", 2*queueBytes>>20, loud.ending.reason)
 	}
 }
+
+// TestManyConnectionsOfOne: a direct message takes one item however many connections its receiver has, so it pushes no
+// member out of the queue. Each connection gets it once, also one that has just taken the place of another.
+func TestManyConnectionsOfOne(t *testing.T) {
+	r, _ := quietRoom(t)
+	anna, _ := enter(t, r, "anna", "key a", 1)
+	idle, _ := enter(t, r, "idle", "key i", 1)
+	for stream := range byte(queueBytes / maxLine) {
+		enter(t, r, "bob", "key b", stream)
+	}
+	bob, _ := enter(t, r, "bob", "key b", 0) // in place of the first
+	other, _ := enter(t, r, "bob", "key b", 255)
+	for _, m := range []*member{anna, idle, bob, other} {
+		heard(t, r, m)
+	}
+	text := strings.Repeat("x", maxLine)
+	if err := r.say(anna, lines{first: 1, what: itemDirect, to: "bob", texts: [][]byte{[]byte(text)}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range []*member{anna, idle} {
+		wantHeard(t, r, m)
+		if m.ending.reason != "" {
+			t.Errorf("%s has to leave: %s", m.name, m.ending.reason)
+		}
+	}
+	for _, m := range []*member{bob, other} {
+		wantHeard(t, r, m, "direct anna "+text)
+	}
+}

@@ -736,6 +736,24 @@ func TestAfterKick(t *testing.T) {
 	}
 }
 
+// TestCuriousClientLeaves: a client that has to leave gets its goodbye although it asks for the list of the members
+// again and again.
+func TestCuriousClientLeaves(t *testing.T) {
+	r, _ := quietRoom(t)
+	anna, _ := enter(t, r, "anna", "key a", 1)
+	r.who(anna)
+	r.expel(anna)
+	var d delivery
+	for range 3 {
+		d = delivery{}
+		r.next(anna, &d)
+		r.who(anna)
+	}
+	if !d.goodbye || d.reason != reasonNotAdmitted {
+		t.Errorf("the client stays, and gets %d notices more", len(d.items))
+	}
+}
+
 // TestBusyClientHearsReason: a client that keeps sending receives the reason for its end: a kick, or the server's stop.
 func TestBusyClientHearsReason(t *testing.T) {
 	t.Parallel()
