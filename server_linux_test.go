@@ -1,16 +1,16 @@
 package main
 
-// The server in conditions that need Linux: full and read-only file systems, abstract sockets, disabled core dumps, and
-// the cost that a client which has stopped reading causes for others (BenchmarkStalledReader).
-
 import (
 	"bytes"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -22,6 +22,9 @@ import (
 
 	"golang.org/x/sys/unix"
 )
+
+// The server in conditions that need Linux: full and read-only file systems, abstract sockets, disabled core dumps, and
+// the cost that a client which has stopped reading causes for others (BenchmarkStalledReader).
 
 // mount mounts a file system on dir until the test ends. It returns false if the process may not mount.
 func mount(t *testing.T, source, dir, kind string, flags uintptr, data string) bool {
@@ -339,5 +342,425 @@ func BenchmarkStalledReader(b *testing.B) {
 			b.ReportMetric(float64(late[len(late)/2].Microseconds()), "µs-p50")
 			b.ReportMetric(float64(late[len(late)*99/100].Microseconds()), "µs-p99")
 		})
+	}
+}
+
+// The server in trouble: a log that cannot be written, stuck clients, and new clients behind many silent connections.
+
+// TestLogTrouble: while the log's folder is missing, lines wait, and they are acknowledged once it exists. A client
+// that connects meanwhile is refused and gets in later. The operator sees one message.
+func TestLogTrouble(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	dir := filepath.Join(t.TempDir(), "logs")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "connection.log")
+	server, addr := serve(t, anna, "-log", path)
+	early := start(t, t.TempDir(), "-connect", addr, "-dir", anna)
+	server.err.match(t, `joined`)
+	early.send("one\n")
+	server.out.match(t, `: one`)
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	early.send("two\n")
+	early.stdin.Close()
+	early.err.match(t, `cannot write its log just now`)
+	late := start(t, t.TempDir(), "-connect", addr, "-dir", anna, "-reconnect")
+	late.send("three\n")
+	late.stdin.Close()
+	late.err.match(t, `the server closed the session: it cannot write the log; connecting again`)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if a, b := early.wait(), late.wait(); a != exitDone || b != exitDone {
+		t.Errorf("exit %d and %d", a, b)
+	}
+	server.err.match(t, `the log can be written again`)
+	if got := messages(t, path); !slices.Equal(got, []string{"two", "three"}) &&
+		!slices.Equal(got, []string{"three", "two"}) {
+		t.Errorf("the log has %q", got)
+	}
+	if n := strings.Count(server.err.String(), "cannot write the log "+path); n != 1 {
+		t.Errorf("the operator saw the message %d times", n)
+	}
+}
+
+// TestFullRoom: a client that finds the room full is sent the reason, and with -reconnect it joins as soon as another
+// client leaves.
+func TestFullRoom(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	server, addr := serve(t, anna, "-max-clients", "1")
+	first := start(t, t.TempDir(), "-connect", addr, "-dir", anna)
+	server.err.match(t, `joined`)
+	const full = "the server closed the session: the room is full"
+	if out, stderr, code := runToEnd(t, t.TempDir(), "lost\n", "-connect", addr, "-dir", anna); code != exitTrouble ||
+		stderr != "securechat: "+full+"\n" {
+		t.Errorf("exit %d: %s%s", code, out, stderr)
+	}
+	patient := start(t, t.TempDir(), "-connect", addr, "-dir", anna, "-reconnect")
+	patient.send("hello\n")
+	patient.stdin.Close()
+	patient.err.match(t, full+"; connecting again")
+	first.stdin.Close()
+	if a, b := first.wait(), patient.wait(); a != exitDone || b != exitDone {
+		t.Errorf("exit %d and %d", a, b)
+	}
+	if got := messages(t, filepath.Join(server.cmd.Dir, "connection.log")); !slices.Equal(got, []string{"hello"}) {
+		t.Errorf("the log has %q", got)
+	}
+	server.err.match(t, `refused 127\.0\.0\.1:\d+, SHA256:\S+: the room is full: 1 clients \(-max-clients\)`)
+}
+
+// stuckPipe returns the write end of a full pipe without a reader.
+func stuckPipe(t *testing.T) *os.File {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close(); w.Close() })
+	w.SetWriteDeadline(time.Now().Add(50 * time.Millisecond))
+	for err == nil {
+		_, err = w.Write(make([]byte, 4096))
+	}
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatal(err)
+	}
+	return w
+}
+
+// TestShutdownStreamsStuck: with any of its streams stuck and a client that reads nothing, the server still accepts
+// lines. The first signal ends it properly within five seconds, and a second signal ends it at once.
+func TestShutdownStreamsStuck(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name             string
+		out, err, second bool
+	}{{"stdout", true, false, false}, {"stderr", false, true, false}, {"both", true, true, false},
+		{"both, second signal", true, true, true}} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			anna := state(t, "anna")
+			addr := freeAddr(t)
+			cmd := exec.Command(os.Args[0], "-listen", addr, "-dir", anna)
+			cmd.Dir = t.TempDir()
+			cmd.Env = append(os.Environ(), asSecurechat+"=1")
+			server := &proc{t: t, cmd: cmd, err: newWatched(), ended: make(chan struct{})}
+			if c.out {
+				cmd.Stdout = stuckPipe(t)
+			}
+			if c.err {
+				cmd.Stderr = stuckPipe(t)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			go func() { cmd.Wait(); close(server.ended) }()
+			defer cmd.Process.Kill()
+			deaf := start(t, t.TempDir(), "-connect", addr, "-dir", anna, "-reconnect", "-json")
+			deaf.out.match(t, `"type":"welcome"`)
+			deaf.cmd.Process.Signal(syscall.SIGSTOP)
+			defer deaf.cmd.Process.Signal(syscall.SIGCONT)
+			const said = 100 // These lines fill the pipes but not the room.
+			input := strings.Repeat(strings.Repeat("x", maxLine)+"\n", said)
+			if _, stderr, code := runToEnd(t, t.TempDir(), input, "-connect", addr, "-dir", anna); code != exitDone {
+				t.Errorf("exit %d: %s", code, stderr)
+			}
+			witness := start(t, t.TempDir(), "-connect", addr, "-dir", anna, "-json")
+			witness.out.match(t, `"type":"welcome"`)
+			begin := time.Now()
+			cmd.Process.Signal(syscall.SIGTERM)
+			if c.second {
+				if code := witness.wait(); code != exitTrouble {
+					t.Errorf("the witness: exit %d: %s", code, witness.err)
+				}
+				cmd.Process.Signal(syscall.SIGTERM)
+				<-server.ended
+				if ws := cmd.ProcessState.Sys().(syscall.WaitStatus); !ws.Signaled() {
+					t.Errorf("it ended with %v", cmd.ProcessState)
+				}
+				return
+			}
+			code, took := server.wait(), time.Since(begin)
+			if code != exitDone || took > 5*time.Second {
+				t.Errorf("exit %d after %v", code, took)
+			}
+			t.Logf("ended after %v", took)
+			all := records(t, filepath.Join(cmd.Dir, "connection.log"))
+			ends := 0
+			for _, r := range all {
+				if r["event"] == eventDisconnect {
+					ends++
+				}
+			}
+			if last := all[len(all)-1]; last["event"] != eventStop || ends != 3 {
+				t.Errorf("%d disconnects of 3; the log ends with %v", ends, last)
+			}
+		})
+	}
+}
+
+// TestShutdownStuck: the server ends within five seconds while one client is stopped and another is in its handshake.
+func TestShutdownStuck(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	server, addr := serve(t, anna)
+	stuck := start(t, t.TempDir(), "-connect", addr, "-dir", anna)
+	server.err.match(t, `joined`)
+	stuck.cmd.Process.Signal(syscall.SIGSTOP)
+	defer stuck.cmd.Process.Signal(syscall.SIGCONT)
+	silent, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	silent.Read(make([]byte, 1))
+	begin := time.Now()
+	server.cmd.Process.Signal(syscall.SIGTERM)
+	if code := server.wait(); code != exitDone || time.Since(begin) > 5*time.Second {
+		t.Errorf("exit %d after %v", code, time.Since(begin))
+	}
+	ends := 0
+	for _, r := range records(t, filepath.Join(server.cmd.Dir, "connection.log")) {
+		if r["event"] == eventDisconnect || r["event"] == eventRefused {
+			ends++
+			if recordField(r, "reason") == "" {
+				t.Error("an end without a reason")
+			}
+		}
+	}
+	if ends != 2 {
+		t.Errorf("%d ends of 2 connections in the log", ends)
+	}
+}
+
+// TestClientBehindSilentCrowd: a new client is admitted while very many silent connections are open.
+func TestClientBehindSilentCrowd(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	server, addr := serve(t, anna)
+	var crowd []net.Conn
+	for range 1000 {
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		crowd = append(crowd, conn)
+	}
+	defer func() {
+		for _, conn := range crowd {
+			conn.Close()
+		}
+	}()
+	begin := time.Now()
+	out, stderr, code := runToEnd(t, t.TempDir(), "hello\n", "-connect", addr, "-dir", anna, "-reconnect")
+	t.Logf("with 1000 silent connections a newcomer's line is acknowledged after %v; the server's %s", time.Since(begin),
+		memoryOf(server.cmd.Process.Pid))
+	if code != exitDone {
+		t.Errorf("exit %d: %s%s", code, out, stderr)
+	}
+}
+
+// The operating system's part: owners and modes of files, file systems without space, service managers.
+
+// ownedFile is the FileInfo of a file with another owner or mode.
+type ownedFile struct {
+	fs.FileInfo
+	uid  uint32
+	mode fs.FileMode
+}
+
+func (f ownedFile) Mode() fs.FileMode { return f.mode }
+
+func (f ownedFile) Sys() any { return &syscall.Stat_t{Uid: f.uid} }
+
+func TestCheckPrivate(t *testing.T) {
+	ours := uint32(os.Geteuid())
+	for _, c := range []struct {
+		uid  uint32
+		mode fs.FileMode
+		ok   bool
+	}{
+		{ours, 0o600, true}, {ours, 0o400, true}, {ours, 0o640, false}, {ours, 0o604, false},
+		{ours + 1, 0o640, true}, {ours + 1, 0o440, true}, {ours + 1, 0o660, false}, {ours + 1, 0o644, false},
+	} {
+		if err := checkPrivate("key", ownedFile{uid: c.uid, mode: c.mode}); (err == nil) != c.ok {
+			t.Errorf("owner %d, mode %o: %v", c.uid, c.mode, err)
+		}
+	}
+}
+
+// limited starts securechat from a shell script, which sets a limit and then runs "$@".
+func limited(t *testing.T, script, stdin string, args ...string) *proc {
+	t.Helper()
+	p := &proc{t: t, out: newWatched(), err: newWatched(), ended: make(chan struct{})}
+	p.cmd = exec.Command("sh", append([]string{"-c", script, "sh", os.Args[0]}, args...)...)
+	p.cmd.Dir = t.TempDir()
+	p.cmd.Env = append(os.Environ(), asSecurechat+"=1", "HOME="+p.cmd.Dir)
+	p.cmd.Stdout, p.cmd.Stderr, p.cmd.Stdin = p.out, p.err, strings.NewReader(stdin)
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { p.cmd.Wait(); close(p.ended) }()
+	t.Cleanup(func() { p.cmd.Process.Kill(); <-p.ended })
+	return p
+}
+
+// TestInviteWithoutSpace checks that an invite stays valid if authorized_keys cannot be written.
+func TestInviteWithoutSpace(t *testing.T) {
+	anna, bob := state(t, "anna"), state(t, "bob")
+	out, _, code := runToEnd(t, t.TempDir(), "", "-invite", "robert", "-dir", anna)
+	if code != exitDone {
+		t.Fatal(code)
+	}
+	t.Setenv("SECURECHAT_INVITE", strings.TrimSpace(out))
+	// The file is larger than the limit.
+	put(t, filepath.Join(anna, "authorized_keys"), []byte(strings.Repeat("# filler\n", 20000)))
+	invites := readText(t, filepath.Join(anna, "invites"))
+
+	p := limited(t, `ulimit -f 100; exec "$@"`, "", "-listen", "127.0.0.1:0", "-dir", anna)
+	addr := p.err.match(t, `room open on (127\.0\.0\.1:\d+)`)[1]
+	if _, code := sendHello(t, bob, addr, "-join"); code == exitDone {
+		t.Error("joined by an invite that could not be used")
+	}
+	p.err.match(t, `refused 127\.0\.0\.1:\d+, SHA256:\S+: key SHA256:\S+ cannot join by its invite, which stays valid: `+
+		`cannot write \S+authorized_keys: .*: free some space and try again`)
+	if now := readText(t, filepath.Join(anna, "invites")); now != invites {
+		t.Errorf("the invite is gone: %q", now)
+	}
+
+	_, addr = serve(t, anna) // This server has no limit.
+	stderr, code := sendHello(t, bob, addr, "-join")
+	wantRun(t, "the same invite", stderr, code, exitDone, `is now pinned`)
+	os.Unsetenv("SECURECHAT_INVITE")
+	stderr, code = sendHello(t, bob, addr)
+	wantRun(t, "the second time", stderr, code, exitDone, `^$`)
+}
+
+// readOnly starts a program without root's right to write to any folder.
+const readOnly = `if [ "$(id -u)" = 0 ]; then exec setpriv --bounding-set=-dac_override,-dac_read_search "$@"; fi; ` +
+	`exec "$@"`
+
+// TestReadOnlyFolder: a state folder that cannot be written works if it contains all that is needed. A failed write is
+// reported with the remedy.
+func TestReadOnlyFolder(t *testing.T) {
+	anna, bob := state(t, "anna"), state(t, "bob")
+	admit(t, anna, bob)
+	_, addr := serve(t, anna)
+	pin(t, bob, addr, anna)
+	if err := os.Remove(filepath.Join(bob, "identity.pub")); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{anna, bob} {
+		if err := os.Chmod(dir, 0o500); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.Chmod(dir, 0o700) })
+	}
+	p := limited(t, readOnly, "hello\n", "-connect", addr, "-dir", bob)
+	code := p.wait()
+	wantRun(t, "a client", p.err.String(), code, exitDone, `^$`)
+	p = limited(t, readOnly, "", "-fingerprint", "-dir", bob)
+	if code := p.wait(); code != exitDone || p.err.String() != "" || !strings.HasPrefix(p.out.String(), "SHA256:") {
+		t.Errorf("-fingerprint: exit %d, %q, %q", code, p.out, p.err)
+	}
+	for _, args := range [][]string{{"-invite", "cleo"}, {"-allow", filepath.Join(anna, "identity.pub")}} {
+		p = limited(t, readOnly, "", append(args, "-dir", anna)...)
+		code = p.wait()
+		wantRun(t, args[0], p.err.String(), code, exitTrouble,
+			`permission denied: allow this user to write to the folder and try again`)
+	}
+	if exists(filepath.Join(anna, "invites")) ||
+		regexp.MustCompile(`anna`).MatchString(readText(t, filepath.Join(anna, "authorized_keys"))) {
+		t.Error("something was written")
+	}
+}
+
+// TestServiceManager passes a listening socket to the server, and receives READY=1, WATCHDOG=1 and STOPPING=1 from it.
+func TestServiceManager(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	name := filepath.Join(t.TempDir(), "notify")
+	told, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer told.Close()
+	heard := make(chan string, 1<<16) // Datagrams are read at once, because the kernel queues only a few.
+	go func() {
+		defer close(heard)
+		b := make([]byte, 100)
+		for {
+			n, err := told.Read(b)
+			if err != nil {
+				return
+			}
+			heard <- string(b[:n])
+		}
+	}()
+	p := &proc{t: t, out: newWatched(), err: newWatched(), ended: make(chan struct{})}
+	hear := func() string {
+		t.Helper()
+		select {
+		case s := <-heard:
+			return s
+		case <-time.After(patience):
+			t.Fatalf("the service manager received nothing: %s", p.err)
+			return ""
+		}
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	p.cmd = exec.Command("/bin/sh", "-c", `LISTEN_PID=$$ exec "$@"`, "sh", os.Args[0], "-listen", "systemd", "-dir", anna)
+	p.cmd.Dir = t.TempDir()
+	p.cmd.Env = append(os.Environ(), asSecurechat+"=1", "LISTEN_FDS=1", "NOTIFY_SOCKET="+name, "WATCHDOG_USEC=200000")
+	p.cmd.ExtraFiles = []*os.File{f}
+	p.cmd.Stdout, p.cmd.Stderr = p.out, p.err
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { p.cmd.Wait(); close(p.ended) }()
+	defer p.cmd.Process.Kill()
+	if got := hear(); got != "READY=1" {
+		t.Errorf("first it says %q: %s", got, p.err)
+	}
+	if _, stderr, code := runToEnd(t, t.TempDir(), "hello\n", "-connect", l.Addr().String(), "-dir",
+		anna); code != exitDone {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+	if got := hear(); got != "WATCHDOG=1" {
+		t.Errorf("then it says %q", got)
+	}
+	p.cmd.Process.Signal(syscall.SIGTERM)
+	for hear() != "STOPPING=1" {
+	}
+	if code := p.wait(); code != exitDone {
+		t.Errorf("exit %d: %s", code, p.err)
+	}
+}
+
+// TestNoSocket checks that -listen systemd is rejected without inherited sockets, and with too many.
+func TestNoSocket(t *testing.T) {
+	for _, c := range []struct{ pid, fds, want string }{{"1", "1", "no socket"}, {"", "", "no socket"},
+		{"self", "0", "no socket"}, {"self", "99", "at most"}} {
+		if c.pid == "self" {
+			c.pid = strconv.Itoa(os.Getpid())
+		}
+		t.Setenv("LISTEN_PID", c.pid)
+		t.Setenv("LISTEN_FDS", c.fds)
+		if _, err := sdListeners(); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v: %v", c, err)
+		}
 	}
 }
