@@ -71,6 +71,7 @@ type rawPipe struct {
 	sending sync.Mutex  // guards appending to and writing the session, for one message or piece of stdin
 	closed  atomic.Bool // secure-close has been sent, or is the next message sent
 
+	terminal              bool  // stdin is a terminal, which counts as empty
 	size                  int64 // of stdin if it is a regular file, else -1
 	sent, acked, received atomic.Int64
 	ended                 atomic.Bool // our end of file has been sent, so sent is final
@@ -80,7 +81,7 @@ type rawPipe struct {
 
 // newRawPipe makes a pipe of the standard streams.
 func newRawPipe(stdin, stdout *os.File, progress func(string)) *rawPipe {
-	p := &rawPipe{stdin: stdin, stdout: stdout, progress: progress, size: -1}
+	p := &rawPipe{stdin: stdin, stdout: stdout, progress: progress, terminal: isTerminal(stdin), size: -1}
 	if info, err := stdin.Stat(); err == nil && info.Mode().IsRegular() {
 		if at, err := stdin.Seek(0, io.SeekCurrent); err == nil {
 			p.size = max(0, info.Size()-at)
@@ -202,7 +203,7 @@ func (p *rawPipe) pump(s *session) error {
 	buf := make([]byte, 0, rawChunk+rawChunk/32)
 	for {
 		n, err := 0, io.EOF
-		if !isTerminal(p.stdin) { // a terminal counts as empty
+		if !p.terminal {
 			n, err = p.stdin.Read(in[msgHeader:])
 		}
 		for rest := in[:msgHeader+n]; ; {
