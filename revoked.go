@@ -227,6 +227,9 @@ func (r *revocations) parseKRL(data []byte) error {
 		}
 		if kind == 1 {
 			c := revokedCerts{ca: string(body.string()), ids: make(map[string]bool)}
+			if _, err := ssh.ParsePublicKey([]byte(c.ca)); err != nil && c.ca != "" {
+				return fmt.Errorf("a CA: %w", err)
+			}
 			body.string()
 			if err := c.parse(body); err != nil {
 				return err
@@ -248,10 +251,11 @@ func (r *revocations) parseKRL(data []byte) error {
 			item := string(body.string())
 			switch {
 			case size == 0:
-				r.blobs[item] = true
-				if key, err := ssh.ParsePublicKey([]byte(item)); err == nil { // of a certificate, its key is revoked
-					r.blobs[string(plainKey(key).Marshal())] = true
+				key, err := ssh.ParsePublicKey([]byte(item))
+				if err != nil {
+					return fmt.Errorf("a key: %w", err)
 				}
+				r.blobs[string(plainKey(key).Marshal())] = true // of a certificate, its key is revoked
 			case len(item) == size:
 				r.sums[item] = true
 			default:

@@ -8,10 +8,11 @@ package main
 //     read no key is trusted;
 //   - a line that cannot be parsed trusts no key and is reported, and the other lines stay valid. A @revoked line that
 //     cannot be parsed invalidates the whole file;
-//   - lines decide first. Without a line that names it, a machine's own identity is trusted on that machine only: a
-//     server admits it from, and a client accepts it at, a loopback address or an address of the machine's
-//     interfaces. So a stolen identity opens nothing from elsewhere, and a relay to the user's own room does not pass
-//     for a server with a line;
+//   - lines decide first, and lines for [host]:port before lines for the host. Without a line that names it, a
+//     machine's own identity is trusted on that machine only: a server admits it from, and a client accepts it at, a
+//     loopback address or an address of the machine's interfaces. So a stolen identity opens nothing from elsewhere,
+//     and a relay to the user's own room does not pass for a server with a line. A line that cannot be parsed counts
+//     as one that names the address;
 //   - a key that is listed itself is trusted with any certificate.
 
 import (
@@ -20,6 +21,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"runtime/debug"
@@ -263,14 +265,21 @@ func (t *trust) checkRevoked(id ssh.PublicKey, r *revocations, err error) error 
 		return refuse("%v", err)
 	}
 	if err != nil {
-		hint := "repair it, or create it again with ssh-keygen -k"
-		return &untrusted{kind: undecided, reason: t.revokedFault(err), hint: hint}
+		u := &untrusted{kind: undecided, reason: t.revokedFault(err)}
+		if !isSystemError(err) {
+			u.hint = "repair it, or create it again with ssh-keygen -k"
+		}
+		return u
 	}
 	if why := r.revokes(id); why != "" {
 		return refuse("key %s: %s by revoked_keys", fingerprint(id), why)
 	}
 	return nil
 }
+
+// isSystemError reports whether a file could not be read at all, as when the process has too many open files. Its
+// contents may be right.
+func isSystemError(err error) bool { return errors.As(err, new(*fs.PathError)) }
 
 // checkServer decides about a server that shows id. The client has connected to addr, host:port. It returns the line
 // or CA by which the server is trusted.
@@ -285,7 +294,11 @@ func (t *trust) checkServer(addr string, remote net.Addr, id ssh.PublicKey, now 
 	file := t.path("known_hosts")
 	lines, err := readKnownHosts(t.stateFiles)
 	if err != nil {
-		return "", refuse("%v", err)
+		u := refuse("%v", err)
+		if isSystemError(err) {
+			u.kind = undecided
+		}
+		return "", u
 	}
 	for i := range lines {
 		if l := &lines[i]; l.revoked && (sameKey(l.key, id) || l.certifies(id)) {
@@ -293,12 +306,13 @@ func (t *trust) checkServer(addr string, remote net.Addr, id ssh.PublicKey, now 
 		}
 	}
 	found := findServer(lines, server)
-	for _, l := range found.pins() {
+	pins, cas := found.counting()
+	for _, l := range pins {
 		if sameKey(l.key, id) {
 			return fmt.Sprintf("known_hosts:%d", l.line), nil
 		}
 	}
-	by, err = t.checkServerCertificate(addr, server.host, found.cas(), remote, id, now)
+	by, err = t.checkServerCertificate(addr, server.host, cas, remote, id, now)
 	if by != "" || err != nil {
 		return by, err
 	}
@@ -313,7 +327,8 @@ func (t *trust) checkServer(addr string, remote net.Addr, id ssh.PublicKey, now 
 				"ssh-keygen -R %s -f %s", shellQuote(pinned.spelling(server)), shellQuote(file)),
 		}
 	}
-	if !found.any() && t.isOwnAt(id, remoteIP(remote)) && !namesRemote(lines, remote) {
+	isOwn := t.isOwnAt(id, remoteIP(remote))
+	if isOwn && !found.any() && !namesRemote(lines, remote) {
 		return "own identity", nil
 	}
 	u := &untrusted{
@@ -322,7 +337,7 @@ func (t *trust) checkServer(addr string, remote net.Addr, id ssh.PublicKey, now 
 		hint: fmt.Sprintf("compare the fingerprint with the one that the server prints, then add to %s: %s %s",
 			file, server.name, keyText(id)),
 	}
-	if cas := found.cas(); len(cas) > 0 {
+	if len(cas) > 0 {
 		ca := cas[0]
 		cert, ok := id.(*ssh.Certificate)
 		if ok {
@@ -333,15 +348,22 @@ func (t *trust) checkServer(addr string, remote net.Addr, id ssh.PublicKey, now 
 		}
 		u.reason += fmt.Sprintf(", without a certificate by CA %s of %s:%d", fingerprint(ca.key), file, ca.line)
 	}
-	if sameKey(id, t.own) {
+	switch {
+	case isOwn && !found.any():
+		u.hint += "\nthat key is this machine's own identity, but a line of known_hosts names this address or cannot be read"
+	case sameKey(id, t.own):
 		u.hint += "\nthat key is this machine's own identity, which is trusted without a line only on this machine"
 	}
 	return "", u
 }
 
-// namesRemote reports whether a line names the address that a client has connected to. A pin for [127.0.0.1]:9000 also
-// excludes the own identity at localhost:9000, and the reverse, since both names lead to the same server.
+// namesRemote reports whether a line names the address that a client has connected to, or may name it because it cannot
+// be parsed. A pin for [127.0.0.1]:9000 also excludes the own identity at localhost:9000, and the reverse, since both
+// names lead to the same server.
 func namesRemote(lines []knownLine, remote net.Addr) bool {
+	if slices.ContainsFunc(lines, func(l knownLine) bool { return l.key == nil }) {
+		return true
+	}
 	ip, port, err := net.SplitHostPort(remote.String())
 	if err != nil {
 		return true // an address of another form is none of this machine's
@@ -614,7 +636,7 @@ func (t *trust) redeem(proof, h0, hpkePublic []byte, id ssh.PublicKey, now time.
 		} else {
 			place, err := t.enrol(nil, id, g.name)
 			if err != nil {
-				return fmt.Errorf("key %s cannot join by its invite, which stays valid: %w", g.fingerprint, err)
+				return err
 			}
 			g.by = "invite, now " + place
 		}
@@ -623,11 +645,15 @@ func (t *trust) redeem(proof, h0, hpkePublic []byte, id ssh.PublicKey, now time.
 		}
 		return nil
 	}
+	var err error
 	if commit {
-		err := t.lock(redeem)
-		return g, err
+		err = t.lock(redeem)
+	} else {
+		err = redeem()
 	}
-	err := redeem()
+	if err != nil && !errors.As(err, new(*untrusted)) {
+		err = fmt.Errorf("key %s cannot join by its invite, which stays valid: %w", g.fingerprint, err)
+	}
 	return g, err
 }
 

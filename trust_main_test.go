@@ -847,6 +847,10 @@ func TestOwnIdentityAndPins(t *testing.T) {
 	stderr, code = sendHello(t, bob, addr)
 	wantRun(t, "the own identity where a CA has a line", stderr, code, exitUntrusted,
 		`is unknown: its key is SHA256:\S+, without a certificate by CA`)
+	put(t, known, []byte("[127.0.0.1]:"+port+" ssh-ed25519 AAAAdamaged\n"))
+	stderr, code = sendHello(t, bob, addr)
+	wantRun(t, "the own identity where a line cannot be parsed", stderr, code, exitUntrusted,
+		`known_hosts:1 trusts no server: .*\n(.*\n)*.*is unknown: (.*\n)*.*own identity, but a line of known_hosts names this`)
 	if err := os.Remove(known); err != nil {
 		t.Fatal(err)
 	}

@@ -382,6 +382,9 @@ func TestCheckServer(t *testing.T) {
 		{"UTF-16", string(utf16Text("[chat.example]:9000 " + k)), addr, "is UTF-16 text", ""},
 		{"unknown marker", "[chat.example]:9000 " + k + "\n@revoke * " + k, addr, "while ", ""},
 		{"CA and no certificate", "@cert-authority *.example " + o, addr, "unknown", ""},
+		{"loose before an exact CA", "chat.example " + k + "\n@cert-authority [chat.example]:9000 " + o, addr, "unknown", ""},
+		{"exact and an exact CA", "[chat.example]:9000 " + k + "\n@cert-authority [chat.example]:9000 " + o, addr,
+			"known_hosts:1", ""},
 		{"exact before loose", "[chat.example]:9000 " + o + "\nchat.example " + k, addr, "changed", ""},
 		{"exact after loose", "chat.example " + k + "\n[chat.example]:9000 " + o, addr, "changed", ""},
 		{"exact before loose, hashed", knownhosts.HashHostname("[chat.example]:9000") + " " + o + "\nchat.example " + k,
@@ -674,6 +677,33 @@ func TestRevoked(t *testing.T) {
 	wantError(t, err, "no key is trusted")
 }
 
+// TestRevokedHint checks that a user is asked to repair revoked_keys only if its contents are wrong, and not if the
+// system could not read it.
+func TestRevokedHint(t *testing.T) {
+	tr, _ := newTrust(t)
+	_, key := newEd25519(t)
+	hint := func() string {
+		var u *untrusted
+		if err := tr.checkKey(key); !errors.As(err, &u) || u.kind != undecided {
+			t.Fatalf("%v", err)
+		}
+		return u.hint
+	}
+	put(t, tr.path("revoked_keys"), []byte("no key\n"))
+	if got := hint(); !strings.Contains(got, "repair it") {
+		t.Errorf("contents: hint %q", got)
+	}
+	if err := os.Remove(tr.path("revoked_keys")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("missing", tr.path("revoked_keys")); err != nil {
+		t.Fatal(err)
+	}
+	if got := hint(); got != "" {
+		t.Errorf("a file that cannot be opened: hint %q", got)
+	}
+}
+
 // TestKRLSections parses sections that ssh-keygen rarely or never writes, each in a valid and a damaged form.
 func TestKRLSections(t *testing.T) {
 	ca, caPub := testCA(t)
@@ -687,6 +717,8 @@ func TestKRLSections(t *testing.T) {
 	ext := func(critical byte) string { return str("x@y") + string([]byte{critical}) + str("z") }
 	head := krlMagic + "\x00\x00\x00\x01" + u64(1) + u64(2) + u64(0) + str("") + str("comment")
 	own := string(caPub.Marshal())
+	_, otherKey := newEd25519(t)
+	other := string(otherKey.Marshal())
 	for _, c := range []struct {
 		name, body    string
 		broken, holds bool // The cert is revoked.
@@ -703,7 +735,9 @@ func TestKRLSections(t *testing.T) {
 		{"bitmap above", certs(own, sec(0x22, u64(8)+str("\xff"))), false, false},
 		{"any CA", certs("", sec(0x20, u64(7))), false, true},
 		{"ids", certs(own, sec(0x23, str("bob")+str("ann"))), false, true},
-		{"second section", certs("other", sec(0x20, u64(7))) + certs(own, sec(0x20, u64(7))), false, true},
+		{"a CA that is no key", certs("other", sec(0x20, u64(7))), true, false},
+		{"a key that is no key", sec(2, str("key")), true, false},
+		{"second section", certs(other, sec(0x20, u64(7))) + certs(own, sec(0x20, u64(7))), false, true},
 		{"extension", sec(255, ext(0)) + certs(own, sec(0x39, ext(0))+sec(0x20, u64(7))), false, true},
 		{"critical extension", sec(255, ext(1)), true, false},
 		{"critical certificate extension", certs(own, sec(0x39, ext(1))), true, false},
