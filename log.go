@@ -137,7 +137,7 @@ func (l *connLog) open() (f *os.File, cut int64, err error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	end, cut, err := prepareLog(f, l.path)
+	end, cut, err := l.prepare(f)
 	if err != nil {
 		f.Close()
 		return nil, 0, err
@@ -149,8 +149,8 @@ func (l *connLog) open() (f *os.File, cut int64, err error) {
 	return f, cut, nil
 }
 
-// prepareLog checks that f can be the log, locks it and repairs its end.
-func prepareLog(f *os.File, path string) (end logEnd, cut int64, err error) {
+// prepare checks that f can be the log, locks it and repairs its end. It reports a log that other users can access.
+func (l *connLog) prepare(f *os.File) (end logEnd, cut int64, err error) {
 	info, err := f.Stat()
 	if err != nil {
 		return end, 0, err
@@ -165,6 +165,9 @@ func prepareLog(f *os.File, path string) (end logEnd, cut int64, err error) {
 	if !locked {
 		return end, 0, errors.New("another securechat writes it")
 	}
+	if err := checkPrivate(l.path, info); err != nil {
+		l.report(err.Error())
+	}
 	end, cut, err = lastRecord(f)
 	if err != nil {
 		return end, 0, err
@@ -178,7 +181,7 @@ func prepareLog(f *os.File, path string) (end logEnd, cut int64, err error) {
 		return end, cut, nil
 	}
 	// Otherwise a power cut could remove the name of a new file, and with it all the records that -sync has written.
-	target, err := filepath.EvalSymlinks(path)
+	target, err := filepath.EvalSymlinks(l.path)
 	if err != nil {
 		return end, 0, err
 	}

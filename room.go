@@ -654,7 +654,8 @@ func (r *room) close(reason string) {
 	}
 }
 
-// names lists the names of all members, each once.
+// names lists the names of all members, each once, as findLocked finds them: if two keys have names that look alike,
+// both are listed with ~XXXXXXXX.
 func (r *room) names() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -662,9 +663,21 @@ func (r *room) names() []string {
 }
 
 func (r *room) namesLocked() []string {
+	holder := map[string]string{} // by folded name, the fingerprint of a key
+	shared := map[string]bool{}   // folded names of several keys
+	for m := range r.members {
+		name := foldName(m.peer.name)
+		other, known := holder[name]
+		shared[name] = shared[name] || known && other != m.peer.fingerprint
+		holder[name] = m.peer.fingerprint
+	}
 	var names []string
 	for m := range r.members {
-		names = append(names, m.name)
+		name := m.name
+		if shared[foldName(m.peer.name)] {
+			name = m.peer.name + "~" + m.peer.suffix
+		}
+		names = append(names, name)
 	}
 	slices.Sort(names)
 	return slices.Compact(names)

@@ -308,7 +308,7 @@ func TestRoomNames(t *testing.T) {
 			t.Errorf("%s with key %s is %s, and its welcome says %s", c.name, c.key, m.name, w.name)
 		}
 	}
-	if got := whoLine(r.names()); got != "4 here: B0B~3XXX, bob, bob~2XXX, rob" {
+	if got := whoLine(r.names()); got != "4 here: B0B~3XXX, bob~1XXX, bob~2XXX, rob" {
 		t.Error(got)
 	}
 }

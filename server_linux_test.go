@@ -594,6 +594,53 @@ func TestCheckPrivate(t *testing.T) {
 	}
 }
 
+// TestLogReadableByOthers checks that a server reports a log that other users can read, at its start and after a
+// rotation, and nothing about a log that it has made itself.
+func TestLogReadableByOthers(t *testing.T) {
+	t.Parallel()
+	anna, dir := state(t, "anna"), t.TempDir()
+	log := filepath.Join(dir, "connection.log")
+	listen := func() *proc {
+		p := start(t, dir, "-listen", "127.0.0.1:0", "-dir", anna)
+		p.err.match(t, `room open on`)
+		return p
+	}
+	stop := func(p *proc) {
+		t.Helper()
+		if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		p.wait()
+	}
+	const words = `other users can access connection\.log: run chmod 600 connection\.log`
+	p := listen()
+	stop(p)
+	if matches(words, p.err.String()) {
+		t.Errorf("a new log: %s", p.err)
+	}
+	for _, mode := range []fs.FileMode{0o604, 0o640, 0o622} {
+		if err := os.Chmod(log, mode); err != nil {
+			t.Fatal(err)
+		}
+		p = listen()
+		p.err.match(t, words)
+		stop(p)
+	}
+	if err := os.Chmod(log, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p = listen()
+	if err := os.Rename(log, log+".1"); err != nil {
+		t.Fatal(err)
+	}
+	put(t, log, nil)
+	if err := errors.Join(os.Chmod(log, 0o644), p.cmd.Process.Signal(syscall.SIGHUP)); err != nil {
+		t.Fatal(err)
+	}
+	p.err.match(t, words)
+	stop(p)
+}
+
 // limited starts securechat from a shell script, which sets a limit and then runs "$@".
 func limited(t *testing.T, script, stdin string, args ...string) *proc {
 	t.Helper()

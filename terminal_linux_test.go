@@ -1102,6 +1102,8 @@ func TestAmbiguousName(t *testing.T) {
 	suffix := server.err.match(t, `B0b~([0-9a-f]{8}) joined`)[1]
 	s, p := startAtTerminal(t, 200, "", "-connect", addr, "-dir", anna)
 	s.match(`joined \S+ as anna`)
+	s.send("/who\r")
+	s.match(`\* 3 here: B0b~` + suffix + `, anna, bob~[0-9a-f]{8}\r`)
 	s.send("/msg bob for one of you\r")
 	choice := s.match(`bob is ambiguous: say which, B0b~` + suffix +
 		` or (bob~[0-9a-f]{8}); what you sent is in the log only`)[1]

@@ -523,19 +523,19 @@ func parseAllowed(text []byte) (authorizedLine, error) {
 	if what := explainKeyFile("FILE", text); what != "" {
 		return authorizedLine{}, errors.New("that is " + what)
 	}
-	var line []byte
+	var lines []string
 	for _, l := range textLines(text) {
-		if line != nil {
-			return authorizedLine{}, errors.New("that is more than one line: give one public key at a time")
-		}
-		line = l
+		lines = append(lines, string(l))
 	}
-	if line == nil {
+	if len(lines) == 0 {
 		return authorizedLine{}, errors.New("there is no public key line, such as ssh-ed25519 AAAA… name")
 	}
-	l, err := parseAuthorizedLine(line)
+	l, err := parseAuthorizedLine([]byte(lines[0]))
 	if err != nil {
 		return authorizedLine{}, fmt.Errorf("the line is not accepted: %w", err)
+	}
+	if len(lines) > 2 || len(lines) == 2 && lines[1] != fingerprint(l.key) { // -keygen prints the fingerprint too
+		return authorizedLine{}, errMoreThanOne
 	}
 	return l, nil
 }
