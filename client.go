@@ -165,8 +165,7 @@ func (c *client) run(ctx context.Context) error {
 		return err
 	}
 	if c.pipe != nil {
-		// Only securechat/2 has -raw, which has no -reconnect.
-		return c.pipe.carry(c.leaving, conn, conn.link.(*session))
+		return c.carry(conn)
 	}
 	if c.console.term != nil {
 		c.console.term.complete = func(line string, pos int) []string {
@@ -175,6 +174,19 @@ func (c *client) run(ctx context.Context) error {
 	}
 	go c.input() // ends with the input, and with -stay the stay; else with the process
 	return c.remain(conn, err)
+}
+
+// carry carries bytes with -raw, which has no -reconnect, until that is done, the client leaves, or the server is no
+// longer trusted.
+func (c *client) carry(conn *clientConn) error {
+	ctx, stop := context.WithCancelCause(c.leaving)
+	defer stop(nil)
+	go func() { // ends with ctx
+		if err := c.watchTrust(conn.server, ctx.Done()); err != nil {
+			stop(err)
+		}
+	}()
+	return c.pipe.carry(ctx, conn, conn.link.(*session)) // only securechat/2 has -raw
 }
 
 // remain serves one connection after the other until the stay ends. Without a first connection conn is nil, and err is
@@ -214,7 +226,7 @@ func (c *client) remain(conn *clientConn, err error) error {
 
 // isTrouble reports whether err is trouble of the network, or a server that stops: another connection may succeed.
 func isTrouble(err error) bool {
-	if errors.Is(err, errRemoved) {
+	if errors.Is(err, errRemoved) || errors.As(err, new(*untrusted)) {
 		return false
 	}
 	return errors.As(err, new(*errLost)) || errors.Is(err, errServerLeft) || errors.As(err, new(errUnreachable))
@@ -574,7 +586,11 @@ func (c *client) session(conn *clientConn) error {
 	}
 	s.working.Go(s.reader)
 	s.working.Go(s.writer)
-	s.working.Go(s.watchTrust)
+	s.working.Go(func() {
+		if err := c.watchTrust(conn.server, s.quit); err != nil {
+			s.distrusted <- err
+		}
+	})
 	select {
 	case err := <-s.read:
 		return s.outcome(err, false)
@@ -585,6 +601,9 @@ func (c *client) session(conn *clientConn) error {
 		}
 		return s.outcome(readErr, err == nil)
 	case err := <-s.distrusted:
+		if n := s.box.unacknowledged(); n > 0 {
+			return &errLost{n, err}
+		}
 		return err
 	case <-c.over.Done():
 		return s.outcome(errors.New("the server did not acknowledge in time"), false)
@@ -625,29 +644,23 @@ func (s *clientSession) readEnd() error {
 	}
 }
 
-// watchTrust checks the server's key again when known_hosts or revoked_keys change, or its certificate expires. It ends
-// when the server is no longer trusted, or when quit is closed.
-func (s *clientSession) watchTrust() {
-	if s.trust == nil {
-		return
-	}
-	files, end := s.trust.fileWatch(), certificateEnd(s.server.key)
+// watchTrust checks the server's key again when known_hosts or revoked_keys change, or its certificate expires. It
+// returns why the server is no longer trusted, or nil once quit is closed.
+func (c *client) watchTrust(server *peer, quit <-chan struct{}) error {
+	files, end := c.protocol.watch(), certificateEnd(server.key)
 	ticker := time.NewTicker(recheckEvery)
 	defer ticker.Stop()
 	for {
 		select {
-		case <-s.quit:
-			return
+		case <-quit:
+			return nil
 		case now := <-ticker.C:
 			expired := !end.IsZero() && !now.Before(end)
 			if !files.changed(now) && !expired {
 				continue
 			}
-			_, err := s.trust.checkServer(s.addr, s.server.remote, s.server.key, now)
-			var u *untrusted
-			if errors.As(err, &u) && u.kind != undecided {
-				s.distrusted <- err
-				return
+			if err := c.protocol.recheckServer(server, now); isRefusal(err) {
+				return err
 			}
 		}
 	}

@@ -605,12 +605,18 @@ func (l stuckLink) ready() bool { return true }
 
 func (l stuckLink) setReadTimeout(time.Duration, bool) {}
 
+// quietEndpoint returns an endpoint of securechat/2 with an empty state folder, for sessions that need no handshake.
+func quietEndpoint(t *testing.T) endpoint {
+	tr := openTrust(t.TempDir(), nil, "", nil)
+	return endpoint{protocol: &securechat2{trust: tr}, trust: tr}
+}
+
 // TestTimeoutStuck: -timeout ends a client that has sent its close and whose reader is stuck.
 func TestTimeoutStuck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newClient(clientConfig{
-			keepReceiving: true,
-			console:       newConsole(strings.NewReader(""), io.Discard, io.Discard, nil, consoleOptions{}),
+			endpoint: quietEndpoint(t), keepReceiving: true,
+			console: newConsole(strings.NewReader(""), io.Discard, io.Discard, nil, consoleOptions{}),
 		})
 		defer c.console.close()
 		time.AfterFunc(time.Second, func() { c.leave(errTimeout) })
@@ -618,7 +624,7 @@ func TestTimeoutStuck(t *testing.T) {
 		defer other.Close()
 		l := stuckLink{free: make(chan struct{})}
 		defer close(l.free)
-		err := c.session(&clientConn{conn, nil, l, welcome{name: "bob"}})
+		err := c.session(&clientConn{conn, &peer{}, l, welcome{name: "bob"}})
 		if err != nil || !errors.Is(c.result(), errTimeout) {
 			t.Errorf("it ended with %v, result %v", err, c.result())
 		}
@@ -791,7 +797,9 @@ func TestSessionEnds(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				cl := newClient(clientConfig{console: unstartedConsole(strings.NewReader(""), io.Discard)})
+				cl := newClient(clientConfig{
+					endpoint: quietEndpoint(t), console: unstartedConsole(strings.NewReader(""), io.Discard),
+				})
 				if c.fullDisk {
 					cl.console.out = newOutput(fullDisk{})
 				}
@@ -820,7 +828,7 @@ func TestSessionEnds(t *testing.T) {
 				if c.goodbye != nil {
 					cl.box.close()
 				}
-				err := cl.session(&clientConn{conn, nil, l, welcome{name: "anna"}})
+				err := cl.session(&clientConn{conn, &peer{}, l, welcome{name: "anna"}})
 				if !c.want(err) || isTrouble(err) != c.trouble {
 					t.Errorf("the session ended with %v; trouble %v", err, isTrouble(err))
 				}
@@ -834,7 +842,7 @@ func TestSessionEnds(t *testing.T) {
 func TestClosedOutputPatience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newClient(clientConfig{
-			endpoint: endpoint{protocol: &securechat2{}}, keepReceiving: true,
+			endpoint: quietEndpoint(t), keepReceiving: true,
 			console: unstartedConsole(strings.NewReader("line\n"), io.Discard),
 		})
 		conn, other := net.Pipe()
@@ -856,7 +864,7 @@ func TestClosedOutputPatience(t *testing.T) {
 			}
 		}()
 		go c.input()
-		if err := c.session(&clientConn{conn, nil, l, welcome{name: "anna"}}); err != nil || c.result() != nil {
+		if err := c.session(&clientConn{conn, &peer{}, l, welcome{name: "anna"}}); err != nil || c.result() != nil {
 			t.Errorf("it ended with %v", err)
 		}
 		if d := time.Since(begin); d != time.Minute {

@@ -44,6 +44,7 @@ type room struct {
 type visits struct {
 	met  map[string]uint64 // by fingerprint, the last item before the key first joined; maxMet at most
 	left map[string]uint64 // by fingerprint of a person, the last item delivered; maxLeft at most
+	last map[string]*peer  // by fingerprint of met, how the key was admitted last
 }
 
 // receiver is where a member's deliveries go: a client's connection, or the operator's console. One goroutine uses it.
@@ -109,7 +110,7 @@ var reasonSlow = fmt.Sprintf("slow consumer: it left more than %d MiB unread", q
 func newRoom(log *connLog, history int, sync bool) (*room, error) {
 	r := &room{
 		log: log, history: history, members: map[*member]struct{}{}, queue: queue{first: 1}, streams: newStreams(),
-		visits: visits{met: map[string]uint64{}, left: map[string]uint64{}},
+		visits: visits{met: map[string]uint64{}, left: map[string]uint64{}, last: map[string]*peer{}},
 	}
 	rand.Read(r.epoch[:])
 	if sync {
@@ -235,10 +236,11 @@ func (r *room) rewindLocked(m *member, req joinRequest) (gap bool) {
 func (r *room) firstMetLocked(m *member) uint64 {
 	met, known := r.visits.met[m.peer.fingerprint]
 	if known {
+		r.visits.last[m.peer.fingerprint] = m.peer
 		return met
 	}
 	if len(r.visits.met) < maxMet {
-		r.visits.met[m.peer.fingerprint] = m.presence.present
+		r.visits.met[m.peer.fingerprint], r.visits.last[m.peer.fingerprint] = m.presence.present, m.peer
 	}
 	return m.presence.present
 }
@@ -408,12 +410,44 @@ func (r *room) due(now time.Time, all bool) (due []*member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for m := range r.members {
-		expired := !m.presence.expires.IsZero() && !now.Before(m.presence.expires)
-		if !m.operator && m.ending.reason == "" && (all || expired) {
+		if !m.operator && m.ending.reason == "" && (all || hasPassed(m.presence.expires, now)) {
 			due = append(due, m)
 		}
 	}
 	return due
+}
+
+// hasPassed reports whether an expiry, of which zero means never, has passed.
+func hasPassed(expiry, now time.Time) bool { return !expiry.IsZero() && !now.Before(expiry) }
+
+// visitorsDue returns, of the keys that were in the room, those whose admission has expired, or with all every key.
+func (r *room) visitorsDue(now time.Time, all bool) (due []*peer) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, p := range r.visits.last {
+		if all || hasPassed(p.until, now) {
+			due = append(due, p)
+		}
+	}
+	return due
+}
+
+// renewVisitor sets when the admission of a key that was in the room expires.
+func (r *room) renewVisitor(p *peer, until time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.visits.last[p.fingerprint] == p {
+		renewed := *p
+		renewed.until = until
+		r.visits.last[p.fingerprint] = &renewed
+	}
+}
+
+// forget makes lines from before the next visit of a key not for it.
+func (r *room) forget(p *peer) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.visits.forget(p)
 }
 
 // renew sets when a member's admission expires.
@@ -605,7 +639,7 @@ func (r *room) leave(m *member, reason string) {
 	}
 	switch {
 	case reason == reasonNotAdmitted:
-		r.visits.forget(m)
+		r.visits.forget(m.peer)
 	case m.presence.person && m.listens:
 		r.visits.leave(m)
 	}
@@ -638,10 +672,11 @@ func (v *visits) leave(m *member) {
 	v.left[key] = m.next - 1
 }
 
-// forget forgets the visits of m's key.
-func (v *visits) forget(m *member) {
-	delete(v.met, m.peer.fingerprint)
-	delete(v.left, m.peer.fingerprint)
+// forget forgets the visits of a key.
+func (v *visits) forget(p *peer) {
+	delete(v.met, p.fingerprint)
+	delete(v.left, p.fingerprint)
+	delete(v.last, p.fingerprint)
 }
 
 // close rejects further members and makes all members leave.

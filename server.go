@@ -49,6 +49,7 @@ type server struct {
 	room       *room
 	gate       gate
 	conns      connSet
+	rawClient  atomic.Pointer[rawClient]
 	slots      chan struct{} // holds a value for each client that is served; its capacity is -max-clients
 	freeMemory *time.Timer   // gives memory back to the system freePause after the last handshake
 	strangers  strangers
@@ -563,24 +564,48 @@ func (s *server) reportRefused(p *peer, err error) {
 }
 
 // recheck ends the sessions of clients that are no longer admitted: after a change of the files of any client,
-// otherwise of those whose line or certificate has expired. While a file cannot be read the sessions go on, and no
-// client is admitted.
+// otherwise of those whose line or certificate has expired. A key that is away and no longer admitted loses its place:
+// what is said from now on is not for it. While a file cannot be read the sessions go on, and no client is admitted.
 func (s *server) recheck(changed bool) {
+	if changed && s.trust != nil {
+		s.trust.review()
+	}
 	now := time.Now()
-	due := s.room.due(now, changed)
-	if len(due) == 0 {
+	due, away, raw := s.room.due(now, changed), s.room.visitorsDue(now, changed), s.rawClient.Load()
+	if raw != nil && !changed && !hasPassed(raw.until, now) {
+		raw = nil
+	}
+	if len(due)+len(away) == 0 && raw == nil {
 		return
 	}
-	rules := s.trust.clientRules()
+	decide := s.protocol.recheckClients()
 	for _, m := range due {
-		g, err := rules.admit(m.peer.key, m.peer.remote, now)
-		var u *untrusted
+		until, err := decide(m.peer, now)
 		switch {
 		case err == nil:
-			s.room.renew(m, g.until)
-		case errors.As(err, &u) && u.kind != undecided:
+			s.room.renew(m, until)
+		case isRefusal(err):
 			s.console.note("%s has to leave: %v", m.peer.name, err)
 			s.room.expel(m)
+		}
+	}
+	for _, p := range away {
+		until, err := decide(p, now)
+		switch {
+		case err == nil:
+			s.room.renewVisitor(p, until)
+		case isRefusal(err):
+			s.room.forget(p)
+		}
+	}
+	if raw != nil {
+		until, err := decide(raw.peer, now)
+		switch {
+		case err == nil:
+			raw.until = until
+		case isRefusal(err):
+			s.console.note("%s has to leave: %v", raw.peer.name, err)
+			raw.expel(errExpelled{err})
 		}
 	}
 }
@@ -598,13 +623,8 @@ func (s *server) watch(ctx context.Context, stop func()) {
 		defer ticker.Stop()
 		beat = ticker.C
 	}
-	var recheck <-chan time.Time
-	var files *fileWatch
-	if s.trust != nil {
-		ticker := time.NewTicker(recheckEvery)
-		defer ticker.Stop()
-		recheck, files = ticker.C, s.trust.fileWatch()
-	}
+	recheck, files := time.NewTicker(recheckEvery), s.protocol.watch()
+	defer recheck.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -617,10 +637,8 @@ func (s *server) watch(ctx context.Context, stop func()) {
 			if err := s.room.reopen(); err != nil {
 				s.console.note("%v", err)
 			}
-			if s.trust != nil {
-				s.recheck(true)
-			}
-		case <-recheck:
+			s.recheck(true)
+		case <-recheck.C:
 			s.recheck(files.changed(time.Now()))
 		case <-beat:
 			s.room.names() // takes room.mu, so that a deadlocked server stops answering the watchdog
@@ -696,6 +714,13 @@ func listenOn(addr string, keepAlive time.Duration) ([]net.Listener, error) {
 	return nil, fmt.Errorf("cannot listen on %s: %s", addr, netReason(err))
 }
 
+// rawClient is the client of -raw.
+type rawClient struct {
+	peer  *peer
+	until time.Time               // when its admission expires, zero for never; only server.watch uses it
+	expel context.CancelCauseFunc // ends its session, with an errExpelled
+}
+
 // rawServer takes the place of the room with -raw: it carries one client's bytes and then stops the server.
 type rawServer struct {
 	*server
@@ -733,7 +758,11 @@ func (r *rawServer) carry(conn net.Conn, p *peer, l link, w welcome) error {
 	}
 	conn.SetDeadline(time.Time{})
 	r.console.note("%s joined", p.name)
-	err := r.pipe.carry(r.ctx, conn, l.(*session)) // only securechat/2 has -raw
+	ctx, stop := context.WithCancelCause(r.ctx)
+	defer stop(nil)
+	r.rawClient.Store(&rawClient{peer: p, until: p.until, expel: stop})
+	err := r.pipe.carry(ctx, conn, l.(*session)) // only securechat/2 has -raw
+	r.rawClient.Store(nil)
 	reason := "all has arrived"
 	if err != nil {
 		reason = err.Error()

@@ -811,3 +811,25 @@ func TestNoSocket(t *testing.T) {
 		}
 	}
 }
+
+// TestDistrustCountsLines checks that a client that no longer trusts its server reports how many lines the server has
+// not acknowledged, and does not connect again.
+func TestDistrustCountsLines(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	server, addr := serve(t, anna)
+	bob := guest(t, anna, addr, "bob")
+	client := start(t, t.TempDir(), "-connect", addr, "-dir", bob, "-stay", "-reconnect")
+	client.send("one\n")
+	server.out.match(t, `bob: one`)
+	if err := server.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	client.send("two\nthree\n")
+	appendFile(t, filepath.Join(bob, "known_hosts"), "@revoked * "+publicKeyOf(t, anna)+"\n")
+	wantRun(t, "a revoked server", client.err.String(), client.wait(), exitUntrusted, ``)
+	const words = `connection lost: key SHA256:\S+ is revoked by \S+known_hosts:2; [12] lines not acknowledged`
+	if !matches(words, client.err.String()) {
+		t.Errorf("%q", client.err)
+	}
+}

@@ -904,4 +904,33 @@ func TestRecheck(t *testing.T) {
 	if _, known := s.room.visits.met[m.peer.fingerprint]; known {
 		t.Error("the first visit of an expelled key is still known")
 	}
+
+	// The same for a key that is away when its admission ends: its line is removed, or expires.
+	visit := func(lines string, until time.Time) {
+		t.Helper()
+		put(t, list, []byte(lines))
+		m := stubMember("anna", fingerprint(s.id), 1)
+		m.peer.key, m.peer.remote, m.peer.until = s.id, &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1)}, until
+		if _, err := s.room.join(m, joinRequest{}, true); err != nil {
+			t.Fatal(err)
+		}
+		s.room.leave(m, "")
+	}
+	known := func() bool { _, known := s.room.visits.met[m.peer.fingerprint]; return known }
+	visit(line, time.Time{})
+	if s.recheck(true); !known() {
+		t.Error("a key that is away and still admitted is forgotten")
+	}
+	put(t, list, nil)
+	if s.recheck(true); known() {
+		t.Error("a key that lost its line while it was away is still known")
+	}
+	visit(`expiry-time="20200101" `+line, time.Now().Add(-time.Second))
+	if s.recheck(false); known() {
+		t.Error("a key that expired while it was away is still known")
+	}
+	visit(line, time.Now().Add(-time.Second))
+	if s.recheck(false); !known() || !s.room.visits.last[m.peer.fingerprint].until.IsZero() {
+		t.Error("a key whose line was renewed while it was away is forgotten, or still expires")
+	}
 }

@@ -74,6 +74,12 @@ func isUnknown(err error) bool {
 	return errors.As(err, &u) && u.kind == unknownKey
 }
 
+// isRefusal reports whether err is a decision against a peer, and not the lack of one because a file cannot be read.
+func isRefusal(err error) bool {
+	var u *untrusted
+	return errors.As(err, &u) && u.kind != undecided
+}
+
 // grant is a decision for a client.
 type grant struct {
 	name, fingerprint string

@@ -1129,3 +1129,88 @@ func TestRevocationReachesSessions(t *testing.T) {
 		t.Errorf("a revoked server: exit %d, %s", code, emil.err)
 	}
 }
+
+// TestRevocationReachesRawSessions does the same for -raw: the server ends the session of a client that it no longer
+// admits, with the reason, and a client that of a server that it no longer trusts. No later byte is written.
+func TestRevocationReachesRawSessions(t *testing.T) {
+	t.Parallel()
+	anna, bob := state(t, "anna"), state(t, "bob")
+	key := publicKeyOf(t, bob) + " bob\n"
+	list, known := filepath.Join(anna, "authorized_keys"), filepath.Join(bob, "known_hosts")
+	for _, c := range []struct {
+		name           string
+		revoke         func()
+		client, server int
+		clientErr      string
+		serverErr      string
+	}{
+		{"its line is gone", func() { put(t, list, nil) }, exitLost, exitUntrusted,
+			`not all has arrived: the other side gave up: the key is no longer admitted; `,
+			`bob has to leave: key SHA256:\S+ is not in (.*\n)*securechat: not all has arrived: key SHA256:\S+ is not in`},
+		{"its line expires", func() {
+			until := time.Now().UTC().Add(2 * time.Second).Format("20060102150405Z")
+			put(t, list, []byte(`expiry-time="`+until+`" `+key))
+		}, exitLost, exitUntrusted, `the key is no longer admitted`, `authorized_keys:1 expired at`},
+		{"the server's key is revoked", func() { appendFile(t, known, "@revoked * "+publicKeyOf(t, anna)+"\n") },
+			exitUntrusted, exitLost, `not all has arrived: key SHA256:\S+ is revoked by \S+known_hosts:2`,
+			`the connection ended without secure-close`},
+	} {
+		put(t, list, []byte(key))
+		server := start(t, t.TempDir(), "-raw", "-listen", "127.0.0.1:0", "-dir", anna)
+		addr := server.err.match(t, `waiting for one client on (127\.0\.0\.1:\d+)`)[1]
+		put(t, known, nil)
+		pin(t, bob, addr, anna)
+		client := start(t, t.TempDir(), "-raw", "-connect", addr, "-dir", bob)
+		client.send("before")
+		server.out.match(t, `^before$`)
+		c.revoke()
+		wantRun(t, c.name+": the client", client.err.String(), client.wait(), c.client, ``)
+		wantRun(t, c.name+": the server", server.err.String(), server.wait(), c.server, ``)
+		if !matches(c.clientErr, client.err.String()) || !matches(c.serverErr, server.err.String()) {
+			t.Errorf("%s: client %q, server %q", c.name, client.err, server.err)
+		}
+	}
+}
+
+// TestRevocationReachesPaperSessions does the same for -paper, whose keys must be neither revoked nor keys of the
+// default protocol.
+func TestRevocationReachesPaperSessions(t *testing.T) {
+	t.Parallel()
+	anna, bob, keys := closedDir(t), closedDir(t), t.TempDir()
+	at := func(name string) string { return filepath.Join(keys, name) }
+	for _, name := range []string{"s", "c"} {
+		runTool(t, "ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-N", "", "-m", "PEM", "-f", at(name))
+	}
+	server := start(t, t.TempDir(), "-paper", "-listen", "127.0.0.1:0", "-dir", anna, "-identity", at("s"), "-peer",
+		at("c.pub"))
+	addr := server.err.match(t, `room open on (127\.0\.0\.1:\d+)`)[1]
+	call := []string{"-paper", "-connect", addr, "-dir", bob, "-identity", at("c"), "-peer", at("s.pub"), "-stay"}
+	for _, c := range []struct {
+		list, key string
+		code      int
+		words     string // of both sides
+	}{
+		{filepath.Join(anna, "revoked_keys"), "c.pub", exitLost, `c has to leave: key SHA256:\S+: revoked by revoked_keys`},
+		{filepath.Join(anna, "authorized_keys"), "c.pub", exitLost,
+			`c has to leave: this key serves the default protocol too \(\S+authorized_keys:1\)`},
+		{filepath.Join(bob, "revoked_keys"), "s.pub", exitUntrusted, `key SHA256:\S+: revoked by revoked_keys`},
+	} {
+		client := start(t, t.TempDir(), call...)
+		client.send("hello\n")
+		server.out.match(t, `c: hello\n`)
+		put(t, c.list, []byte(readText(t, at(c.key))))
+		if code := client.wait(); code != c.code || !matches(c.words, server.err.String()+client.err.String()) {
+			t.Errorf("%s: exit %d, server %q, client %q", c.list, code, server.err, client.err)
+		}
+		_, stderr, code := runToEnd(t, t.TempDir(), "", call...)
+		if code == exitDone {
+			t.Errorf("%s: the next time: %s", c.list, stderr)
+		}
+		if err := os.Remove(c.list); err != nil {
+			t.Fatal(err)
+		}
+		server.out.mu.Lock()
+		server.out.buf.Reset()
+		server.out.mu.Unlock()
+	}
+}
