@@ -250,18 +250,22 @@ func (c *client) result() error {
 	return nil
 }
 
-// connectFirst makes the first connection. At a terminal it asks about an unknown server and connects again, because a
-// server does not wait for a person during a handshake.
+// connectFirst makes the first connection. If the process has a terminal, it asks about an unknown server and connects
+// again, because a server does not wait for a person during a handshake.
 func (c *client) connectFirst() (*clientConn, error) {
 	conn, err := c.connectInterruptibly()
 	var u *untrusted
-	if errors.As(err, &u) && u.kind == unknownKey && u.key != nil && c.console.term != nil {
-		if err := c.ask(u.key); err != nil {
-			return nil, err
-		}
-		return c.connectInterruptibly()
+	if !errors.As(err, &u) || u.kind != unknownKey || u.key == nil {
+		return conn, err
 	}
-	return conn, err
+	term := c.console.questions()
+	if term == nil {
+		return nil, err
+	}
+	if err := c.ask(term, u.key); err != nil {
+		return nil, err
+	}
+	return c.connectInterruptibly()
 }
 
 // connectInterruptibly connects before anything is typed. Ctrl-C is a signal meanwhile, because no prompt reads it.
@@ -409,15 +413,18 @@ func (c *client) printed(err error) error {
 }
 
 // ask lets the person decide about an unknown server, and pins its key: yes, no, or the fingerprint it should have.
-func (c *client) ask(id ssh.PublicKey) error {
+func (c *client) ask(term *terminal, id ssh.PublicKey) error {
 	print := fingerprint(id)
-	c.console.notePlain("The server %s is unknown here. Its key is\n  %s %s\n"+
-		"Compare it with the one that the server showed at its start.", c.addr, id.Type(), print)
-	c.console.term.setPrompt("Trust it? (yes / no / paste the fingerprint) ")
-	defer c.console.term.setPrompt("")
+	term.print(fmt.Sprintf("The server %s is unknown here. Its key is\n  %s %s\n"+
+		"Compare it with the one that the server showed at its start.", safe(c.addr), safe(id.Type()), print))
+	term.setPrompt("Trust it? (yes / no / paste the fingerprint) ")
+	defer term.setPrompt("")
 	for {
-		answer, _, err := c.console.term.readLine()
-		if err != nil {
+		answer, err := c.answer(term)
+		switch {
+		case errors.Is(err, errTimeout):
+			return err
+		case err != nil:
 			return &untrusted{reason: c.addr + " was not trusted"}
 		}
 		answer = strings.TrimSpace(answer)
@@ -432,7 +439,27 @@ func (c *client) ask(id ssh.PublicKey) error {
 				hint:   "someone may be in the middle: do not connect from this network before you know why",
 			}
 		}
-		c.console.term.setPrompt("Please type yes, no, or the fingerprint: ")
+		term.setPrompt("Please type yes, no, or the fingerprint: ")
+	}
+}
+
+// answer reads a line from the terminal. It returns an error when the client leaves, as after a signal.
+func (c *client) answer(term *terminal) (string, error) {
+	type result struct {
+		line string
+		err  error
+	}
+	read := make(chan result, 1)
+	go func() { // ends with the line, else with the process
+		defer c.console.guard()
+		line, _, err := term.readLine()
+		read <- result{line, err}
+	}()
+	select {
+	case r := <-read:
+		return r.line, r.err
+	case <-c.leaving.Done():
+		return "", context.Cause(c.leaving)
 	}
 }
 

@@ -40,6 +40,8 @@ type console struct {
 	lines *lineReader // the input; nil with a terminal
 	out   *output
 	notes *noteQueue
+
+	controlling func() *terminal // opens the controlling terminal once; nil without one
 }
 
 // openConsole makes a console of the standard streams. It has a prompt if stdin is a terminal and stdout or stderr is
@@ -50,7 +52,9 @@ func openConsole(stdin, stdout, stderr *os.File, o consoleOptions) (*console, er
 		draw = stderr
 	}
 	if o.json || o.raw || !isTerminal(stdin) || !isTerminal(draw) {
-		return newConsole(stdin, stdout, stderr, nil, o), nil
+		c := newConsole(stdin, stdout, stderr, nil, o)
+		c.controlling = sync.OnceValue(newQuestions)
+		return c, nil
 	}
 	term, err := newTerminal(stdin, draw)
 	if err != nil {
@@ -285,12 +289,22 @@ func (c *console) flush() error { return c.out.flush() }
 // mute drops everything that is printed to stdout from now on.
 func (c *console) mute() { c.out.muted.Store(true) }
 
+// questions returns the terminal for questions to the user: the console's, or the controlling terminal if the standard
+// streams are pipes, as ssh does. It returns nil without a terminal.
+func (c *console) questions() *terminal {
+	if c.term == nil && c.controlling != nil {
+		return c.controlling()
+	}
+	return c.term
+}
+
 // secretPrompt returns a function that asks for a passphrase, or nil without a terminal.
 func (c *console) secretPrompt() func(question string) ([]byte, error) {
-	if c.term == nil {
+	t := c.questions()
+	if t == nil {
 		return nil
 	}
-	return c.term.readSecret
+	return t.readSecret
 }
 
 // progress returns a function that shows a line on stderr in place of the line before it, or nil if stderr is not a

@@ -315,11 +315,12 @@ func (p *process) readInvite() (*inviteCode, error) {
 		}
 		return &code, nil
 	}
-	if p.console.term == nil {
+	term := p.console.questions()
+	if term == nil {
 		return nil, wrongUse("-join needs the invite's code: type it at a terminal, or set $SECURECHAT_INVITE")
 	}
 	for range 3 {
-		text, err := p.console.term.readSecret("Invite code: ")
+		text, err := term.readSecret("Invite code: ")
 		if err != nil {
 			return nil, fmt.Errorf("no invite code: %w", err)
 		}
@@ -328,7 +329,7 @@ func (p *process) readInvite() (*inviteCode, error) {
 		if err == nil {
 			return &code, nil
 		}
-		p.console.note("%v", err)
+		term.print("securechat: " + safe(err.Error()))
 	}
 	return nil, wrongUse("no valid invite code in three attempts")
 }

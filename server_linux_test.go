@@ -646,6 +646,7 @@ func limited(t *testing.T, script, stdin string, args ...string) *proc {
 	t.Helper()
 	p := &proc{t: t, out: newWatched(), err: newWatched(), ended: make(chan struct{})}
 	p.cmd = exec.Command("sh", append([]string{"-c", script, "sh", os.Args[0]}, args...)...)
+	detach(p.cmd)
 	p.cmd.Dir = t.TempDir()
 	p.cmd.Env = append(os.Environ(), asSecurechat+"=1", "HOME="+p.cmd.Dir)
 	p.cmd.Stdout, p.cmd.Stderr, p.cmd.Stdin = p.out, p.err, strings.NewReader(stdin)
