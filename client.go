@@ -677,18 +677,18 @@ func (c *client) watchTrust(server *peer, quit <-chan struct{}) error {
 	files, end := c.protocol.watch(), certificateEnd(server.key)
 	ticker := time.NewTicker(recheckEvery)
 	defer ticker.Stop()
+	now, due := time.Now(), true // a server can keep the client waiting between its decision and the watch
 	for {
-		select {
-		case <-quit:
-			return nil
-		case now := <-ticker.C:
-			expired := !end.IsZero() && !now.Before(end)
-			if !files.changed(now) && !expired {
-				continue
-			}
+		if due {
 			if err := c.protocol.recheckServer(server, now); isRefusal(err) {
 				return err
 			}
+		}
+		select {
+		case <-quit:
+			return nil
+		case now = <-ticker.C:
+			due = files.changed(now) || hasPassed(end, now)
 		}
 	}
 }

@@ -605,17 +605,45 @@ func (l stuckLink) ready() bool { return true }
 
 func (l stuckLink) setReadTimeout(time.Duration, bool) {}
 
-// quietEndpoint returns an endpoint of securechat/2 with an empty state folder, for sessions that need no handshake.
-func quietEndpoint(t *testing.T) endpoint {
+// quietEndpoint returns an endpoint of securechat/2, and a server that it trusts, for sessions that need no handshake.
+func quietEndpoint(t *testing.T) (endpoint, *peer) {
 	tr := openTrust(t.TempDir(), nil, "", nil)
-	return endpoint{protocol: &securechat2{trust: tr}, trust: tr}
+	_, key := newEd25519(t)
+	put(t, tr.path("known_hosts"), []byte("[127.0.0.1]:9000 "+publicLine(key, "")))
+	server := &peer{remote: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 9000}}
+	server.identify(key)
+	proto := &securechat2{trust: tr, client: securechat2Client{addr: "127.0.0.1:9000"}}
+	return endpoint{protocol: proto, trust: tr}, server
+}
+
+// TestDistrustBeforeSession: a session begins with a check of the server's key, since the server can delay its welcome
+// after the handshake.
+func TestDistrustBeforeSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		end, server := quietEndpoint(t)
+		c := newClient(clientConfig{
+			endpoint: end, console: newConsole(strings.NewReader(""), io.Discard, io.Discard, nil, consoleOptions{}),
+		})
+		defer c.console.close()
+		put(t, c.trust.path("revoked_keys"), []byte(publicLine(server.key, "")))
+		conn, other := net.Pipe()
+		defer other.Close()
+		l := stuckLink{free: make(chan struct{})}
+		defer close(l.free)
+		begin := time.Now()
+		err := c.session(&clientConn{conn, server, l, welcome{name: "bob"}})
+		if d := time.Since(begin); !isRefusal(err) || d > time.Second {
+			t.Errorf("after %v it ended with %v", d, err)
+		}
+	})
 }
 
 // TestTimeoutStuck: -timeout ends a client that has sent its close and whose reader is stuck.
 func TestTimeoutStuck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		end, server := quietEndpoint(t)
 		c := newClient(clientConfig{
-			endpoint: quietEndpoint(t), keepReceiving: true,
+			endpoint: end, keepReceiving: true,
 			console: newConsole(strings.NewReader(""), io.Discard, io.Discard, nil, consoleOptions{}),
 		})
 		defer c.console.close()
@@ -624,7 +652,7 @@ func TestTimeoutStuck(t *testing.T) {
 		defer other.Close()
 		l := stuckLink{free: make(chan struct{})}
 		defer close(l.free)
-		err := c.session(&clientConn{conn, &peer{}, l, welcome{name: "bob"}})
+		err := c.session(&clientConn{conn, server, l, welcome{name: "bob"}})
 		if err != nil || !errors.Is(c.result(), errTimeout) {
 			t.Errorf("it ended with %v, result %v", err, c.result())
 		}
@@ -797,8 +825,9 @@ func TestSessionEnds(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
+				end, server := quietEndpoint(t)
 				cl := newClient(clientConfig{
-					endpoint: quietEndpoint(t), console: unstartedConsole(strings.NewReader(""), io.Discard),
+					endpoint: end, console: unstartedConsole(strings.NewReader(""), io.Discard),
 				})
 				if c.fullDisk {
 					cl.console.out = newOutput(fullDisk{})
@@ -828,7 +857,7 @@ func TestSessionEnds(t *testing.T) {
 				if c.goodbye != nil {
 					cl.box.close()
 				}
-				err := cl.session(&clientConn{conn, &peer{}, l, welcome{name: "anna"}})
+				err := cl.session(&clientConn{conn, server, l, welcome{name: "anna"}})
 				if !c.want(err) || isTrouble(err) != c.trouble {
 					t.Errorf("the session ended with %v; trouble %v", err, isTrouble(err))
 				}
@@ -841,8 +870,9 @@ func TestSessionEnds(t *testing.T) {
 // output.
 func TestClosedOutputPatience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		end, server := quietEndpoint(t)
 		c := newClient(clientConfig{
-			endpoint: quietEndpoint(t), keepReceiving: true,
+			endpoint: end, keepReceiving: true,
 			console: unstartedConsole(strings.NewReader("line\n"), io.Discard),
 		})
 		conn, other := net.Pipe()
@@ -864,7 +894,7 @@ func TestClosedOutputPatience(t *testing.T) {
 			}
 		}()
 		go c.input()
-		if err := c.session(&clientConn{conn, &peer{}, l, welcome{name: "anna"}}); err != nil || c.result() != nil {
+		if err := c.session(&clientConn{conn, server, l, welcome{name: "anna"}}); err != nil || c.result() != nil {
 			t.Errorf("it ended with %v", err)
 		}
 		if d := time.Since(begin); d != time.Minute {

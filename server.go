@@ -50,6 +50,8 @@ type server struct {
 	gate       gate
 	conns      connSet
 	rawClient  atomic.Pointer[rawClient]
+	changes    atomic.Uint64 // counts changes of the trust files, each before the sessions are checked again
+	recheckAll chan struct{} // of capacity 1: a client was admitted by files that have changed since
 	slots      chan struct{} // holds a value for each client that is served; its capacity is -max-clients
 	freeMemory *time.Timer   // gives memory back to the system freePause after the last handshake
 	strangers  strangers
@@ -65,6 +67,7 @@ func newServer(c serverConfig) (*server, error) {
 		serverConfig: c,
 		room:         room,
 		conns:        connSet{open: map[net.Conn]struct{}{}},
+		recheckAll:   make(chan struct{}, 1),
 		slots:        make(chan struct{}, c.clients),
 		// Handshakes leave garbage behind, which nothing else would collect while clients are idle. The second pass
 		// frees what pools held.
@@ -234,7 +237,7 @@ func (s *server) handle(conn net.Conn, wg *sync.WaitGroup, join joinFunc) {
 // admit runs the handshake, takes a slot for the client and returns what serves it. It returns nil, without a slot, if
 // the client is not served; it has reported why.
 func (s *server) admit(conn net.Conn, join joinFunc) (serve func()) {
-	from := remoteIP(conn.RemoteAddr())
+	from, changes := remoteIP(conn.RemoteAddr()), s.changes.Load()
 	conn.SetDeadline(time.Now().Add(s.gate.timeout()))
 	p, l, req, err := s.protocol.accept(conn)
 	s.gate.leave()
@@ -253,8 +256,11 @@ func (s *server) admit(conn net.Conn, join joinFunc) (serve func()) {
 		return nil
 	}
 	serve = join(conn, p, l, req)
-	if serve == nil {
+	switch {
+	case serve == nil:
 		<-s.slots
+	case s.changes.Load() != changes: // a client can keep the server waiting between its admission and joining
+		wake(s.recheckAll)
 	}
 	return serve
 }
@@ -567,6 +573,9 @@ func (s *server) reportRefused(p *peer, err error) {
 // otherwise of those whose line or certificate has expired. A key that is away and no longer admitted loses its place:
 // what is said from now on is not for it. While a file cannot be read the sessions go on, and no client is admitted.
 func (s *server) recheck(changed bool) {
+	if changed {
+		s.changes.Add(1)
+	}
 	if changed && s.trust != nil {
 		s.trust.review()
 	}
@@ -637,6 +646,8 @@ func (s *server) watch(ctx context.Context, stop func()) {
 			if err := s.room.reopen(); err != nil {
 				s.console.note("%v", err)
 			}
+			s.recheck(true)
+		case <-s.recheckAll:
 			s.recheck(true)
 		case <-recheck.C:
 			s.recheck(files.changed(time.Now()))
@@ -761,6 +772,7 @@ func (r *rawServer) carry(conn net.Conn, p *peer, l link, w welcome) error {
 	ctx, stop := context.WithCancelCause(r.ctx)
 	defer stop(nil)
 	r.rawClient.Store(&rawClient{peer: p, until: p.until, expel: stop})
+	wake(r.recheckAll)                           // the files may have changed since the admission
 	err := r.pipe.carry(ctx, conn, l.(*session)) // only securechat/2 has -raw
 	r.rawClient.Store(nil)
 	reason := "all has arrived"

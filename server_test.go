@@ -934,3 +934,48 @@ func TestRecheck(t *testing.T) {
 		t.Error("a key whose line was renewed while it was away is forgotten, or still expires")
 	}
 }
+
+// TestRevokedBeforeJoining: a client that is admitted, and that lets the server wait for its first message until its key
+// is revoked, is checked again after it has joined.
+func TestRevokedBeforeJoining(t *testing.T) {
+	s, c, _ := quietServer(t)
+	here, there := net.Pipe()
+	defer here.Close()
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		serveConn(s, asTCP{there})
+	}()
+	secrets, err := clientHandshake(here, c.protocol.(*securechat2).me, trustAll, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sess, err := newSession(here, secrets, false, pipeTraffic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, s.trust.path("revoked_keys"), []byte(publicLine(s.id, "")))
+	s.recheck(true) // as after the change, when the client is no member yet
+	req := joinRequest{stream: c.stream, flags: joinListens}
+	if err := writeMessage(sess, kindJoin, req.encode()); err != nil {
+		t.Fatal(err)
+	}
+	if kind, _, err := sess.read(); kind != kindJoin || err != nil {
+		t.Fatal(kind, err)
+	}
+	select {
+	case <-s.recheckAll:
+	case <-time.After(patience):
+		t.Fatal("no further check is due")
+	}
+	s.recheck(true)
+	for err == nil {
+		var kind byte
+		if kind, _, err = sess.read(); kind == kindClose {
+			here.Close()
+			<-over
+			return
+		}
+	}
+	t.Errorf("the session of a revoked key ended with %v", err)
+}
