@@ -785,7 +785,8 @@ func TestNamesInTheRoom(t *testing.T) {
 	first.out.match(t, `(?m)^anna~[0-9a-f]{8}: nor am I the operator$`)
 }
 
-// TestRefusalTable checks that the program's source contains the messages in docs/KEYS.md.
+// TestRefusalTable checks that the program's source contains the messages in docs/KEYS.md, and that the table there has
+// each reason of a decision against a peer.
 func TestRefusalTable(t *testing.T) {
 	files, err := filepath.Glob("*.go")
 	if err != nil {
@@ -803,6 +804,7 @@ func TestRefusalTable(t *testing.T) {
 	if !found {
 		t.Fatal("no table")
 	}
+	table, _, _ = strings.Cut(table, "\n\n")
 	n := 0
 	for line := range strings.Lines(table) {
 		cells := strings.Split(line, " | ")
@@ -818,6 +820,22 @@ func TestRefusalTable(t *testing.T) {
 	}
 	if n < 40 {
 		t.Errorf("%d sentences", n)
+	}
+	// The reverse: the table has the longest part of each reason of a decision against a peer.
+	reasons := regexp.MustCompile(`(?:\brefuse\(|reason:\s*(?:fmt\.Sprintf\(\s*)?)"([^"]+)"`).FindAllStringSubmatch(text, -1)
+	for _, reason := range reasons {
+		longest := ""
+		for _, part := range regexp.MustCompile(`%\S`).Split(reason[1], -1) {
+			if part = strings.Trim(part, " :,;"); len(part) > len(longest) {
+				longest = part
+			}
+		}
+		if !strings.Contains(table, longest) {
+			t.Errorf("the table has no %q", reason[1])
+		}
+	}
+	if len(reasons) < 15 {
+		t.Errorf("%d reasons", len(reasons))
 	}
 }
 
