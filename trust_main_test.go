@@ -1133,6 +1133,8 @@ func TestRevocationReachesSessions(t *testing.T) {
 	cleo, cleoDir := join("cleo")
 	put(t, filepath.Join(anna, "revoked_keys"), []byte(readText(t, filepath.Join(cleoDir, "identity.pub"))))
 	wantExpelled(cleo, "cleo")
+	put(t, filepath.Join(anna, "revoked_keys"), []byte("rubbish\n"))
+	server.err.match(t, `(?m)^securechat: no key is trusted while \S+revoked_keys cannot be read: line 1`)
 	put(t, filepath.Join(anna, "revoked_keys"), []byte("# none\n"))
 
 	dora, _ := join("dora")
