@@ -221,7 +221,7 @@ func TestWrongUse(t *testing.T) {
 		{nil, exitUsage, `-listen :9000 opens a room`},
 		{[]string{"-lissten", ":9000"}, exitUsage, `-lissten.*-help`},
 		{[]string{"-listen", ":9000", "-connect", "x:1"}, exitUsage, `exclude each other`},
-		{[]string{"-listen", "9000"}, exitUsage, `host and a port`},
+		{[]string{"-listen", "localhost:"}, exitUsage, `host and a port`},
 		{[]string{"-connect", "localhost:99999"}, exitUsage, `not a port`},
 		{[]string{"-connect", "x:1", "-log", "f"}, exitUsage, `-log belongs to -listen`},
 		{[]string{"-listen", ":0", "extra"}, exitUsage, `unexpected argument`},
@@ -244,6 +244,22 @@ func TestWrongUse(t *testing.T) {
 				out, stderr, c.want)
 		}
 	}
+}
+
+// TestInvitePort: an invite names the port of the room that was opened last, and its words come before the code.
+func TestInvitePort(t *testing.T) {
+	t.Parallel()
+	dir := state(t, "anna")
+	invite := func(name, port string) {
+		t.Helper()
+		out, stderr, code := runToEnd(t, t.TempDir(), "", "-invite", name, "-dir", dir)
+		if code != exitDone || !strings.Contains(stderr, ":"+port+" -join") || strings.Count(out, "\n") != 1 {
+			t.Errorf("an invite for port %s: exit %d, stdout %q, stderr %q", port, code, out, stderr)
+		}
+	}
+	invite("ben", defaultPort)
+	_, addr := serve(t, dir)
+	invite("eve", portOf(addr))
 }
 
 // TestHelp: -help and -version print on stdout.
