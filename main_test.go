@@ -6,6 +6,8 @@ package main
 import (
 	"encoding/binary"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -244,6 +246,38 @@ func TestWrongUse(t *testing.T) {
 				out, stderr, c.want)
 		}
 	}
+}
+
+// TestOtherProtocol: a client names another kind of server at once, and a server the kind of a client.
+func TestOtherProtocol(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	answered := make(chan net.Conn, 1)
+	go func() {
+		conn, err := l.Accept()
+		if err == nil {
+			io.WriteString(conn, "220 mail ESMTP\r\n")
+		}
+		answered <- conn
+	}()
+	dir := state(t, "anna")
+	_, stderr, code := runToEnd(t, t.TempDir(), "", "-connect", l.Addr().String(), "-dir", dir)
+	if code != exitTrouble || !strings.Contains(stderr, "that is an SMTP or FTP server: check the address and the port") {
+		t.Errorf("exit %d, %q", code, stderr)
+	}
+	(<-answered).Close()
+	server, addr := serve(t, dir)
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	io.WriteString(conn, "GET / HTTP/1.1\r\n\r\n")
+	server.err.match(t, `refused 127\.0\.0\.1:\d+: .*that is an HTTP program`)
 }
 
 // TestInvitePort: an invite names the port of the room that was opened last, and its words come before the code.
