@@ -169,7 +169,7 @@ func (p *process) loadKeys() (*keys, *trust, error) {
 	o := keyOptions{
 		dir: p.dir, typ: flags.typ, bits: flags.bits, comment: flags.comment,
 		identity: flags.identity, passphraseFile: flags.passphraseFile,
-		notify: p.console.note,
+		notify: p.console.note, inform: p.console.inform,
 		prompt: p.console.secretPrompt(),
 	}
 	if p.options.mode == "keygen" {
@@ -192,7 +192,7 @@ func (p *process) makeKeys() error {
 		return err
 	}
 	if !k.made {
-		p.console.note("the keys are there already, so none were made")
+		p.console.inform("the keys are there already, so none were made")
 	}
 	p.console.close() // so that its notes come first
 	_, err = fmt.Fprintf(p.stdout, "%s%s\n", publicLine(k.signer.PublicKey(), k.comment), k.fingerprint())
@@ -224,14 +224,14 @@ func (p *process) allowKey() error {
 	g, err := t.allow(line, "", p.options.keys.force)
 	switch {
 	case errors.Is(err, errListed):
-		p.console.note("nothing to do: %v", err)
+		p.console.inform("nothing to do: %v", err)
 		return nil
 	case errors.Is(err, errNameTaken):
 		return fmt.Errorf("%w, or use -force", err)
 	case err != nil:
 		return err
 	}
-	p.console.note("%s may join now (%s, %s)", g.name, g.fingerprint, g.by)
+	p.console.inform("%s may join now (%s, %s)", g.name, g.fingerprint, g.by)
 	return nil
 }
 
@@ -262,7 +262,9 @@ func (p *process) printInvite() error {
 	if err != nil {
 		return err
 	}
-	p.console.notePlain(inviteWords, p.options.invite, publicAddress(p.lastPort()))
+	if !p.options.output.quiet {
+		p.console.notePlain(inviteWords, p.options.invite, publicAddress(p.lastPort()))
+	}
 	p.console.close() // so that the words come before the code
 	_, err = fmt.Fprintln(p.stdout, code)
 	return err
@@ -321,7 +323,7 @@ func (p *process) loadSecurechat2(trace tracer) (*endpoint, error) {
 		return nil, err
 	}
 	s := &securechat2{
-		me: me, trust: t, raw: o.output.raw, note: p.console.note, trace: trace,
+		me: me, trust: t, raw: o.output.raw, note: p.console.inform, trace: trace,
 		client: securechat2Client{addr: o.connect, acceptNew: o.client.acceptNew},
 		server: securechat2Server{delay: o.server.delay},
 	}

@@ -120,10 +120,10 @@ func (s *server) announce(addr, port string) {
 	if s.pipe != nil {
 		opened, flag = "waiting for one client", " -raw"
 	}
-	s.console.note("%s on %s as %s, key %s", opened, addr, s.name, fingerprint(s.id))
+	s.console.inform("%s on %s as %s, key %s", opened, addr, s.name, fingerprint(s.id))
 	if s.trust != nil {
 		s.trust.review()
-		s.console.note("to join it: %s", joinCommands(addr, port, flag))
+		s.console.inform("to join it: %s", joinCommands(addr, port, flag))
 	}
 	if strings.HasPrefix(s.log.began, "repaired") {
 		s.console.note("%s: %s", s.log.path, s.log.began)
@@ -759,7 +759,7 @@ func (r *rawServer) carry(conn net.Conn, p *peer, l link, w welcome) error {
 		return &errCut{open: true, why: err}
 	}
 	conn.SetDeadline(time.Time{})
-	r.console.note("%s joined", p.name)
+	r.console.inform("%s joined", p.name)
 	err := r.pipe.carry(r.ctx, conn, l.(*session)) // only securechat/2 has -raw
 	reason := "all has arrived"
 	if err != nil {
