@@ -248,6 +248,33 @@ func TestWrongUse(t *testing.T) {
 	}
 }
 
+// TestQuiet: with -quiet a first run, an invite and a first contact print nothing on stderr, and what went wrong once.
+func TestQuiet(t *testing.T) {
+	t.Parallel()
+	home, guest := t.TempDir(), state(t, "ben")
+	code, stderr, exit := runToEnd(t, home, "", "-invite", "ben", "-quiet")
+	if exit != exitDone || stderr != "" || strings.Count(code, "\n") != 1 {
+		t.Errorf("an invite: exit %d, stdout %q, stderr %q", exit, code, stderr)
+	}
+	_, addr := serve(t, filepath.Join(home, ".config", "securechat"))
+	for _, c := range []struct {
+		in, flag string
+		exit     int
+		stderr   string
+	}{
+		{"hello\n", "-join", exitDone, "^$"},
+		{"hello again\n", "-reconnect", exitDone, "^$"},
+		{strings.Repeat("x", maxLine+1) + "\nnext\n", "-reconnect", exitTrouble, "^securechat: line 1 is longer than 65536 " +
+			"bytes.*\nsecurechat: some lines were not delivered; see the messages above\n$"},
+	} {
+		_, stderr, exit := runToEndWith(t, home, []string{"SECURECHAT_INVITE=" + code}, c.in,
+			"-connect", addr, "-dir", guest, "-quiet", c.flag)
+		if exit != c.exit || !regexp.MustCompile(c.stderr).MatchString(stderr) {
+			t.Errorf("%s: exit %d, stderr %q", c.flag, exit, stderr)
+		}
+	}
+}
+
 // TestOtherProtocol: a client names another kind of server at once, and a server the kind of a client.
 func TestOtherProtocol(t *testing.T) {
 	t.Parallel()
