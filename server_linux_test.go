@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -825,6 +826,12 @@ func TestDistrustCountsLines(t *testing.T) {
 	server.out.match(t, `bob: one`)
 	if err := server.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
+	}
+	status := fmt.Sprintf("/proc/%d/status", server.cmd.Process.Pid)
+	for begin := time.Now(); !matches(`(?m)^State:\s+T`, readText(t, status)); runtime.Gosched() { // it stops a moment later
+		if time.Since(begin) > patience {
+			t.Fatal("the server does not stop")
+		}
 	}
 	client.send("two\nthree\n")
 	appendFile(t, filepath.Join(bob, "known_hosts"), "@revoked * "+publicKeyOf(t, anna)+"\n")
