@@ -342,15 +342,18 @@ func TestHistory(t *testing.T) {
 // hostileText contains everything that must not reach a terminal, and letters contains what must.
 const (
 	hostileText = "a\x00\x07\x08\r\x1b[2J\x1b]8;;http://x\x07y\x1b]52;c;eA==\x1b\\\x7f\u0085\u009b2J\x9b2J\xff" +
-		"\u200b\u200e\u202e\u2066\u2028\u2029\ufeff\u00adz"
-	letters = "Ελληνικά 中文 العربية e\u0301 👩\u200d👩\u200d👧 🇬🇷 ❤\ufe0f"
+		"\u200b\u200e\u202e\u2066\u2028\u2029\ufeff\u00ad\u3164\u115f\u1160\uffa0\u034f\u2800z" + strayMarks
+	strayMarks = "\ufe0fx\u0301\u0301\u0301\u0301\u0301\u0301\u0301\u0301\u0301"
+	letters    = "Ελληνικά 中文 العربية e\u0301 👩\u200d👩\u200d👧 🇬🇷 ❤\ufe0f"
 )
 
 // harmful describes what in out must not reach a terminal, or returns "". Lines may contain the program's own colours.
 func harmful(out string) string {
 	for i, r := range out {
 		if r < ' ' && r != '\n' || r >= 0x7f && r < 0xa0 ||
-			strings.ContainsRune("\u200b\u200e\u202e\u2066\u2028\u2029\ufeff\u00ad\ufffd", r) {
+			strings.ContainsRune("\u200b\u200e\u202e\u2066\u2028\u2029\ufeff\u00ad\ufffd", r) ||
+			strings.ContainsRune("\u3164\u115f\u1160\uffa0\u034f\u2800", r) ||
+			strings.HasPrefix(out[i:], "z"+strayMarks[:3]) || strings.HasPrefix(out[i:], strayMarks[3:]) {
 			return fmt.Sprintf("%q", out[max(0, i-20):min(len(out), i+20)])
 		}
 	}

@@ -17,43 +17,50 @@ import (
 	"unicode/utf8"
 )
 
-// appendQuoted appends text as a JSON string. What is not safe on a terminal becomes a \u escape, which any JSON reader
-// turns back into the text that was sent. Bytes that are not UTF-8, which JSON cannot hold, become U+FFFD.
+// appendQuoted appends text as a JSON string. What appendSafe escapes, and each space or joiner that is not plain to see,
+// becomes a \u escape, which any JSON reader turns back into the text that was sent. Bytes that are not UTF-8, which
+// JSON cannot hold, become U+FFFD.
 func appendQuoted(b, text []byte) []byte {
 	b = append(b, '"')
+	var around textContext
 	start := 0
 	for i := 0; i < len(text); {
 		c := text[i]
 		if c >= 0x20 && c < 0x7f && c != '"' && c != '\\' {
+			around = textContext{base: rune(c), last: rune(c)}
 			i++
 			continue
 		}
 		r, n := utf8.DecodeRune(text[i:])
-		if c >= utf8.RuneSelf && !(r == utf8.RuneError && n == 1) && unicode.IsPrint(r) {
+		valid := c >= utf8.RuneSelf && (r != utf8.RuneError || n > 1)
+		if valid && around.admits(r, text[i+n:]) && unicode.IsPrint(r) {
 			i += n
 			continue
 		}
+		around = textContext{}
 		b = append(b, text[start:i]...)
-		switch {
-		case c == '"' || c == '\\':
-			b = append(b, '\\', c)
-		case c == '\n':
-			b = append(b, '\\', 'n')
-		case c == '\t':
-			b = append(b, '\\', 't')
-		case r == utf8.RuneError && n == 1:
-			b = append(b, `\ufffd`...)
-		case r > 0xffff:
-			hi, lo := utf16.EncodeRune(r)
-			b = appendU(appendU(b, hi), lo)
-		default:
-			b = appendU(b, r)
-		}
+		b = appendQuotedEscape(b, r, n)
 		i += n
 		start = i
 	}
 	b = append(b, text[start:]...)
 	return append(b, '"')
+}
+
+// appendQuotedEscape appends the escape of r, which utf8.DecodeRune decoded from n bytes.
+func appendQuotedEscape(b []byte, r rune, n int) []byte {
+	switch {
+	case r == '"' || r == '\\':
+		return append(b, '\\', byte(r))
+	case r == '\n':
+		return append(b, '\\', 'n')
+	case r == '\t':
+		return append(b, '\\', 't')
+	case r > 0xffff:
+		hi, lo := utf16.EncodeRune(r)
+		return appendU(appendU(b, hi), lo)
+	}
+	return appendU(b, r) // of a byte that is not UTF-8, r is U+FFFD
 }
 
 // appendU appends r, at most 0xffff, as a \u escape.
