@@ -109,11 +109,20 @@ func TestBridge(t *testing.T) {
 		`{"type":"message","name":"cleo","what":"direct","text":"to her operator","origin":"SHA256:x","server":"pi"}` + "\n" +
 		`{"type":"leave","name":"cleo","text":"","origin":"SHA256:x","server":"pi"}` + "\n" +
 		`{"type":"message","name":"dora","text":"three","origin":"SHA256:x","server":"pi","to":"bob"}` + "\n" +
-		`{"name":"eve","text":"four"}` + "\n")
+		`{"name":"eve","text":"as whom?"}` + "\n" +
+		`{"type":"message","text":"as whom?","origin":"SHA256:x","server":"pi","to":"bob"}` + "\n" +
+		`{"text":"as whom?","server":"pi"}` + "\n" +
+		`{"text":"four"}` + "\n")
 	client.out.match(t, `four`)
 	if got, want := client.out.String(), "cleo~1a2b3c4d@pi: one\ne-v-il-x@abcdefgh: two\ndora@pi (to you): "+
 		"three\nanna: four\n"; got != want {
 		t.Errorf("%q, want %q", got, want)
+	}
+	for line := 7; line <= 9; line++ {
+		server.err.match(t, fmt.Sprintf(`line %d: an object without "origin" and "name" of another server`, line))
+	}
+	if got := strings.Count(server.out.String(), `"type":"error"`); got != 3 {
+		t.Errorf("%d objects were refused: %s", got, server.out)
 	}
 	if strings.Contains(server.out.String(), "one") {
 		t.Error("what came in goes out again")
@@ -126,6 +135,30 @@ func TestBridge(t *testing.T) {
 	}
 	if !slices.Equal(from, []any{"cleo~1a2b3c4d@pi", "e-v-il-x@abcdefgh", "dora@pi", nil}) {
 		t.Errorf("the log has from %v", from)
+	}
+}
+
+// TestBridgeSpeaksForOthers: with -bridge no object that comes in speaks as the operator.
+func TestBridgeSpeaksForOthers(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	server, addr := serve(t, anna, "-bridge")
+	client := start(t, t.TempDir(), "-connect", addr, "-dir", guest(t, anna, addr, "bob"))
+	server.out.match(t, `"join"`)
+	server.send(`{"text":"as whom?"}` + "\n" +
+		`{"type":"message","text":"as whom?","to":"bob","what":"direct"}` + "\n" +
+		`{"name":"eve","origin":"SHA256:x","text":"as whom?","name":"","origin":"","server":null}` + "\n" +
+		`{"type":"ack","id":1}` + "\n" +
+		`{"name":"eve","origin":"SHA256:x","server":"pi","text":"hello"}` + "\n")
+	client.out.match(t, `hello`)
+	if got := client.out.String(); got != "eve@pi: hello\n" {
+		t.Errorf("the room heard %q", got)
+	}
+	for line := 1; line <= 3; line++ {
+		server.err.match(t, fmt.Sprintf(`line %d: an object without "origin" and "name" of another server`, line))
+	}
+	if got := strings.Count(server.out.String(), `"type":"error"`); got != 3 {
+		t.Errorf("%d objects were refused: %s", got, server.out)
 	}
 }
 

@@ -1036,7 +1036,7 @@ func TestParseObjectIgnores(t *testing.T) {
 		`{"type":"ack","text":"x"}`:                                                      "",
 		`{"text":"x","origin":"SHA256:own"}`:                                             "",
 		`{"what":"direct","text":"x","origin":"SHA256:other"}`:                           "",
-		`{"what":"direct","to":"bob","text":"x","origin":"SHA256:other"}`:                "x",
+		`{"what":"direct","to":"bob","text":"x","name":"a","origin":"SHA256:other"}`:     "x",
 		`{"type":"message","text":"x","name":"bob","server":"pi","origin":"SHA256:abc"}`: "x",
 	} {
 		out, _, err := parseObject([]byte(line), outLine{what: itemSay}, "SHA256:own")
