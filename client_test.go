@@ -109,11 +109,20 @@ func TestBridge(t *testing.T) {
 		`{"type":"message","name":"cleo","what":"direct","text":"to her operator","origin":"SHA256:x","server":"pi"}` + "\n" +
 		`{"type":"leave","name":"cleo","text":"","origin":"SHA256:x","server":"pi"}` + "\n" +
 		`{"type":"message","name":"dora","text":"three","origin":"SHA256:x","server":"pi","to":"bob"}` + "\n" +
-		`{"name":"eve","text":"four"}` + "\n")
+		`{"name":"eve","text":"as whom?"}` + "\n" +
+		`{"type":"message","text":"as whom?","origin":"SHA256:x","server":"pi","to":"bob"}` + "\n" +
+		`{"text":"as whom?","server":"pi"}` + "\n" +
+		`{"text":"four"}` + "\n")
 	client.out.match(t, `four`)
 	if got, want := client.out.String(), "cleo~1a2b3c4d@pi: one\ne-v-il-x@abcdefgh: two\ndora@pi (to you): "+
 		"three\nanna: four\n"; got != want {
 		t.Errorf("%q, want %q", got, want)
+	}
+	for line := 7; line <= 9; line++ {
+		server.err.match(t, fmt.Sprintf(`line %d: an object without "origin" and "name" of another server`, line))
+	}
+	if got := strings.Count(server.out.String(), `"type":"error"`); got != 3 {
+		t.Errorf("%d objects were refused: %s", got, server.out)
 	}
 	if strings.Contains(server.out.String(), "one") {
 		t.Error("what came in goes out again")
@@ -126,6 +135,30 @@ func TestBridge(t *testing.T) {
 	}
 	if !slices.Equal(from, []any{"cleo~1a2b3c4d@pi", "e-v-il-x@abcdefgh", "dora@pi", nil}) {
 		t.Errorf("the log has from %v", from)
+	}
+}
+
+// TestBridgeSpeaksForOthers: with -bridge no object that comes in speaks as the operator.
+func TestBridgeSpeaksForOthers(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	server, addr := serve(t, anna, "-bridge")
+	client := start(t, t.TempDir(), "-connect", addr, "-dir", guest(t, anna, addr, "bob"))
+	server.out.match(t, `"join"`)
+	server.send(`{"text":"as whom?"}` + "\n" +
+		`{"type":"message","text":"as whom?","to":"bob","what":"direct"}` + "\n" +
+		`{"name":"eve","origin":"SHA256:x","text":"as whom?","name":"","origin":"","server":null}` + "\n" +
+		`{"type":"ack","id":1}` + "\n" +
+		`{"name":"eve","origin":"SHA256:x","server":"pi","text":"hello"}` + "\n")
+	client.out.match(t, `hello`)
+	if got := client.out.String(); got != "eve@pi: hello\n" {
+		t.Errorf("the room heard %q", got)
+	}
+	for line := 1; line <= 3; line++ {
+		server.err.match(t, fmt.Sprintf(`line %d: an object without "origin" and "name" of another server`, line))
+	}
+	if got := strings.Count(server.out.String(), `"type":"error"`); got != 3 {
+		t.Errorf("%d objects were refused: %s", got, server.out)
 	}
 }
 
@@ -342,15 +375,18 @@ func TestHistory(t *testing.T) {
 // hostileText contains everything that must not reach a terminal, and letters contains what must.
 const (
 	hostileText = "a\x00\x07\x08\r\x1b[2J\x1b]8;;http://x\x07y\x1b]52;c;eA==\x1b\\\x7f\u0085\u009b2J\x9b2J\xff" +
-		"\u200b\u200e\u202e\u2066\u2028\u2029\ufeff\u00adz"
-	letters = "Ελληνικά 中文 العربية e\u0301 👩\u200d👩\u200d👧 🇬🇷 ❤\ufe0f"
+		"\u200b\u200e\u202e\u2066\u2028\u2029\ufeff\u00ad\u3164\u115f\u1160\uffa0\u034f\u2800z" + strayMarks
+	strayMarks = "\ufe0fx\u0301\u0301\u0301\u0301\u0301\u0301\u0301\u0301\u0301"
+	letters    = "Ελληνικά 中文 العربية e\u0301 👩\u200d👩\u200d👧 🇬🇷 ❤\ufe0f"
 )
 
 // harmful describes what in out must not reach a terminal, or returns "". Lines may contain the program's own colours.
 func harmful(out string) string {
 	for i, r := range out {
 		if r < ' ' && r != '\n' || r >= 0x7f && r < 0xa0 ||
-			strings.ContainsRune("\u200b\u200e\u202e\u2066\u2028\u2029\ufeff\u00ad\ufffd", r) {
+			strings.ContainsRune("\u200b\u200e\u202e\u2066\u2028\u2029\ufeff\u00ad\ufffd", r) ||
+			strings.ContainsRune("\u3164\u115f\u1160\uffa0\u034f\u2800", r) ||
+			strings.HasPrefix(out[i:], "z"+strayMarks[:3]) || strings.HasPrefix(out[i:], strayMarks[3:]) {
 			return fmt.Sprintf("%q", out[max(0, i-20):min(len(out), i+20)])
 		}
 	}

@@ -25,6 +25,7 @@ const (
 // consoleOptions are the options of the command line that the console needs. openConsole sets the last two.
 type consoleOptions struct {
 	json   bool // -json: one object per line, in and out
+	bridge bool // -bridge: of the objects that come in, none speaks as the operator
 	raw    bool // -raw: the streams carry bytes
 	quiet  bool // -quiet: stderr carries only errors
 	noBell bool // -nobell

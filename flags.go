@@ -78,6 +78,7 @@ type serverFlags struct {
 	logText, sync bool
 	maxClients    int
 	norelay       bool
+	bridge        bool
 	history       int
 	delay         time.Duration // before each answer of a handshake; with -paper on both sides
 }
@@ -182,6 +183,8 @@ func (o *options) table() []optionGroup {
 				needs: server, check: o.checkMaxClients, help: "clients in the room at once"},
 			{name: "norelay", field: &o.server.norelay, needs: server, excludes: notRaw,
 				help: "receive lines and pass none on, as the paper's server does"},
+			{name: "bridge", field: &o.server.bridge, needs: server, excludes: notRaw,
+				help: "like -json, and stdin has messages of other servers: none speaks as the operator"},
 			{name: "history", value: "N", initial: "1000", field: &o.server.history, needs: server, excludes: notRaw,
 				check: o.checkHistory, help: "keep N items for people who are away; 0 keeps none"},
 			{name: "delay", value: "D", field: &o.server.delay, needs: both, check: o.checkDelay,
@@ -333,6 +336,7 @@ func parseFlags(args []string) (*options, error) {
 			return nil, err
 		}
 	}
+	o.output.json = o.output.json || o.server.bridge
 	o.client.stay = o.client.stay || o.client.count > 0 || o.client.timeout > 0
 	if o.paper.on && !o.given["delay"] {
 		o.server.delay = time.Second

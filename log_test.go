@@ -923,6 +923,9 @@ func checkQuoted(t *testing.T, text []byte) {
 			t.Errorf("%q: %U is not escaped", text, r)
 		}
 	}
+	if shown := safe(string(quoted)); shown != string(quoted) {
+		t.Errorf("%q is quoted as %s, of which a terminal would get %s", text, quoted, shown)
+	}
 }
 
 func TestQuotedEveryRune(t *testing.T) {
@@ -940,14 +943,20 @@ func TestQuotedEveryRune(t *testing.T) {
 		checkQuoted(t, []byte{byte(c), 'a', byte(c)})
 	}
 	for text, want := range map[string]string{
-		"":                         `""`,
-		"a \"quoted\" back\\slash": `"a \"quoted\" back\\slash"`,
-		"tab\tend\n\r\x00\x1b[2J":  `"tab\tend\n\u000d\u0000\u001b[2J"`,
-		"γειά 👍 שלום":              `"γειά 👍 שלום"`,
-		"bidi \u202e zero\u200b":   `"bidi \u202e zero\u200b"`,
-		"tag \U000e0041 bom\ufeff": `"tag \udb40\udc41 bom\ufeff"`,
-		"bad \xff\xc3(":            `"bad \ufffd\ufffd("`,
-		"kept \ufffd":              "\"kept \ufffd\"",
+		"":                                `""`,
+		"a \"quoted\" back\\slash":        `"a \"quoted\" back\\slash"`,
+		"tab\tend\n\r\x00\x1b[2J":         `"tab\tend\n\u000d\u0000\u001b[2J"`,
+		"γειά 👍 שלום":                     `"γειά 👍 שלום"`,
+		"bidi \u202e zero\u200b":          `"bidi \u202e zero\u200b"`,
+		"tag \U000e0041 bom\ufeff":        `"tag \udb40\udc41 bom\ufeff"`,
+		"bad \xff\xc3(":                   `"bad \ufffd\ufffd("`,
+		"kept \ufffd":                     "\"kept \ufffd\"",
+		"👍🏽 ☺\ufe0f 1\ufe0f\u20e3":        "\"👍🏽 ☺\ufe0f 1\ufe0f\u20e3\"",
+		"a\ufe0f\U000e0101 漢\ufe08":       `"a\ufe0f\udb40\udd01 漢\ufe08"`,
+		"\u115f\u1160\u3164\uffa0":        `"\u115f\u1160\u3164\uffa0"`,
+		"\u2800\u034f\U0001d159":          `"\u2800\u034f\ud834\udd59"`,
+		"\u0301\"\u0301":                  `"\u0301\"\u0301"`,
+		"a" + strings.Repeat("\u0301", 9): "\"a" + strings.Repeat("\u0301", 8) + `\u0301"`,
 	} {
 		if got := string(appendQuoted(nil, []byte(text))); got != want {
 			t.Errorf("%q is %s, not %s", text, got, want)
@@ -1022,7 +1031,7 @@ func TestParseObjectIgnores(t *testing.T) {
 		`{"type":"ack","text":"x"}`:                                                      "",
 		`{"text":"x","origin":"SHA256:own"}`:                                             "",
 		`{"what":"direct","text":"x","origin":"SHA256:other"}`:                           "",
-		`{"what":"direct","to":"bob","text":"x","origin":"SHA256:other"}`:                "x",
+		`{"what":"direct","to":"bob","text":"x","name":"a","origin":"SHA256:other"}`:     "x",
 		`{"type":"message","text":"x","name":"bob","server":"pi","origin":"SHA256:abc"}`: "x",
 	} {
 		out, _, err := parseObject([]byte(line), outLine{what: itemSay}, "SHA256:own")
