@@ -394,14 +394,15 @@ func TestFullRoom(t *testing.T) {
 	t.Parallel()
 	anna := state(t, "anna")
 	server, addr := serve(t, anna, "-max-clients", "1")
-	first := start(t, t.TempDir(), "-connect", addr, "-dir", anna)
+	bob, cleo := guest(t, anna, addr, "bob"), guest(t, anna, addr, "cleo")
+	first := start(t, t.TempDir(), "-connect", addr, "-dir", bob)
 	server.err.match(t, `joined`)
 	const full = "the server closed the session: the room is full"
-	if out, stderr, code := runToEnd(t, t.TempDir(), "lost\n", "-connect", addr, "-dir", anna); code != exitTrouble ||
+	if out, stderr, code := runToEnd(t, t.TempDir(), "lost\n", "-connect", addr, "-dir", cleo); code != exitTrouble ||
 		stderr != "securechat: "+full+"\n" {
 		t.Errorf("exit %d: %s%s", code, out, stderr)
 	}
-	patient := start(t, t.TempDir(), "-connect", addr, "-dir", anna, "-reconnect")
+	patient := start(t, t.TempDir(), "-connect", addr, "-dir", cleo, "-reconnect")
 	patient.send("hello\n")
 	patient.stdin.Close()
 	patient.err.match(t, full+"; connecting again")
