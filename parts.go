@@ -42,9 +42,11 @@ func (p *partialMessage) cause(err error) error {
 // partsBudget is the budget of a server. The zero value is ready to use, and a nil budget has no limit. Its methods may
 // be called from any goroutine.
 type partsBudget struct {
-	mu    sync.Mutex        // guards the fields below
-	held  []*partialMessage // the oldest first
-	bytes int               // the sum of their sizes
+	mu      sync.Mutex        // guards the fields below
+	held    []*partialMessage // the oldest first
+	bytes   int               // the sum of their sizes
+	dropped int               // the sum of the sizes of dropped messages that are not released yet
+	changed sync.Cond         // dropped became less, or a message was dropped
 }
 
 // add appends a part to p. It returns errNoBudget if p has been dropped.
@@ -57,10 +59,12 @@ func (b *partsBudget) add(p *partialMessage, part []byte) error {
 	return p.cause(nil)
 }
 
-// grow counts n more bytes for p and drops messages until the rest is within the budget.
+// grow counts n more bytes for p and drops messages until the rest is within the budget. It waits while the goroutines of
+// dropped messages still hold as much again.
 func (b *partsBudget) grow(p *partialMessage, n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.changed.L = &b.mu
 	if p.size == 0 {
 		b.held = append(b.held, p)
 	}
@@ -72,8 +76,13 @@ func (b *partsBudget) grow(p *partialMessage, n int) {
 	for b.bytes > budgetBytes {
 		drop := b.oldestOfGreediestLocked()
 		b.removeLocked(drop)
+		b.dropped += drop.size
 		close(drop.gone)
 		_ = drop.abort() // fails if the connection is closed already
+		b.changed.Broadcast()
+	}
+	for p.cause(nil) == nil && b.dropped > budgetBytes {
+		b.changed.Wait()
 	}
 }
 
@@ -90,20 +99,23 @@ func (b *partsBudget) oldestOfGreediestLocked() *partialMessage {
 	return b.held[slices.IndexFunc(b.held, func(p *partialMessage) bool { return p.owner == greediest.owner })]
 }
 
-// release stops counting p.
+// release stops counting p, whose payload is not used any more. It is called once.
 func (b *partsBudget) release(p *partialMessage) {
 	if b == nil {
 		return
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.removeLocked(p)
+	if p.cause(nil) == nil {
+		b.removeLocked(p)
+		return
+	}
+	b.dropped -= p.size
+	b.changed.Broadcast()
 }
 
-// removeLocked removes p unless it was removed before.
 func (b *partsBudget) removeLocked(p *partialMessage) {
-	if at := slices.Index(b.held, p); at >= 0 {
-		b.held = slices.Delete(b.held, at, at+1)
-		b.bytes -= p.size
-	}
+	at := slices.Index(b.held, p)
+	b.held = slices.Delete(b.held, at, at+1)
+	b.bytes -= p.size
 }

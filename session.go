@@ -142,12 +142,16 @@ func newSession(conn net.Conn, s *secrets, server bool, use *traffic) (*session,
 	}, nil
 }
 
-// wipe also releases what the session holds of the budget.
-func (s *session) wipe() {
+// release frees the message in parts, if there is one.
+func (s *session) release() {
 	if s.partial != nil {
 		s.budget.release(s.partial)
 		s.partial = nil
 	}
+}
+
+func (s *session) wipe() {
+	s.release()
 	s.in.wipe()
 	s.out.wipe()
 }
@@ -278,12 +282,13 @@ func (s *session) ready() bool {
 // next opens one packet. The message is whole unless the packet was a rekey or a part of a longer message.
 func (s *session) next() (kind byte, payload []byte, whole bool, err error) {
 	if s.partial != nil && s.partial.whole {
-		s.budget.release(s.partial)
-		s.partial = nil
+		s.release()
 	}
 	body, err := s.packets.next()
 	if err != nil {
-		return 0, nil, false, s.partial.cause(err)
+		err = s.partial.cause(err)
+		s.release()
+		return 0, nil, false, err
 	}
 	kind, payload, err = s.in.open(body)
 	if err != nil {
