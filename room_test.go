@@ -556,6 +556,27 @@ func TestRoomQueue(t *testing.T) {
 	}
 }
 
+// TestQueueAudience: the receivers of direct items count in the queue's limit, once for items in sequence.
+func TestQueueAudience(t *testing.T) {
+	const streams, takes = 256, audienceSize + 8*256
+	newAudience := func() *audience { return &audience{streams: make([]*stream, streams)} }
+	var q queue
+	shared := newAudience()
+	for range 3 {
+		q.add(nil, item{what: itemDirect}, nil, shared)
+	}
+	enc := len(q.items[0].enc)
+	if want := 3*(enc+queueItemSize) + takes; q.bytes != want {
+		t.Errorf("3 items for the same receivers take %d bytes, not %d", q.bytes, want)
+	}
+	for range 2 * queueBytes / takes {
+		q.add(nil, item{what: itemDirect}, nil, newAudience())
+	}
+	if n, most := len(q.items), queueBytes/(enc+queueItemSize+takes); n != most || q.bytes > queueBytes {
+		t.Errorf("%d items of %d are kept and take %d bytes", n, most, q.bytes)
+	}
+}
+
 // relayMember adds a member to s over loopback TCP, as after a handshake, and returns the client's end after the join.
 func relayMember(b *testing.B, s *server, wg *sync.WaitGroup, n int, listens bool) (conn net.Conn, in, out *halfConn) {
 	b.Helper()
