@@ -286,9 +286,7 @@ func (s *session) next() (kind byte, payload []byte, whole bool, err error) {
 	}
 	body, err := s.packets.next()
 	if err != nil {
-		err = s.partial.cause(err)
-		s.release()
-		return 0, nil, false, err
+		return 0, nil, false, s.partial.cause(err)
 	}
 	kind, payload, err = s.in.open(body)
 	if err != nil {
