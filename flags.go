@@ -77,6 +77,7 @@ type serverFlags struct {
 	log           string
 	logText, sync bool
 	maxClients    int
+	rate          int
 	norelay       bool
 	bridge        bool
 	history       int
@@ -181,6 +182,8 @@ func (o *options) table() []optionGroup {
 				help: "acknowledge a line when it is on disk, not when it is written"},
 			{name: "max-clients", value: "N", initial: strconv.Itoa(maxClients), field: &o.server.maxClients,
 				needs: server, check: o.checkMaxClients, help: "clients in the room at once"},
+			{name: "rate", value: "N", field: &o.server.rate, needs: server, excludes: notRaw, check: o.checkRate,
+				help: "read from each key at most N lines a second, in bursts of ten seconds' worth (default no limit)"},
 			{name: "norelay", field: &o.server.norelay, needs: server, excludes: notRaw,
 				help: "receive lines and pass none on, as the paper's server does"},
 			{name: "bridge", field: &o.server.bridge, needs: server, excludes: notRaw,
@@ -520,6 +523,13 @@ func (o *options) checkTimeout() error {
 func (o *options) checkMaxClients() error {
 	if n := o.server.maxClients; n < 1 || n > 1<<20 {
 		return fmt.Errorf("-max-clients %d: it must be from 1 to %d", n, 1<<20)
+	}
+	return nil
+}
+
+func (o *options) checkRate() error {
+	if n := o.server.rate; n < 1 || n > 1<<20 {
+		return fmt.Errorf("-rate %d: it must be from 1 to %d", n, 1<<20)
 	}
 	return nil
 }

@@ -85,12 +85,12 @@ func TestFlagValues(t *testing.T) {
 		o.keys != keys || o.client != client || o.output != output {
 		t.Errorf("%+v", o)
 	}
-	o, err = parseFlags(strings.Fields("-listen systemd -invite anna -log off -log-text=false -sync -max-clients 2 " +
+	o, err = parseFlags(strings.Fields("-listen systemd -invite anna -log off -log-text=false -sync -max-clients 2 -rate 3 " +
 		"-norelay -history 0 -delay 5s"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := serverFlags{log: "off", sync: true, maxClients: 2, norelay: true, delay: 5 * time.Second}
+	server := serverFlags{log: "off", sync: true, maxClients: 2, rate: 3, norelay: true, delay: 5 * time.Second}
 	if o.mode != "listen" || o.listen != fromSystemd || o.invite != "anna" || o.server != server {
 		t.Errorf("%+v", o)
 	}
@@ -136,7 +136,7 @@ func TestFlagValues(t *testing.T) {
 var flagSamples = map[string]string{
 	"listen": ":9000", "connect": "host:9000", "invite": "anna", "allow": "f", "verify-log": "f", "completion": "bash",
 	"identity": "f", "passphrase-file": "f", "type": "rsa", "bits": "2048", "comment": "anna", "dir": "d", "to": "bob",
-	"count": "1", "timeout": "1s", "log": "f", "max-clients": "1", "history": "1", "delay": "1s", "peer": "f",
+	"count": "1", "timeout": "1s", "log": "f", "max-clients": "1", "rate": "1", "history": "1", "delay": "1s", "peer": "f",
 }
 
 // sample returns a flag with a valid value.
@@ -156,11 +156,11 @@ func TestFlagConflicts(t *testing.T) {
 	for name := range strings.FieldsSeq("join accept-new to stay count timeout reconnect") {
 		belongs[name] = "connect"
 	}
-	for name := range strings.FieldsSeq("log log-text sync max-clients norelay history") {
+	for name := range strings.FieldsSeq("log log-text sync max-clients rate norelay history") {
 		belongs[name] = "listen"
 	}
 	excluded := map[string][]string{
-		"raw":   strings.Fields("to stay count reconnect norelay history paper json nobell"),
+		"raw":   strings.Fields("to stay count reconnect rate norelay history paper json nobell"),
 		"paper": strings.Fields("invite passphrase-file type bits comment join accept-new to reconnect"),
 	}
 	for _, row := range flagTable() {
@@ -262,6 +262,7 @@ func TestWrongFlagValues(t *testing.T) {
 		"-connect :1 -join code":             "-join takes no code",
 		"-connect :1 -join=code":             "-join takes no code",
 		"-listen :1 -max-clients 0":          "-max-clients 0: it must be from 1 to 1048576",
+		"-listen :1 -rate 0":                 "-rate 0: it must be from 1 to 1048576",
 		"-listen :1 -max-clients 1048577":    "-max-clients 1048577: it must be from 1 to 1048576",
 		"-listen :1 -history -1":             "-history -1: it must be a number of items",
 		"-listen :1 -delay 6s":               "-delay 6s: it must be from 0s to 5s",

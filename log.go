@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // errLog is wrapped by errors that keep a record from the log. The record's message is not acknowledged.
@@ -32,6 +33,13 @@ const (
 	// every markBytes, so the tail contains them.
 	tailBytes = 16 << 20
 	markBytes = 8 << 20
+
+	// The log leaves this much of its file system free, for the other programs of the machine and for the operator: 1 % of
+	// it, at most spareBytes. The free space is read again after spaceStep bytes or spaceTime.
+	sparePart  = 100
+	spareBytes = 16 << 20
+	spaceStep  = 1 << 20
+	spaceTime  = time.Second
 )
 
 // logOptions say where the log is and what it records.
@@ -65,6 +73,32 @@ func (b *backlog) keep(add func(b []byte) []byte) {
 	b.records = kept
 }
 
+// logSpace keeps a part of the log's file system free.
+type logSpace struct {
+	measure func(f *os.File) (free, total uint64) // fileSystemSpace
+	left    int64                                 // bytes that can be written before free space is read again
+	read    time.Time                             // when it was read
+}
+
+// take returns an error if n more bytes would leave too little of f's file system free. The error is that of a full
+// disk.
+func (s *logSpace) take(f *os.File, n int64, now time.Time) error {
+	if n > s.left || now.Sub(s.read) >= spaceTime || now.Before(s.read) {
+		free, total := s.measure(f)
+		spare := min(total/sparePart, spareBytes)
+		if total > 0 && free < spare+uint64(n) {
+			s.left = 0
+			return fmt.Errorf("%w: the log leaves %d KiB of its file system free", syscall.ENOSPC, spare>>10)
+		}
+		s.left, s.read = n+spaceStep, now
+		if total > 0 {
+			s.left = min(s.left, n+int64(free-spare-uint64(n))/2) // others write too
+		}
+	}
+	s.left -= n
+	return nil
+}
+
 // connLog appends records. Its methods may be called from any goroutine.
 type connLog struct {
 	logOptions
@@ -79,12 +113,15 @@ type connLog struct {
 	torn       bool   // f is longer than end.size: the rest of a failed write could not be removed
 	sinceMarks int64  // bytes written since the last records of streams
 	backlog    backlog
+	space      logSpace
 }
 
 // openLog opens the log for appending. The torn last record that a power cut leaves is removed. A file that is new or
 // empty continues the chain of path.1, the file's name after a rotation, if that is a log.
 func openLog(o logOptions) (*connLog, error) {
-	l := &connLog{logOptions: o, syncFile: (*os.File).Sync, sinceMarks: markBytes}
+	l := &connLog{
+		logOptions: o, syncFile: (*os.File).Sync, sinceMarks: markBytes, space: logSpace{measure: fileSystemSpace},
+	}
 	if o.path == "off" {
 		return l, nil
 	}
@@ -329,14 +366,14 @@ func (l *connLog) put(b []byte) error {
 		}
 	}
 	head := chain(b, l.end.head)
-	n, err := l.f.Write(b)
+	n, err := l.append(b)
 	if err == nil && unlinked(l.f) {
 		if err := l.replace(); err != nil {
 			return err
 		}
 		l.report("the log was removed; it continues in a new file " + l.path)
 		head = chain(b, l.end.head)
-		n, err = l.f.Write(b)
+		n, err = l.append(b)
 	}
 	if err != nil {
 		l.torn = n > 0
@@ -348,6 +385,14 @@ func (l *connLog) put(b []byte) error {
 	l.end.size += int64(n)
 	l.end.head = head
 	return nil
+}
+
+// append writes records to the file if its file system has space for them.
+func (l *connLog) append(b []byte) (int, error) {
+	if err := l.space.take(l.f, int64(len(b)), time.Now()); err != nil {
+		return 0, err
+	}
+	return l.f.Write(b)
 }
 
 // cut removes the rest of a failed write.
@@ -368,7 +413,7 @@ func (l *connLog) replace() error {
 		return err
 	}
 	l.f.Close()
-	l.f, l.torn, l.sinceMarks = f, false, markBytes
+	l.f, l.torn, l.sinceMarks, l.space.left = f, false, markBytes, 0
 	if l.end.size > 0 && l.end.head != head {
 		l.report("the log continues in " + l.path + ", after the records that it had")
 	}

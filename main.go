@@ -41,6 +41,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"net"
 	"os"
 	"os/signal"
@@ -419,9 +420,10 @@ func (p *process) listen() (err error) {
 			err = fmt.Errorf("closing the log: %w", cerr)
 		}
 	}()
+	limitMemory(o.maxClients)
 	config := serverConfig{
 		endpoint: *e, console: p.console, log: log, sync: o.sync, history: o.history, clients: o.maxClients,
-		norelay: o.norelay, invite: p.options.invite,
+		rate: o.rate, norelay: o.norelay, invite: p.options.invite,
 	}
 	if p.options.output.raw {
 		config.pipe = newRawPipe(p.stdin, p.stdout, p.console.progress())
@@ -431,6 +433,20 @@ func (p *process) listen() (err error) {
 		return err
 	}
 	return s.run(ctx, listeners)
+}
+
+// Memory up to which a server collects garbage at leisure, as the sum of both: above it the collector works harder, so
+// that what clients send does not make the server use twice the memory that it needs.
+const (
+	easyMemory          = 48 << 20
+	easyMemoryForClient = 32 << 10
+)
+
+// limitMemory sets that limit for a server of at most clients clients, unless $GOMEMLIMIT has set one.
+func limitMemory(clients int) {
+	if debug.SetMemoryLimit(-1) == math.MaxInt64 {
+		debug.SetMemoryLimit(easyMemory + easyMemoryForClient*int64(clients))
+	}
 }
 
 // version returns the release, from the build's own information.

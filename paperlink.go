@@ -216,8 +216,13 @@ func (p *paperConn) readRest(b []byte) error {
 	return err
 }
 
-// appendItems ignores the items: only the client sends text.
-func (p *paperConn) appendItems(buf []byte, _ [][]byte) ([]byte, error) { return buf, nil }
+// sendItems ignores the items: only the client sends text.
+func (p *paperConn) sendItems(buf []byte, _ [][]byte, _ int) ([]byte, error) { return buf, nil }
+
+// shareBudget does nothing: each text fits one packet.
+func (p *paperConn) shareBudget(*partsBudget, string) {}
+
+func (p *paperConn) dropped() <-chan struct{} { return nil }
 
 // ready returns false: the bytes that a server has in its buffer may be less than a packet, and a client reads none.
 func (p *paperConn) ready() bool { return false }

@@ -88,12 +88,8 @@ func (c *revokedCerts) hasSerial(serial uint64) bool {
 	return false
 }
 
-// readRevoked reads revoked_keys. A missing file revokes nothing.
-func readRevoked(files *stateFiles) (*revocations, error) {
-	data, err := files.read("revoked_keys")
-	if err != nil {
-		return nil, err
-	}
+// parseRevokedFile parses revoked_keys. A missing file, whose data is nil, revokes nothing.
+func parseRevokedFile(data []byte) (*revocations, error) {
 	if data != nil && len(data) == 0 {
 		return nil, errors.New("it is empty, perhaps after a full disk: restore it, or delete it if no key is revoked")
 	}

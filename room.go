@@ -18,10 +18,13 @@ import (
 )
 
 const (
-	takeBytes  = 64 << 10 // of items that one delivery holds, unless one item is longer
-	maxNotices = 16       // that wait for one member
-	maxMet     = 64 << 10 // keys whose first visit is remembered; later ones get no history
-	maxLeft    = 4 << 10  // people whose place is remembered after they left
+	takeBytes     = 64 << 10 // that a delivery takes at most, beside one item that is longer
+	leastTake     = 4 << 10  // that a delivery may take although others have taken deliveryBytes
+	deliveryBytes = 8 << 20  // bytes of memory for the deliveries that are being sent, except for leastTake each
+	itemRef       = 24       // bytes of an item's slice in a delivery
+	maxNotices    = 16       // that wait for one member
+	maxMet        = 64 << 10 // keys whose first visit is remembered; later ones get no history
+	maxLeft       = 4 << 10  // people whose place is remembered after they left
 )
 
 // room is shared by all goroutines of a server.
@@ -38,6 +41,8 @@ type room struct {
 	visits  visits
 	pending []*stream // with lines in the log that are not on disk yet (-sync)
 	closing bool
+	sending int    // bytes of the deliveries that are being sent
+	whoText string // the answer to kindWho; empty if the members have changed since the last one
 }
 
 // visits holds what the room remembers of keys, also while they are not in it.
@@ -84,6 +89,7 @@ type writer struct {
 	running bool        // a goroutine is in room.write, is not started yet, or has ended for good
 	ping    *time.Timer // runs out when nothing was delivered for pingInterval
 	pingDue bool        // ping has run out
+	sending int         // bytes of the delivery that is being sent
 }
 
 // presence is how a member's presence began.
@@ -184,6 +190,7 @@ func (r *room) enterLocked(m *member, listens bool) {
 	m.stream.here++
 	m.listens, m.acked = listens, m.stream.durable
 	r.members[m] = struct{}{}
+	r.whoText = ""
 }
 
 // nameLocked returns the name of a peer in the room. If another key has a name that looks alike, ~XXXXXXXX is added;
@@ -376,11 +383,11 @@ func (r *room) findLocked(name string) ([]*member, error) {
 	var found []*member
 	alike := map[string]string{} // by fingerprint, the name~suffix
 	for m := range r.members {
-		full := m.peer.name + "~" + m.peer.suffix
-		if name == full || foldName(name) == foldName(m.peer.name) {
-			alike[m.peer.fingerprint] = full
+		isFull := len(name) == len(m.peer.name)+1+len(m.peer.suffix) && name == m.peer.name+"~"+m.peer.suffix
+		if (isFull || looksLike(m.peer.name, name)) && alike[m.peer.fingerprint] == "" {
+			alike[m.peer.fingerprint] = m.peer.name + "~" + m.peer.suffix
 		}
-		if name == full || strings.EqualFold(name, m.peer.name) {
+		if isFull || strings.EqualFold(name, m.peer.name) {
 			found = append(found, m)
 		}
 	}
@@ -479,6 +486,7 @@ type delivery struct {
 	missed  uint64   // items that were dropped before they could be delivered
 	acked   uint64   // the last of the member's lines that is recorded; 0 if it was acknowledged before
 	items   [][]byte // encoded
+	limit   int      // bytes of items that are sent in one write
 	ping    bool     // nothing was sent for pingInterval
 	goodbye bool     // the last delivery
 	reason  string   // of goodbye, or empty
@@ -496,6 +504,23 @@ func (d *delivery) free() {
 		*d = delivery{items: d.items[:0], buf: d.buf[:0]}
 		deliveries.Put(d)
 	}
+}
+
+// fit sets the limit of a delivery for which free bytes of deliveryBytes are left. It gives up memory that is too large.
+func (d *delivery) fit(free int) {
+	if cap(d.buf)+itemRef*cap(d.items) > max(free, leastTake) {
+		d.buf, d.items = nil, nil
+	}
+	d.limit = min(takeBytes, max(leastTake, free/16))
+}
+
+// memory returns the bytes that d takes while it is sent. The items themselves are the queue's.
+func (d *delivery) memory() int {
+	size := 0
+	for _, enc := range d.items {
+		size += len(enc)
+	}
+	return max(cap(d.buf), min(size, d.limit)) + itemRef*cap(d.items)
 }
 
 // start begins deliveries to m. They end when m.written receives: nil after a goodbye or once reading has failed, or else
@@ -551,8 +576,10 @@ func (r *room) next(m *member, d *delivery) (ok, over bool) {
 	if m.readErr != nil && !left {
 		return false, true
 	}
+	r.countSendingLocked(m, 0)
+	d.fit(deliveryBytes - r.sending)
 	if !left { // otherwise only the last acknowledgement and the goodbye are sent
-		d.items, d.missed = r.takeLocked(m, d.items)
+		d.items, d.missed = r.takeLocked(m, d.items, d.limit)
 	}
 	if m.stream.durable > m.acked {
 		m.acked = m.stream.durable
@@ -565,6 +592,9 @@ func (r *room) next(m *member, d *delivery) (ok, over bool) {
 	d.ping = !ok && m.writer.pingDue
 	m.writer.pingDue = false
 	m.writer.running = ok || d.ping
+	if m.writer.running {
+		r.countSendingLocked(m, d.memory())
+	}
 	return m.writer.running, false
 }
 
@@ -574,9 +604,15 @@ func (m *member) doneLocked(r *room) bool {
 	return m.ending.reason != "" && delivered && m.stream.durable == m.stream.last
 }
 
-// takeLocked appends m's notices and the items from m's place on to into, takeBytes at most, and moves the place.
-// missed counts items that were dropped before.
-func (r *room) takeLocked(m *member, into [][]byte) (items [][]byte, missed uint64) {
+// countSendingLocked counts n bytes of memory for the delivery that m's goroutine sends, in place of the one before.
+func (r *room) countSendingLocked(m *member, n int) {
+	r.sending += n - m.writer.sending
+	m.writer.sending = n
+}
+
+// takeLocked appends m's notices and the items from m's place on to into, about limit bytes at most, and moves the
+// place. missed counts items that were dropped before.
+func (r *room) takeLocked(m *member, into [][]byte, limit int) (items [][]byte, missed uint64) {
 	into = append(into, m.notices...)
 	m.notices = nil
 	end := r.queue.end()
@@ -591,11 +627,11 @@ func (r *room) takeLocked(m *member, into [][]byte) (items [][]byte, missed uint
 		missed = r.queue.first - m.next
 		m.next = r.queue.first
 	}
-	for n := 0; m.next < end && n < takeBytes; m.next++ {
+	for n := 0; m.next < end && n < limit; m.next++ {
 		it := r.queue.at(m.next)
 		if m.wants(it, m.next) {
 			into = append(into, it.enc)
-			n += len(it.enc)
+			n += len(it.enc) + itemRef
 		}
 	}
 	return into, missed
@@ -650,6 +686,8 @@ func (r *room) leave(m *member, reason string) {
 		return
 	}
 	delete(r.members, m)
+	r.whoText = ""
+	r.countSendingLocked(m, 0)
 	m.stream.here--
 	if m.ending.reason != "" {
 		reason = m.ending.reason
@@ -735,14 +773,25 @@ func (r *room) namesLocked() []string {
 	return slices.Compact(names)
 }
 
-// who sends m the list of the members, unless too many notices wait for m. A member that has to leave gets none: its
-// goodbye comes after all notices, so a client that kept asking would stay.
+// who sends m the list of the members, unless a notice waits for m: the list of a large room is long. A member that has
+// to leave gets none: its goodbye comes after all notices, so a client that kept asking would stay.
 func (r *room) who(m *member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if m.ending.reason == "" && len(m.notices) < maxNotices {
-		r.notifyLocked(m, itemNotice, whoLine(r.namesLocked()))
+	if m.ending.reason != "" || len(m.notices) > 0 {
+		return
 	}
+	if r.whoText == "" {
+		r.whoText = whoLine(r.namesLocked())
+	}
+	r.notifyLocked(m, itemNotice, r.whoText)
+}
+
+// isEnding reports whether m has to leave.
+func (r *room) isEnding(m *member) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return m.ending.reason != ""
 }
 
 func whoLine(names []string) string {

@@ -31,6 +31,7 @@ const (
 	freePause       = 2 * time.Second         // without a handshake, before memory is given back to the system
 	logRetry        = time.Second             // between two attempts to record a message
 	logTimeout      = time.Minute             // until the client of a message that cannot be recorded is disconnected
+	leaveCheck      = time.Second             // between two looks whether a client that waits because of -rate has to leave
 )
 
 // serverConfig is a plain record of what a server does and uses. No field changes while the server runs.
@@ -41,6 +42,7 @@ type serverConfig struct {
 	sync     bool     // acknowledge lines once they are on disk (-sync)
 	history  int      // items kept for members that were away (-history)
 	clients  int      // at most (-max-clients)
+	rate     int      // lines a second of one key, or 0 for no limit (-rate)
 	norelay  bool     // clients receive nothing (-norelay)
 	invite   string   // name to make an invite for at the start; "" for none
 	pipe     *rawPipe // -raw: bytes for one client; nil for a room
@@ -51,12 +53,16 @@ type server struct {
 	room       *room
 	gate       gate
 	conns      connSet
+	limits     keyLimits
+	parts      partsBudget
 	rawClient  atomic.Pointer[rawClient]
 	changes    atomic.Uint64 // counts changes of the trust files, each before the sessions are checked again
 	recheckAll chan struct{} // of capacity 1: a client was admitted by files that have changed since
-	slots      chan struct{} // holds a value for each client that is served; its capacity is -max-clients
 	freeMemory *time.Timer   // gives memory back to the system freePause after the last handshake
 	strangers  strangers
+
+	saying chan struct{} // of capacity 1: holds a value while a goroutine uses texts
+	texts  [][]byte      // memory for the lines that the room records
 }
 
 // newServer makes a server whose room has the streams that the end of the log reports.
@@ -70,7 +76,8 @@ func newServer(c serverConfig) (*server, error) {
 		room:         room,
 		conns:        connSet{open: map[net.Conn]struct{}{}},
 		recheckAll:   make(chan struct{}, 1),
-		slots:        make(chan struct{}, c.clients),
+		saying:       make(chan struct{}, 1),
+		limits:       newKeyLimits(c.clients, c.rate, ownFingerprint(c.id)),
 		// Handshakes leave garbage behind, which nothing else would collect while clients are idle. The second pass
 		// frees what pools held.
 		freeMemory: time.AfterFunc(freePause, func() { runtime.GC(); debug.FreeOSMemory() }),
@@ -234,22 +241,18 @@ func (s *server) accept(ctx context.Context, l net.Listener, wg *sync.WaitGroup,
 }
 
 // handle runs the handshake of a connection. A client that is admitted is served on another goroutine, so that the deep
-// stack of the handshake is freed. The slot that admit took is released when that goroutine ends.
+// stack of the handshake is freed.
 func (s *server) handle(conn net.Conn, wg *sync.WaitGroup, join joinFunc) {
 	serve := s.admit(conn, join)
 	if serve == nil {
 		s.conns.remove(conn)
 		return
 	}
-	wg.Go(func() { // ends with the connection
-		serve()
-		s.conns.remove(conn)
-		<-s.slots
-	})
+	wg.Go(serve) // ends with the connection
 }
 
-// admit runs the handshake, takes a slot for the client and returns what serves it. It returns nil, without a slot, if
-// the client is not served; it has reported why.
+// admit runs the handshake, takes a place for the client and returns what serves it. That ends the connection and frees
+// the place. admit returns nil, without a place, if the client is not served; it has reported why.
 func (s *server) admit(conn net.Conn, join joinFunc) (serve func()) {
 	from, changes := remoteIP(conn.RemoteAddr()), s.changes.Load()
 	conn.SetDeadline(time.Now().Add(s.gate.timeout()))
@@ -262,21 +265,24 @@ func (s *server) admit(conn net.Conn, join joinFunc) (serve func()) {
 		return nil
 	}
 	s.gate.forgive(from)
-	select {
-	case s.slots <- struct{}{}:
-	default:
-		s.reportRefused(p, fmt.Errorf("%s: %d clients (-max-clients)", reasonFull, cap(s.slots)))
-		closeWithReason(conn, l, reasonFull)
+	if full := s.limits.enter(p.fingerprint, time.Now()); full != nil {
+		s.reportRefused(p, full)
+		closeWithReason(conn, l, full.reason)
 		return nil
 	}
-	serve = join(conn, p, l, req)
-	switch {
-	case serve == nil:
-		<-s.slots
-	case s.changes.Load() != changes: // a client can keep the server waiting between its admission and joining
+	run := join(conn, p, l, req)
+	if run == nil {
+		s.limits.leave(p.fingerprint)
+		return nil
+	}
+	if s.changes.Load() != changes { // a client can keep the server waiting between its admission and joining
 		wake(s.recheckAll)
 	}
-	return serve
+	return func() {
+		run()
+		s.conns.remove(conn)
+		s.limits.leave(p.fingerprint)
+	}
 }
 
 // join makes a client a member of the room and sends its welcome.
@@ -300,6 +306,7 @@ func (s *server) join(conn net.Conn, p *peer, l link, req joinRequest) (serve fu
 	w.server = s.name
 	conn.SetDeadline(time.Time{})
 	l.setReadTimeout(peerTimeout, true)
+	l.shareBudget(&s.parts, p.fingerprint)
 	if err := writeMessage(l, kindJoin, w.encode()); err != nil {
 		s.room.leave(m, leaveReason(nil, err))
 		l.wipe()
@@ -329,7 +336,7 @@ func (s *server) read(m *member, l link) error {
 	var b *batch // nil while there is none, since most clients are silent
 	for {
 		if b != nil && !l.ready() {
-			if err := s.record(m, b); err != nil {
+			if err := s.recordBatch(m, l, b); err != nil {
 				return err
 			}
 			b.free()
@@ -338,14 +345,14 @@ func (s *server) read(m *member, l link) error {
 		kind, payload, err := l.read()
 		switch {
 		case err != nil || kind != kindText:
-			if err := s.record(m, b); err != nil {
+			if err := s.recordBatch(m, l, b); err != nil {
 				return err
 			}
 		case b == nil:
 			b = batches.Get().(*batch)
 		}
 		if err == nil {
-			err = s.receive(m, b, kind, payload)
+			err = s.receive(m, l, b, kind, payload)
 		}
 		if err != nil {
 			return err
@@ -354,10 +361,10 @@ func (s *server) read(m *member, l link) error {
 }
 
 // receive takes one message. Lines are gathered in b.
-func (s *server) receive(m *member, b *batch, kind byte, payload []byte) error {
+func (s *server) receive(m *member, l link, b *batch, kind byte, payload []byte) error {
 	switch {
 	case kind == kindText:
-		return s.gather(m, b, payload)
+		return s.gather(m, l, b, payload)
 	case kind == kindWho:
 		s.room.who(m)
 	case kind == kindPing:
@@ -370,96 +377,136 @@ func (s *server) receive(m *member, b *batch, kind byte, payload []byte) error {
 }
 
 // gather parses a message of lines and adds it to b, whose lines it records before if they cannot be recorded together.
-func (s *server) gather(m *member, b *batch, payload []byte) error {
-	more, err := b.parse(payload)
-	if err != nil || !b.continues(more) || b.full() {
-		err = cmp.Or(s.record(m, b), err)
+// A message of several packets is recorded at once: a copy of it would count in no budget.
+func (s *server) gather(m *member, l link, b *batch, payload []byte) error {
+	more, err := parsePacked(payload)
+	long := len(more.packed) > maxBatch
+	if err != nil || long || !b.continues(more) {
+		err = cmp.Or(s.recordBatch(m, l, b), err)
 	}
-	if err == nil {
-		b.add(more)
+	switch {
+	case err != nil:
+		return err
+	case long:
+		return s.record(m, l, &more)
+	}
+	b.add(more)
+	return nil
+}
+
+// recordBatch records the lines of b, which can be nil, and clears it.
+func (s *server) recordBatch(m *member, l link, b *batch) error {
+	if b == nil {
+		return nil
+	}
+	defer b.clear()
+	return s.record(m, l, &b.packedLines)
+}
+
+// record hands lines to the room, at most as fast as -rate allows. The lines of a member that has to leave are not
+// recorded; its goodbye says why.
+func (s *server) record(m *member, l link, p *packedLines) (err error) {
+	for err == nil && p.count > 0 {
+		some, cost := p.cut(s.limits.atOnce())
+		err = s.awaitTurn(m, l, cost)
+		if err == nil {
+			err = s.recordNow(m, l, some)
+		}
+	}
+	if errors.Is(err, errEnding) {
+		return nil
 	}
 	return err
 }
 
-// record hands a batch to the room. While the log cannot be written it tries again, for logTimeout at most, and reads
-// nothing from the client meanwhile. After that the client is disconnected, and with -reconnect sends the lines again.
-func (s *server) record(m *member, b *batch) error {
-	if b == nil || len(b.lines.texts) == 0 {
-		return nil
+// awaitTurn waits until m's key may send lines of this cost. It returns errEnding when m has to leave.
+func (s *server) awaitTurn(m *member, l link, cost int) error {
+	turn := s.limits.reserve(m.peer.fingerprint, cost, time.Now())
+	for wait := time.Until(turn); wait > 0; wait = time.Until(turn) {
+		if s.room.isEnding(m) {
+			return errEnding
+		}
+		select {
+		case <-l.dropped():
+			return errNoBudget
+		case <-time.After(min(wait, leaveCheck)):
+		}
 	}
-	defer b.clear()
-	l := b.lines
-	err := s.room.say(m, l)
+	return nil
+}
+
+// recordNow hands lines to the room. While the log cannot be written it tries again, for logTimeout at most, and reads
+// nothing from the client meanwhile. After that the client is disconnected, and with -reconnect sends the lines again.
+func (s *server) recordNow(m *member, l link, p packedLines) error {
+	err := s.say(m, l, p)
 	if errors.Is(err, errLog) {
 		s.room.notify(m, "the server cannot write its log just now; what you send waits")
 	}
 	for end := time.Now().Add(logTimeout); errors.Is(err, errLog) && time.Now().Before(end); {
-		<-time.After(logRetry)
-		err = s.room.say(m, l)
-	}
-	if errors.Is(err, errEnding) {
-		return nil // its goodbye says why
+		select {
+		case <-l.dropped():
+			return errNoBudget
+		case <-time.After(logRetry):
+		}
+		err = s.say(m, l, p)
 	}
 	return err
 }
 
-// batch holds lines of a client that were received together and are not recorded yet.
-type batch struct {
-	lines  lines
-	texts  [][]byte // of lines, slices of buf
-	buf    []byte
-	parsed [][]byte // memory for parse
+// say unpacks lines and hands them to the room. The room takes the lines of one client at a time, so the clients that
+// wait need no memory for unpacked lines.
+func (s *server) say(m *member, l link, p packedLines) error {
+	select {
+	case s.saying <- struct{}{}:
+	case <-l.dropped():
+		return errNoBudget
+	}
+	defer func() { <-s.saying }()
+	s.texts = appendTexts(s.texts[:0], p.packed)
+	defer clear(s.texts)
+	p.lines.texts = s.texts
+	return s.room.say(m, p.lines)
 }
 
-var batches = sync.Pool{New: func() any { return new(batch) }}
+// batch holds lines of a client that were received together and are not recorded yet.
+type batch struct {
+	packedLines // a slice of buf
+	buf         []byte
+}
+
+var batches = sync.Pool{New: func() any { return &batch{buf: make([]byte, 0, batchBytes+maxPacket)} }}
 
 const (
 	batchLines = 256
-	batchBytes = 16 << 10
+	batchBytes = 8 << 10
 )
 
-// full reports whether the batch has to be recorded before more lines are added.
-func (b *batch) full() bool { return len(b.texts) >= batchLines || len(b.buf) >= batchBytes }
-
-// parse parses a message. Its texts are valid until the next read.
-func (b *batch) parse(payload []byte) (lines, error) {
-	more, err := parseLines(payload, b.parsed[:0])
-	b.parsed = more.texts
-	return more, err
+// continues reports whether more can be recorded with the batch: it has the next numbers, and is of the same kind, and
+// the batch is not full.
+func (b *batch) continues(more packedLines) bool {
+	if b.count == 0 {
+		return true
+	}
+	return b.count < batchLines && len(b.packed) < batchBytes &&
+		more.first == b.first+uint64(b.count) && more.what == b.what && more.to == b.to
 }
 
-// continues reports whether more can be recorded with the batch: it has the next numbers, and is of the same kind.
-func (b *batch) continues(more lines) bool {
-	n := uint64(len(b.texts))
-	return n == 0 || more.first == b.lines.first+n && more.what == b.lines.what && more.to == b.lines.to
-}
-
-// add appends a copy of more, for which continues must have returned true.
-func (b *batch) add(more lines) {
-	for _, text := range more.texts {
-		at := len(b.buf)
-		b.buf = append(b.buf, text...)
-		b.texts = append(b.texts, b.buf[at:])
+// add appends a copy of more, one packet at most, for which continues must have returned true.
+func (b *batch) add(more packedLines) {
+	if b.count == 0 {
+		b.lines = more.lines
 	}
-	if len(b.lines.texts) == 0 {
-		b.lines = more
-	}
-	b.lines.texts = b.texts
+	b.buf = append(b.buf, more.packed...)
+	b.count, b.packed = b.count+more.count, b.buf
 }
 
 // clear removes all lines.
-func (b *batch) clear() {
-	clear(b.texts)
-	b.lines, b.texts, b.buf = lines{}, b.texts[:0], b.buf[:0]
-}
+func (b *batch) clear() { b.packedLines, b.buf = packedLines{}, b.buf[:0] }
 
-// free gives the batch's memory back, without keeping what it points to.
+// free gives the batch's memory back.
 func (b *batch) free() {
 	b.clear()
-	clear(b.parsed)
-	if cap(b.buf) <= maxMessage+batchBytes {
-		batches.Put(b)
-	}
+	batches.Put(b)
 }
 
 // connection is the receiver of a member that is a client.
@@ -482,7 +529,7 @@ func (c *connection) deliver(d *delivery) (err error) {
 			return err
 		}
 	}
-	buf, err = c.link.appendItems(buf, d.items)
+	buf, err = c.link.sendItems(buf, d.items, d.limit)
 	if err != nil {
 		return err
 	}
@@ -521,9 +568,6 @@ func appendGoodbye(buf []byte, l link, reason string) (_ []byte, err error) {
 	}
 	return l.append(buf, kindClose, []byte(closeText))
 }
-
-// reasonFull is the reason for a client for which there is no slot.
-const reasonFull = "the room is full"
 
 // closeWithReason ends the connection of a client that was admitted and cannot enter the room. The client receives the
 // reason, unlike one that was not admitted, and may try again.

@@ -223,6 +223,8 @@ type scriptMessage struct {
 
 func (l *scriptLink) ready() bool { return len(l.messages) > 0 && l.messages[0] != nil }
 
+func (l *scriptLink) dropped() <-chan struct{} { return nil }
+
 func (l *scriptLink) read() (byte, []byte, error) {
 	if len(l.messages) == 0 {
 		return 0, nil, errTruncated
@@ -283,7 +285,7 @@ func TestGathered(t *testing.T) {
 			errLeft},
 		{"too many lines", many, manyHeard, nil},
 		{"too many bytes", []*scriptMessage{say(1, "a"), say(2, long), say(3, "c"), say(4, "d")},
-			[]string{"3s say bob a", "3s say bob " + long, "4s say bob c", "4s say bob d"}, nil},
+			[]string{"2s say bob a", "2s say bob " + long, "4s say bob c", "4s say bob d"}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s, _, _ := quietServer(t)
@@ -862,7 +864,7 @@ func TestTurnedAwayFreesPlace(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-over
-	if n := len(s.slots); n != 0 {
+	if n := s.limits.keys[fingerprint(s.id)].places; n != 0 {
 		t.Errorf("%d places are taken", n)
 	}
 }
