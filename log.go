@@ -81,11 +81,14 @@ type connLog struct {
 	backlog    backlog
 }
 
+// off reports whether there is no log.
+func (l *connLog) off() bool { return l.path == "off" }
+
 // openLog opens the log for appending. The torn last record that a power cut leaves is removed. A file that is new or
 // empty continues the chain of path.1, the file's name after a rotation, if that is a log.
 func openLog(o logOptions) (*connLog, error) {
 	l := &connLog{logOptions: o, syncFile: (*os.File).Sync, sinceMarks: markBytes}
-	if o.path == "off" {
+	if l.off() {
 		return l, nil
 	}
 	if err := l.start(); err != nil {
@@ -220,27 +223,27 @@ func lastRecord(f *os.File) (end logEnd, rest int64, err error) {
 
 var errForeignLog = errors.New("its end is no record of this program, so it is left alone")
 
-// replay calls mark, in the log's order, for each state of a stream that the last tailBytes of the log report: the
-// msg_id of a record, or that the client left. If the file is shorter, the end of the rotated log is read first.
-func (l *connLog) replay(mark func(fingerprint string, id streamID, last uint64, left bool)) error {
+// replay calls use, in the log's order, for each mark in the last tailBytes of the log. If the file is shorter, the end
+// of the rotated log is read first.
+func (l *connLog) replay(use func(m mark)) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.f == nil {
 		return nil
 	}
 	if l.end.size < tailBytes {
-		if err := l.replayOlder(mark); err != nil {
+		if err := l.replayOlder(use); err != nil {
 			return fmt.Errorf("reading %s.1: %w", l.path, err)
 		}
 	}
-	if err := replayTail(l.f, l.end.size, mark); err != nil {
+	if err := replayTail(l.f, l.end.size, use); err != nil {
 		return fmt.Errorf("reading the log %s: %w", l.path, err)
 	}
 	return nil
 }
 
 // replayOlder is like replay, for the rotated log. It does nothing if there is none.
-func (l *connLog) replayOlder(mark func(string, streamID, uint64, bool)) error {
+func (l *connLog) replayOlder(use func(m mark)) error {
 	older, err := l.openOlder()
 	if err != nil {
 		return nil
@@ -250,19 +253,17 @@ func (l *connLog) replayOlder(mark func(string, streamID, uint64, bool)) error {
 	if err != nil || !info.Mode().IsRegular() {
 		return err
 	}
-	return replayTail(older, info.Size(), mark)
+	return replayTail(older, info.Size(), use)
 }
 
-// replayTail calls mark for the records in the last tailBytes of f.
-func replayTail(f *os.File, size int64, mark func(string, streamID, uint64, bool)) error {
+// replayTail calls use for each mark in the last tailBytes of f.
+func replayTail(f *os.File, size int64, use func(m mark)) error {
 	from := max(0, size-tailBytes)
-	r := bufio.NewReaderSize(io.NewSectionReader(f, from, size-from), 64<<10)
+	r := bufio.NewReaderSize(io.NewSectionReader(f, from, size-from), 2*maxMarkRecord)
 	for begins := from == 0; ; { // at the beginning of a record
 		line, err := r.ReadSlice('\n')
 		if begins && len(line) > 0 {
-			if fingerprint, id, last, left, ok := streamOf(line); ok {
-				mark(fingerprint, id, last, left)
-			}
+			marksOf(line, use)
 		}
 		begins = err == nil // after bufio.ErrBufferFull the rest of a long record follows
 		if err == io.EOF {

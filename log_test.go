@@ -392,9 +392,9 @@ func TestRepairReported(t *testing.T) {
 	if p.wait() != exitDone {
 		t.Error(p.err)
 	}
-	if all := records(t, path); all[3]["event"] != eventStart ||
-		!strings.HasPrefix(fmt.Sprint(all[3]["log"]), "repaired") {
-		t.Errorf("the start record: %v", all[3])
+	if all := records(t, path); all[3]["event"] != eventStream || all[4]["event"] != eventStart ||
+		!strings.HasPrefix(fmt.Sprint(all[4]["log"]), "repaired") {
+		t.Errorf("the start record: %v", all[4])
 	}
 	if out, stderr, code := runToEnd(t, dir, "", "-verify-log", path); code != exitDone {
 		t.Errorf("%s%s", out, stderr)
@@ -432,10 +432,8 @@ func TestReplay(t *testing.T) {
 	check := func(r *room) {
 		t.Helper()
 		var got []string
-		for key, own := range r.streams.byKey {
-			for _, s := range own {
-				got = append(got, fmt.Sprintf("%s %d %d/%d", key, s.id[0], s.last, s.durable))
-			}
+		for key, s := range r.streams.known {
+			got = append(got, fmt.Sprintf("%s %d %d/%d", key.owner.fingerprint, s.id[0], s.last, s.durable))
 		}
 		slices.Sort(got)
 		if !slices.Equal(got, []string{"key b 2 3/3", "key d 4 7/7"}) {
@@ -452,7 +450,7 @@ func TestReplay(t *testing.T) {
 	if err := r.reopen(); err != nil {
 		t.Fatal(err)
 	}
-	if all := records(t, path); all[0]["event"] != eventRotate && all[0]["event"] != eventStream || len(all) != 3 {
+	if all := records(t, path); all[0]["event"] != eventRotate && all[0]["event"] != eventStream || len(all) != 2 {
 		t.Errorf("the new file begins with %v", all)
 	}
 	r.log.close()
@@ -490,8 +488,8 @@ func TestReplayBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	r, err := newRoom(l, 0, false)
-	if err != nil || len(r.streams.byKey) != 0 {
-		t.Fatalf("%d streams, %v", len(r.streams.byKey), err)
+	if err != nil || len(r.streams.known) != 0 {
+		t.Fatalf("%d streams, %v", len(r.streams.known), err)
 	}
 	bob, _ := enter(t, r, "bob", "key b", 2)
 	if err := r.say(bob, says(1, "one", "two")); err != nil {
@@ -901,7 +899,7 @@ func TestFIFOAsOlderLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.close()
-	if err := l.replay(func(string, streamID, uint64, bool) { t.Error("a record") }); err != nil || l.began != "new" {
+	if err := l.replay(func(mark) { t.Error("a record") }); err != nil || l.began != "new" {
 		t.Errorf("%q, %v", l.began, err)
 	}
 }

@@ -115,6 +115,7 @@ func newRoom(log *connLog, history int, sync bool) (*room, error) {
 	if sync {
 		r.flush = make(chan struct{}, 1)
 	}
+	r.streams.forgot = log.off() // lines from before this start are in no log
 	return r, log.replay(r.streams.replay)
 }
 
@@ -144,13 +145,16 @@ func (r *room) join(m *member, req joinRequest, listens bool) (welcome, error) {
 	if err := r.log.write(record, r.streams.appendMarks); err != nil {
 		return welcome{}, err
 	}
-	r.enterLocked(m, listens)
+	forgotten := r.enterLocked(m, listens)
 	r.queue.add(nil, item{time: now, what: itemJoin, name: m.name}, m.stream, nil)
 	m.next = r.queue.end()
 	m.presence = presence{present: m.next - 1, person: req.flags&joinPerson != 0, expires: m.peer.until}
 	w := welcome{epoch: r.epoch, present: m.presence.present, recorded: m.acked, name: m.name}
 	if r.rewindLocked(m, req) {
 		w.flags |= welcomeGap
+	}
+	if forgotten {
+		w.flags |= welcomeForgotten
 	}
 	w.seq = m.next - 1
 	r.wakeAllLocked()
@@ -170,11 +174,12 @@ func (r *room) enterOperator(m *member) {
 	}
 }
 
-func (r *room) enterLocked(m *member, listens bool) {
-	m.stream = r.streams.join(m.peer.fingerprint, m.peer.stream)
-	m.stream.here++
+// enterLocked makes m a member. forgotten means that m's stream may be one that the server had to forget.
+func (r *room) enterLocked(m *member, listens bool) (forgotten bool) {
+	m.stream, forgotten = r.streams.join(m.peer.fingerprint, m.peer.stream)
 	m.listens, m.acked = listens, m.stream.durable
 	r.members[m] = struct{}{}
+	return forgotten
 }
 
 // nameLocked returns the name of a peer in the room. If another key has a name that looks alike, ~XXXXXXXX is added;
@@ -599,7 +604,6 @@ func (r *room) leave(m *member, reason string) {
 		return
 	}
 	delete(r.members, m)
-	m.stream.here--
 	if m.ending.reason != "" {
 		reason = m.ending.reason
 	}
@@ -616,10 +620,8 @@ func (r *room) leave(m *member, reason string) {
 	now := time.Now()
 	r.queue.add(nil, item{time: now, what: itemLeave, name: m.name, text: []byte(shown)}, m.stream, nil)
 	r.wakeAllLocked()
+	r.streams.leave(m.stream, reason == errLeft.Error())
 	r.log.record(recordOf(now, eventDisconnect, m.fields, "reason", reason), r.streams.appendMarks)
-	if reason == errLeft.Error() {
-		r.streams.forget(m.peer.fingerprint, m.peer.stream)
-	}
 }
 
 // leave remembers the last item that a person received. Beyond maxLeft people, the one that has missed most is
@@ -712,6 +714,13 @@ func (r *room) record(add func(b []byte) []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.log.record(add, r.streams.appendMarks)
+}
+
+// start writes the first record of this start of the server, with the marks of the streams.
+func (r *room) start(add func(b []byte) []byte) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.log.write(add, r.streams.appendMarks)
 }
 
 // reopen continues in a new file after a rotation. No record is lost or written twice.

@@ -92,7 +92,7 @@ func (s *server) run(ctx context.Context, listeners []net.Listener) error {
 		}
 	}
 	self := newPeerFields(addr, s.name, fingerprint(s.id), "", nil)
-	if err := s.log.write(recordOf(time.Now(), eventStart, self, "log", s.log.began), nil); err != nil {
+	if err := s.room.start(recordOf(time.Now(), eventStart, self, "log", s.log.began)); err != nil {
 		return err
 	}
 	go s.watch(ctx, stop) // ends with ctx
