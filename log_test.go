@@ -713,6 +713,9 @@ func TestSync(t *testing.T) {
 	<-begun
 	end <- nil
 	waitFor(r, again, func() bool { return ackedOf(r, again) == 4 })
+	if got := strings.Join(heard(t, r, anna), "\n"); strings.Count(got, "say bob b4") != 1 {
+		t.Errorf("anna received a line that was recorded again: %q", got)
+	}
 	close(r.flush)
 	<-over
 	l.syncFile = func(*os.File) error { return nil }

@@ -54,7 +54,7 @@ const (
 	exitTrouble   = 1 // network or file trouble
 	exitUsage     = 2
 	exitUntrusted = 3 // either side refused the other, or somebody may be in the middle
-	exitLost      = 4 // connection lost with lines unacknowledged
+	exitLost      = 4 // lines are lost, recorded twice or not sent, perhaps
 	exitTimeout   = 5 // -timeout ran out
 )
 
@@ -83,7 +83,7 @@ func exitCode(stderr io.Writer, err error) int {
 		return exitUsage
 	case errors.As(err, new(*untrusted)), errors.Is(err, errUnverified), errors.Is(err, errBadPacket):
 		return exitUntrusted
-	case errors.As(err, new(*errLost)), errors.As(err, new(*errCut)):
+	case errors.As(err, new(*errLost)), errors.As(err, new(*errCut)), errors.As(err, new(errIncomplete)):
 		return exitLost
 	case errors.Is(err, errTimeout):
 		return exitTimeout

@@ -145,7 +145,7 @@ func (r *room) join(m *member, req joinRequest, listens bool) (welcome, error) {
 	if err := r.log.write(record, r.streams.appendMarks); err != nil {
 		return welcome{}, err
 	}
-	forgotten := r.enterLocked(m, listens)
+	r.enterLocked(m, listens)
 	r.queue.add(nil, item{time: now, what: itemJoin, name: m.name}, m.stream, nil)
 	m.next = r.queue.end()
 	m.presence = presence{present: m.next - 1, person: req.flags&joinPerson != 0, expires: m.peer.until}
@@ -153,7 +153,7 @@ func (r *room) join(m *member, req joinRequest, listens bool) (welcome, error) {
 	if r.rewindLocked(m, req) {
 		w.flags |= welcomeGap
 	}
-	if forgotten {
+	if m.stream.unsure && w.recorded == 0 {
 		w.flags |= welcomeForgotten
 	}
 	w.seq = m.next - 1
@@ -174,12 +174,10 @@ func (r *room) enterOperator(m *member) {
 	}
 }
 
-// enterLocked makes m a member. forgotten means that m's stream may be one that the server had to forget.
-func (r *room) enterLocked(m *member, listens bool) (forgotten bool) {
-	m.stream, forgotten = r.streams.join(m.peer.fingerprint, m.peer.stream)
+func (r *room) enterLocked(m *member, listens bool) {
+	m.stream = r.streams.join(m.peer.fingerprint, m.peer.stream)
 	m.listens, m.acked = listens, m.stream.durable
 	r.members[m] = struct{}{}
-	return forgotten
 }
 
 // nameLocked returns the name of a peer in the room. If another key has a name that looks alike, ~XXXXXXXX is added;
@@ -273,7 +271,10 @@ func (r *room) say(m *member, l lines) error {
 	}
 	last := m.stream.last
 	if m.operator {
-		l.first = last + 1 // the console sends each line once, so its numbers continue even after a sync that failed
+		// The console sends each line once, so its numbers continue even after a sync that failed, and another line
+		// takes the number of one that was lost.
+		l.first = last + 1
+		m.stream.relayed = last
 	}
 	if last == 0 || !m.spoke && l.first > last+1 {
 		// A stream that the server has forgotten continues at the client's number, and so does one whose acknowledged
@@ -316,6 +317,10 @@ func (r *room) publishLocked(m *member, l lines) error {
 	if err := r.log.write(records, r.streams.appendMarks); err != nil {
 		return err
 	}
+	texts := m.stream.unheard(l)
+	if len(texts) == 0 {
+		return nil
+	}
 	var to *audience // nil for all
 	if l.what == itemDirect {
 		var err error
@@ -326,11 +331,11 @@ func (r *room) publishLocked(m *member, l lines) error {
 		}
 	}
 	size := 0
-	for _, text := range l.texts {
+	for _, text := range texts {
 		size += len(text) + len(name) + itemOverhead
 	}
 	enc := r.queue.space(size)
-	for _, text := range l.texts {
+	for _, text := range texts {
 		enc = r.queue.add(enc, item{time: now, what: l.what, name: name, text: text}, m.stream, to)
 	}
 	r.skipLocked(m)

@@ -465,26 +465,26 @@ func TestRoomCloses(t *testing.T) {
 func TestStreamsBounded(t *testing.T) {
 	s := newStreams()
 	id := func(n int) streamID { return streamID{byte(n >> 8), byte(n), 1} }
-	present, _ := s.join("key c", id(0))
+	present := s.join("key c", id(0))
 	present.last, present.durable = 1, 1
-	pending, _ := s.join("key c", id(1))
+	pending := s.join("key c", id(1))
 	pending.last = 1
 	s.leave(pending, false)
 	for n := 2; n < maxKeyStreams; n++ {
-		st, _ := s.join("key c", id(n))
+		st := s.join("key c", id(n))
 		st.last, st.durable = 1, 1
 		s.leave(st, false)
 	}
-	again, _ := s.join("key c", id(2))
+	again := s.join("key c", id(2))
 	s.leave(again, false)
-	silent, _ := s.join("key c", id(3))
+	silent := s.join("key c", id(3))
 	silent.last, silent.durable = 0, 0
 	s.leave(silent, false)
-	if _, forgotten := s.join("key b", id(5)); forgotten || len(s.known) != maxKeyStreams+1 {
-		t.Fatalf("%d streams; forgotten: %v", len(s.known), forgotten)
+	if st := s.join("key b", id(5)); st.unsure || len(s.known) != maxKeyStreams+1 {
+		t.Fatalf("%d streams; unsure: %v", len(s.known), st.unsure)
 	}
 	for n := range 3 {
-		st, _ := s.join("key c", id(maxKeyStreams+n))
+		st := s.join("key c", id(maxKeyStreams+n))
 		s.leave(st, false)
 	}
 	o := s.owners["key c"]
@@ -496,12 +496,12 @@ func TestStreamsBounded(t *testing.T) {
 	if o.streams.Len() != maxKeyStreams || len(s.known) != maxKeyStreams+1 {
 		t.Errorf("%d streams of one identity, %d in all", o.streams.Len(), len(s.known))
 	}
-	if st, forgotten := s.join("key c", id(7)); forgotten || st.last != 1 {
-		t.Errorf("a stream that is known: forgotten %v, at %d", forgotten, st.last)
+	if st := s.join("key c", id(7)); st.unsure || st.last != 1 {
+		t.Errorf("a stream that is known: unsure %v, at %d", st.unsure, st.last)
 	}
 	for key, want := range map[string]bool{"key c": true, "key d": false} {
-		if _, forgotten := s.join(key, id(4)); forgotten != want {
-			t.Errorf("%s: forgotten %v, want %v", key, forgotten, want)
+		if st := s.join(key, id(4)); st.unsure != want {
+			t.Errorf("%s: unsure %v, want %v", key, st.unsure, want)
 		}
 	}
 }
@@ -513,7 +513,7 @@ func TestAllStreamsBounded(t *testing.T) {
 	key := func(n int) string { return fmt.Sprintf("SHA256:%043d", n) }
 	before := heapBytes()
 	for n := range maxStreams + 2 {
-		st, _ := s.join(key(n), streamID{1})
+		st := s.join(key(n), streamID{1})
 		st.last, st.durable = maxNumber-uint64(n), maxNumber-uint64(n)
 		s.leave(st, false)
 	}
@@ -535,13 +535,13 @@ func TestAllStreamsBounded(t *testing.T) {
 		t.Fatalf("%d streams are read back; forgotten: %v", len(again.known), again.forgot)
 	}
 	for n := maxStreams + 1; n >= 0; n-- {
-		st, forgotten := again.join(key(n), streamID{1})
+		st := again.join(key(n), streamID{1})
 		want := maxNumber - uint64(n)
 		if n < 2 {
 			want = 0
 		}
-		if st.last != want || forgotten != (want == 0) {
-			t.Fatalf("stream %d is at %d, want %d; forgotten: %v", n, st.last, want, forgotten)
+		if st.last != want || want == 0 && !st.unsure {
+			t.Fatalf("stream %d is at %d, want %d; unsure: %v", n, st.last, want, st.unsure)
 		}
 	}
 }
@@ -839,15 +839,15 @@ func TestBusyMemberNotWoken(t *testing.T) {
 func TestMarks(t *testing.T) {
 	s := newStreams()
 	for n := range 3 {
-		st, _ := s.join("key b", streamID{byte(n)})
+		st := s.join("key b", streamID{byte(n)})
 		st.last = uint64(n) + 5
 		if n > 0 {
 			s.leave(st, false)
 		}
 	}
-	silent, _ := s.join("key c", streamID{1})
+	silent := s.join("key c", streamID{1})
 	s.leave(silent, false)
-	other, _ := s.join("key d", streamID{1})
+	other := s.join("key d", streamID{1})
 	other.last = 9
 	s.owners["key d"].forgot = true
 	marks := s.appendMarks(nil)

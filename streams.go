@@ -12,9 +12,8 @@ import (
 )
 
 const (
-	// A stream takes 200 bytes of memory, or 400 if its key has no other, and 40 to 110 bytes of the log every
-	// markBytes. The marks of maxStreams
-	// and the records of markBytes fit tailBytes together, so the tail contains a mark of each stream.
+	// A stream takes 200 bytes of memory, or 400 if its key has no other, and 40 to 110 bytes of the log every markBytes.
+	// The marks of maxStreams and the records of markBytes fit tailBytes together, so the tail has a mark of each stream.
 	maxKeyStreams = 4096     // remembered of one key
 	maxStreams    = 64 << 10 // remembered of all keys
 )
@@ -26,9 +25,19 @@ type stream struct {
 	last    uint64        // number of the last line recorded
 	durable uint64        // number of the last line to acknowledge: with -sync the last one on disk
 	relayed uint64        // number of the last line that the room has heard; above last after a sync that failed
+	unsure  bool          // it may have had lines before, and had to be forgotten with them
 	here    int           // connections of it in the room
-	changed uint64        // when the last of them left, or the first of them joined, by streams.changes
+	changed uint64        // when a connection of it last joined or left, by streams.changes
 	place   *list.Element // in owner.streams
+}
+
+// unheard returns the texts of l, which was recorded, that the room has not heard, and counts them as heard. After a
+// sync that failed, a client sends lines again that the room has heard and the log has lost.
+func (st *stream) unheard(l lines) [][]byte {
+	end := l.first + uint64(len(l.texts))
+	from := min(max(st.relayed+1, l.first), end)
+	st.relayed = max(st.relayed, end-1)
+	return l.texts[from-l.first:]
 }
 
 type streamKey struct {
@@ -65,14 +74,13 @@ func (s *streams) ownerOf(fingerprint string) *owner {
 	return o
 }
 
-// find returns a key's stream, and makes it if need be. known reports that it did not make the stream.
+// find returns a key's stream, and makes it if need be.
 //
 // If there are too many streams, the one absent longest is forgotten: of the key, or of all keys. A stream that is in
 // the room, or has lines that are not on disk yet, is never forgotten.
-func (s *streams) find(fingerprint string, id streamID) (st *stream, known bool) {
-	st, known = s.known[streamKey{s.ownerOf(fingerprint), id}]
-	if known {
-		return st, true
+func (s *streams) find(fingerprint string, id streamID) *stream {
+	if st, known := s.known[streamKey{s.ownerOf(fingerprint), id}]; known {
+		return st
 	}
 	if o := s.ownerOf(fingerprint); o.streams.Len() >= maxKeyStreams {
 		if old := o.longestAbsent(); old != nil {
@@ -86,20 +94,20 @@ func (s *streams) find(fingerprint string, id streamID) (st *stream, known bool)
 			s.remove(old)
 		}
 	}
-	st = &stream{streamKey: streamKey{s.ownerOf(fingerprint), id}}
+	st := &stream{streamKey: streamKey{s.ownerOf(fingerprint), id}}
+	st.unsure = st.owner.forgot || s.forgot
 	st.place = st.owner.streams.PushBack(st)
 	s.known[st.streamKey] = st
 	s.touch(st)
-	return st, false
+	return st
 }
 
-// join returns the stream of a connection that enters the room. forgotten means that the stream is not known, and that
-// it may be one that had to be forgotten.
-func (s *streams) join(fingerprint string, id streamID) (st *stream, forgotten bool) {
-	st, known := s.find(fingerprint, id)
+// join returns the stream of a connection that enters the room.
+func (s *streams) join(fingerprint string, id streamID) *stream {
+	st := s.find(fingerprint, id)
 	st.here++
 	s.touch(st)
-	return st, !known && (st.owner.forgot || s.forgot)
+	return st
 }
 
 // leave is the end of a connection in the room. A client that has left for good does not come back.
@@ -165,7 +173,7 @@ func (s *streams) replay(m mark) {
 			s.remove(st)
 		}
 	default:
-		st, _ := s.find(m.fingerprint, m.id)
+		st := s.find(m.fingerprint, m.id)
 		st.last, st.durable, st.relayed = m.last, m.last, m.last
 		s.touch(st)
 	}
