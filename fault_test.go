@@ -445,7 +445,7 @@ func TestFaultsAndKills(t *testing.T) {
 	}
 	logged := messages(t, log)
 	sent, acked, heard := checkSpoken(t, logged, all)
-	if err := verifyLogs([]string{log}, io.Discard); err != nil {
+	if err := verifyLogs([]string{log}, "", io.Discard); err != nil {
 		t.Error(err)
 	}
 	struck := map[string]int{}

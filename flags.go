@@ -5,6 +5,8 @@ package main
 // table, and a test compares the man page with it.
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"flag"
 	"fmt"
@@ -46,6 +48,7 @@ type options struct {
 	listen, connect, allow, invite string
 	completion                     string
 	verifyLog                      []string // files of one log, the oldest first
+	head                           string   // the hash of a record that these files must have; "" for none
 
 	keys   keyFlags
 	client clientFlags
@@ -185,6 +188,8 @@ func (o *options) table() []optionGroup {
 				check: o.checkHistory, help: "keep N items for people who are away; 0 keeps none"},
 			{name: "delay", value: "D", field: &o.server.delay, needs: both, check: o.checkDelay,
 				help: "wait before each answer of a handshake, such as 1s (default 0s; with -paper 1s, on both sides)"},
+			{name: "head", value: "HASH", field: &o.head, needs: []string{"verify-log"}, check: o.checkHead,
+				help: "with -verify-log: fail unless the log has the record with this hash, a head that -verify-log has printed"},
 		}},
 		{"the paper's own protocol, for its programs", []option{
 			{name: "paper", field: &o.paper.on, needs: both, excludes: notRaw, check: o.checkPaper,
@@ -430,6 +435,14 @@ func (o *options) checkVerifyLog() error {
 			return err
 		}
 	}
+	return nil
+}
+
+func (o *options) checkHead() error {
+	if b, err := hex.DecodeString(o.head); err != nil || len(b) != sha256.Size {
+		return fmt.Errorf("-head %s: give the %d hexadecimal digits that -verify-log prints", o.head, 2*sha256.Size)
+	}
+	o.head = strings.ToLower(o.head)
 	return nil
 }
 

@@ -312,6 +312,128 @@ func TestVerifyFiles(t *testing.T) {
 	}
 }
 
+// TestVerifyHead: with -head, a log without its last records, or with an edited last record, is reported.
+func TestVerifyHead(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "connection.log")
+	fill(t, path, 1, 3)
+	verify := func(head string, files ...string) (string, string, int) {
+		return runToEnd(t, dir, "", append([]string{"-head", head, "-verify-log"}, files...)...)
+	}
+	v, err := verifyFile(path, func(int, [32]byte) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	head := fmt.Sprintf("%X", v.head)
+	fill(t, path, 4, 5)
+	out, stderr, code := verify(head, path)
+	if code != exitDone || !strings.HasSuffix(out, "head found: line 3 of "+path+"\n") {
+		t.Errorf("exit %d: %s%s", code, out, stderr)
+	}
+	if err := os.Rename(path, path+".1"); err != nil {
+		t.Fatal(err)
+	}
+	fill(t, path, 6, 6)
+	if out, stderr, code := verify(head, path+".1", path); code != exitDone || !strings.Contains(out, "line 3 of "+path+".1") {
+		t.Errorf("exit %d: %s%s", code, out, stderr)
+	}
+	_, stderr, code = verify(head, path)
+	wantRun(t, "the file is not named", stderr, code, exitTrouble, "no record has the hash "+strings.ToLower(head))
+	v, err = verifyFile(path+".1", func(int, [32]byte) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, stderr, code := verify(fmt.Sprintf("%x", v.head), path); code != exitDone ||
+		!strings.HasSuffix(out, "head found: it precedes line 1 of "+path+"\n") {
+		t.Errorf("exit %d: %s%s", code, out, stderr)
+	}
+	v, err = verifyFile(path, func(int, [32]byte) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, path, bytes.Replace(contents(t, path), []byte("line 6"), []byte("line x"), 1))
+	_, stderr, code = verify(fmt.Sprintf("%x", v.head), path)
+	wantRun(t, "the last record was edited", stderr, code, exitTrouble, "no record has the hash")
+	_, stderr, code = verify("12ab", path)
+	wantRun(t, "not a hash", stderr, code, exitUsage, "-head 12ab: give the 64 hexadecimal digits")
+	_, stderr, code = runToEnd(t, dir, "", "-head", head)
+	wantRun(t, "alone", stderr, code, exitUsage, "")
+}
+
+// TestVerifyEnd: the records that the end of a file has as a whole are verified, and no others.
+func TestVerifyEnd(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "connection.log")
+	fill(t, path, 1, 9)
+	whole := contents(t, path)
+	edited := int64(bytes.Index(whole, []byte("line 4")))
+	begin := int64(bytes.LastIndexByte(whole[:edited], '\n') + 1)
+	put(t, path, bytes.Replace(whole, []byte("line 4"), []byte("line x"), 1))
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	size := int64(len(whole))
+	for from := range size - 1 {
+		_, err := verifyEnd(f, size, size-from)
+		if damaged := from < begin; (err != nil) != damaged {
+			t.Fatalf("from byte %d, the edited record begins at %d: %v", from, begin, err)
+		}
+	}
+}
+
+// TestDamagedLog: a start verifies what it reads of the log, reports what is wrong on stderr and in the start record,
+// and serves all the same.
+func TestDamagedLog(t *testing.T) {
+	t.Parallel()
+	edit := func(t *testing.T, path string) {
+		put(t, path, bytes.Replace(contents(t, path), []byte("line 2"), []byte("line x"), 1))
+	}
+	for _, c := range []struct {
+		name  string
+		spoil func(t *testing.T, path string)
+		want  string
+	}{
+		{"edited", edit, "damaged: line 3 does not follow line 2: line 2 was edited"},
+		{"edited and torn", func(t *testing.T, path string) { edit(t, path); appendFile(t, path, `{"time":"20`) },
+			"repaired: 11 bytes of a torn last record were removed; damaged: line 3 does not follow line 2: line 2 was edited"},
+		{"rotated and edited", func(t *testing.T, path string) {
+			edit(t, path)
+			if err := os.Rename(path, path+".1"); err != nil {
+				t.Fatal(err)
+			}
+			fill(t, path, 5, 6)
+		}, "damaged: .*x.log.1: line 3 does not follow line 2: line 2 was edited"},
+		{"records between two files", func(t *testing.T, path string) {
+			if err := os.Rename(path, path+".1"); err != nil {
+				t.Fatal(err)
+			}
+			fill(t, path, 5, 6)
+			b := contents(t, path+".1")
+			put(t, path+".1", b[:bytes.LastIndexByte(b[:len(b)-1], '\n')+1])
+		}, "damaged: .*x.log: line 1 does not follow the last line of .*x.log.1"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			dir, path := state(t, "anna"), filepath.Join(t.TempDir(), "x.log")
+			fill(t, path, 1, 4)
+			c.spoil(t, path)
+			server, _ := serve(t, dir, "-log", path)
+			server.err.match(t, `x.log: `+c.want)
+			server.cmd.Process.Signal(syscall.SIGTERM)
+			if code := server.wait(); code != exitDone {
+				t.Errorf("exit %d", code)
+			}
+			for _, r := range records(t, path) {
+				if r["event"] == eventStart && !matches("^"+c.want, recordField(r, "log")) {
+					t.Errorf("the start record: %v", r)
+				}
+			}
+		})
+	}
+}
+
 // TestVerifySafeName checks that a file's name is printed as safe text.
 func TestVerifySafeName(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "connection\x1b[2J.log")
@@ -321,7 +443,7 @@ func TestVerifySafeName(t *testing.T) {
 	}
 	for range 2 {
 		var out strings.Builder
-		if err := verifyLogs([]string{path}, &out); err != nil || !strings.Contains(out.String(), `connection\x1b[2J.log: `) {
+		if err := verifyLogs([]string{path}, "", &out); err != nil || !strings.Contains(out.String(), `connection\x1b[2J.log: `) {
 			t.Errorf("%q, %v", out.String(), err)
 		}
 		l.record(recordOf(time.Now(), eventStop, nil, "", ""), nil)
@@ -557,7 +679,7 @@ func TestReopenUnderLoad(t *testing.T) {
 		t.Errorf("reopening without a rotation wrote a record: %v", err)
 	}
 	files = append(files, path)
-	if err := verifyLogs(files, io.Discard); err != nil {
+	if err := verifyLogs(files, "", io.Discard); err != nil {
 		t.Error(err)
 	}
 	next := [speakers]int{}
@@ -649,6 +771,72 @@ func TestRemovedLog(t *testing.T) {
 	}
 	if _, err := verifyLog(bytes.NewReader(contents(t, path))); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestShortenedLog: a log that another program has shortened is continued behind what is left, also if the disk is full
+// just then, and nothing is acknowledged while what is left is no log.
+func TestShortenedLog(t *testing.T) {
+	r, path := quietRoom(t)
+	l := r.log
+	var notified []string
+	l.notify = func(text string) { notified = append(notified, text) }
+	bob, _ := enter(t, r, "bob", "key b", 2)
+	say := func(n uint64) error { return r.say(bob, says(n, fmt.Sprint("line ", n))) }
+	for n := range uint64(5) {
+		if err := say(n + 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	shorten := func(size int64) {
+		t.Helper()
+		if err := os.Truncate(path, size); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := contents(t, path)
+	third := int64(bytes.Index(before, []byte(`"msg_id":3`)))
+	good := l.f
+	defer good.Close()
+	readOnly, err := os.OpenFile(path, os.O_RDONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer readOnly.Close()
+	shorten(0)
+	l.f = readOnly // as if the disk were full
+	if err := say(6); !errors.Is(err, errLog) || ackedOf(r, bob) != 5 {
+		t.Fatalf("%v; %d acknowledged", err, ackedOf(r, bob))
+	}
+	l.f = good
+	if err := say(6); err != nil {
+		t.Fatal(err)
+	}
+	v, err := verifyLog(bytes.NewReader(contents(t, path)))
+	all := records(t, path)
+	if err != nil || v.first == [32]byte{} || len(all) != 2 || all[0]["event"] != eventStream || all[1]["msg_id"] != 6. {
+		t.Errorf("%v, %+v: %v", err, v, all)
+	}
+	put(t, path, before)
+	l.end.size = int64(len(before))
+	shorten(third) // within a record
+	if err := say(7); err != nil {
+		t.Fatal(err)
+	}
+	if got := messages(t, path); !slices.Equal(got, []string{"line 1", "line 2", "line 7"}) {
+		t.Errorf("the log has %q", got)
+	}
+	if _, err := verifyLog(bytes.NewReader(contents(t, path))); err != nil {
+		t.Error(err)
+	}
+	put(t, path, []byte("text\n"))
+	for range 2 {
+		if err := say(8); !errors.Is(err, errLog) || string(contents(t, path)) != "text\n" {
+			t.Errorf("%v; the file has %q", err, contents(t, path))
+		}
+	}
+	if n := strings.Count(strings.Join(notified, "\n"), "was shortened by another program"); n != 2 {
+		t.Errorf("notified %q", notified)
 	}
 }
 

@@ -110,7 +110,7 @@ func run(args []string, stdin, stdout, stderr *os.File) error {
 	case "completion":
 		return printCompletion(o.completion, stdout)
 	case "verify-log":
-		return verifyLogs(o.verifyLog, stdout)
+		return verifyLogs(o.verifyLog, o.head, stdout)
 	}
 
 	p, err := newProcess(o, stdin, stdout, stderr)

@@ -33,6 +33,7 @@ const (
 	recordPrev  = `,"prev":"`
 	recordEnd   = "\"}\n"
 	prevSize    = len(recordPrev) + 2*sha256.Size + len(recordEnd)
+	maxRecord   = 1 << 20 // bytes: more than a record of a line of maxLine, as escapes and in base64
 )
 
 // prevOf returns the hash of the previous record that a record contains. The record includes its newline.

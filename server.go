@@ -14,7 +14,6 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -124,8 +123,8 @@ func (s *server) announce(addr, port string) {
 		s.console.note("to join it: securechat -connect localhost:%s%s here, securechat -connect %s%s from elsewhere",
 			port, flag, publicAddress(port), flag)
 	}
-	if strings.HasPrefix(s.log.began, "repaired") {
-		s.console.note("%s: %s", s.log.path, s.log.began)
+	if s.log.alarm != "" {
+		s.console.note("%s: %s", s.log.path, s.log.alarm)
 	}
 }
 
