@@ -4,7 +4,7 @@ package main
 
 // Faults between reconnecting clients and the server: a proxy breaks connections in many ways, and processes are killed
 // with SIGKILL. The tests compare what was sent, acknowledged, logged and received: no line may be lost, doubled or out
-// of order. -v prints the figures, -faults 200 -kills 50 runs the long form, -seed repeats a run.
+// of order. -v prints the figures, -faults 200 -kills 50 -streams 600 runs the long form, -seed repeats a run.
 
 import (
 	"bytes"
@@ -30,10 +30,11 @@ import (
 )
 
 var (
-	faultCount = flag.Int("faults", 12, "faults of TestFaultsAndKills")
-	killCount  = flag.Int("kills", 4, "of its kill -9")
-	faultSeed  = flag.Uint64("seed", 1, "of its random choices")
-	everyByte  = flag.Bool("everybyte", false, "TestFaultAtEachByte takes each byte, not one in many")
+	faultCount  = flag.Int("faults", 12, "faults of TestFaultsAndKills")
+	killCount   = flag.Int("kills", 4, "of its kill -9")
+	faultSeed   = flag.Uint64("seed", 1, "of its random choices")
+	streamCount = flag.Int("streams", 24, "clients of TestManyStreams, all with one key")
+	everyByte   = flag.Bool("everybyte", false, "TestFaultAtEachByte takes each byte, not one in many")
 )
 
 // fault is what a proxy does to one connection after at bytes have passed in one direction.
@@ -556,6 +557,96 @@ func TestFaultAtEachByte(t *testing.T) {
 		"whole", struck[true], struck[false], said, 2*((8000+stride-1)/stride), full)
 }
 
+// TestManyStreams: many clients have one key and send through links that break, while their server is killed again and
+// again. Each line is recorded once, in order, and each client ends with success.
+func TestManyStreams(t *testing.T) {
+	t.Parallel()
+	const each = 3 // lines that a client sends before each kill
+	anna := state(t, "anna")
+	args := []string{"-max-clients", fmt.Sprint(2 * *streamCount)}
+	server, addr := serve(t, anna, args...)
+	log := filepath.Join(server.cmd.Dir, "connection.log")
+	rng, rows := rand.New(rand.NewPCG(*faultSeed, 16)), 0
+	proxy := newFaultProxy(t, addr, func() fault {
+		if rows++; rng.IntN(3) > 0 { // Most connections are whole, so that the run has an end.
+			return fault{}
+		}
+		return fault{faultKinds[rng.IntN(2)], rng.IntN(2) == 0, 3000 + rng.IntN(4000)}
+	})
+	via := proxy.l.Addr().String()
+	pin(t, anna, via, anna)
+	k, err := loadKeys(keyOptions{dir: anna})
+	if err != nil {
+		t.Fatal(err)
+	}
+	trust := openTrust(anna, k.signer.PublicKey(), "anna", nil)
+	rounds := make([]chan struct{}, *killCount+1)
+	for i := range rounds {
+		rounds[i] = make(chan struct{})
+	}
+	var clients sync.WaitGroup
+	for i := range *streamCount {
+		stdin, write := io.Pipe()
+		clients.Go(func() {
+			n := 0
+			for _, begin := range rounds {
+				<-begin
+				for range each {
+					n++
+					fmt.Fprintf(write, "c%d %d\n", i, n)
+				}
+			}
+			write.Close()
+		})
+		clients.Go(func() {
+			proto := &securechat2{me: partyIn(t, anna), trust: trust, client: securechat2Client{addr: via}}
+			err := newClient(clientConfig{
+				endpoint: endpoint{protocol: proto, id: k.signer.PublicKey(), trust: trust}, addr: via, reconnect: true,
+				persist: true, console: unstartedConsole(stdin, io.Discard),
+			}).run(context.Background())
+			if err != nil {
+				t.Errorf("client %d: %v", i, err)
+			}
+		})
+	}
+	news := time.NewTicker(10 * time.Millisecond)
+	defer news.Stop()
+	for round, begin := range rounds {
+		close(begin)
+		if round == *killCount {
+			break
+		}
+		want := *streamCount * each * (2*round + 1) / 2 // half of the round's lines
+		for deadline := time.After(10 * patience); bytes.Count(contents(t, log), []byte(`"event":"message"`)) < want; {
+			select {
+			case <-news.C:
+			case <-deadline:
+				t.Fatalf("round %d: %d lines did not come", round, want)
+			}
+		}
+		server = serveAgain(t, server, anna, addr, func() {}, args...)
+	}
+	clients.Wait()
+	last := map[string]int{}
+	logged, twice := messages(t, log), 0
+	for _, text := range logged {
+		var label string
+		var n int
+		fmt.Sscan(text, &label, &n)
+		if n <= last[label] {
+			twice++
+		} else if n != last[label]+1 {
+			t.Errorf("%q comes after line %d", text, last[label])
+		}
+		last[label] = max(last[label], n)
+	}
+	if want := *streamCount * each * len(rounds); twice > 0 || len(logged) != want {
+		t.Errorf("%d lines are in the log, %d of them again; %d were sent", len(logged), twice, want)
+	}
+	t.Logf("seed %d: %d streams of one key, %d kills, %d connections, faults %v: %d lines logged, %d twice; server %s",
+		*faultSeed, *streamCount, *killCount, rows, proxy.struck, len(logged), twice, memoryOf(server.cmd.Process.Pid))
+}
+
 // serveAgain kills a server, runs change, and starts a server at the same address with the same folders.
 func serveAgain(t *testing.T, server *proc, dir, addr string, change func(), args ...string) *proc {
 	t.Helper()
@@ -740,7 +831,8 @@ func TestSignalBeforeEnd(t *testing.T) {
 		before := len(messages(t, log))
 		sender.cmd.Process.Signal(sig)
 		code := sender.wait()
-		m := sender.err.match(t, `securechat: a signal came before the end of the input: (\d+) lines? sent, at least (\d+) not sent\n$`)
+		m := sender.err.match(t,
+			`securechat: a signal came before the end of the input: (\d+) lines? sent, at least (\d+) not sent\n$`)
 		if code != exitLost || m[1] == "0" || m[2] == "0" || before == 0 {
 			t.Errorf("%v: exit %d: %s", sig, code, sender.err)
 		}
@@ -750,7 +842,7 @@ func TestSignalBeforeEnd(t *testing.T) {
 	idle.out.match(t, `"id":1}`)
 	idle.cmd.Process.Signal(syscall.SIGTERM)
 	code := idle.wait()
-	wantRun(t, "more input could follow", idle.err.String(), code, exitLost, "before the end of the input: 1 line sent\n$")
+	wantRun(t, "more input could follow", idle.err.String(), code, exitLost, "end of the input: 1 line sent\n$")
 	silent := join()
 	silent.out.match(t, `"welcome"`)
 	silent.cmd.Process.Signal(syscall.SIGTERM)

@@ -37,7 +37,7 @@ const shortUsageEnd = `
 
 const usageEnd = `
 exit status: 0 all delivered, 1 network or file trouble, 2 wrong usage,
-             3 not trusted, 4 connection lost and lines perhaps with it,
+             3 not trusted, 4 lines perhaps lost, recorded twice or not sent,
              5 -timeout ran out
 `
 

@@ -371,7 +371,7 @@ func (l *connLog) check() error {
 	return nil
 }
 
-// continueAt makes end the end of the file, whose marks are due. The chain continues with end's head, or behind an empty
+// continueAt makes end the end of the file, whose marks are due. The chain continues with end's head, or in an empty
 // file with the head so far.
 func (l *connLog) continueAt(end logEnd) {
 	if end.size == 0 {

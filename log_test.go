@@ -335,7 +335,8 @@ func TestVerifyHead(t *testing.T) {
 		t.Fatal(err)
 	}
 	fill(t, path, 6, 6)
-	if out, stderr, code := verify(head, path+".1", path); code != exitDone || !strings.Contains(out, "line 3 of "+path+".1") {
+	if out, stderr, code := verify(head, path+".1", path); code != exitDone ||
+		!strings.Contains(out, "line 3 of "+path+".1") {
 		t.Errorf("exit %d: %s%s", code, out, stderr)
 	}
 	_, stderr, code = verify(head, path)
@@ -814,7 +815,8 @@ func TestShortenedLog(t *testing.T) {
 	}
 	v, err := verifyLog(bytes.NewReader(contents(t, path)))
 	all := records(t, path)
-	if err != nil || v.first == [32]byte{} || len(all) != 2 || all[0]["event"] != eventStream || all[1]["msg_id"] != 6. {
+	if err != nil || v.first == [32]byte{} || len(all) != 2 || all[0]["event"] != eventStream ||
+		all[1]["msg_id"] != 6. {
 		t.Errorf("%v, %+v: %v", err, v, all)
 	}
 	put(t, path, before)

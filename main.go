@@ -21,7 +21,7 @@
 // bytes.
 //
 // The exit status is 0 if everything was delivered, 1 for network or file trouble, 2 for wrong usage, 3 if one side
-// does not trust the other, 4 if the connection was lost and lines perhaps with it, and 5 if -timeout ran out.
+// does not trust the other, 4 if lines are lost or not sent, perhaps, and 5 if -timeout ran out.
 //
 // # Protocol
 //
