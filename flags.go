@@ -296,7 +296,7 @@ func parseFlags(args []string) (*options, error) {
 	o := &options{given: map[string]bool{}}
 	table := rows(o.table())
 	f := flagSet(table)
-	err := f.Parse(args)
+	err := f.Parse(headFirst(args))
 	if errors.Is(err, flag.ErrHelp) { // -h, which is not in the table
 		o.mode = "help"
 		return o, nil
@@ -335,6 +335,16 @@ func parseFlags(args []string) (*options, error) {
 		o.server.delay = time.Second
 	}
 	return o, nil
+}
+
+// headFirst returns args with -head HASH before all others: behind -verify-log or its files it would be the names of
+// files.
+func headFirst(args []string) []string {
+	at := slices.IndexFunc(args, func(a string) bool { return a == "-head" || a == "--head" })
+	if at < 0 || at+1 == len(args) {
+		return args
+	}
+	return slices.Concat(args[at:at+2], args[:at], args[at+2:])
 }
 
 // chooseMode returns the one flag that says what to do. -help and -help-all count more than any other, and -listen more

@@ -491,8 +491,8 @@ func (l *connLog) rollback(cause error) {
 		return
 	}
 	l.failed(cause)
-	l.end = l.synced
-	_ = l.cut() // if this fails, the next write tries again
+	l.end, l.sinceMarks = l.synced, markBytes // the marks may be among these records
+	_ = l.cut()                               // if this fails, the next write tries again
 }
 
 // failed notifies the operator of the first of several failed writes.

@@ -314,12 +314,11 @@ func TestVerifyFiles(t *testing.T) {
 
 // TestVerifyHead: with -head, a log without its last records, or with an edited last record, is reported.
 func TestVerifyHead(t *testing.T) {
-	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "connection.log")
 	fill(t, path, 1, 3)
 	verify := func(head string, files ...string) (string, string, int) {
-		return runToEnd(t, dir, "", append([]string{"-head", head, "-verify-log"}, files...)...)
+		return runToEnd(t, dir, "", append([]string{"-verify-log", "-head", head}, files...)...)
 	}
 	v, err := verifyFile(path, func(int, [32]byte) {})
 	if err != nil {
@@ -360,6 +359,8 @@ func TestVerifyHead(t *testing.T) {
 	wantRun(t, "not a hash", stderr, code, exitUsage, "-head 12ab: give the 64 hexadecimal digits")
 	_, stderr, code = runToEnd(t, dir, "", "-head", head)
 	wantRun(t, "alone", stderr, code, exitUsage, "")
+	_, stderr, code = runToEnd(t, dir, "", "-verify-log", path+".1", "-head", head)
+	wantRun(t, "behind a file", stderr, code, exitDone, "^$")
 }
 
 // TestVerifyEnd: the records that the end of a file has as a whole are verified, and no others.
@@ -387,7 +388,6 @@ func TestVerifyEnd(t *testing.T) {
 // TestDamagedLog: a start verifies what it reads of the log, reports what is wrong on stderr and in the start record,
 // and serves all the same.
 func TestDamagedLog(t *testing.T) {
-	t.Parallel()
 	edit := func(t *testing.T, path string) {
 		put(t, path, bytes.Replace(contents(t, path), []byte("line 2"), []byte("line x"), 1))
 	}
@@ -416,7 +416,6 @@ func TestDamagedLog(t *testing.T) {
 		}, "damaged: .*x.log: line 1 does not follow the last line of .*x.log.1"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
 			dir, path := state(t, "anna"), filepath.Join(t.TempDir(), "x.log")
 			fill(t, path, 1, 4)
 			c.spoil(t, path)
@@ -894,6 +893,9 @@ func TestSync(t *testing.T) {
 	}
 	if got := contents(t, path); len(got) >= len(before) {
 		t.Error("records without a sync are still in the log")
+	}
+	if l.sinceMarks < markBytes {
+		t.Error("marks that were removed are not due again")
 	}
 	again, w := enter(t, r, "bob", "key b", 2)
 	if w.recorded != 3 {
