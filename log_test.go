@@ -854,6 +854,7 @@ func TestSync(t *testing.T) {
 	go func() { r.flushLog(); close(over) }()
 	anna, _ := enter(t, r, "anna", "key a", 1)
 	bob, _ := enter(t, r, "bob", "key b", 2)
+	cleo, _ := enter(t, r, "cleo", "key c", 3)
 	say := func(m *member, first uint64, text string) {
 		t.Helper()
 		if err := r.say(m, says(first, text)); err != nil {
@@ -905,8 +906,8 @@ func TestSync(t *testing.T) {
 	<-begun
 	end <- nil
 	waitFor(r, again, func() bool { return ackedOf(r, again) == 4 })
-	if got := strings.Join(heard(t, r, anna), "\n"); strings.Count(got, "say bob b4") != 1 {
-		t.Errorf("anna received a line that was recorded again: %q", got)
+	if got := strings.Join(heard(t, r, cleo), "\n"); strings.Count(got, "say bob b4") != 1 {
+		t.Errorf("cleo received a line that was recorded again: %q", got)
 	}
 	close(r.flush)
 	<-over
@@ -929,6 +930,7 @@ func TestSyncConsole(t *testing.T) {
 	go func() { r.flushLog(); close(over) }()
 	console, _ := enter(t, r, "anna", "key a", 1)
 	console.operator = true
+	cleo, _ := enter(t, r, "cleo", "key c", 3)
 	if err := r.say(console, says(1, "first")); err != nil {
 		t.Fatal(err)
 	}
@@ -954,6 +956,7 @@ func TestSyncConsole(t *testing.T) {
 	if got := messages(t, path); !slices.Equal(got, []string{"first", "kept"}) {
 		t.Errorf("the log has %q", got)
 	}
+	wantHeard(t, r, cleo, "say anna first", "say anna lost", "say anna kept")
 }
 
 // waitFor waits until done returns true, in the way of m's goroutine.
