@@ -1,15 +1,17 @@
 package main
 
-// The server: it accepts connections, runs the handshake of each, and serves each client with two goroutines, one that
-// reads and one that writes. A client that is slow or stuck delays no other client.
+// The server: it accepts connections, runs the handshake of each, and serves each client with a goroutine that reads
+// and, while there is something to send, one that writes. A client that is slow or stuck delays no other client.
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/signal"
 	"runtime"
@@ -91,7 +93,7 @@ func (s *server) run(ctx context.Context, listeners []net.Listener) error {
 		}
 	}
 	self := newPeerFields(addr, s.name, fingerprint(s.id), "", nil)
-	if err := s.room.start(recordOf(time.Now(), eventStart, self, "log", s.log.began)); err != nil {
+	if err := s.room.recordStart(recordOf(time.Now(), eventStart, self, "log", s.log.began)); err != nil {
 		return err
 	}
 	go s.watch(ctx, stop) // ends with ctx
@@ -117,15 +119,27 @@ func (s *server) announce(addr, port string) {
 	if s.pipe != nil {
 		opened, flag = "waiting for one client", " -raw"
 	}
-	s.console.note("%s on %s as %s, key %s", opened, addr, s.name, fingerprint(s.id))
+	s.console.inform("%s on %s as %s, key %s", opened, addr, s.name, fingerprint(s.id))
 	if s.trust != nil {
 		s.trust.review()
-		s.console.note("to join it: securechat -connect localhost:%s%s here, securechat -connect %s%s from elsewhere",
-			port, flag, publicAddress(port), flag)
+		s.console.inform("to join it: %s", joinCommands(addr, port, flag))
 	}
 	if s.log.alarm != "" {
 		s.console.note("%s: %s", s.log.path, s.log.alarm)
 	}
+}
+
+// joinCommands returns how to join a room that listens on addr: from here, from elsewhere, or both.
+func joinCommands(addr, port, flag string) string {
+	tcp, err := netip.ParseAddrPort(addr)
+	command := func(addr string) string { return "securechat -connect " + addr + flag }
+	switch {
+	case err != nil || tcp.Addr().IsUnspecified():
+		return command("localhost:"+port) + " here, " + command(publicAddress(port)) + " from elsewhere"
+	case tcp.Addr() == netip.AddrFrom4([4]byte{127, 0, 0, 1}), tcp.Addr() == netip.IPv6Loopback():
+		return command("localhost:"+port) + " here"
+	}
+	return command(addr)
 }
 
 // self returns the operator as a peer, with the server's own name and key.
@@ -288,28 +302,23 @@ func (s *server) join(conn net.Conn, p *peer, l link, req joinRequest) (serve fu
 
 // attend serves a member until its connection ends.
 func (s *server) attend(m *member, c *connection) {
-	written := make(chan error, 1)
-	go func() { // ends with the member: after a goodbye, an error, or readOver
-		err := s.room.write(m)
-		if err != nil {
-			c.abort()
-		}
-		written <- err
-	}()
+	s.room.start(m)
 	err := s.read(m, c.link)
 	if !errors.Is(err, errLeft) {
 		c.abort() // frees a write that waits for the client
 	}
 	s.room.readOver(m, err)
-	s.room.leave(m, leaveReason(err, <-written))
+	s.room.leave(m, leaveReason(err, <-m.written))
 	c.link.wipe()
 }
 
 // read takes a client's messages until the connection ends; errLeft is the regular end. Lines that were received
 // together are recorded together, with one write to the log, but no line waits for one that has not been received.
+//
+// An idle client's goroutine waits in here. Its stack keeps 4 KiB as long as less than 1.2 KiB of it are used then, and
+// 8 KiB otherwise: hence receive is a function of its own.
 func (s *server) read(m *member, l link) error {
 	var b *batch // nil while there is none, since most clients are silent
-	defer func() { b.free() }()
 	for {
 		if b != nil && !l.ready() {
 			if err := s.record(m, b); err != nil {
@@ -319,38 +328,55 @@ func (s *server) read(m *member, l link) error {
 			b = nil
 		}
 		kind, payload, err := l.read()
-		var more lines
-		if err == nil && kind == kindText {
-			if b == nil {
-				b = batches.Get().(*batch)
-			}
-			more, err = b.parse(payload)
-		}
-		if b != nil && (err != nil || kind != kindText || !b.continues(more) || b.full()) {
+		switch {
+		case err != nil || kind != kindText:
 			if err := s.record(m, b); err != nil {
 				return err
 			}
+		case b == nil:
+			b = batches.Get().(*batch)
 		}
-		switch {
-		case err != nil:
+		if err == nil {
+			err = s.receive(m, b, kind, payload)
+		}
+		if err != nil {
 			return err
-		case kind == kindText:
-			b.add(more)
-		case kind == kindWho:
-			s.room.who(m)
-		case kind == kindPing:
-		case kind == kindClose && string(payload) == closeText:
-			return errLeft
-		default:
-			return errMalformed
 		}
 	}
+}
+
+// receive takes one message. Lines are gathered in b.
+func (s *server) receive(m *member, b *batch, kind byte, payload []byte) error {
+	switch {
+	case kind == kindText:
+		return s.gather(m, b, payload)
+	case kind == kindWho:
+		s.room.who(m)
+	case kind == kindPing:
+	case kind == kindClose && string(payload) == closeText:
+		return errLeft
+	default:
+		return errMalformed
+	}
+	return nil
+}
+
+// gather parses a message of lines and adds it to b, whose lines it records before if they cannot be recorded together.
+func (s *server) gather(m *member, b *batch, payload []byte) error {
+	more, err := b.parse(payload)
+	if err != nil || !b.continues(more) || b.full() {
+		err = cmp.Or(s.record(m, b), err)
+	}
+	if err == nil {
+		b.add(more)
+	}
+	return err
 }
 
 // record hands a batch to the room. While the log cannot be written it tries again, for logTimeout at most, and reads
 // nothing from the client meanwhile. After that the client is disconnected, and with -reconnect sends the lines again.
 func (s *server) record(m *member, b *batch) error {
-	if len(b.lines.texts) == 0 {
+	if b == nil || len(b.lines.texts) == 0 {
 		return nil
 	}
 	defer b.clear()
@@ -421,9 +447,6 @@ func (b *batch) clear() {
 
 // free gives the batch's memory back, without keeping what it points to.
 func (b *batch) free() {
-	if b == nil {
-		return
-	}
 	b.clear()
 	clear(b.parsed)
 	if cap(b.buf) <= maxMessage+batchBytes {
@@ -692,6 +715,10 @@ func listenOn(addr string, keepAlive time.Duration) ([]net.Listener, error) {
 		return nil, fmt.Errorf("cannot listen on %s: another program has this port; "+
 			"name another with -listen, or end that program", addr)
 	}
+	if errors.Is(err, syscall.EACCES) {
+		return nil, fmt.Errorf("cannot listen on %s: a port below 1024 needs a right that you do not have: name another "+
+			"with -listen, or give the program the right, with setcap cap_net_bind_service=+ep", addr)
+	}
 	return nil, fmt.Errorf("cannot listen on %s: %s", addr, netReason(err))
 }
 
@@ -731,7 +758,7 @@ func (r *rawServer) carry(conn net.Conn, p *peer, l link, w welcome) error {
 		return &errCut{open: true, why: err}
 	}
 	conn.SetDeadline(time.Time{})
-	r.console.note("%s joined", p.name)
+	r.console.inform("%s joined", p.name)
 	err := r.pipe.carry(r.ctx, conn, l.(*session)) // only securechat/2 has -raw
 	reason := "all has arrived"
 	if err != nil {

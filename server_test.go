@@ -658,8 +658,8 @@ func TestSilentClient(t *testing.T) {
 			synctest.Wait()
 			s.room.mu.Lock()
 			for m := range s.room.members {
-				if m.peer.name == "anna" && !m.waiting {
-					t.Errorf("after %v the goroutine of %s does not wait", want.at, m.name)
+				if m.peer.name == "anna" && m.writer.running {
+					t.Errorf("after %v the goroutine of %s still runs", want.at, m.name)
 				}
 			}
 			s.room.mu.Unlock()
@@ -745,9 +745,9 @@ func TestCuriousClientLeaves(t *testing.T) {
 	r.expel(anna)
 	var d delivery
 	for range 3 {
+		r.who(anna) // while the goroutine that delivers is about to send
 		d = delivery{}
 		r.next(anna, &d)
-		r.who(anna)
 	}
 	if !d.goodbye || d.reason != reasonNotAdmitted {
 		t.Errorf("the client stays, and gets %d notices more", len(d.items))
@@ -903,5 +903,23 @@ func TestRecheck(t *testing.T) {
 	s.room.leave(m, "")
 	if _, known := s.room.visits.met[m.peer.fingerprint]; known {
 		t.Error("the first visit of an expelled key is still known")
+	}
+}
+
+func TestJoinCommands(t *testing.T) {
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for addr, want := range map[string]string{
+		"[::]:9000":      "securechat -connect localhost:9000 here, securechat -connect " + host + ":9000 from elsewhere",
+		"0.0.0.0:9000":   "securechat -connect localhost:9000 here, securechat -connect " + host + ":9000 from elsewhere",
+		"127.0.0.1:9000": "securechat -connect localhost:9000 here",
+		"[::1]:9000":     "securechat -connect localhost:9000 here",
+		"192.0.2.1:9000": "securechat -connect 192.0.2.1:9000",
+	} {
+		if got := joinCommands(addr, "9000", ""); got != want {
+			t.Errorf("%s: %q, not %q", addr, got, want)
+		}
 	}
 }
