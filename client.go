@@ -221,7 +221,7 @@ func (c *client) complete(err error) error {
 		if n < c.losses.within.len() {
 			which = fmt.Sprintf("%d of the %v", n, c.losses.within)
 		}
-		also = append(also, which+" may be recorded already, and were sent again under the same numbers")
+		also = append(also, which+" may be recorded already, and with the same numbers again")
 	}
 	sent, unread := c.box.acknowledged(), c.refused.Load()
 	stopped := errors.As(context.Cause(c.leaving), new(errSignal)) && c.console.term == nil && !c.wholeInput.Load()
@@ -447,8 +447,8 @@ func (c *client) takeWelcome(server *peer, w welcome) error {
 		c.console.note("the server no longer has %s that it acknowledged: %v", counted(n, "line"), lost)
 	}
 	if doubtful.len() > 0 {
-		c.console.note("the server does not know any more which lines of this client it has: "+
-			"%v may be recorded already, and are sent again", doubtful)
+		c.console.note("the server has forgotten which lines of this client it has: "+
+			"%v may be recorded already; sending again", doubtful)
 	}
 	if w.recorded <= acked {
 		return nil

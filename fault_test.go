@@ -723,7 +723,7 @@ func TestForgottenStream(t *testing.T) {
 			client.err.match(t, `connected to`)
 			client.stdin.Close()
 			code, stderr := client.wait(), client.err.String()
-			const doubt = "securechat: lines 3 to 4 may be recorded already, and were sent again under the same numbers\n"
+			const doubt = "securechat: lines 3 to 4 may be recorded already, and with the same numbers again\n"
 			if c.inFlight && (code != exitLost || !strings.HasSuffix(stderr, doubt)) {
 				t.Errorf("exit %d: %s", code, stderr)
 			}
