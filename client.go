@@ -62,9 +62,13 @@ type client struct {
 	stream       streamID
 	box          *outbox
 	place        place
+	losses       losses
 	people       people
 	asksWho      atomic.Bool   // the writer has to send kindWho
+	progress     atomic.Bool   // something was acknowledged or received since remain last looked
 	undelivered  atomic.Bool   // a line reached no receiver, and that was reported
+	wholeInput   atomic.Bool   // the input was read to its end
+	refused      atomic.Int64  // lines of the input that were read after the client left
 	inputErr     chan error    // of capacity 1: the error, or nil, with which the input ended
 	outputClosed chan struct{} // of capacity 1: standard output is closed
 }
@@ -89,12 +93,15 @@ type stay struct {
 	stop    context.CancelFunc      // ends over
 }
 
-// Causes of leaving that are no errors. The others are errTimeout and a signal.
+// Causes of leaving that are no errors. The others are errTimeout and an errSignal.
 var (
 	errQuit         = errors.New("the user left")
 	errCountReached = errors.New("-count was reached")
 	errOutputClosed = errors.New("standard output is closed")
 )
+
+// errSignal is a signal as the cause of leaving.
+type errSignal struct{ error }
 
 // newStay returns a stay. When the client leaves, box takes no more lines.
 func newStay(box *outbox) stay {
@@ -135,11 +142,37 @@ func (e *errLost) Error() string {
 	if e.unacknowledged == 0 {
 		return fmt.Sprintf("connection lost: %v; every line sent was acknowledged", e.why)
 	}
-	return fmt.Sprintf("connection lost: %v; %d lines not acknowledged, so perhaps not in the server's log",
-		e.why, e.unacknowledged)
+	return fmt.Sprintf("connection lost: %v; %s not acknowledged, so perhaps not in the server's log",
+		e.why, counted(e.unacknowledged, "line"))
 }
 
 func (e *errLost) Unwrap() error { return e.why }
+
+// losses is what the client has found out about its lines when it came back to the server. The goroutine that connects
+// owns it. A line that the server may have recorded already was sent again under the same number.
+type losses struct {
+	acknowledged uint64 // lines that the server acknowledged and no longer has
+	doubtful     uint64 // lines that the server may have recorded twice
+	within       span   // the first and the last of these
+}
+
+// add adds what outbox.resume reports.
+func (l *losses) add(lost, doubtful span) {
+	l.acknowledged += lost.len()
+	if doubtful.len() == 0 {
+		return
+	}
+	if l.doubtful == 0 {
+		l.within = doubtful
+	}
+	l.within = span{min(l.within.first, doubtful.first), max(l.within.last, doubtful.last)}
+	l.doubtful = min(l.doubtful+doubtful.len(), l.within.len())
+}
+
+// errIncomplete is the end of a stay in which lines were lost, recorded twice or not read, as far as the client knows.
+type errIncomplete []string
+
+func (e errIncomplete) Error() string { return strings.Join(e, "; ") }
 
 var (
 	// errFailed is the end of a stay in which some lines were not delivered. Each was reported when that was known.
@@ -156,7 +189,7 @@ var (
 // leave.
 func (c *client) run(ctx context.Context) error {
 	defer c.stop()
-	defer context.AfterFunc(ctx, func() { c.leave(context.Cause(ctx)) })()
+	defer context.AfterFunc(ctx, func() { c.leave(errSignal{context.Cause(ctx)}) })()
 	if c.timeout > 0 {
 		defer time.AfterFunc(c.timeout, func() { c.leave(errTimeout) }).Stop()
 	}
@@ -173,7 +206,38 @@ func (c *client) run(ctx context.Context) error {
 		}
 	}
 	go c.input() // ends with the input, and with -stay the stay; else with the process
-	return c.remain(conn, err)
+	return c.complete(c.remain(conn, err))
+}
+
+// complete adds to err, the result of remain, what else keeps the stay from having delivered everything once.
+func (c *client) complete(err error) error {
+	var also errIncomplete
+	if n := c.losses.acknowledged; n > 0 {
+		also = append(also, "the server no longer has "+counted(n, "line")+" that it acknowledged")
+	}
+	if n := c.losses.doubtful; n > 0 {
+		which := c.losses.within.String()
+		if n < c.losses.within.len() {
+			which = fmt.Sprintf("%d of the %v", n, c.losses.within)
+		}
+		also = append(also, which+" may be recorded already, and with the same numbers again")
+	}
+	sent, unread := c.box.acknowledged(), c.refused.Load()
+	stopped := errors.As(context.Cause(c.leaving), new(errSignal)) && c.console.term == nil && !c.wholeInput.Load()
+	if stopped && sent+uint64(unread) > 0 {
+		text := fmt.Sprintf("a signal came before the end of the input: %s sent", counted(sent, "line"))
+		if unread > 0 {
+			text += fmt.Sprintf(", at least %d not sent", unread)
+		}
+		also = append(also, text)
+	}
+	switch {
+	case len(also) == 0:
+		return err
+	case err == nil:
+		return also
+	}
+	return fmt.Errorf("%w; %w", err, also)
 }
 
 // carry carries bytes with -raw, which has no -reconnect, until that is done, the client leaves, or the server is no
@@ -200,7 +264,7 @@ func (c *client) remain(conn *clientConn, err error) error {
 					"an empty line leaves, /help lists the commands", c.addr, conn.welcome.name)))
 			}
 			joined = true
-			began, acked := time.Now(), c.box.acknowledged()
+			began := time.Now()
 			err = c.session(conn)
 			if err == nil {
 				return c.result()
@@ -208,7 +272,7 @@ func (c *client) remain(conn *clientConn, err error) error {
 			if !c.reconnect || !isTrouble(err) || c.over.Err() != nil {
 				return err
 			}
-			if time.Since(began) > maxBackoff || c.box.acknowledged() > acked {
+			if c.progress.Swap(false) || time.Since(began) > maxBackoff {
 				pause.next = firstBackoff
 			}
 		}
@@ -389,10 +453,24 @@ func (c *client) takeWelcome(server *peer, w welcome) error {
 	if gap || restarted {
 		c.place.epoch, c.place.seen = w.epoch, w.seq
 	}
-	if err := c.box.resume(w.recorded); err != nil || w.recorded == 0 {
+	acked := c.box.acknowledged()
+	lost, doubtful, err := c.box.resume(w.recorded, w.flags&welcomeForgotten != 0)
+	if err != nil {
 		return err
 	}
-	return c.printed(c.console.acked(w.recorded)) // the acknowledgement may have been lost with the connection before
+	c.losses.add(lost, doubtful)
+	if n := lost.len(); n > 0 {
+		c.console.note("the server no longer has %s that it acknowledged: %v", counted(n, "line"), lost)
+	}
+	if doubtful.len() > 0 {
+		c.console.note("the server has forgotten which lines of this client it has: "+
+			"%v may be recorded already; sending again", doubtful)
+	}
+	if w.recorded <= acked {
+		return nil
+	}
+	c.progress.Store(true) // the acknowledgement was lost with the connection before
+	return c.printed(c.console.acked(w.recorded))
 }
 
 // printed decides what an error of standard output means. If nothing reads it any more, as after head, nothing more is
@@ -556,6 +634,7 @@ func (c *client) readPiped() error {
 		line, _, err := c.console.read()
 		switch {
 		case err == io.EOF:
+			c.wholeInput.Store(true)
 			return failed
 		case errors.As(err, new(errLongLine)):
 			c.console.rejectLine(err)
@@ -580,6 +659,7 @@ func (c *client) readPiped() error {
 			continue // an object that is no message
 		}
 		if !c.box.add(out, false) {
+			c.refused.Store(1 + int64(c.console.lines.buffered()))
 			return failed
 		}
 	}
@@ -811,6 +891,7 @@ func (s *clientSession) receive() error {
 			err = s.show(payload)
 		case kind == kindAck && len(payload) == 8:
 			n := binary.BigEndian.Uint64(payload)
+			s.progress.Store(true)
 			err = s.box.acknowledge(n)
 			if err == nil {
 				err = s.printed(s.console.acked(n))
@@ -850,7 +931,10 @@ func (s *clientSession) show(payload []byte) error {
 		}
 		payload = rest
 		s.people.saw(it)
-		s.place.seen = max(s.place.seen, it.seq)
+		if it.seq > 0 {
+			s.place.seen = max(s.place.seen, it.seq)
+			s.progress.Store(true)
+		}
 		s.removed = s.removed || it.what == itemRemoved
 		if it.what == itemUndelivered && s.console.term == nil {
 			s.undelivered.Store(true)

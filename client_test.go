@@ -747,9 +747,9 @@ func TestAckOverReconnect(t *testing.T) {
 	for range 10 {
 		b.add(outLine{text: []byte("x"), what: itemSay}, true)
 	}
-	b.resume(0)
+	b.resume(0, false)
 	b.take(nil) // The connection is lost after the server has written these lines and before it has synced them.
-	if err := b.resume(0); err != nil {
+	if _, _, err := b.resume(0, false); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.acknowledge(10); err != nil { // The pending sync ends before the client's writer starts.
@@ -945,15 +945,57 @@ func TestResumeTooFar(t *testing.T) {
 	for range 3 {
 		b.add(outLine{text: []byte("x"), what: itemSay}, true)
 	}
-	if err := b.resume(1); !errors.Is(err, errMalformed) {
+	if _, _, err := b.resume(1, false); !errors.Is(err, errMalformed) {
 		t.Errorf("resume: %v", err)
 	}
 	b.take(nil)
-	if err := b.resume(2); err != nil || b.unacknowledged() != 1 {
+	if _, _, err := b.resume(2, false); err != nil || b.unacknowledged() != 1 {
 		t.Errorf("resume: %v, %d lines unacknowledged", err, b.unacknowledged())
 	}
 	if first, batch, done := b.take(nil); first != 3 || len(batch) != 1 || done {
 		t.Errorf("%d lines from %d, %v", len(batch), first, done)
+	}
+}
+
+// TestResume: what a client that comes back learns from the number of lines that the server has. Ten lines were sent.
+func TestResume(t *testing.T) {
+	none := span{}
+	for _, c := range []struct {
+		acked, recorded uint64
+		forgotten       bool
+		lost, doubtful  span
+	}{
+		{0, 0, false, none, none}, // the server never had a line
+		{4, 4, false, none, none},
+		{4, 10, false, none, none}, // the last acknowledgement was lost
+		{4, 1, false, span{2, 4}, none},
+		{4, 0, false, span{1, 4}, none},
+		{4, 0, true, none, span{5, 10}},
+		{0, 0, true, none, span{1, 10}},
+		{10, 0, true, none, none},
+	} {
+		b := newOutbox()
+		for range 10 {
+			b.add(outLine{text: []byte("x"), what: itemSay}, true)
+		}
+		b.take(nil)
+		if err := b.acknowledge(c.acked); err != nil {
+			t.Fatal(err)
+		}
+		for again := range 2 { // A second connection reports the same loss no more.
+			lost, doubtful, err := b.resume(c.recorded, c.forgotten)
+			wantLost := c.lost
+			if again > 0 {
+				wantLost = none
+			}
+			if err != nil || lost.len() != wantLost.len() || lost.len() > 0 && lost != wantLost ||
+				doubtful.len() != c.doubtful.len() || doubtful.len() > 0 && doubtful != c.doubtful {
+				t.Errorf("%+v: lost %v, doubtful %v, %v", c, lost, doubtful, err)
+			}
+		}
+		if first, batch, _ := b.take(nil); first != max(c.acked, c.recorded)+1 || first+uint64(len(batch)) != 11 {
+			t.Errorf("%+v: it sends %d lines from %d on", c, len(batch), first)
+		}
 	}
 }
 

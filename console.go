@@ -516,3 +516,9 @@ func (l *lineReader) ready() bool {
 	b, _ := l.r.Peek(l.r.Buffered())
 	return bytes.IndexByte(b, '\n') >= 0
 }
+
+// buffered returns the number of lines that were read from the stream and that next has not returned.
+func (l *lineReader) buffered() int {
+	b, _ := l.r.Peek(l.r.Buffered())
+	return bytes.Count(b, []byte{'\n'})
+}

@@ -102,6 +102,13 @@ func TestFlagValues(t *testing.T) {
 	if err != nil || o.mode != "verify-log" || !slices.Equal(o.verifyLog, []string{"log.1", "log"}) {
 		t.Errorf("%+v, %v", o, err)
 	}
+	for _, line := range []string{"-verify-log -head H log.1 log", "-verify-log log.1 -head H log",
+		"-verify-log log.1 log -head H", "-head H -verify-log log.1 log"} {
+		o, err := parseFlags(strings.Fields(strings.Replace(line, "H", noHash, 1)))
+		if err != nil || o.head != noHash || !slices.Equal(o.verifyLog, []string{"log.1", "log"}) {
+			t.Errorf("%s: %+v, %v", line, o, err)
+		}
+	}
 	for line, stay := range map[string]bool{
 		"-connect :1": false, "-connect :1 -count 3": true, "-connect :1 -timeout 1s": true,
 	} {
@@ -137,6 +144,7 @@ var flagSamples = map[string]string{
 	"listen": ":9000", "connect": "host:9000", "invite": "anna", "allow": "f", "verify-log": "f", "completion": "bash",
 	"identity": "f", "passphrase-file": "f", "type": "rsa", "bits": "2048", "comment": "anna", "dir": "d", "to": "bob",
 	"count": "1", "timeout": "1s", "log": "f", "max-clients": "1", "rate": "1", "history": "1", "delay": "1s", "peer": "f",
+	"head": noHash,
 }
 
 // sample returns a flag with a valid value.
@@ -152,6 +160,7 @@ func sample(name string) string {
 func TestFlagConflicts(t *testing.T) {
 	belongs := map[string]string{
 		"force": "allow", "delay": "listen or -connect", "paper": "listen or -connect", "peer": "paper",
+		"head": "verify-log",
 	}
 	for name := range strings.FieldsSeq("join accept-new to stay count timeout reconnect") {
 		belongs[name] = "connect"
@@ -179,7 +188,7 @@ func TestFlagConflicts(t *testing.T) {
 			if belongs[row.name] == "listen" || row.name == "invite" {
 				line = "-listen=:9000"
 			}
-			if row.mode && row.name != "invite" || row.name == other || row.name == "force" {
+			if row.mode && row.name != "invite" || row.name == other || row.name == "force" || row.name == "head" {
 				continue
 			}
 			line += sample(row.name) + " -" + other

@@ -21,7 +21,7 @@
 // bytes.
 //
 // The exit status is 0 if everything was delivered, 1 for network or file trouble, 2 for wrong usage, 3 if one side
-// does not trust the other, 4 if the connection was lost and lines perhaps with it, and 5 if -timeout ran out.
+// does not trust the other, 4 if lines are lost or not sent, perhaps, and 5 if -timeout ran out.
 //
 // # Protocol
 //
@@ -59,7 +59,7 @@ const (
 	exitTrouble   = 1 // network or file trouble
 	exitUsage     = 2
 	exitUntrusted = 3 // either side refused the other, or somebody may be in the middle
-	exitLost      = 4 // connection lost with lines unacknowledged
+	exitLost      = 4 // lines are lost, recorded twice or not sent, perhaps
 	exitTimeout   = 5 // -timeout ran out
 )
 
@@ -88,7 +88,7 @@ func exitCode(stderr io.Writer, err error) int {
 		return exitUsage
 	case errors.As(err, new(*untrusted)), errors.Is(err, errUnverified), errors.Is(err, errBadPacket):
 		return exitUntrusted
-	case errors.As(err, new(*errLost)), errors.As(err, new(*errCut)):
+	case errors.As(err, new(*errLost)), errors.As(err, new(*errCut)), errors.As(err, new(errIncomplete)):
 		return exitLost
 	case errors.Is(err, errTimeout):
 		return exitTimeout
@@ -115,7 +115,7 @@ func run(args []string, stdin, stdout, stderr *os.File) error {
 	case "completion":
 		return printCompletion(o.completion, stdout)
 	case "verify-log":
-		return verifyLogs(o.verifyLog, stdout)
+		return verifyLogs(o.verifyLog, o.head, stdout)
 	}
 
 	p, err := newProcess(o, stdin, stdout, stderr)

@@ -54,6 +54,15 @@ type streamID [16]byte
 
 func (s streamID) String() string { return hex.EncodeToString(s[:]) }
 
+// parse sets s from what String returns, and reports whether digits are that.
+func (s *streamID) parse(digits []byte) bool {
+	if len(digits) != hex.EncodedLen(len(s)) {
+		return false
+	}
+	_, err := hex.Decode(s[:], digits)
+	return err == nil
+}
+
 const (
 	joinListens = 1 << iota // the client wants to receive items
 	joinPerson              // a person at a terminal, who receives the items since leaving
@@ -86,7 +95,7 @@ func parseJoin(b []byte) (j joinRequest, err error) {
 //	seq      8   the last item before those that the client will receive
 //	present  8   the last item before the client joined; items up to this one are history
 //	recorded 8   the last line of the client's stream that is in the log
-//	flags    1   welcomeGap, welcomeRaw, welcomeBusy
+//	flags    1   welcomeGap, welcomeRaw, welcomeBusy, welcomeForgotten
 //	name     1 and name: the client's, as the others see it
 //	server   1 and name: the server's own
 type welcome struct {
@@ -98,11 +107,12 @@ type welcome struct {
 }
 
 const (
-	welcomeGap   = 1 << iota // the server no longer holds some items between the client's seen and seq
-	welcomeRaw               // the server carries bytes and has no room
-	welcomeBusy              // the server with -raw serves another client
-	welcomeFlags = welcomeGap | welcomeRaw | welcomeBusy
-	welcomeSize  = 8 + 8 + 8 + 8 + 1
+	welcomeGap       = 1 << iota // the server no longer holds some items between the client's seen and seq
+	welcomeRaw                   // the server carries bytes and has no room
+	welcomeBusy                  // the server with -raw serves another client
+	welcomeForgotten             // the server does not know the stream, and may have known it before
+	welcomeFlags     = welcomeGap | welcomeRaw | welcomeBusy | welcomeForgotten
+	welcomeSize      = 8 + 8 + 8 + 8 + 1
 )
 
 func (w welcome) encode() []byte {

@@ -130,6 +130,7 @@ func newRoom(log *connLog, history int, sync bool) (*room, error) {
 	if sync {
 		r.flush = make(chan struct{}, 1)
 	}
+	r.streams.forgot = log.off() // lines from before this start are in no log
 	return r, log.replay(r.streams.replay)
 }
 
@@ -167,6 +168,9 @@ func (r *room) join(m *member, req joinRequest, listens bool) (welcome, error) {
 	if r.rewindLocked(m, req) {
 		w.flags |= welcomeGap
 	}
+	if m.stream.unsure && w.recorded == 0 {
+		w.flags |= welcomeForgotten
+	}
 	w.seq = m.next - 1
 	r.wakeAllLocked()
 	return w, nil
@@ -187,7 +191,6 @@ func (r *room) enterOperator(m *member) {
 
 func (r *room) enterLocked(m *member, listens bool) {
 	m.stream = r.streams.join(m.peer.fingerprint, m.peer.stream)
-	m.stream.here++
 	m.listens, m.acked = listens, m.stream.durable
 	r.members[m] = struct{}{}
 	r.whoText = ""
@@ -285,7 +288,10 @@ func (r *room) say(m *member, l lines) error {
 	}
 	last := m.stream.last
 	if m.operator {
-		l.first = last + 1 // the console sends each line once, so its numbers continue even after a sync that failed
+		// The console sends each line once, so its numbers continue even after a sync that failed, and another line
+		// takes the number of one that was lost.
+		l.first = last + 1
+		m.stream.relayed = last
 	}
 	if last == 0 || !m.spoke && l.first > last+1 {
 		// A stream that the server has forgotten continues at the client's number, and so does one whose acknowledged
@@ -328,6 +334,10 @@ func (r *room) publishLocked(m *member, l lines) error {
 	if err := r.log.write(records, r.streams.appendMarks); err != nil {
 		return err
 	}
+	texts := m.stream.unheard(l)
+	if len(texts) == 0 {
+		return nil
+	}
 	var to *audience // nil for all
 	if l.what == itemDirect {
 		var err error
@@ -338,11 +348,11 @@ func (r *room) publishLocked(m *member, l lines) error {
 		}
 	}
 	size := 0
-	for _, text := range l.texts {
+	for _, text := range texts {
 		size += len(text) + len(name) + itemOverhead
 	}
 	enc := r.queue.space(size)
-	for _, text := range l.texts {
+	for _, text := range texts {
 		enc = r.queue.add(enc, item{time: now, what: l.what, name: name, text: text}, m.stream, to)
 	}
 	r.skipLocked(m)
@@ -688,7 +698,6 @@ func (r *room) leave(m *member, reason string) {
 	delete(r.members, m)
 	r.whoText = ""
 	r.countSendingLocked(m, 0)
-	m.stream.here--
 	if m.ending.reason != "" {
 		reason = m.ending.reason
 	}
@@ -705,10 +714,8 @@ func (r *room) leave(m *member, reason string) {
 	now := time.Now()
 	r.queue.add(nil, item{time: now, what: itemLeave, name: m.name, text: []byte(shown)}, m.stream, nil)
 	r.wakeAllLocked()
+	r.streams.leave(m.stream, reason == errLeft.Error())
 	r.log.record(recordOf(now, eventDisconnect, m.fields, "reason", reason), r.streams.appendMarks)
-	if reason == errLeft.Error() {
-		r.streams.forget(m.peer.fingerprint, m.peer.stream)
-	}
 }
 
 // leave remembers the last item that a person received. Beyond maxLeft people, the one that has missed most is
@@ -826,6 +833,13 @@ func (r *room) record(add func(b []byte) []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.log.record(add, r.streams.appendMarks)
+}
+
+// recordStart writes the first record of this start of the server, with the marks of the streams.
+func (r *room) recordStart(add func(b []byte) []byte) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.log.write(add, r.streams.appendMarks)
 }
 
 // reopen continues in a new file after a rotation. No record is lost or written twice.

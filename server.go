@@ -16,7 +16,6 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -105,7 +104,7 @@ func (s *server) run(ctx context.Context, listeners []net.Listener) error {
 		}
 	}
 	self := newPeerFields(addr, s.name, fingerprint(s.id), "", nil)
-	if err := s.log.write(recordOf(time.Now(), eventStart, self, "log", s.log.began), nil); err != nil {
+	if err := s.room.recordStart(recordOf(time.Now(), eventStart, self, "log", s.log.began)); err != nil {
 		return err
 	}
 	go s.watch(ctx, stop) // ends with ctx
@@ -136,8 +135,8 @@ func (s *server) announce(addr, port string) {
 		s.trust.review()
 		s.console.inform("to join it: %s", joinCommands(addr, port, flag))
 	}
-	if strings.HasPrefix(s.log.began, "repaired") {
-		s.console.note("%s: %s", s.log.path, s.log.began)
+	if s.log.alarm != "" {
+		s.console.note("%s: %s", s.log.path, s.log.alarm)
 	}
 }
 

@@ -132,7 +132,7 @@ func TestFullDisk(t *testing.T) {
 			if ends != 3 {
 				t.Errorf("%d disconnects of 3", ends)
 			}
-			if err := verifyLogs([]string{path}, io.Discard); err != nil {
+			if err := verifyLogs([]string{path}, "", io.Discard); err != nil {
 				t.Error(err)
 			}
 		})

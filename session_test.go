@@ -426,7 +426,7 @@ func TestWelcomeForm(t *testing.T) {
 	if parse(append(long, 's')) == nil {
 		t.Error("a name too long")
 	}
-	w.flags = 8
+	w.flags = welcomeFlags + 1
 	if parse(w.encode()) == nil {
 		t.Error("an unknown flag")
 	}
