@@ -830,8 +830,8 @@ func TestSignalBeforeEnd(t *testing.T) {
 		sender.cmd.Process.Signal(sig)
 		code := sender.wait()
 		m := sender.err.match(t,
-			`securechat: a signal came before the end of the input: (\d+) lines? sent, at least (\d+) not sent\n$`)
-		if code != exitLost || m[1] == "0" || m[2] == "0" || before == 0 {
+			`securechat: a signal came before the end of the input: (\d+) lines? sent(, at least [1-9]\d* not sent)?\n$`)
+		if code != exitLost || m[1] == "0" || before == 0 {
 			t.Errorf("%v: exit %d: %s", sig, code, sender.err)
 		}
 	}

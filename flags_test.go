@@ -165,11 +165,11 @@ func TestFlagConflicts(t *testing.T) {
 	for name := range strings.FieldsSeq("join accept-new to stay count timeout reconnect") {
 		belongs[name] = "connect"
 	}
-	for name := range strings.FieldsSeq("log log-text sync max-clients rate norelay history") {
+	for name := range strings.FieldsSeq("log log-text sync max-clients rate norelay history bridge") {
 		belongs[name] = "listen"
 	}
 	excluded := map[string][]string{
-		"raw":   strings.Fields("to stay count reconnect rate norelay history paper json nobell"),
+		"raw":   strings.Fields("to stay count reconnect rate norelay history bridge paper json nobell"),
 		"paper": strings.Fields("invite passphrase-file type bits comment join accept-new to reconnect"),
 	}
 	for _, row := range flagTable() {
