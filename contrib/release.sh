@@ -82,12 +82,14 @@ packages() { # TARGET
 }
 
 fillStage
+binaries=()
 for target; do
 	build "$target"
+	binaries+=("$name")
 	cp "$out/$name" "$stage/securechat"
 	packages "$target" | while read -r packager arch; do pack "$packager" "$arch"; done
 done
 git archive --format=tar --prefix=securechat/ HEAD | gzip -9n >"$out/securechat_source.tar.gz"
 cd "$out"
 sha256sum securechat[-_]* >SHA256SUMS
-go version -m securechat-* >SBOM.txt
+go version -m "${binaries[@]}" >SBOM.txt
