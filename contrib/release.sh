@@ -57,6 +57,7 @@ fillStage() {
 	printf '%s\n\n  * %s\n\n -- %s  %s\n' "securechat ($PACKAGE_VERSION${PACKAGE_PRERELEASE:+~$PACKAGE_PRERELEASE}-1) stable; urgency=medium" \
 		'A release. CHANGELOG.md of the source has the changes.' 'securechat authors <securechat@noreply.invalid>' \
 		"$(date -u -R -d "@$SOURCE_DATE_EPOCH")" | gzip -9n >"$stage/changelog.Debian.gz"
+	touch -d "@$SOURCE_DATE_EPOCH" "$stage"/* # the .apk packages contain the times of their scripts
 	GOBIN=$stage go install github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2
 }
 
