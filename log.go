@@ -34,9 +34,14 @@ const (
 	markBytes = 8 << 20
 )
 
+// logStdout is the path of a log that is written to stdout, for a container. It has no file: it is never read, cut, synced
+// or reopened, so a start continues neither its chain nor the streams of clients.
+const logStdout = "-"
+
 // logOptions say where the log is and what it records.
 type logOptions struct {
-	path    string            // "off" keeps no log
+	path    string            // "off" keeps no log, logStdout writes it to stdout
+	stdout  *os.File          // for logStdout
 	digests bool              // -log-text=false: record the SHA-256 of a message instead of its text
 	durable bool              // -sync: the caller calls sync before it acknowledges
 	notify  func(text string) // reports to the operator; may be nil
@@ -86,6 +91,10 @@ type connLog struct {
 func openLog(o logOptions) (*connLog, error) {
 	l := &connLog{logOptions: o, syncFile: (*os.File).Sync, sinceMarks: markBytes}
 	if o.path == "off" {
+		return l, nil
+	}
+	if o.path == logStdout {
+		l.f, l.began = o.stdout, "new"
 		return l, nil
 	}
 	if err := l.start(); err != nil {
@@ -225,7 +234,7 @@ var errForeignLog = errors.New("its end is no record of this program, so it is l
 func (l *connLog) replay(mark func(fingerprint string, id streamID, last uint64, left bool)) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.f == nil {
+	if l.f == nil || l.path == logStdout {
 		return nil
 	}
 	if l.end.size < tailBytes {
@@ -327,7 +336,7 @@ func (l *connLog) put(b []byte) error {
 	}
 	head := chain(b, l.end.head)
 	n, err := l.f.Write(b)
-	if err == nil && unlinked(l.f) {
+	if err == nil && l.path != logStdout && unlinked(l.f) {
 		if err := l.replace(); err != nil {
 			return err
 		}
@@ -349,6 +358,10 @@ func (l *connLog) put(b []byte) error {
 
 // cut removes the rest of a failed write.
 func (l *connLog) cut() error {
+	if l.path == logStdout {
+		l.torn = false
+		return nil
+	}
 	info, err := l.f.Stat()
 	if err == nil && info.Size() > l.end.size {
 		err = l.f.Truncate(l.end.size)
@@ -378,7 +391,7 @@ func (l *connLog) replace() error {
 func (l *connLog) reopen() (moved bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.f == nil {
+	if l.f == nil || l.path == logStdout {
 		return false, nil
 	}
 	if l.atPath() {

@@ -399,10 +399,17 @@ func (p *process) listen() (err error) {
 	defer closeAll(listeners)
 	o := p.options.server
 	log, err := openLog(logOptions{
-		path: o.log, digests: !o.logText, durable: o.sync, notify: func(text string) { p.console.note("%s", text) },
+		path: o.log, stdout: p.stdout, digests: !o.logText, durable: o.sync,
+		notify: func(text string) { p.console.note("%s", text) },
 	})
 	if err != nil {
 		return err
+	}
+	if o.log == logStdout {
+		if p.console.term != nil {
+			return wrongUse("-log -: a room at a terminal needs its stdout: name a file, or off")
+		}
+		p.console.mute() // the records have the messages
 	}
 	defer func() {
 		if cerr := log.close(); err == nil && cerr != nil {

@@ -886,3 +886,39 @@ func TestFolderOwner(t *testing.T) {
 		t.Errorf("not root: %q", got)
 	}
 }
+
+// TestLogToStdout checks that -log - writes whole records and nothing else to stdout, before and after SIGHUP, creates no
+// file, and that flags which need a file or stdout itself are refused.
+func TestLogToStdout(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	server, addr := serve(t, anna, "-log", "-")
+	for _, text := range []string{"before", "after"} {
+		if _, stderr, code := runToEnd(t, t.TempDir(), text+"\r\n", "-connect", addr, "-dir", anna); code != exitDone {
+			t.Fatalf("exit %d: %s", code, stderr)
+		}
+		if err := server.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := server.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if code := server.wait(); code != exitDone {
+		t.Errorf("exit %d", code)
+	}
+	if names, err := os.ReadDir(server.cmd.Dir); err != nil || len(names) != 0 {
+		t.Errorf("files were created: %v, %v", names, err)
+	}
+	path := put(t, filepath.Join(t.TempDir(), "log"), []byte(server.out.String()))
+	if _, stderr, code := runToEnd(t, t.TempDir(), "", "-verify-log", path); code != exitDone {
+		t.Errorf("stdout is no log: exit %d, %s", code, stderr)
+	}
+	if got := messages(t, path); !slices.Equal(got, []string{"before", "after"}) { // and CRLF ends a line
+		t.Errorf("messages: %q", got)
+	}
+	for _, flag := range []string{"-sync", "-raw"} {
+		_, stderr, code := runToEnd(t, t.TempDir(), "", "-listen", "127.0.0.1:0", "-dir", anna, "-log", "-", flag)
+		wantRun(t, flag, stderr, code, exitUsage, "^securechat: -log -: "+flag)
+	}
+}

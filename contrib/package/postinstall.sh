@@ -12,7 +12,7 @@ if [ -d /run/systemd/system ]; then
 		echo "securechat: the service did not restart: see journalctl -u securechat" >&2
 fi
 [ -z "$first" ] || cat <<'END'
-securechat: open the room on port 9000:    systemctl enable --now securechat.socket
+securechat: open the room on port 9000:    systemctl enable --now securechat.socket; systemctl start securechat
 securechat: then make a code for a guest:  sudo securechat -invite NAME
 securechat: keys are in /var/lib/securechat, the log is in /var/log/securechat; man securechat explains the rest
 END
