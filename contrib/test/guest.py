@@ -36,7 +36,7 @@ class Guest:
             "debian": ("ttyS0", 512, ["qemu-system-x86_64", "-M", "pc", "-cpu", "max", "-smp", "2",
                 "-drive", f"file={self.folder}/live,format=raw,if=virtio,cache=none",
                 "-device", "virtio-net-pci,netdev=n,romfile="]),
-            # No entropy from the host, as at the first start of a router.
+            # No entropy from the host, as at the first start of a router, and no memory reserved for graphics (cma=0).
             "armhf": ("ttyAMA0", 64, ["qemu-system-arm", "-M", "virt,highmem=off,dtb-randomness=off", "-cpu", "cortex-a7",
                 "-device", "virtio-net-device,netdev=n"]),
             "mipsel": ("ttyS0", 64, ["qemu-system-mipsel", "-M", "malta", "-cpu", "24Kc", "-device", "pcnet,netdev=n,romfile="]),
@@ -45,7 +45,7 @@ class Guest:
         clock = [] if self.kind == "debian" else ["-rtc", "base=1970-01-01T00:00:05"]
         return [*hardware, *clock, "-m", str(memory), "-nodefaults", "-nographic", "-monitor", "none", "-no-reboot",
             "-serial", f"file:{self.console}", "-kernel", f"{self.folder}/kernel", "-initrd", f"{self.folder}/initrd",
-            "-append", f"console={console} quiet panic=-1 systemd.show_status=0", "-netdev", f"user,id=n,restrict=on,{forward}"]
+            "-append", f"console={console} quiet panic=-1 systemd.show_status=0 cma=0", "-netdev", f"user,id=n,restrict=on,{forward}"]
 
     def start(self, patience=150):
         """Boots, and returns after how many seconds a shell answers."""
