@@ -43,6 +43,21 @@ func (s *securechat2) check(outLine) error { return nil }
 
 func (s *securechat2) acknowledges() bool { return true }
 
+func (s *securechat2) watch() *fileWatch { return s.trust.fileWatch() }
+
+func (s *securechat2) recheckServer(server *peer, now time.Time) error {
+	_, err := s.trust.checkServer(s.client.addr, server.remote, server.key, now)
+	return err
+}
+
+func (s *securechat2) recheckClients() func(client *peer, now time.Time) (time.Time, error) {
+	rules := s.trust.clientRules()
+	return func(client *peer, now time.Time) (time.Time, error) {
+		g, err := rules.admit(client.key, client.remote, now)
+		return g.until, err
+	}
+}
+
 func (s *securechat2) traffic(otherwise *traffic) *traffic {
 	if s.raw {
 		return rawTraffic
@@ -173,7 +188,10 @@ func (s *securechat2) handshakeError(err error) error {
 	if errors.As(err, new(*untrusted)) {
 		return err // it names the server
 	}
+	var foreign errForeign
 	switch {
+	case errors.As(err, &foreign):
+		err = fmt.Errorf("that is %s server: check the address and the port", string(foreign))
 	case closedByPeer(err):
 		err = errors.New("the server closed the connection: it may be stopping or busy, " +
 			"or reject this address for a while after failed attempts; try again in a minute")
