@@ -487,14 +487,15 @@ func (e errLongLine) Error() string {
 	return fmt.Sprintf("line %d is longer than %d bytes and was not sent: -raw carries any bytes", e.number, e.max)
 }
 
-// next returns the next line without its newline, valid until the next call. A last line without a newline is a line.
-// The error at the end of the stream is io.EOF.
+// next returns the next line without its end, valid until the next call. A line ends with a newline, or with a carriage
+// return and a newline, as programs of Windows write it. A last line without an end is a line. The error at the end of the
+// stream is io.EOF.
 func (l *lineReader) next() ([]byte, error) {
 	line, err := l.r.ReadSlice('\n')
 	switch {
 	case err == nil:
 		l.number++
-		return line[:len(line)-1], nil
+		return bytes.TrimSuffix(line[:len(line)-1], []byte("\r")), nil
 	case err == io.EOF && len(line) > 0:
 		l.number++
 		return line, nil
