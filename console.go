@@ -477,7 +477,7 @@ type lineReader struct {
 }
 
 func newLineReader(r io.Reader, max int) *lineReader {
-	return &lineReader{r: bufio.NewReaderSize(r, max+1), max: max}
+	return &lineReader{r: bufio.NewReaderSize(r, max+len("\r\n")), max: max}
 }
 
 // errLongLine is the error for a line that is too long. The lines after it can still be read.
@@ -494,15 +494,14 @@ func (l *lineReader) next() ([]byte, error) {
 	line, err := l.r.ReadSlice('\n')
 	switch {
 	case err == nil:
-		l.number++
-		return bytes.TrimSuffix(line[:len(line)-1], []byte("\r")), nil
-	case err == io.EOF && len(line) > 0:
-		l.number++
-		return line, nil
-	case err != bufio.ErrBufferFull:
+		line = bytes.TrimSuffix(line[:len(line)-1], []byte("\r"))
+	case err == io.EOF && len(line) == 0 || err != io.EOF && err != bufio.ErrBufferFull:
 		return nil, err
 	}
 	l.number++
+	if err != bufio.ErrBufferFull && len(line) <= l.max {
+		return line, nil
+	}
 	for err == bufio.ErrBufferFull {
 		_, err = l.r.ReadSlice('\n')
 	}

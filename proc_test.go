@@ -161,7 +161,7 @@ func startWith(t testing.TB, wd string, env []string, args ...string) *proc {
 }
 
 // rawError matches errors of Go's libraries about connections, which no person should read.
-var rawError = regexp.MustCompile(`(dial|read|write|accept) (tcp|unix)|(read|write|connect): [a-z]|i/o timeout|\bEOF\b|` +
+var rawError = regexp.MustCompile(`(dial|read|write|accept) (tcp|unix)|(read|write|connect): (connection|broken|use of)|i/o timeout|\bEOF\b|` +
 	`closed network|lookup \S+( on|:)|deadline exceeded|panic:`)
 
 // wait waits for the process to end and returns its exit code.

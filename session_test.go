@@ -533,8 +533,8 @@ func TestItemForm(t *testing.T) {
 // TestLineReader checks where lines end, and that a line which is too long is dropped alone.
 func TestLineReader(t *testing.T) {
 	longest := strings.Repeat("x", maxLine)
-	l := newLineReader(strings.NewReader("one\n\nthree\r\n"+longest+"\n"+longest+"yy\nsix\n"+longest+longest), maxLine)
-	for i, want := range []string{"one", "", "three\r", longest, "", "six", ""} {
+	l := newLineReader(strings.NewReader("one\n\nthree\r\n"+longest+"\r\n"+longest+"y\nsix\n"+longest+longest), maxLine)
+	for i, want := range []string{"one", "", "three", longest, "", "six", ""} {
 		line, err := l.next()
 		var long errLongLine
 		if i == 4 || i == 6 {

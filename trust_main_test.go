@@ -1094,7 +1094,7 @@ func TestPaperKeyElsewhere(t *testing.T) {
 	}
 	_, stderr, code := runToEnd(t, t.TempDir(), "", "-paper", "-connect", "127.0.0.1:1", "-dir", anna, "-identity", used,
 		"-peer", free+".pub")
-	wantRun(t, "with another state folder", stderr, code, exitTrouble, `connection refused`)
+	wantRun(t, "with another state folder", stderr, code, exitTrouble, `connection was refused`)
 }
 
 // TestRevocationReachesSessions: a client or a server that is no longer trusted loses its session within seconds: its
