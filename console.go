@@ -477,7 +477,7 @@ type lineReader struct {
 }
 
 func newLineReader(r io.Reader, max int) *lineReader {
-	return &lineReader{r: bufio.NewReaderSize(r, max+1), max: max}
+	return &lineReader{r: bufio.NewReaderSize(r, max+len("\r\n")), max: max}
 }
 
 // errLongLine is the error for a line that is too long. The lines after it can still be read.
@@ -492,24 +492,24 @@ func (e errLongLine) Error() string {
 // stream is io.EOF.
 func (l *lineReader) next() ([]byte, error) {
 	line, err := l.r.ReadSlice('\n')
-	switch {
-	case err == nil:
-		l.number++
-		return bytes.TrimSuffix(line[:len(line)-1], []byte("\r")), nil
-	case err == io.EOF && len(line) > 0:
-		l.number++
-		return line, nil
-	case err != bufio.ErrBufferFull:
+	if err != nil && err != bufio.ErrBufferFull && (err != io.EOF || len(line) == 0) {
 		return nil, err
 	}
 	l.number++
+	long := err == bufio.ErrBufferFull
 	for err == bufio.ErrBufferFull {
 		_, err = l.r.ReadSlice('\n')
 	}
-	if err != nil && err != io.EOF {
+	if long && err != nil && err != io.EOF {
 		return nil, err
 	}
-	return nil, errLongLine{l.number, l.max}
+	if err == nil && !long {
+		line = bytes.TrimSuffix(line[:len(line)-1], []byte("\r"))
+	}
+	if long || len(line) > l.max {
+		return nil, errLongLine{l.number, l.max}
+	}
+	return line, nil
 }
 
 // ready reports whether next would return a line without waiting for input.
