@@ -404,13 +404,13 @@ func (c *client) ask(id ssh.PublicKey) error {
 	c.console.term.setPrompt("Trust it? (yes / no / paste the fingerprint) ")
 	defer c.console.term.setPrompt("")
 	for {
-		answer, _, err := c.console.term.readLine()
+		answer, pasted, err := c.console.term.readLine()
 		if err != nil {
 			return &untrusted{reason: c.addr + " was not trusted"}
 		}
 		answer = strings.TrimSpace(answer)
 		switch {
-		case answer == "yes" || slices.Contains(strings.Fields(answer), print):
+		case answer == "yes" && !pasted || slices.Contains(strings.Fields(answer), print):
 			return c.trust.remember(c.addr, id)
 		case answer == "no":
 			return &untrusted{reason: c.addr + " was not trusted"}
@@ -445,7 +445,6 @@ func (c *client) input() {
 
 // readTyped fills the outbox with what a person types, until the person leaves.
 func (c *client) readTyped() error {
-	afterPaste := false
 	for {
 		line, pasted, err := c.console.read()
 		switch {
@@ -453,13 +452,9 @@ func (c *client) readTyped() error {
 			return nil
 		case err != nil:
 			return fmt.Errorf("reading standard input: %w", err)
-		case len(line) == 0 && !pasted && !afterPaste:
-			return nil // an empty line leaves, as in the paper
 		case len(line) == 0 && !pasted:
-			afterPaste = false // Enter was pressed to send the paste, which its last newline has sent already
-			continue
+			return nil // an empty line leaves, as in the paper
 		}
-		afterPaste = pasted
 		out, send := outLine{text: line, what: itemSay}, true
 		if !pasted {
 			var quit bool

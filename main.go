@@ -44,6 +44,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -77,7 +78,8 @@ func exitCode(stderr io.Writer, err error) int {
 	if err == nil {
 		return exitDone
 	}
-	fmt.Fprintf(stderr, "securechat: %s%s\n", safe(err.Error()), hintOf(err))
+	lines := "securechat: " + safe(err.Error()) + strings.ReplaceAll(hintOf(err), "\n", "\n"+wholeLine)
+	fmt.Fprint(stderr, breakRowsFor(stderr, lines))
 	switch {
 	case errors.As(err, new(errUsage)):
 		return exitUsage

@@ -328,13 +328,13 @@ func TestTerminalHistory(t *testing.T) {
 func TestTerminalHistoryBounded(t *testing.T) {
 	var h history
 	for i := range 3 * maxHistory {
-		h.remember(fmt.Sprint(i))
+		h.remember(historyLine{text: fmt.Sprint(i)})
 	}
-	if len(h.lines) != maxHistory || h.lines[maxHistory-1] != fmt.Sprint(3*maxHistory-1) {
-		t.Errorf("%d lines, the last %q", len(h.lines), h.lines[len(h.lines)-1])
+	if len(h.lines) != maxHistory || h.lines[maxHistory-1].text != fmt.Sprint(3*maxHistory-1) {
+		t.Errorf("%d lines, the last %q", len(h.lines), h.lines[len(h.lines)-1].text)
 	}
 	for i := range 8 {
-		h.remember(strings.Repeat(fmt.Sprint(i), maxInput))
+		h.remember(historyLine{text: strings.Repeat(fmt.Sprint(i), maxInput)})
 	}
 	if len(h.lines) != maxHistoryBytes/maxInput {
 		t.Errorf("%d long lines", len(h.lines))
@@ -350,7 +350,7 @@ func TestTerminalPrints(t *testing.T) {
 	tm.print("bob: hi")
 	s.shows("bob: hi", "> type‸d")
 	tm.print("carol: a line longer than the row\nand another")
-	s.shows("bob: hi", "carol: a line longer", " than the row", "and another", "> type‸d")
+	s.shows("bob: hi", "carol: a line longer", "     than the row", "and another", "> type‸d")
 	var group sync.WaitGroup
 	for range 8 {
 		group.Go(func() {
@@ -365,7 +365,7 @@ func TestTerminalPrints(t *testing.T) {
 	s.shows("tick", "> <st the row's end‸")
 	s.send("\r")
 	expect(t, lines, result{line: "typedand more, past the row's end"})
-	s.shows("tick", "> typedand more, pas", "t the row's end", "> ‸")
+	s.shows("tick", "> typedand more,", "     past the row's", "     end", "> ‸")
 	tm.close()
 	tm.close()
 	tm.print("after")
@@ -394,9 +394,9 @@ func TestTerminalPastes(t *testing.T) {
 		result{line: "tab\there\x03\x04\x1a", pasted: true})
 	s.shows(`> tab\there\x03\x04\x1a`, "> rest‸")
 	s.send("!\r")
-	expect(t, lines, result{line: "rest!"})
+	expect(t, lines, result{line: "rest!", pasted: true})
 	s.send("\x1b[200~\x1b[2J\x1b]52;c;cm0=\a\x1b[20\x1b\x1b[201~\r") // pasted sequences are text
-	expect(t, lines, result{line: "\x1b[2J\x1b]52;c;cm0=\a\x1b[20\x1b"})
+	expect(t, lines, result{line: "\x1b[2J\x1b]52;c;cm0=\a\x1b[20\x1b", pasted: true})
 	s.shows(`> \x1b[2J\x1b]52;c;cm0=\x07\x1b[20\x1b`, "> ‸")
 	s.wait("no clear screen", func(output string) bool {
 		return !strings.Contains(output, "\x1b[2J") && !strings.Contains(output, "\x1b]")
@@ -820,7 +820,7 @@ func TestTypedTo(t *testing.T) {
 	t.Parallel()
 	anna := state(t, "anna")
 	server, addr := serve(t, anna)
-	bob, cmd := startAtTerminal(t, 60, "", "-connect", addr, "-dir", guest(t, anna, addr, "bob"), "-to", "anna")
+	bob, cmd := startAtTerminal(t, 200, "", "-connect", addr, "-dir", guest(t, anna, addr, "bob"), "-to", "anna")
 	bob.waitText("bob> ")
 	bob.send("psst\r")
 	bob.send("/me waves\r")
@@ -960,7 +960,7 @@ func TestFirstContact(t *testing.T) {
 func TestOperator(t *testing.T) {
 	t.Parallel()
 	anna, bob, cleo, dora, emil := state(t, "anna"), state(t, "bob"), state(t, "cleo"), state(t, "dora"), state(t, "emil")
-	op, server := startAtTerminal(t, 200, "", "-listen", "127.0.0.1:0", "-dir", anna)
+	op, server := startAtTerminal(t, 400, "", "-listen", "127.0.0.1:0", "-dir", anna)
 	addr := op.match(`room open on (127\.0\.0\.1:\d+)`)[1]
 
 	op.send("/invite bob\r")
