@@ -615,7 +615,7 @@ func newKeyReader(in io.Reader) keyReader {
 // next reads a rune. At the end of the terminal the error is io.EOF. A paste whose end mark is lost ends here.
 func (k *keyReader) next() (rune, error) {
 	for {
-		if k.endLost && k.r.Buffered() == 0 {
+		if k.endLost && !k.pasting && k.r.Buffered() == 0 {
 			k.setTimeout(0)
 			_, _ = k.r.Peek(1) // an error shows again below
 			k.pasting = k.restOfPaste(0)
