@@ -120,6 +120,7 @@ func TestBridge(t *testing.T) {
 	}
 	for line := 7; line <= 9; line++ {
 		server.err.match(t, fmt.Sprintf(`line %d: an object without "origin" and "name" of another server`, line))
+		server.out.match(t, fmt.Sprintf(`"type":"error","line":%d,`, line))
 	}
 	if got := strings.Count(server.out.String(), `"type":"error"`); got != 3 {
 		t.Errorf("%d objects were refused: %s", got, server.out)
@@ -156,6 +157,7 @@ func TestBridgeSpeaksForOthers(t *testing.T) {
 	}
 	for line := 1; line <= 3; line++ {
 		server.err.match(t, fmt.Sprintf(`line %d: an object without "origin" and "name" of another server`, line))
+		server.out.match(t, fmt.Sprintf(`"type":"error","line":%d,`, line))
 	}
 	if got := strings.Count(server.out.String(), `"type":"error"`); got != 3 {
 		t.Errorf("%d objects were refused: %s", got, server.out)
