@@ -45,7 +45,8 @@ func newOperator(c *console, r *room, t *trust, refused *strangers, self *peer, 
 func (o *operator) show() {
 	err := o.console.welcome(o.name, false)
 	if err == nil {
-		err = o.room.write(o.member)
+		o.room.start(o.member)
+		err = <-o.member.written
 	}
 	if err != nil {
 		o.console.note("cannot write standard output: %v; the room stays open", err)
