@@ -82,7 +82,8 @@ func exitCode(stderr io.Writer, err error) int {
 	if err == nil {
 		return exitDone
 	}
-	fmt.Fprintf(stderr, "securechat: %s%s\n", safe(err.Error()), hintOf(err))
+	lines := "securechat: " + safe(err.Error()) + strings.ReplaceAll(hintOf(err), "\n", "\n"+wholeLine)
+	fmt.Fprint(stderr, breakRowsFor(stderr, lines))
 	switch {
 	case errors.As(err, new(errUsage)), errors.As(err, new(errLocked)):
 		return exitUsage
