@@ -8,12 +8,10 @@ package main
 // files; verify.go checks it. docs/LOG.md describes the log for an operator.
 
 import (
-	"bufio"
 	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -28,8 +26,8 @@ const (
 	maxRecord    = 1 << 20  // more than a record of a line of maxLine, as escapes and in base64
 	maxBacklog   = 64 << 10 // bytes of records that wait while the log cannot be written
 
-	// A start reads the last tailBytes of the log. The records of streams whose clients may reconnect are repeated
-	// every markBytes, so the tail contains them.
+	// A start reads the last tailBytes of the log at least (logtail.go). The records of the room, of its visitors and of
+	// streams whose clients may reconnect are repeated every markBytes, so the tail contains them.
 	tailBytes = 16 << 20
 	markBytes = 8 << 20
 )
@@ -219,60 +217,6 @@ func lastRecord(f *os.File) (end logEnd, rest int64, err error) {
 }
 
 var errForeignLog = errors.New("its end is no record of this program, so it is left alone")
-
-// replay calls mark, in the log's order, for each state of a stream that the last tailBytes of the log report: the
-// msg_id of a record, or that the client left. If the file is shorter, the end of the rotated log is read first.
-func (l *connLog) replay(mark func(fingerprint string, id streamID, last uint64, left bool)) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.f == nil {
-		return nil
-	}
-	if l.end.size < tailBytes {
-		if err := l.replayOlder(mark); err != nil {
-			return fmt.Errorf("reading %s.1: %w", l.path, err)
-		}
-	}
-	if err := replayTail(l.f, l.end.size, mark); err != nil {
-		return fmt.Errorf("reading the log %s: %w", l.path, err)
-	}
-	return nil
-}
-
-// replayOlder is like replay, for the rotated log. It does nothing if there is none.
-func (l *connLog) replayOlder(mark func(string, streamID, uint64, bool)) error {
-	older, err := l.openOlder()
-	if err != nil {
-		return nil
-	}
-	defer older.Close()
-	info, err := older.Stat()
-	if err != nil || !info.Mode().IsRegular() {
-		return err
-	}
-	return replayTail(older, info.Size(), mark)
-}
-
-// replayTail calls mark for the records in the last tailBytes of f.
-func replayTail(f *os.File, size int64, mark func(string, streamID, uint64, bool)) error {
-	from := max(0, size-tailBytes)
-	r := bufio.NewReaderSize(io.NewSectionReader(f, from, size-from), 64<<10)
-	for begins := from == 0; ; { // at the beginning of a record
-		line, err := r.ReadSlice('\n')
-		if begins && len(line) > 0 {
-			if fingerprint, id, last, left, ok := streamOf(line); ok {
-				mark(fingerprint, id, last, left)
-			}
-		}
-		begins = err == nil // after bufio.ErrBufferFull the rest of a long record follows
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil && err != bufio.ErrBufferFull {
-			return err
-		}
-	}
-}
 
 // write appends the records that add appends to its argument, in one write. After an error the file has none of them:
 // a torn record would make the next one unreadable too. marks, unless it is nil, appends the records of streams; it

@@ -390,7 +390,7 @@ func TestHistoryStartsAtFirstJoin(t *testing.T) {
 	}
 	for _, seen := range []uint64{1, 1<<64 - 1} {
 		m := stubMember("mallory", "key m", byte(seen))
-		if _, err := r.join(m, joinRequest{epoch: r.epoch, seen: seen, flags: joinListens}, true); err != nil {
+		if _, err := r.join(m, joinRequest{epoch: r.epoch, seen: seen, flags: joinListens | joinPlace}, true); err != nil {
 			t.Fatal(err)
 		}
 		for _, got := range heard(t, r, m) {

@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -92,8 +93,15 @@ func (s *server) run(ctx context.Context, listeners []net.Listener) error {
 		}
 	}
 	self := newPeerFields(addr, s.name, fingerprint(s.id), "", nil)
-	if err := s.log.write(recordOf(time.Now(), eventStart, self, "log", s.log.began), nil); err != nil {
+	who := self
+	if s.pipe == nil {
+		who = slices.Concat(self, s.room.began())
+	}
+	if err := s.log.write(recordOf(time.Now(), eventStart, who, "log", s.log.began), nil); err != nil {
 		return err
+	}
+	if s.trust != nil {
+		s.recheck(true) // a key may have been revoked while no server was running
 	}
 	go s.watch(ctx, stop) // ends with ctx
 	stopping := make(chan struct{})
@@ -340,6 +348,12 @@ func (s *server) read(m *member, l link) error {
 		case kind == kindWho:
 			s.room.who(m)
 		case kind == kindPing:
+		case kind == kindAck && len(payload) == 8:
+			if err := s.room.hasRead(m, binary.BigEndian.Uint64(payload)); err != nil {
+				return err
+			}
+		case kind == kindHistory && len(payload) == 8:
+			s.room.recall(m, binary.BigEndian.Uint64(payload))
 		case kind == kindClose && string(payload) == closeText:
 			return errLeft
 		default:
@@ -548,6 +562,7 @@ func (s *server) reportRefused(p *peer, err error) {
 	reason, hint := clip(err.Error(), maxReason), hintOf(err)
 	var u *untrusted
 	if errors.As(err, &u) && u.kind == unknownKey && p.key != nil {
+		s.room.revoke(p.fingerprint)
 		s.strangers.add(p.key)
 		if s.console.term != nil {
 			hint += "\nsecurechat: hint: or type /allow NAME"
@@ -568,10 +583,13 @@ func (s *server) reportRefused(p *peer, err error) {
 func (s *server) recheck(changed bool) {
 	now := time.Now()
 	due := s.room.due(now, changed)
-	if len(due) == 0 {
+	if len(due) == 0 && !changed {
 		return
 	}
 	rules := s.trust.clientRules()
+	for _, print := range rules.excluded(s.room.away(), now) {
+		s.room.revoke(print)
+	}
 	for _, m := range due {
 		g, err := rules.admit(m.peer.key, m.peer.remote, now)
 		var u *untrusted

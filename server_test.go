@@ -901,7 +901,7 @@ func TestRecheck(t *testing.T) {
 	s.room.renew(m, time.Now().Add(-time.Second))
 	check("the admission has expired", false, reasonNotAdmitted)
 	s.room.leave(m, "")
-	if _, known := s.room.visits.met[m.peer.fingerprint]; known {
+	if _, known := s.room.visitors.byKey[m.peer.fingerprint]; known {
 		t.Error("the first visit of an expelled key is still known")
 	}
 }

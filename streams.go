@@ -12,6 +12,7 @@ import (
 const (
 	maxStreams     = 256  // remembered of one key
 	maxStreamMarks = 4096 // that the log repeats every markBytes
+	maxUnread      = 64   // runs of direct lines of one stream that wait until they are read
 )
 
 // stream is the state of one client process's stream. Its address stands for the key and the id together, since another
@@ -19,10 +20,55 @@ const (
 type stream struct {
 	fingerprint string
 	id          streamID
-	last        uint64 // number of the last line recorded
-	durable     uint64 // number of the last line to acknowledge: with -sync the last one on disk
-	used        uint64 // when it was last joined, by streams.used
-	here        int    // connections of it in the room
+	last        uint64   // number of the last line recorded
+	durable     uint64   // number of the last line to acknowledge: with -sync the last one on disk
+	used        uint64   // when it was last joined, by streams.used
+	here        int      // connections of it in the room
+	person      bool     // somebody at a terminal sends it
+	unread      []unread // the direct lines that hold back the acknowledgement, in order
+}
+
+// unread is a run of direct lines that were delivered to a receiver which has not acknowledged yet that it read them.
+type unread struct {
+	first uint64 // line of the run in its stream
+	seq   uint64 // the number of the last line in the room
+	to    *visitor
+	until time.Time // when the sender is told that the lines are kept
+}
+
+// acknowledged returns the number of the last line to acknowledge to the client: the lines up to it are recorded, and
+// the direct ones among them are read, or reported as kept.
+func (st *stream) acknowledged() uint64 {
+	if len(st.unread) == 0 {
+		return st.durable
+	}
+	return min(st.durable, st.unread[0].first-1)
+}
+
+// await makes the acknowledgement of a run of direct lines wait. With many runs the last one takes up further ones.
+func (st *stream) await(u unread) {
+	if n := len(st.unread); n >= maxUnread {
+		last := &st.unread[n-1]
+		if last.to == u.to {
+			last.seq = u.seq
+		}
+		return
+	}
+	st.unread = append(st.unread, u)
+}
+
+// settle removes the runs for which over returns true, and returns the receivers of these.
+func (st *stream) settle(over func(u unread) bool) (to []*visitor) {
+	st.unread = slices.DeleteFunc(st.unread, func(u unread) bool {
+		if !over(u) {
+			return false
+		}
+		if !slices.Contains(to, u.to) {
+			to = append(to, u.to)
+		}
+		return true
+	})
+	return to
 }
 
 // streams holds the streams of all keys. The room's lock guards it.
@@ -52,6 +98,16 @@ func (s *streams) join(fingerprint string, id streamID) *stream {
 	st.used = s.used
 	s.byKey[fingerprint] = append(own, st)
 	return st
+}
+
+// find returns a key's stream, or nil if it is not remembered.
+func (s *streams) find(fingerprint string, id streamID) *stream {
+	for _, st := range s.byKey[fingerprint] {
+		if st.id == id {
+			return st
+		}
+	}
+	return nil
 }
 
 // forget drops a stream that is not in the room: its client left when all of its lines were acknowledged.
