@@ -13,6 +13,7 @@ package main
 //     proven its key and is not admitted: it receives a signed refusal.
 
 import (
+	"bytes"
 	"crypto/cipher"
 	"crypto/hkdf"
 	"crypto/hpke"
@@ -416,7 +417,7 @@ func parseIdentity(wire []byte) (ssh.PublicKey, error) {
 	if len(wire) > maxIdentity {
 		return nil, fmt.Errorf("an identity of %d bytes: %w", len(wire), errUnverified)
 	}
-	id, err := ssh.ParsePublicKey(wire)
+	id, err := ssh.ParsePublicKey(bytes.Clone(wire)) // a key keeps what it was parsed from
 	if err != nil {
 		return nil, fmt.Errorf("the identity is no SSH key: %w", errUnverified)
 	}

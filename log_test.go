@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -699,7 +700,7 @@ func TestSync(t *testing.T) {
 	before := contents(t, path)
 	say(anna, 5, "a5")
 	end <- syscall.EIO
-	waitFor(r, anna, func() bool { return r.pendingEnd(anna) != "" })
+	waitFor(func() bool { return r.pendingEnd(anna) != "" })
 	want(4, 3)
 	if bob.ending.reason != errLog.Error() || r.pendingEnd(anna) != errLog.Error() {
 		t.Errorf("the members stay: %q, %q", anna.ending.reason, bob.ending.reason)
@@ -714,7 +715,7 @@ func TestSync(t *testing.T) {
 	say(again, 4, "b4")
 	<-begun
 	end <- nil
-	waitFor(r, again, func() bool { return ackedOf(r, again) == 4 })
+	waitFor(func() bool { return ackedOf(r, again) == 4 })
 	close(r.flush)
 	<-over
 	l.syncFile = func(*os.File) error { return nil }
@@ -740,13 +741,13 @@ func TestSyncConsole(t *testing.T) {
 		t.Fatal(err)
 	}
 	end <- nil
-	waitFor(r, console, func() bool { return ackedOf(r, console) == 1 })
+	waitFor(func() bool { return ackedOf(r, console) == 1 })
 	if err := r.say(console, says(2, "lost")); err != nil {
 		t.Fatal(err)
 	}
 	end <- syscall.EIO
 	notified := ""
-	waitFor(r, console, func() bool {
+	waitFor(func() bool {
 		notified += strings.Join(heard(t, r, console), "\n")
 		return strings.Contains(notified, "say it again")
 	})
@@ -754,7 +755,7 @@ func TestSyncConsole(t *testing.T) {
 		t.Fatal(err)
 	}
 	end <- nil
-	waitFor(r, console, func() bool { return ackedOf(r, console) == 2 })
+	waitFor(func() bool { return ackedOf(r, console) == 2 })
 	close(r.flush)
 	<-over
 	r.log.syncFile = func(*os.File) error { return nil }
@@ -763,16 +764,10 @@ func TestSyncConsole(t *testing.T) {
 	}
 }
 
-// waitFor waits until done returns true, in the way of m's goroutine.
-func waitFor(r *room, m *member, done func() bool) {
-	for {
-		r.mu.Lock()
-		m.waiting = true
-		r.mu.Unlock()
-		if done() {
-			return
-		}
-		<-m.wake
+// waitFor waits until done returns true.
+func waitFor(done func() bool) {
+	for !done() {
+		runtime.Gosched()
 	}
 }
 

@@ -46,7 +46,8 @@ func newOperator(c *console, r *room, t *trust, refused *strangers, self *peer, 
 func (o *operator) show() {
 	err := o.console.welcome(o.room.operatorWelcome(o.member))
 	if err == nil {
-		err = o.room.write(o.member)
+		o.room.start(o.member)
+		err = <-o.member.written
 	}
 	if err != nil {
 		o.console.note("cannot write standard output: %v; the room stays open", err)

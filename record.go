@@ -116,7 +116,7 @@ func newPeerFields(client, name, fingerprint, stream string, digest []byte) peer
 	if digest != nil {
 		b = appendField(b, "sha512", fmt.Sprintf("%x", digest))
 	}
-	return b
+	return bytes.Clone(b) // without spare capacity, since a member keeps it
 }
 
 // appendRecord appends a record of any event but a message. Unless value is empty, the record has one more field,

@@ -42,7 +42,8 @@ type room struct {
 	closing    bool
 }
 
-// receiver is where a member's deliveries go: a client's connection, or the operator's console. One goroutine uses it.
+// receiver is where a member's deliveries go: a client's connection, or the operator's console. One goroutine at a time
+// calls deliver.
 type receiver interface {
 	// deliver sends d. It is not called again after an error or after d.goodbye.
 	deliver(d *delivery) error
@@ -50,15 +51,15 @@ type receiver interface {
 	abort()
 }
 
-// member is one presence in the room: a client's connection, or the operator's console. Each member has a goroutine, in
-// room.write, which delivers items and acknowledgements to it and waits while there are none.
+// member is one presence in the room: a client's connection, or the operator's console.
 type member struct {
 	peer     *peer
 	out      receiver
-	operator bool          // the console, which cannot be removed; set by enterOperator
-	wake     chan struct{} // of capacity 1: there may be something to deliver
+	operator bool       // the console, which cannot be removed; set by enterOperator
+	written  chan error // of capacity 1: receives the error of the last delivery
 
 	// The room's lock guards the rest.
+	writer   writer
 	name     string     // as the others see it: with ~XXXXXXXX if two keys have names that look alike
 	fields   peerFields // of its records in the log
 	stream   *stream    // which of its lines are in the log
@@ -67,10 +68,17 @@ type member struct {
 	reading
 	acked   uint64   // the last of its lines that was acknowledged to it
 	notices [][]byte // encoded items for it alone, maxNotices at most
-	waiting bool     // its goroutine waits for wake
 	spoke   bool     // it has sent a line on this connection
 	readErr error    // what ended reading from it; nil while reading goes on
 	ending  ending
+}
+
+// writer is what delivers items and acknowledgements to a member: room.write, on one goroutine at a time, which ends when
+// there is nothing to deliver. A goroutine that waited would keep the stack of a delivery, 4 KiB for each idle client.
+type writer struct {
+	running bool        // a goroutine is in room.write, is not started yet, or has ended for good
+	ping    *time.Timer // runs out when nothing was delivered for pingInterval
+	pingDue bool        // ping has run out
 }
 
 // presence is how a member's presence began.
@@ -124,9 +132,9 @@ func newRoom(log *connLog, history int, sync bool) (*room, error) {
 	return r, nil
 }
 
-// newMember makes a member that is not in the room yet.
+// newMember makes a member that is not in the room yet. Nothing is delivered to it before the first room.write.
 func newMember(p *peer, out receiver) *member {
-	return &member{peer: p, out: out, name: p.name, wake: make(chan struct{}, 1)}
+	return &member{peer: p, out: out, name: p.name, written: make(chan error, 1), writer: writer{running: true}}
 }
 
 // join makes m a member and queues an item about that for all. It returns the client's welcome, or an error if the log
@@ -241,9 +249,9 @@ func (r *room) meetLocked(m *member, req joinRequest, w *welcome) (gap bool) {
 		r.recallLocked(m, req.seen)
 		m.next = r.queue.end()
 	case missed > 0 && m.presence.returned:
-		m.notifyLocked(itemNotice, plural(missed, "message")+" while you were away:")
+		r.notifyLocked(m, itemNotice, plural(missed, "message")+" while you were away:")
 	case m.presence.person && !known:
-		m.notifyLocked(itemNotice, whoLine(append(r.namesLocked(), m.name)))
+		r.notifyLocked(m, itemNotice, whoLine(append(r.namesLocked(), m.name)))
 	}
 	w.seq = r.beforeLocked(m)
 	m.read = w.seq
@@ -358,7 +366,7 @@ func (r *room) recall(m *member, n uint64) {
 	if found > 0 {
 		words = "the last " + plural(found, "message") + ":"
 	}
-	m.notifyLocked(itemNotice, words)
+	r.notifyLocked(m, itemNotice, words)
 }
 
 // recallLocked makes m receive the last n messages that it may read, as far as the history reaches, and returns their
@@ -449,10 +457,10 @@ func (r *room) settleLocked(st *stream, over func(u unread) bool, kept bool) {
 		}
 		for _, v := range to {
 			if kept {
-				m.notifyLocked(itemUndelivered, fmt.Sprintf("%s has not read it yet; what you sent is kept for %s", v.name, v.name))
+				r.notifyLocked(m, itemUndelivered, fmt.Sprintf("%s has not read it yet; what you sent is kept for %s", v.name, v.name))
 			}
 		}
-		m.wakeLocked()
+		r.wakeLocked(m)
 	}
 }
 
@@ -489,7 +497,7 @@ func (r *room) say(m *member, l lines) error {
 	switch {
 	case r.flush == nil:
 		m.stream.durable = m.stream.last
-		m.wakeLocked()
+		r.wakeLocked(m)
 	case m.stream.durable < m.stream.last:
 		if !slices.Contains(r.pending, m.stream) {
 			r.pending = append(r.pending, m.stream)
@@ -536,7 +544,7 @@ func (r *room) publishLocked(m *member, l lines) error {
 	r.recordedLocked(m, readsDue)
 	if noReceiver != nil {
 		r.queue.said += uint64(len(l.texts))
-		m.notifyLocked(itemUndelivered, noReceiver.Error()+"; what you sent is in the log only")
+		r.notifyLocked(m, itemUndelivered, noReceiver.Error()+"; what you sent is in the log only")
 		return nil
 	}
 	enc := r.queue.space(size)
@@ -546,7 +554,7 @@ func (r *room) publishLocked(m *member, l lines) error {
 	switch {
 	case to == nil || to.visitor == nil:
 	case len(to.streams) == 0:
-		m.notifyLocked(itemUndelivered, fmt.Sprintf("%s is not here; what you sent is kept for %s", to.visitor.name, to.visitor.name))
+		r.notifyLocked(m, itemUndelivered, fmt.Sprintf("%s is not here; what you sent is kept for %s", to.visitor.name, to.visitor.name))
 	case !m.operator && to.visitor.here > 0:
 		r.awaitLocked(m, l.first, to.visitor)
 	}
@@ -701,7 +709,7 @@ func (r *room) expel(m *member) {
 	r.endLocked(m, reasonNotAdmitted)
 }
 
-// delivery is what a member's goroutine sends in one write, in the order of the fields. It comes from a pool while
+// delivery is what room.write sends in one write, in the order of the fields. It comes from a pool while
 // there is something to send, since most members are idle most of the time.
 type delivery struct {
 	missed  uint64   // items that were dropped before they could be delivered
@@ -726,45 +734,52 @@ func (d *delivery) free() {
 	}
 }
 
-// write delivers to m until it has left: it returns after a goodbye, after an error of deliver, or when reading from m
-// has ended. One goroutine calls it, once.
-func (r *room) write(m *member) error {
-	ping := time.NewTimer(pingInterval)
-	defer ping.Stop()
-	for due := false; ; {
-		wrote, end, err := r.writeNext(m, due)
-		if end || err != nil {
-			return err
+// start begins deliveries to m. They end when m.written receives: nil after a goodbye or once reading has failed, or else
+// the error of a delivery, after which reading ends too.
+func (r *room) start(m *member) {
+	m.writer.ping = time.AfterFunc(pingInterval, func() { // stopped by the last delivery
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		m.writer.pingDue = true
+		r.wakeLocked(m)
+	})
+	go r.write(m)
+}
+
+// write makes deliveries to m while there is something to deliver.
+func (r *room) write(m *member) {
+	for {
+		wrote, end, err := r.writeNext(m)
+		switch {
+		case err != nil:
+			m.out.abort()
+			fallthrough
+		case end:
+			m.writer.ping.Stop()
+			m.written <- err
+			return
+		case !wrote:
+			return
 		}
-		due = false
-		if wrote {
-			ping.Reset(pingInterval)
-			continue
-		}
-		select {
-		case <-m.wake:
-		case <-ping.C:
-			due = true
-		}
+		m.writer.ping.Reset(pingInterval)
 	}
 }
 
 // writeNext makes one delivery, if there is something to deliver or a ping is due. end means that this was the last
 // one, or that reading has ended and none may follow.
-func (r *room) writeNext(m *member, pingDue bool) (wrote, end bool, err error) {
+func (r *room) writeNext(m *member) (wrote, end bool, err error) {
 	d := deliveries.Get().(*delivery)
 	defer d.free()
 	ok, over := r.next(m, d)
-	if over || !ok && !pingDue {
+	if over || !ok {
 		return false, over, nil
 	}
-	d.ping = !ok
 	err = m.out.deliver(d)
 	return true, d.goodbye, err
 }
 
-// next fills d with what m has to receive. ok is false if there is nothing; then m.waiting is set, and the caller waits
-// for m.wake. over means that m's goroutine has to end without a delivery.
+// next fills d with what m has to receive. ok is false if there is nothing; then the caller's goroutine ends. over means
+// that there will be no other delivery either.
 func (r *room) next(m *member, d *delivery) (ok, over bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -782,8 +797,10 @@ func (r *room) next(m *member, d *delivery) (ok, over bool) {
 		d.goodbye, d.reason = true, m.ending.reason
 	}
 	ok = len(d.items) > 0 || d.acked > 0 || d.missed > 0 || d.goodbye
-	m.waiting = !ok
-	return ok, false
+	d.ping = !ok && m.writer.pingDue
+	m.writer.pingDue = false
+	m.writer.running = ok || d.ping
+	return m.writer.running, false
 }
 
 // doneLocked reports whether a member that has to leave has been delivered and acknowledged everything.
@@ -826,11 +843,11 @@ func (r *room) takeLocked(m *member, into [][]byte) (items [][]byte, missed uint
 	return into, missed
 }
 
-// wakeLocked wakes m's goroutine if it waits.
-func (m *member) wakeLocked() {
-	if m.waiting {
-		m.waiting = false
-		wake(m.wake)
+// wakeLocked starts a goroutine for deliveries to m unless one runs.
+func (r *room) wakeLocked(m *member) {
+	if !m.writer.running {
+		m.writer.running = true
+		go r.write(m)
 	}
 }
 
@@ -845,7 +862,7 @@ func (r *room) wakeAllLocked() {
 			m.ending.reason = reasonSlow
 			m.out.abort()
 		}
-		m.wakeLocked()
+		r.wakeLocked(m)
 	}
 }
 
@@ -855,16 +872,16 @@ func (r *room) endLocked(m *member, reason string) {
 		m.ending = ending{reason, r.queue.end()}
 	}
 	r.settleLocked(m.stream, func(unread) bool { return true }, true)
-	m.wakeLocked()
+	r.wakeLocked(m)
 }
 
-// readOver reports that err ended reading from m. After errLeft m's goroutine still sends the last acknowledgement and
-// the goodbye, after another error nothing more.
+// readOver reports that err ended reading from m. After errLeft the last acknowledgement and the goodbye
+// are still sent, after another error nothing more.
 func (r *room) readOver(m *member, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	m.readErr = err
-	m.wakeLocked()
+	r.wakeLocked(m)
 }
 
 // leave removes m from the room and queues an item about that for all. For a member that had to leave, the room's
@@ -968,7 +985,7 @@ func (r *room) who(m *member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if m.ending.reason == "" && len(m.notices) < maxNotices {
-		m.notifyLocked(itemNotice, whoLine(r.namesLocked()))
+		r.notifyLocked(m, itemNotice, whoLine(r.namesLocked()))
 	}
 }
 
@@ -980,16 +997,16 @@ func whoLine(names []string) string {
 func (r *room) notify(m *member, text string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	m.notifyLocked(itemNotice, text)
+	r.notifyLocked(m, itemNotice, text)
 }
 
 // notifyLocked queues an item for m alone, or drops it if maxNotices wait.
-func (m *member) notifyLocked(what byte, text string) {
+func (r *room) notifyLocked(m *member, what byte, text string) {
 	if len(m.notices) < maxNotices {
 		it := item{time: time.Now(), what: what, text: []byte(text[:min(len(text), maxLine)])}
 		m.notices = append(m.notices, it.append(nil))
 	}
-	m.wakeLocked()
+	r.wakeLocked(m)
 }
 
 // mute makes m receive no further items.
@@ -1050,7 +1067,7 @@ func (r *room) durable(some []*stream, last []uint64) {
 	}
 	for m := range r.members {
 		if m.stream.acknowledged() > m.acked {
-			m.wakeLocked()
+			r.wakeLocked(m)
 		}
 	}
 }
@@ -1077,7 +1094,7 @@ func (r *room) lostLines(some []*stream, err error) {
 		switch {
 		case !slices.Contains(lost, m.stream):
 		case m.operator:
-			m.notifyLocked(itemUndelivered,
+			r.notifyLocked(m, itemUndelivered,
 				"the log has lost the last you said, though the room has heard it; say it again")
 		default:
 			r.endLocked(m, errLog.Error())

@@ -739,26 +739,54 @@ func TestKickEndsDelivery(t *testing.T) {
 	wantHeard(t, r, anna, "join bob ", "say bob before")
 }
 
-// TestBusyMemberNotWoken checks that a member is woken once when it waits, and not again before it waits again.
-func TestBusyMemberNotWoken(t *testing.T) {
-	r, _ := quietRoom(t)
-	anna, _ := enter(t, r, "anna", "key a", 1)
-	bob, _ := enter(t, r, "bob", "key b", 2)
-	heard(t, r, anna)
-	if ok, _ := r.next(anna, new(delivery)); ok {
-		t.Fatal("anna has something to deliver")
-	}
-	for n, want := range []int{1, 0} {
-		if err := r.say(bob, says(uint64(n+1), "text")); err != nil {
-			t.Fatal(err)
+// slowReceiver reports each delivery, and does not return from it before it is told to.
+type slowReceiver struct{ begun, end chan struct{} }
+
+func (s slowReceiver) deliver(*delivery) error {
+	s.begun <- struct{}{}
+	<-s.end
+	return nil
+}
+
+func (s slowReceiver) abort() {}
+
+// TestOneWriter checks that a member has one goroutine while there is something to deliver, whatever comes meanwhile, and
+// none afterwards.
+func TestOneWriter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _ := quietRoom(t)
+		anna, _ := enter(t, r, "anna", "key a", 1)
+		bob, _ := enter(t, r, "bob", "key b", 2)
+		out := slowReceiver{make(chan struct{}, 9), make(chan struct{})}
+		anna.out = out
+		deliveries := func(want int) {
+			t.Helper()
+			if synctest.Wait(); len(out.begun) != want {
+				t.Fatalf("%d deliveries have begun, not %d", len(out.begun), want)
+			}
 		}
-		if got := len(anna.wake); got != want {
-			t.Fatalf("line %d woke anna %d times, want %d", n+1, got, want)
+		r.start(anna)
+		deliveries(1) // bob joined
+		for n := range uint64(3) {
+			if err := r.say(bob, says(n+1, "text")); err != nil {
+				t.Fatal(err)
+			}
+			deliveries(1)
 		}
-		if want == 1 {
-			<-anna.wake
+		out.end <- struct{}{}
+		deliveries(2)
+		out.end <- struct{}{}
+		deliveries(2)
+		if anna.writer.running {
+			t.Error("the goroutine still runs, with nothing to deliver")
 		}
-	}
+		r.readOver(anna, errLeft)
+		deliveries(3) // the goodbye
+		out.end <- struct{}{}
+		if err := <-anna.written; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // TestMarks checks which streams the log repeats when there are too many: those in the room before all others, however

@@ -658,8 +658,8 @@ func TestSilentClient(t *testing.T) {
 			synctest.Wait()
 			s.room.mu.Lock()
 			for m := range s.room.members {
-				if m.peer.name == "anna" && !m.waiting {
-					t.Errorf("after %v the goroutine of %s does not wait", want.at, m.name)
+				if m.peer.name == "anna" && m.writer.running {
+					t.Errorf("after %v the goroutine of %s still runs", want.at, m.name)
 				}
 			}
 			s.room.mu.Unlock()
@@ -745,9 +745,9 @@ func TestCuriousClientLeaves(t *testing.T) {
 	r.expel(anna)
 	var d delivery
 	for range 3 {
+		r.who(anna) // while the goroutine that delivers is about to send
 		d = delivery{}
 		r.next(anna, &d)
-		r.who(anna)
 	}
 	if !d.goodbye || d.reason != reasonNotAdmitted {
 		t.Errorf("the client stays, and gets %d notices more", len(d.items))

@@ -297,6 +297,11 @@ func (p *packetReader) next() ([]byte, error) {
 	}
 	p.r += p.used
 	p.used = 0
+	if p.r == p.w {
+		if err := p.await(); err != nil {
+			return nil, truncated(err)
+		}
+	}
 	if err := p.need(frameHeader); err != nil {
 		return nil, truncated(err)
 	}
@@ -314,11 +319,6 @@ func (p *packetReader) next() ([]byte, error) {
 // need waits until n bytes, one packet at most, stand in buf[r:w].
 func (p *packetReader) need(n int) error {
 	for p.w-p.r < n {
-		if p.r == p.w {
-			if err := p.await(); err != nil {
-				return err
-			}
-		}
 		if len(p.buf)-p.r < n {
 			p.w = copy(p.buf, p.buf[p.r:p.w])
 			p.r = 0
