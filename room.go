@@ -87,6 +87,7 @@ type presence struct {
 	person   bool      // somebody at a terminal
 	returned bool      // a person that was in the room before, and receives what was said since then
 	stranger bool      // of returned: the key was in the room, but not at a terminal, so only direct messages are new
+	again    bool      // a client that reconnects, and receives the joins and leaves since then, too
 	expires  time.Time // when its admission expires; zero for never
 }
 
@@ -234,6 +235,7 @@ func (r *room) meetLocked(m *member, req joinRequest, w *welcome) (gap bool) {
 	v.name, v.listed = m.peer.name, m.peer.listed()
 	m.visitor = v
 	from, placed, gap := r.placeOf(req)
+	m.presence.again = placed && m.stream != nil
 	switch {
 	case placed && m.presence.person:
 		v.read = max(v.read, from)
@@ -340,12 +342,12 @@ func (m *member) wants(it *queueItem, n uint64) bool {
 	if it.to != nil { // it was sent to the key, whichever connections this had
 		return it.to.visitor.fingerprint == m.peer.fingerprint
 	}
-	if !m.presence.returned {
-		return true
+	if !it.isMessage() {
+		return m.presence.again
 	}
-	// A person who returns is not told who came and left, and knows what the same key has typed at another terminal.
+	// A person who returns knows what the same key has typed at another terminal.
 	own := it.from.person && it.from.fingerprint == m.peer.fingerprint
-	return it.isMessage() && !m.presence.stranger && !own
+	return !m.presence.returned || !m.presence.stranger && !own
 }
 
 // recalls reports whether it is a message that m may read again.

@@ -759,7 +759,7 @@ func TestConversation(t *testing.T) {
 		again, cmd := startAtTerminal(t, 60, "", "-connect", addr, "-dir", bobDir, "-nobell")
 		again.waitText("bob> ")
 		if c.keys == "\r" {
-			again.waitText("1 said while you were away:")
+			again.waitText("1 message while you were away:")
 			again.wait("a dated line", func(out string) bool { return matches(`\d{4}-\d\d-\d\d \d\d:\d\d anna: missed`, out) })
 		}
 		again.send(c.keys)
@@ -1115,7 +1115,9 @@ func TestAmbiguousName(t *testing.T) {
 	}
 	s.match(`\* bob left`)
 	s.send("/msg bob where are you\r")
-	s.match(`nobody here is called bob; B0b~` + suffix + ` is here`)
+	s.match(`bob is not here; what you sent is kept for bob`)
+	s.send("/msg bib where are you\r")
+	s.match(`nobody here is called bib`)
 	s.send("\r")
 	s.waitExit(p, exitDone)
 	if out := first.out.String() + second.out.String(); strings.Contains(out, "one of you") ||
