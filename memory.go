@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -46,60 +47,62 @@ func (m *memory) restore(record []byte, recent bool) {
 	if fingerprint, id, last, left, ok := streamOf(record); ok {
 		m.streams.replay(fingerprint, id, last, left)
 	}
-	print := string(memberOf(record, `,"fingerprint":"`))
-	switch string(memberOf(record, `,"event":"`)) {
+	var r logRecord
+	r.read(record)
+	switch string(r.event) {
 	case eventStart, eventRotate, eventRoom:
-		m.restoreEpoch(record)
+		m.restoreEpoch(&r)
 	case eventConnect, eventVisitor:
-		m.restoreVisitor(record, print)
+		m.restoreVisitor(&r)
 	case eventDisconnect:
-		m.restoreRead(record, print)
-		if string(memberOf(record, `,"reason":"`)) == reasonNotAdmitted {
-			m.visitors.forget(print)
+		m.restoreRead(&r)
+		if string(r.reason) == reasonNotAdmitted {
+			m.visitors.forget(string(r.fingerprint))
 		}
 	case eventRevoked:
-		m.visitors.forget(print)
+		m.visitors.forget(string(r.fingerprint))
 	case eventMessage:
-		m.restoreMessage(record, print, recent)
+		m.restoreMessage(&r, recent)
 	}
 }
 
 // restoreEpoch applies a record that has the epoch and the number of the last message before it.
-func (m *memory) restoreEpoch(record []byte) {
-	epoch, err := hex.DecodeString(string(memberOf(record, `,"epoch":"`)))
-	if err != nil || len(epoch) != len(m.epoch) {
+func (m *memory) restoreEpoch(r *logRecord) {
+	var epoch [8]byte
+	if len(r.epoch) != hex.EncodedLen(len(epoch)) {
 		return
 	}
-	m.epoch = [8]byte(epoch)
-	if said, ok := numberOf(record, `,"seq":`); ok && said > m.queue.said {
+	if _, err := hex.Decode(epoch[:], r.epoch); err != nil {
+		return
+	}
+	m.epoch = epoch
+	if said, ok := numberIn(r.seq); ok && said > m.queue.said {
 		m.queue.lost.add(said, nil) // what was said before is not in this part of the log
 		m.queue.said = said
 	}
 }
 
 // restoreVisitor applies a record that says since when messages are for a key.
-func (m *memory) restoreVisitor(record []byte, print string) {
-	since, ok := numberOf(record, `,"since":`)
+func (m *memory) restoreVisitor(r *logRecord) {
+	since, ok := numberIn(r.since)
 	if !ok {
 		return
 	}
-	name, _ := strings.CutSuffix(string(memberOf(record, `,"name":"`)), "~"+suffixOf(print))
-	read, person := numberOf(record, `,"read":`)
-	listed := bytes.Contains(record, []byte(`,"listed":true`))
+	print := string(r.fingerprint)
 	v := m.visitors.byKey[print]
 	if v == nil {
 		v = &visitor{fingerprint: print}
 	}
-	v.name, v.since, v.listed = name, since, listed
-	v.person, v.read = v.person || person, max(v.read, read)
-	v.logged = v.read
+	v.name, _ = strings.CutSuffix(string(r.name), "~"+suffixOf(print))
+	v.since, v.listed = since, string(r.listed) == "true"
 	m.visitors.put(v)
+	m.restoreRead(r)
 }
 
 // restoreRead applies the read of a record, if it has one. It reports whether the record is a person's.
-func (m *memory) restoreRead(record []byte, print string) (person bool) {
-	read, person := numberOf(record, `,"read":`)
-	if v := m.visitors.byKey[print]; v != nil && person {
+func (m *memory) restoreRead(r *logRecord) (person bool) {
+	read, person := numberIn(r.reading)
+	if v := m.visitors.byKey[string(r.fingerprint)]; v != nil && person {
 		v.person, v.read = true, max(v.read, read)
 		v.logged = v.read
 	}
@@ -107,41 +110,40 @@ func (m *memory) restoreRead(record []byte, print string) (person bool) {
 }
 
 // restoreMessage puts a message into the queue, if it is recent, as publishing did.
-func (m *memory) restoreMessage(record []byte, print string, recent bool) {
-	seq, ok := numberOf(record, `,"seq":`)
+func (m *memory) restoreMessage(r *logRecord, recent bool) {
+	seq, ok := numberIn(r.seq)
 	if !ok || seq <= m.queue.said {
-		return
-	}
-	person := m.restoreRead(record, print)
-	if !recent {
-		m.queue.lost.add(seq, nil)
-		m.queue.said = seq
 		return
 	}
 	if seq > 1 && m.queue.said == 0 {
 		m.queue.lost.add(seq-1, nil) // the part of the log that is read begins here
 	}
-	from := m.sender(record, print)
+	person := m.restoreRead(r)
+	if !recent {
+		m.queue.lost.add(seq, nil)
+		m.queue.said = seq
+		return
+	}
+	from := m.sender(r)
 	from.person = from.person || person
 	var to *audience
-	it := item{seq: seq, what: itemSay, name: string(memberOf(record, `,"name":"`))}
-	switch string(memberOf(record, `,"what":"`)) {
+	it := item{seq: seq, what: itemSay, name: string(r.name)}
+	switch string(r.what) {
 	case itemNames[itemAction]:
 		it.what = itemAction
 	case itemNames[itemDirect]:
 		it.what = itemDirect
-		receiver := string(memberOf(record, `,"receiver":"`))
-		if receiver == "" { // it reached nobody
+		if len(r.receiver) == 0 { // it reached nobody
 			m.queue.said = seq
 			return
 		}
-		to = &audience{visitor: m.receiver(receiver)}
+		to = &audience{visitor: m.receiver(string(r.receiver))}
 	}
-	if name := memberOf(record, `,"from":"`); name != nil {
-		it.name = string(name)
+	if r.from != nil {
+		it.name = string(r.from)
 	}
-	at, err := time.Parse(recordTime, string(memberOf(record, recordBegin)))
-	text, known := textOf(record)
+	at, err := time.Parse(recordTime, string(r.time))
+	text, known := r.text()
 	if err != nil || !known || !validShown(it.name) || len(text) > maxLine {
 		m.queue.put(queueItem{seq: seq, what: it.what, from: from, to: to})
 		return
@@ -151,16 +153,16 @@ func (m *memory) restoreMessage(record []byte, print string, recent bool) {
 }
 
 // sender returns the stream that a message came from. One that the room does not remember is like no other.
-func (m *memory) sender(record []byte, print string) *stream {
-	var id streamID
-	if text := memberOf(record, `,"stream":"`); len(text) == hex.EncodedLen(len(id)) {
-		if _, err := hex.Decode(id[:], text); err == nil {
-			if st := m.streams.find(print, id); st != nil {
-				return st
+func (m *memory) sender(r *logRecord) *stream {
+	st := &stream{fingerprint: string(r.fingerprint)}
+	if len(r.stream) == hex.EncodedLen(len(st.id)) {
+		if _, err := hex.Decode(st.id[:], r.stream); err == nil {
+			if known := m.streams.find(st.fingerprint, st.id); known != nil {
+				return known
 			}
 		}
 	}
-	return &stream{fingerprint: print, id: id}
+	return st
 }
 
 // receiver returns the visitor with this fingerprint. One that the room does not remember receives nothing.
@@ -171,33 +173,114 @@ func (m *memory) receiver(print string) *visitor {
 	return &visitor{fingerprint: print}
 }
 
-// numberOf returns the number after begin, a member's name as it stands in a record.
-func numberOf(record []byte, begin string) (n uint64, ok bool) {
-	_, digits, _ := bytes.Cut(record, []byte(begin))
-	i := 0
-	for i < len(digits) && digits[i] >= '0' && digits[i] <= '9' {
-		i++
-	}
-	n, err := strconv.ParseUint(string(digits[:i]), 10, 64)
-	return n, err == nil
+// logRecord has the members of a record that the room needs, as they stand in it: strings without their quotes. A member
+// that the record does not have is nil.
+type logRecord struct {
+	time, event, name, fingerprint, stream []byte
+	seq, what, receiver, from              []byte
+	message, base64                        []byte
+	reason, since, listed, reading, epoch  []byte
 }
 
-// textOf returns the text of a message's record, or false if the record has only its digest.
-func textOf(record []byte) (text []byte, ok bool) {
-	if coded := memberOf(record, `,"base64":"`); coded != nil {
-		text, err := base64.StdEncoding.AppendDecode(nil, coded)
+// member returns where the value of a member is kept, or nil.
+func (r *logRecord) member(name []byte) *[]byte {
+	switch string(name) {
+	case "time":
+		return &r.time
+	case "event":
+		return &r.event
+	case "name":
+		return &r.name
+	case "fingerprint":
+		return &r.fingerprint
+	case "stream":
+		return &r.stream
+	case "seq":
+		return &r.seq
+	case "what":
+		return &r.what
+	case "receiver":
+		return &r.receiver
+	case "from":
+		return &r.from
+	case "message":
+		return &r.message
+	case "base64":
+		return &r.base64
+	case "reason":
+		return &r.reason
+	case "since":
+		return &r.since
+	case "listed":
+		return &r.listed
+	case "read":
+		return &r.reading
+	case "epoch":
+		return &r.epoch
+	}
+	return nil
+}
+
+// read sets the members. A record that this program has not written may set none, or some.
+func (r *logRecord) read(record []byte) {
+	b, ok := bytes.CutPrefix(record, []byte(`{"`))
+	for ok {
+		name, value, found := bytes.Cut(b, []byte(`":`))
+		if !found {
+			return
+		}
+		if value, b, ok = cutValue(value); !ok {
+			return
+		}
+		if to := r.member(name); to != nil {
+			*to = value
+		}
+		b, ok = bytes.CutPrefix(b, []byte(`,"`))
+	}
+}
+
+// cutValue takes a string, without its quotes, or a word such as a number from the front of b.
+func cutValue(b []byte) (value, rest []byte, ok bool) {
+	quoted, isString := bytes.CutPrefix(b, []byte(`"`))
+	if !isString {
+		end := bytes.IndexAny(b, ",}")
+		if end < 0 {
+			return nil, nil, false
+		}
+		return b[:end], b[end:], true
+	}
+	for end := 0; ; end++ {
+		n := bytes.IndexByte(quoted[end:], '"')
+		if n < 0 {
+			return nil, nil, false
+		}
+		end += n
+		escapes := 0
+		for escapes < end && quoted[end-1-escapes] == '\\' {
+			escapes++
+		}
+		if escapes%2 == 0 {
+			return quoted[:end], quoted[end+1:], true
+		}
+	}
+}
+
+// text returns the text of a message, or false if the record has only its digest.
+func (r *logRecord) text() (text []byte, ok bool) {
+	if r.base64 != nil {
+		text, err := base64.StdEncoding.AppendDecode(nil, r.base64)
 		return text, err == nil
 	}
-	_, quoted, ok := bytes.Cut(record, []byte(`,"message":`))
-	end := bytes.LastIndex(quoted, []byte(recordPrev))
-	if !ok || end < 2 {
-		return nil, false
-	}
-	quoted = quoted[:end]
-	if bytes.IndexByte(quoted, '\\') < 0 {
-		return quoted[1 : len(quoted)-1], true
+	if bytes.IndexByte(r.message, '\\') < 0 {
+		return r.message, r.message != nil
 	}
 	var s string
-	err := json.Unmarshal(quoted, &s)
+	err := json.Unmarshal(slices.Concat([]byte{'"'}, r.message, []byte{'"'}), &s)
 	return []byte(s), err == nil
+}
+
+// numberIn returns the number that a member holds.
+func numberIn(digits []byte) (n uint64, ok bool) {
+	n, err := strconv.ParseUint(string(digits), 10, 64)
+	return n, err == nil
 }
