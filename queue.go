@@ -13,6 +13,7 @@ const (
 	queueBytes    = 8 << 20  // of items that the queue holds
 	slabBytes     = 16 << 10 // that short items share
 	queueItemSize = 96       // bytes that an item takes beside its encoding
+	maxQueued     = queueBytes / (queueItemSize + itemOverhead)
 )
 
 // queueItem is an item as its receivers get it.

@@ -124,7 +124,7 @@ func newRoom(log *connLog, history int, sync bool) (*room, error) {
 	if sync {
 		r.flush = make(chan struct{}, 1)
 	}
-	if err := log.replay(history, r.restore); err != nil {
+	if err := log.replay(min(history, maxQueued), r.restore); err != nil {
 		return nil, err
 	}
 	if r.epoch == [8]byte{} {

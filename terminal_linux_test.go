@@ -1145,3 +1145,61 @@ func TestPaperProgramTerminal(t *testing.T) {
 		t.Errorf("the log has %q", got)
 	}
 }
+
+// TestWhileAway: somebody at a terminal who returns gets what was said meanwhile, with its time and day, once, over a
+// restart of the server with a new log file; whoever comes for the first time sees who is here. /history shows messages
+// once more, and none that were for others.
+func TestWhileAway(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	bob, carol := guest(t, h.dir, h.addr, "bob"), guest(t, h.dir, h.addr, "carol")
+	atTerminal := func(dir string, args ...string) (*screen, *proc) {
+		return startAtTerminal(t, 80, "", append([]string{"-connect", h.addr, "-dir", dir}, args...)...)
+	}
+	s, p := atTerminal(carol)
+	s.waitText("* 2 here: anna, carol")
+	h.server.send("hello\n")
+	s.waitText("anna: hello")
+	s.send("my own\r/quit\r")
+	s.waitExit(p, exitDone)
+	h.server.out.match(t, "my own")
+	h.server.send("the key is under the mat\n")
+	h.say(bob, "psst\n", exitTrouble, "what you sent is kept for carol", "-to", "carol")
+	h.kill()
+	h.rotate()
+	h.start()
+
+	s, p = atTerminal(bob)
+	s.waitText("bob> ")
+	s.send("/history 9\r")
+	s.wait("what was said since bob first came", func(out string) bool {
+		return strings.Contains(out, "no messages to show") && !strings.Contains(out, "mat")
+	})
+	s.send("/history\r")
+	s.waitText("/history N shows")
+	s.send("\r")
+	s.waitExit(p, exitDone)
+
+	s, p = atTerminal(carol)
+	s.waitText("2 messages while you were away:")
+	s.wait("both messages", func(out string) bool {
+		day := `\d{4}-\d\d-\d\d \d\d:\d\d `
+		return matches(`(?s)`+day+`anna: the key is under the mat.*`+day+`bob \(to you\): psst`, out) &&
+			!matches(`hello|my own|missed`, out)
+	})
+	s.send("\r")
+	s.waitExit(p, exitDone)
+	h.restart()
+	s, p = atTerminal(carol)
+	s.waitText("carol> ")
+	s.send("/history 3\r")
+	s.wait("the last messages", func(out string) bool {
+		return matches(`(?s)the last 3 messages:.*carol: my own.*under the mat.*psst`, out) && !strings.Contains(out, "away")
+	})
+	s.send("\r")
+	s.waitExit(p, exitDone)
+	s, p = atTerminal(carol, "-last", "1")
+	s.wait("the last message", func(out string) bool { return strings.Contains(out, "psst") && !strings.Contains(out, "mat") })
+	s.send("\r")
+	s.waitExit(p, exitDone)
+}
