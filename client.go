@@ -197,7 +197,7 @@ func (c *client) remain(conn *clientConn, err error) error {
 				pause.next = firstBackoff
 			}
 		}
-		c.console.note("%v; connecting again", err)
+		c.console.inform("%v; connecting again", err)
 		conn, err = c.connectAgain(&pause)
 		if err != nil {
 			if n := c.box.unacknowledged(); n > 0 {
@@ -205,7 +205,7 @@ func (c *client) remain(conn *clientConn, err error) error {
 			}
 			return err
 		}
-		c.console.note("connected to %s", c.addr)
+		c.console.inform("connected to %s", c.addr)
 	}
 }
 
@@ -537,7 +537,7 @@ func (c *client) readPiped() error {
 			return failed
 		case errors.As(err, new(errLongLine)):
 			c.console.rejectLine(err)
-			failed = err
+			failed = errFailed
 			continue
 		case err != nil:
 			return fmt.Errorf("reading standard input: %w", err)

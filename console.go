@@ -122,6 +122,13 @@ type ownLines string
 // line: every other argument is made safe by itself, since it may hold bytes of a peer. note does not wait for stderr.
 func (c *console) note(format string, a ...any) { c.notePlain("securechat: "+format, a...) }
 
+// inform prints what is neither trouble nor a warning, as note does, but nothing with -quiet.
+func (c *console) inform(format string, a ...any) {
+	if !c.quiet {
+		c.note(format, a...)
+	}
+}
+
 // notePlain is like note but does not print the name of the program.
 func (c *console) notePlain(format string, a ...any) {
 	args := make([]any, len(a))

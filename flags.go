@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -120,9 +121,9 @@ func (o *options) table() []optionGroup {
 	return []optionGroup{
 		{"what to do, one of", []option{
 			{name: "listen", value: "ADDRESS", field: &o.listen, mode: true, check: o.checkListen,
-				help: "open a room on ADDRESS, such as :9000; systemd takes the sockets of a systemd .socket unit"},
+				help: "open a room on ADDRESS, such as :9000 or 9000; systemd takes the sockets of a systemd .socket unit"},
 			{name: "connect", value: "ADDRESS", field: &o.connect, mode: true, check: o.checkConnect,
-				help: "join the room at ADDRESS, such as host:9000"},
+				help: "join the room at ADDRESS, such as host:9000 or host; an ADDRESS without a flag means this one"},
 			{name: "invite", value: "NAME", field: &o.invite, mode: true, excludes: notPaper, check: o.checkInvite,
 				help: "make a one-time code that admits NAME; also with -listen"},
 			{name: "allow", value: "FILE", field: &o.allow, mode: true, check: o.checkAllow,
@@ -167,7 +168,7 @@ func (o *options) table() []optionGroup {
 			{name: "count", value: "N", field: &o.client.count, needs: client, excludes: notRaw, check: o.checkCount,
 				help: "end after N messages were received (implies -stay)"},
 			{name: "timeout", value: "D", field: &o.client.timeout, needs: client, check: o.checkTimeout,
-				help: "end after D, such as 10s, with exit status 5 (implies -stay)"},
+				help: "end after D, such as 10s or 10, with exit status 5 (implies -stay)"},
 			{name: "resume", value: "FILE", field: &o.client.resume, needs: client, excludes: neither,
 				check: o.checkResume, help: "keep the place in the room in FILE, and go on there"},
 			{name: "since", value: "SEQ", field: &o.client.since, needs: client, excludes: neither,
@@ -274,8 +275,11 @@ func flagSet(table []option) *flag.FlagSet {
 		case *time.Duration:
 			f.Func(row.name, "", func(value string) error {
 				d, err := time.ParseDuration(value)
+				if n, nerr := strconv.ParseUint(value, 10, 31); nerr == nil { // a number alone means seconds
+					d, err = time.Duration(n)*time.Second, nil
+				}
 				if err != nil {
-					return errors.New("give a time with its unit, such as 10s or 2m")
+					return errors.New("give a time, such as 10s or 2m")
 				}
 				*p = d
 				return nil
@@ -300,6 +304,14 @@ func parseFlags(args []string) (*options, error) {
 	table := rows(o.table())
 	f := flagSet(table)
 	err := f.Parse(args)
+	given := func(f *flag.Flag) { o.given[f.Name] = true }
+	f.Visit(given)
+	isMode := func(row option) bool { return row.mode && o.has(row) }
+	if words := f.Args(); err == nil && len(words) > 0 && !o.client.join && !slices.ContainsFunc(table, isMode) {
+		_ = f.Set("connect", words[0]) // HOST[:PORT] alone means -connect; a string takes any value
+		err = f.Parse(words[1:])
+		f.Visit(given)
+	}
 	if errors.Is(err, flag.ErrHelp) { // -h, which is not in the table
 		o.mode = "help"
 		return o, nil
@@ -312,7 +324,6 @@ func parseFlags(args []string) (*options, error) {
 	if err != nil {
 		return nil, wrongUse("%v; -help-all lists the flags", err)
 	}
-	f.Visit(func(f *flag.Flag) { o.given[f.Name] = true })
 	o.mode, err = o.chooseMode(table)
 	if err != nil {
 		return nil, err
@@ -329,9 +340,6 @@ func parseFlags(args []string) (*options, error) {
 		if err := o.checkRow(row); err != nil {
 			return nil, err
 		}
-	}
-	if host, port, err := net.SplitHostPort(o.connect); err == nil && host == "" {
-		o.connect = net.JoinHostPort("localhost", port)
 	}
 	o.client.stay = o.client.stay || o.client.count > 0 || o.client.timeout > 0
 	if o.paper.on && !o.given["delay"] {
@@ -399,26 +407,52 @@ func notEmpty(name, value string) error {
 	return nil
 }
 
-func (o *options) checkListen() error {
-	if o.listen == fromSystemd {
-		return nil
+func (o *options) checkListen() (err error) {
+	if o.listen != fromSystemd {
+		o.listen, err = wholeAddress("listen", o.listen)
 	}
-	return checkAddress("listen", o.listen)
+	return err
 }
 
-func (o *options) checkConnect() error { return checkAddress("connect", o.connect) }
+func (o *options) checkConnect() (err error) {
+	o.connect, err = wholeAddress("connect", o.connect)
+	if host, port, err := net.SplitHostPort(o.connect); err == nil && host == "" {
+		o.connect = net.JoinHostPort("localhost", port)
+	}
+	return err
+}
 
-// checkAddress returns an error if a flag's value is not host:port.
-func checkAddress(name, addr string) error {
+// defaultPort is the port of an address that names none.
+const defaultPort = "9000"
+
+// wholeAddress returns a flag's value as host:port. A value without a port gets defaultPort, and a number alone is a
+// port of this machine.
+func wholeAddress(name, addr string) (string, error) {
 	if err := notEmpty(name, addr); err != nil {
-		return err
+		return "", err
 	}
-	_, port, err := net.SplitHostPort(addr)
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		host, port, err = addr, defaultPort, nil
+		if _, nerr := strconv.ParseUint(addr, 10, 64); nerr == nil {
+			host, port = "", addr
+		} else if strings.ContainsAny(addr, ":[]") {
+			host = strings.TrimSuffix(strings.TrimPrefix(addr, "["), "]")
+			_, err = netip.ParseAddr(host)
+		}
+	}
 	if err != nil || port == "" {
-		return fmt.Errorf("-%s %s: give a host and a port, such as localhost:9000 or [::1]:9000", name, addr)
+		return "", fmt.Errorf("-%s %s: give a host and a port, such as localhost:9000 or [::1]:9000", name, addr)
 	}
+	if err := checkPort(port); err != nil {
+		return "", fmt.Errorf("-%s %s: %w", name, addr, err)
+	}
+	return net.JoinHostPort(host, port), nil
+}
+
+func checkPort(port string) error {
 	if _, err := net.LookupPort("tcp", port); err != nil {
-		return fmt.Errorf("-%s %s: %q is not a port: give a number from 1 to 65535", name, addr, port)
+		return fmt.Errorf("%q is not a port: give a number from 1 to 65535", port)
 	}
 	return nil
 }

@@ -109,6 +109,18 @@ func TestFlagValues(t *testing.T) {
 			t.Errorf("%s: %+v, %v; want stay %v", line, o, err, stay)
 		}
 	}
+	for line, want := range map[string]string{
+		"-listen 9010": ":9010", "-listen localhost": "localhost:9000", "-listen [::1]": "[::1]:9000",
+		"-connect host": "host:9000", "-connect ::1": "[::1]:9000", "-connect [fe80::1%eth0]": "[fe80::1%eth0]:9000",
+		"-connect 9010": "localhost:9010", "-connect [::1]:1": "[::1]:1", "host": "host:9000", "-stay host:1 -json": "host:1",
+	} {
+		if o, err := parseFlags(strings.Fields(line)); err != nil || o.listen+o.connect != want {
+			t.Errorf("%s: %+v, %v; want %s", line, o, err, want)
+		}
+	}
+	if o, err := parseFlags(strings.Fields("host -timeout 10")); err != nil || o.client.timeout != 10*time.Second {
+		t.Errorf("%+v, %v", o, err)
+	}
 	for line, mode := range map[string]string{
 		"-h": "help", "-help": "help", "-listen :1 -help": "help", "-connect :1 -join -help-all": "help-all",
 		"-keygen": "keygen", "-fingerprint": "fingerprint", "-allow f -force": "allow", "-invite anna": "invite",
@@ -223,12 +235,14 @@ func TestWrongFlagValues(t *testing.T) {
 		"-lissten :9000":                     "not defined: -lissten; -help-all lists the flags",
 		"-listen :9000 extra":                `unexpected argument "extra"`,
 		"-listen=":                           "-listen needs a value",
-		"-listen 9000":                       "-listen 9000: give a host and a port",
+		"-listen host:":                      "-listen host:: give a host and a port",
+		"-listen 99999":                      `-listen 99999: "99999" is not a port`,
 		"-listen :x-y":                       `-listen :x-y: "x-y" is not a port`,
 		"-connect=":                          "-connect needs a value",
-		"-connect host":                      "-connect host: give a host and a port",
+		"-connect a:b:c":                     "-connect a:b:c: give a host and a port",
+		"host:1 more":                        `unexpected argument "more"`,
+		"-join code":                         "-join takes no code",
 		"-connect host:99999":                `-connect host:99999: "99999" is not a port`,
-		"-connect systemd":                   "-connect systemd: give a host and a port",
 		"-allow=":                            "-allow needs a value",
 		"-invite an/na":                      "-invite: ",
 		"-invite=":                           "-invite: ",
@@ -244,7 +258,7 @@ func TestWrongFlagValues(t *testing.T) {
 		"-connect :1 -count many":            `invalid value "many" for flag -count: give a whole number`,
 		"-connect :1 -timeout -1s":           "-timeout -1s: it must be positive",
 		"-connect :1 -timeout 0s":            "-timeout 0s: it must be positive",
-		"-connect :1 -timeout 10":            `invalid value "10" for flag -timeout: give a time with its unit`,
+		"-connect :1 -timeout ten":           `invalid value "ten" for flag -timeout: give a time, such as 10s or 2m`,
 		"-connect :1 -join code":             "-join takes no code",
 		"-connect :1 -join=code":             "-join takes no code",
 		"-listen :1 -max-clients 0":          "-max-clients 0: it must be from 1 to 1048576",

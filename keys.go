@@ -63,7 +63,7 @@ type keyOptions struct {
 	identity       string                                // path of another identity; "" means dir/identity
 	passphraseFile string                                // "" means $CREDENTIALS_DIRECTORY/passphrase if it exists
 	prompt         func(question string) ([]byte, error) // asks for a passphrase; nil if there is no terminal
-	notify         func(format string, a ...any)         // prints progress; nil discards it
+	notify, inform func(format string, a ...any)         // print a warning, and progress; nil discards them
 	checkComment   func(comment string) error            // refuses the comment of a new identity; nil accepts all
 }
 
@@ -72,6 +72,9 @@ type keyOptions struct {
 func loadKeys(o keyOptions) (*keys, error) {
 	if o.notify == nil {
 		o.notify = func(string, ...any) {}
+	}
+	if o.inform == nil {
+		o.inform = func(string, ...any) {}
 	}
 	if err := o.check(); err != nil {
 		return nil, err
@@ -161,7 +164,7 @@ func (o *keyOptions) check() error {
 
 // makeRSA generates an RSA key, and reports progress because a small machine needs some time for it.
 func (o *keyOptions) makeRSA(what string, bits int) (key *rsa.PrivateKey, err error) {
-	o.notify("generating an RSA-%d %s; a small machine may need a minute", bits, what)
+	o.inform("generating an RSA-%d %s; a small machine may need a minute", bits, what)
 	made := make(chan struct{})
 	go func() { // ends when the key is made
 		defer close(made)
@@ -174,7 +177,7 @@ func (o *keyOptions) makeRSA(what string, bits int) (key *rsa.PrivateKey, err er
 		case <-made:
 			return key, err
 		case <-tick.C:
-			o.notify("still generating it after %d seconds", int(time.Since(began).Seconds()))
+			o.inform("still generating it after %d seconds", int(time.Since(began).Seconds()))
 		}
 	}
 }
@@ -216,7 +219,7 @@ func (o *keyOptions) makeIdentity(path string) (made bool, err error) {
 	}
 	made, err = o.makeFile(path, pem.EncodeToMemory(block))
 	if made {
-		o.notify("made an identity: %s (%s)", path, ssh.FingerprintSHA256(pub))
+		o.inform("made an identity: %s (%s)", path, ssh.FingerprintSHA256(pub))
 	}
 	return made, err
 }
@@ -360,7 +363,7 @@ func (o *keyOptions) makeEncryption(path string) (made bool, err error) {
 	}
 	made, err = o.makeFile(path, pem.EncodeToMemory(block))
 	if made {
-		o.notify("made an encryption key: %s", path)
+		o.inform("made an encryption key: %s", path)
 	}
 	return made, err
 }

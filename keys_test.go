@@ -78,7 +78,7 @@ func pkcs8PEM(t testing.TB, key any) []byte {
 func TestFirstRun(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new", "state")
 	var reported []string
-	o := keyOptions{dir: dir, comment: "pi@router", notify: func(f string, a ...any) {
+	o := keyOptions{dir: dir, comment: "pi@router", inform: func(f string, a ...any) {
 		reported = append(reported, fmt.Sprintf(f, a...))
 	}}
 	k, err := loadKeys(o)

@@ -41,9 +41,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime/debug"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -165,7 +169,7 @@ func (p *process) loadKeys() (*keys, *trust, error) {
 	o := keyOptions{
 		dir: p.dir, typ: flags.typ, bits: flags.bits, comment: flags.comment,
 		identity: flags.identity, passphraseFile: flags.passphraseFile,
-		notify: p.console.note,
+		notify: p.console.note, inform: p.console.inform,
 		prompt: p.console.secretPrompt(),
 	}
 	if p.options.mode == "keygen" {
@@ -187,10 +191,10 @@ func (p *process) makeKeys() error {
 	if err != nil {
 		return err
 	}
-	p.console.closeTerminal()
 	if !k.made {
-		p.console.note("the keys are there already, so none were made")
+		p.console.inform("the keys are there already, so none were made")
 	}
+	p.console.close() // so that its notes come first
 	_, err = fmt.Fprintf(p.stdout, "%s%s\n", publicLine(k.signer.PublicKey(), k.comment), k.fingerprint())
 	return err
 }
@@ -201,7 +205,7 @@ func (p *process) printFingerprint() error {
 	if err != nil {
 		return err
 	}
-	p.console.closeTerminal()
+	p.console.close()
 	_, err = fmt.Fprintf(p.stdout, "%s %s\n", k.fingerprint(), t.name)
 	return err
 }
@@ -220,14 +224,14 @@ func (p *process) allowKey() error {
 	g, err := t.allow(line, "", p.options.keys.force)
 	switch {
 	case errors.Is(err, errListed):
-		p.console.note("nothing to do: %v", err)
+		p.console.inform("nothing to do: %v", err)
 		return nil
 	case errors.Is(err, errNameTaken):
 		return fmt.Errorf("%w, or use -force", err)
 	case err != nil:
 		return err
 	}
-	p.console.note("%s may join now (%s, %s)", g.name, g.fingerprint, g.by)
+	p.console.inform("%s may join now (%s, %s)", g.name, g.fingerprint, g.by)
 	return nil
 }
 
@@ -258,9 +262,36 @@ func (p *process) printInvite() error {
 	if err != nil {
 		return err
 	}
-	p.console.notePlain(inviteWords, p.options.invite, publicAddress("9000"))
+	if !p.options.output.quiet {
+		p.console.notePlain(inviteWords, p.options.invite, publicAddress(p.lastPort()))
+	}
+	p.console.close() // so that the words come before the code
 	_, err = fmt.Fprintln(p.stdout, code)
 	return err
+}
+
+// portFile is the file of the state folder that holds the port of the room that was opened last.
+const portFile = "port"
+
+// lastPort returns the port of the room that was opened last, else defaultPort.
+func (p *process) lastPort() string {
+	text, _, err := readFile(filepath.Join(p.dir, portFile), 16)
+	if port := strings.TrimSpace(string(text)); err == nil && checkPort(port) == nil {
+		return port
+	}
+	return defaultPort
+}
+
+// keepPort writes the port of a room that is being opened to the state folder, for -invite.
+func (p *process) keepPort(addr net.Addr) {
+	tcp, ok := addr.(*net.TCPAddr)
+	if !ok || p.options.output.raw || p.options.paper.on || strconv.Itoa(tcp.Port) == p.lastPort() {
+		return
+	}
+	err := writeFile(filepath.Join(p.dir, portFile), fmt.Appendln(nil, tcp.Port))
+	if err != nil {
+		p.console.note("-invite will name the port %s instead of %d: %v", p.lastPort(), tcp.Port, err)
+	}
 }
 
 // endpoint loads the keys of the protocol that the flags choose.
@@ -292,7 +323,7 @@ func (p *process) loadSecurechat2(trace tracer) (*endpoint, error) {
 		return nil, err
 	}
 	s := &securechat2{
-		me: me, trust: t, raw: o.output.raw, note: p.console.note, trace: trace,
+		me: me, trust: t, raw: o.output.raw, note: p.console.inform, trace: trace,
 		client: securechat2Client{addr: o.connect, acceptNew: o.client.acceptNew},
 		server: securechat2Server{delay: o.server.delay},
 	}
@@ -382,6 +413,7 @@ func (p *process) listen() (err error) {
 		return err
 	}
 	defer closeAll(listeners)
+	p.keepPort(listeners[0].Addr())
 	o := p.options.server
 	log, err := openLog(logOptions{
 		path: o.log, digests: !o.logText, durable: o.sync, notify: func(text string) { p.console.note("%s", text) },

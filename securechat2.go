@@ -173,7 +173,10 @@ func (s *securechat2) handshakeError(err error) error {
 	if errors.As(err, new(*untrusted)) {
 		return err // it names the server
 	}
+	var foreign errForeign
 	switch {
+	case errors.As(err, &foreign):
+		err = fmt.Errorf("that is %s server: check the address and the port", string(foreign))
 	case closedByPeer(err):
 		err = errors.New("the server closed the connection: it may be stopping or busy, " +
 			"or reject this address for a while after failed attempts; try again in a minute")

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/signal"
 	"runtime"
@@ -127,15 +128,27 @@ func (s *server) announce(addr, port string) {
 	if s.pipe != nil {
 		opened, flag = "waiting for one client", " -raw"
 	}
-	s.console.note("%s on %s as %s, key %s", opened, addr, s.name, fingerprint(s.id))
+	s.console.inform("%s on %s as %s, key %s", opened, addr, s.name, fingerprint(s.id))
 	if s.trust != nil {
 		s.trust.review()
-		s.console.note("to join it: securechat -connect localhost:%s%s here, securechat -connect %s%s from elsewhere",
-			port, flag, publicAddress(port), flag)
+		s.console.inform("to join it: %s", joinCommands(addr, port, flag))
 	}
 	if strings.HasPrefix(s.log.began, "repaired") {
 		s.console.note("%s: %s", s.log.path, s.log.began)
 	}
+}
+
+// joinCommands returns how to join a room that listens on addr: from here, from elsewhere, or both.
+func joinCommands(addr, port, flag string) string {
+	tcp, err := netip.ParseAddrPort(addr)
+	command := func(addr string) string { return "securechat -connect " + addr + flag }
+	switch {
+	case err != nil || tcp.Addr().IsUnspecified():
+		return command("localhost:"+port) + " here, " + command(publicAddress(port)) + " from elsewhere"
+	case tcp.Addr() == netip.AddrFrom4([4]byte{127, 0, 0, 1}), tcp.Addr() == netip.IPv6Loopback():
+		return command("localhost:"+port) + " here"
+	}
+	return command(addr)
 }
 
 // self returns the operator as a peer, with the server's own name and key.
@@ -719,6 +732,10 @@ func listenOn(addr string, keepAlive time.Duration) ([]net.Listener, error) {
 		return nil, fmt.Errorf("cannot listen on %s: another program has this port; "+
 			"name another with -listen, or end that program", addr)
 	}
+	if errors.Is(err, syscall.EACCES) {
+		return nil, fmt.Errorf("cannot listen on %s: a port below 1024 needs a right that you do not have: name another "+
+			"with -listen, or give the program the right, with setcap cap_net_bind_service=+ep", addr)
+	}
 	return nil, fmt.Errorf("cannot listen on %s: %s", addr, netReason(err))
 }
 
@@ -758,7 +775,7 @@ func (r *rawServer) carry(conn net.Conn, p *peer, l link, w welcome) error {
 		return &errCut{open: true, why: err}
 	}
 	conn.SetDeadline(time.Time{})
-	r.console.note("%s joined", p.name)
+	r.console.inform("%s joined", p.name)
 	err := r.pipe.carry(r.ctx, conn, l.(*session)) // only securechat/2 has -raw
 	reason := "all has arrived"
 	if err != nil {

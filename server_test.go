@@ -905,3 +905,21 @@ func TestRecheck(t *testing.T) {
 		t.Error("the first visit of an expelled key is still known")
 	}
 }
+
+func TestJoinCommands(t *testing.T) {
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for addr, want := range map[string]string{
+		"[::]:9000":      "securechat -connect localhost:9000 here, securechat -connect " + host + ":9000 from elsewhere",
+		"0.0.0.0:9000":   "securechat -connect localhost:9000 here, securechat -connect " + host + ":9000 from elsewhere",
+		"127.0.0.1:9000": "securechat -connect localhost:9000 here",
+		"[::1]:9000":     "securechat -connect localhost:9000 here",
+		"192.0.2.1:9000": "securechat -connect 192.0.2.1:9000",
+	} {
+		if got := joinCommands(addr, "9000", ""); got != want {
+			t.Errorf("%s: %q, not %q", addr, got, want)
+		}
+	}
+}

@@ -882,3 +882,28 @@ func BenchmarkOpen(b *testing.B) {
 		}
 	})
 }
+
+// TestForeignProtocols: what else may listen on a port or call it is named by its first bytes, before a frame of its
+// length could be there.
+func TestForeignProtocols(t *testing.T) {
+	hello := []byte("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+	for first, want := range map[string]string{
+		"SSH-2.0-OpenSSH_9.2\r\n": "an SSH", "HTTP/1.1 400 Bad Request\r\n": "an HTTP", "GET / HTTP/1.1\r\n": "an HTTP",
+		"POST / HTTP/1.1\r\n": "an HTTP", "220 mail ESMTP\r\n": "an SMTP or FTP", "220-mail\r\n": "an SMTP or FTP",
+		"EHLO x\r\n": "an SMTP or FTP", string(hello): "a TLS",
+	} {
+		r, w := net.Pipe()
+		go w.Write([]byte(first)) // the pipe stays open
+		_, err := readFrame(r, maxHandshakeFrame)
+		var foreign errForeign
+		if !errors.As(err, &foreign) || string(foreign) != want || !errors.Is(err, errMalformed) {
+			t.Errorf("%q: %v, not %s", first, err, want)
+		}
+		r.Close()
+	}
+	hello[8]++ // the lengths do not match
+	frame := append(hello, make([]byte, 0x1603)...)[:frameHeader+0x1603]
+	if body, err := readFrame(bytes.NewReader(frame), maxHandshakeFrame); err != nil || !bytes.Equal(body, frame[2:]) {
+		t.Errorf("a frame that only begins like TLS: %d bytes, %v", len(body), err)
+	}
+}
