@@ -185,7 +185,7 @@ func (c *client) remain(conn *clientConn, err error) error {
 					"an empty line leaves, /help lists the commands", c.addr, conn.welcome.name)))
 			}
 			joined = true
-			began, acked := time.Now(), c.box.acknowledged()
+			began, acked, seen := time.Now(), c.box.acknowledged(), c.place.seen
 			err = c.session(conn)
 			if err == nil {
 				return c.result()
@@ -193,7 +193,7 @@ func (c *client) remain(conn *clientConn, err error) error {
 			if !c.reconnect || !isTrouble(err) || c.over.Err() != nil {
 				return err
 			}
-			if time.Since(began) > maxBackoff || c.box.acknowledged() > acked {
+			if time.Since(began) > maxBackoff || c.box.acknowledged() > acked || c.place.seen > seen {
 				pause.next = firstBackoff
 			}
 		}

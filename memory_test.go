@@ -20,6 +20,7 @@ type home struct {
 	dir, addr string
 	log       string
 	args      []string
+	rotated   int // files that rotate has made
 	server    *proc
 }
 
@@ -48,15 +49,20 @@ func (h *home) restart() {
 	h.start()
 }
 
-// rotate renames the log as logrotate does. The server has to be restarted or hung up.
+// rotate renames the log as logrotate does, and the files that earlier rotations have left. The server has to be
+// restarted or hung up.
 func (h *home) rotate() {
 	h.t.Helper()
-	for n := 3; n > 0; n-- {
-		_ = os.Rename(fmt.Sprintf("%s.%d", h.log, n), fmt.Sprintf("%s.%d", h.log, n+1)) // there may be none
+	for n := h.rotated; n >= 0; n-- {
+		from := fmt.Sprintf("%s.%d", h.log, n)
+		if n == 0 {
+			from = h.log
+		}
+		if err := os.Rename(from, fmt.Sprintf("%s.%d", h.log, n+1)); err != nil {
+			h.t.Fatal(err)
+		}
 	}
-	if err := os.Rename(h.log, h.log+".1"); err != nil {
-		h.t.Fatal(err)
-	}
+	h.rotated++
 }
 
 // connect starts a client of the key in dir.
