@@ -25,6 +25,7 @@ const (
 // consoleOptions are the options of the command line that the console needs. openConsole sets the last two.
 type consoleOptions struct {
 	json   bool // -json: one object per line, in and out
+	bridge bool // -bridge: of the objects that come in, none speaks as the operator
 	raw    bool // -raw: the streams carry bytes
 	quiet  bool // -quiet: stderr carries only errors
 	noBell bool // -nobell
@@ -40,6 +41,8 @@ type console struct {
 	lines *lineReader // the input; nil with a terminal
 	out   *output
 	notes *noteQueue
+
+	controlling func() *terminal // opens the controlling terminal once; nil without one
 }
 
 // openConsole makes a console of the standard streams. It has a prompt if stdin is a terminal and stdout or stderr is
@@ -50,7 +53,9 @@ func openConsole(stdin, stdout, stderr *os.File, o consoleOptions) (*console, er
 		draw = stderr
 	}
 	if o.json || o.raw || !isTerminal(stdin) || !isTerminal(draw) {
-		return newConsole(stdin, stdout, stderr, nil, o), nil
+		c := newConsole(stdin, stdout, stderr, nil, o)
+		c.controlling = sync.OnceValue(newQuestions)
+		return c, nil
 	}
 	term, err := newTerminal(stdin, draw)
 	if err != nil {
@@ -292,12 +297,22 @@ func (c *console) flush() error { return c.out.flush() }
 // mute drops everything that is printed to stdout from now on.
 func (c *console) mute() { c.out.muted.Store(true) }
 
+// questions returns the terminal for questions to the user: the console's, or the controlling terminal if the standard
+// streams are pipes, as ssh does. It returns nil without a terminal.
+func (c *console) questions() *terminal {
+	if c.term == nil && c.controlling != nil {
+		return c.controlling()
+	}
+	return c.term
+}
+
 // secretPrompt returns a function that asks for a passphrase, or nil without a terminal.
 func (c *console) secretPrompt() func(question string) ([]byte, error) {
-	if c.term == nil {
+	t := c.questions()
+	if t == nil {
 		return nil
 	}
-	return c.term.readSecret
+	return t.readSecret
 }
 
 // progress returns a function that shows a line on stderr in place of the line before it, or nil if stderr is not a
@@ -500,4 +515,10 @@ func (l *lineReader) next() ([]byte, error) {
 func (l *lineReader) ready() bool {
 	b, _ := l.r.Peek(l.r.Buffered())
 	return bytes.IndexByte(b, '\n') >= 0
+}
+
+// buffered returns the number of lines that were read from the stream and that next has not returned.
+func (l *lineReader) buffered() int {
+	b, _ := l.r.Peek(l.r.Buffered())
+	return bytes.Count(b, []byte{'\n'})
 }

@@ -5,6 +5,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -310,6 +311,50 @@ func (w *fileWatch) changed(now time.Time) bool {
 		w.young = w.young || info != nil && now.Sub(info.ModTime()) < timeStep
 	}
 	return changed
+}
+
+// parsedFile is a file of the state folder that is parsed once for each change of its contents. Any goroutine may use it.
+type parsedFile[T any] struct {
+	name  string
+	parse func(data []byte) (T, error) // data is nil if there is no file
+
+	mu    sync.Mutex // guards the fields below
+	watch *fileWatch // nil before the first reading
+	known bool       // the fields below are those of the last reading
+	read  time.Time
+	sum   [sha256.Size]byte // of the contents; of nothing also if there is no file
+	none  bool              // there is no file
+	value T
+	err   error
+}
+
+// trustTimes is how long the contents of a file are not read again while its size and times stay the same. Some programs
+// set a file's time back after they have changed it.
+const trustTimes = 2 * time.Second
+
+// get returns what parse made of the file as it is now. An error of reading the file is returned and not remembered.
+func (p *parsedFile[T]) get(files *stateFiles) (value T, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	if p.watch == nil {
+		p.watch = newFileWatch(files.path(p.name))
+	}
+	changed := p.watch.changed(now) // before reading, so that a change meanwhile is noticed the next time
+	if since := now.Sub(p.read); p.known && !changed && 0 <= since && since < trustTimes {
+		return p.value, p.err
+	}
+	data, err := files.read(p.name)
+	if err != nil {
+		p.known = false
+		return value, err
+	}
+	if sum, none := sha256.Sum256(data), data == nil; !p.known || sum != p.sum || none != p.none {
+		p.value, p.err = p.parse(data)
+		p.known, p.sum, p.none = true, sum, none
+	}
+	p.read = now
+	return p.value, p.err
 }
 
 // textLines yields the lines of a file that are neither empty nor comments, and their numbers.

@@ -5,6 +5,8 @@ package main
 // table, and a test compares the man page with it.
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"flag"
 	"fmt"
@@ -36,7 +38,7 @@ const shortUsageEnd = `
 
 const usageEnd = `
 exit status: 0 all delivered, 1 network or file trouble, 2 wrong usage,
-             3 not trusted, 4 connection lost and lines perhaps with it,
+             3 not trusted, 4 lines perhaps lost, recorded twice or not sent,
              5 -timeout ran out
 `
 
@@ -47,6 +49,7 @@ type options struct {
 	listen, connect, allow, invite string
 	completion                     string
 	verifyLog                      []string // files of one log, the oldest first
+	head                           string   // the hash of a record that these files must have; "" for none
 
 	keys   keyFlags
 	client clientFlags
@@ -79,7 +82,9 @@ type serverFlags struct {
 	log           string
 	logText, sync bool
 	maxClients    int
+	rate          int
 	norelay       bool
+	bridge        bool
 	history       int
 	delay         time.Duration // before each answer of a handshake; with -paper on both sides
 }
@@ -188,12 +193,18 @@ func (o *options) table() []optionGroup {
 				help: "acknowledge a line when it is on disk, not when it is written"},
 			{name: "max-clients", value: "N", initial: strconv.Itoa(maxClients), field: &o.server.maxClients,
 				needs: server, check: o.checkMaxClients, help: "clients in the room at once"},
+			{name: "rate", value: "N", field: &o.server.rate, needs: server, excludes: notRaw, check: o.checkRate,
+				help: "read from each key at most N lines a second, in bursts of ten seconds' worth (default no limit)"},
 			{name: "norelay", field: &o.server.norelay, needs: server, excludes: notRaw,
 				help: "receive lines and pass none on, as the paper's server does"},
+			{name: "bridge", field: &o.server.bridge, needs: server, excludes: notRaw,
+				help: "like -json, and stdin has messages of other servers: none speaks as the operator"},
 			{name: "history", value: "N", initial: "1000", field: &o.server.history, needs: server, excludes: notRaw,
 				check: o.checkHistory, help: "keep N messages for people who are away; 0 keeps none"},
 			{name: "delay", value: "D", field: &o.server.delay, needs: both, check: o.checkDelay,
 				help: "wait before each answer of a handshake, such as 1s (default 0s; with -paper 1s, on both sides)"},
+			{name: "head", value: "HASH", field: &o.head, needs: []string{"verify-log"}, check: o.checkHead,
+				help: "with -verify-log: fail unless the log has the record with this hash, a head that -verify-log has printed"},
 		}},
 		{"the paper's own protocol, for its programs", []option{
 			{name: "paper", field: &o.paper.on, needs: both, excludes: notRaw, check: o.checkPaper,
@@ -303,7 +314,7 @@ func parseFlags(args []string) (*options, error) {
 	o := &options{given: map[string]bool{}}
 	table := rows(o.table())
 	f := flagSet(table)
-	err := f.Parse(args)
+	err := f.Parse(headFirst(args))
 	given := func(f *flag.Flag) { o.given[f.Name] = true }
 	f.Visit(given)
 	isMode := func(row option) bool { return row.mode && o.has(row) }
@@ -341,11 +352,22 @@ func parseFlags(args []string) (*options, error) {
 			return nil, err
 		}
 	}
+	o.output.json = o.output.json || o.server.bridge
 	o.client.stay = o.client.stay || o.client.count > 0 || o.client.timeout > 0
 	if o.paper.on && !o.given["delay"] {
 		o.server.delay = time.Second
 	}
 	return o, nil
+}
+
+// headFirst returns args with -head HASH before all others: behind -verify-log or its files it would be the names of
+// files.
+func headFirst(args []string) []string {
+	at := slices.IndexFunc(args, func(a string) bool { return a == "-head" || a == "--head" })
+	if at < 0 || at+1 == len(args) {
+		return args
+	}
+	return slices.Concat(args[at:at+2], args[:at], args[at+2:])
 }
 
 // chooseMode returns the one flag that says what to do. -help and -help-all count more than any other, and -listen more
@@ -475,6 +497,14 @@ func (o *options) checkVerifyLog() error {
 	return nil
 }
 
+func (o *options) checkHead() error {
+	if b, err := hex.DecodeString(o.head); err != nil || len(b) != sha256.Size {
+		return fmt.Errorf("-head %s: give the %d hexadecimal digits that -verify-log prints", o.head, 2*sha256.Size)
+	}
+	o.head = strings.ToLower(o.head)
+	return nil
+}
+
 // shells are what -completion prints a script for.
 const shells = "bash zsh fish"
 
@@ -548,6 +578,13 @@ func (o *options) checkTimeout() error {
 func (o *options) checkMaxClients() error {
 	if n := o.server.maxClients; n < 1 || n > 1<<20 {
 		return fmt.Errorf("-max-clients %d: it must be from 1 to %d", n, 1<<20)
+	}
+	return nil
+}
+
+func (o *options) checkRate() error {
+	if n := o.server.rate; n < 1 || n > 1<<20 {
+		return fmt.Errorf("-rate %d: it must be from 1 to %d", n, 1<<20)
 	}
 	return nil
 }

@@ -85,12 +85,12 @@ func TestFlagValues(t *testing.T) {
 		o.keys != keys || o.client != client || o.output != output {
 		t.Errorf("%+v", o)
 	}
-	o, err = parseFlags(strings.Fields("-listen systemd -invite anna -log off -log-text=false -sync -max-clients 2 " +
+	o, err = parseFlags(strings.Fields("-listen systemd -invite anna -log off -log-text=false -sync -max-clients 2 -rate 3 " +
 		"-norelay -history 0 -delay 5s"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := serverFlags{log: "off", sync: true, maxClients: 2, norelay: true, delay: 5 * time.Second}
+	server := serverFlags{log: "off", sync: true, maxClients: 2, rate: 3, norelay: true, delay: 5 * time.Second}
 	if o.mode != "listen" || o.listen != fromSystemd || o.invite != "anna" || o.server != server {
 		t.Errorf("%+v", o)
 	}
@@ -101,6 +101,13 @@ func TestFlagValues(t *testing.T) {
 	o, err = parseFlags(strings.Fields("-verify-log log.1 log"))
 	if err != nil || o.mode != "verify-log" || !slices.Equal(o.verifyLog, []string{"log.1", "log"}) {
 		t.Errorf("%+v, %v", o, err)
+	}
+	for _, line := range []string{"-verify-log -head H log.1 log", "-verify-log log.1 -head H log",
+		"-verify-log log.1 log -head H", "-head H -verify-log log.1 log"} {
+		o, err := parseFlags(strings.Fields(strings.Replace(line, "H", noHash, 1)))
+		if err != nil || o.head != noHash || !slices.Equal(o.verifyLog, []string{"log.1", "log"}) {
+			t.Errorf("%s: %+v, %v", line, o, err)
+		}
 	}
 	for line, stay := range map[string]bool{
 		"-connect :1": false, "-connect :1 -count 3": true, "-connect :1 -timeout 1s": true,
@@ -136,7 +143,8 @@ func TestFlagValues(t *testing.T) {
 var flagSamples = map[string]string{
 	"listen": ":9000", "connect": "host:9000", "invite": "anna", "allow": "f", "verify-log": "f", "completion": "bash",
 	"identity": "f", "passphrase-file": "f", "type": "rsa", "bits": "2048", "comment": "anna", "dir": "d", "to": "bob",
-	"count": "1", "resume": "f", "since": "1", "last": "1", "timeout": "1s", "log": "f", "max-clients": "1", "history": "1", "delay": "1s", "peer": "f",
+	"count": "1", "resume": "f", "since": "1", "last": "1", "timeout": "1s", "log": "f", "max-clients": "1", "rate": "1", "history": "1", "delay": "1s", "peer": "f",
+	"head": noHash,
 }
 
 // sample returns a flag with a valid value.
@@ -152,15 +160,16 @@ func sample(name string) string {
 func TestFlagConflicts(t *testing.T) {
 	belongs := map[string]string{
 		"force": "allow", "delay": "listen or -connect", "paper": "listen or -connect", "peer": "paper",
+		"head": "verify-log",
 	}
 	for name := range strings.FieldsSeq("join accept-new to stay count timeout resume since last reconnect") {
 		belongs[name] = "connect"
 	}
-	for name := range strings.FieldsSeq("log log-text sync max-clients norelay history") {
+	for name := range strings.FieldsSeq("log log-text sync max-clients rate norelay history bridge") {
 		belongs[name] = "listen"
 	}
 	excluded := map[string][]string{
-		"raw":   strings.Fields("to stay count resume since last reconnect norelay history paper json nobell"),
+		"raw":   strings.Fields("to stay count resume since last reconnect rate norelay history bridge paper json nobell"),
 		"paper": strings.Fields("invite passphrase-file type bits comment join accept-new to resume since last reconnect"),
 	}
 	for _, row := range flagTable() {
@@ -179,7 +188,7 @@ func TestFlagConflicts(t *testing.T) {
 			if belongs[row.name] == "listen" || row.name == "invite" {
 				line = "-listen=:9000"
 			}
-			if row.mode && row.name != "invite" || row.name == other || row.name == "force" {
+			if row.mode && row.name != "invite" || row.name == other || row.name == "force" || row.name == "head" {
 				continue
 			}
 			line += sample(row.name) + " -" + other
@@ -262,6 +271,7 @@ func TestWrongFlagValues(t *testing.T) {
 		"-connect :1 -join code":             "-join takes no code",
 		"-connect :1 -join=code":             "-join takes no code",
 		"-listen :1 -max-clients 0":          "-max-clients 0: it must be from 1 to 1048576",
+		"-listen :1 -rate 0":                 "-rate 0: it must be from 1 to 1048576",
 		"-listen :1 -max-clients 1048577":    "-max-clients 1048577: it must be from 1 to 1048576",
 		"-listen :1 -history -1":             "-history -1: it must be a number of messages",
 		"-connect :1 -last 0":                "-last 0: it must be positive",

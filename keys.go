@@ -420,8 +420,6 @@ func (o *keyOptions) parsePrivate(path string, data []byte, info fs.FileInfo) (a
 
 // unlock decrypts a private key with a passphrase from a file or the user.
 func (o *keyOptions) unlock(path string, block *pem.Block) (any, error) {
-	text := pem.EncodeToMemory(block)
-	defer clear(text)
 	file := o.passphraseFile
 	if dir := os.Getenv("CREDENTIALS_DIRECTORY"); file == "" && dir != "" && exists(filepath.Join(dir, "passphrase")) {
 		file = filepath.Join(dir, "passphrase") // systemd protects it, with a mode that can include the group
@@ -437,7 +435,7 @@ func (o *keyOptions) unlock(path string, block *pem.Block) (any, error) {
 				return nil, err
 			}
 		}
-		raw, err := ssh.ParseRawPrivateKeyWithPassphrase(text, bytes.TrimRight(pass, "\r\n"))
+		raw, err := decryptPrivateBlock(block, bytes.TrimRight(pass, "\r\n"))
 		if errors.Is(err, x509.IncorrectPasswordError) {
 			return nil, fmt.Errorf("wrong passphrase: the one in %s does not open %s", file, path)
 		}
@@ -456,7 +454,7 @@ func (o *keyOptions) unlock(path string, block *pem.Block) (any, error) {
 		if err != nil {
 			return nil, fmt.Errorf("asking for the passphrase of %s: %w", path, err)
 		}
-		raw, err := ssh.ParseRawPrivateKeyWithPassphrase(text, pass)
+		raw, err := decryptPrivateBlock(block, pass)
 		clear(pass)
 		if err == nil {
 			return raw, nil

@@ -72,18 +72,18 @@ func (l *connLog) replay(messages int, use func(record []byte, recent bool)) err
 	return nil
 }
 
-// openRotated opens a file that rotation has left. It returns nil if there is none that can be read.
+// openRotated opens a file that rotation has left. It returns nil if there is none, or if it is no log.
 func openRotated(path string) (f *os.File, size int64) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO must not block
 	if err != nil {
 		return nil, 0
 	}
-	info, err := f.Stat()
-	if err != nil || !info.Mode().IsRegular() || info.Size() == 0 {
+	end, _, err := lastRecord(f)
+	if err != nil || end.size == 0 {
 		f.Close()
 		return nil, 0
 	}
-	return f, info.Size()
+	return f, end.size
 }
 
 // enough reports whether the tail is long enough.

@@ -21,7 +21,7 @@
 // bytes.
 //
 // The exit status is 0 if everything was delivered, 1 for network or file trouble, 2 for wrong usage, 3 if one side
-// does not trust the other, 4 if the connection was lost and lines perhaps with it, and 5 if -timeout ran out.
+// does not trust the other, 4 if lines are lost or not sent, perhaps, and 5 if -timeout ran out.
 //
 // # Protocol
 //
@@ -41,6 +41,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"net"
 	"os"
 	"os/signal"
@@ -58,7 +59,7 @@ const (
 	exitTrouble   = 1 // network or file trouble
 	exitUsage     = 2
 	exitUntrusted = 3 // either side refused the other, or somebody may be in the middle
-	exitLost      = 4 // connection lost with lines unacknowledged
+	exitLost      = 4 // lines are lost, recorded twice or not sent, perhaps
 	exitTimeout   = 5 // -timeout ran out
 )
 
@@ -87,7 +88,7 @@ func exitCode(stderr io.Writer, err error) int {
 		return exitUsage
 	case errors.As(err, new(*untrusted)), errors.Is(err, errUnverified), errors.Is(err, errBadPacket):
 		return exitUntrusted
-	case errors.As(err, new(*errLost)), errors.As(err, new(*errCut)):
+	case errors.As(err, new(*errLost)), errors.As(err, new(*errCut)), errors.As(err, new(errIncomplete)):
 		return exitLost
 	case errors.Is(err, errTimeout):
 		return exitTimeout
@@ -114,7 +115,7 @@ func run(args []string, stdin, stdout, stderr *os.File) error {
 	case "completion":
 		return printCompletion(o.completion, stdout)
 	case "verify-log":
-		return verifyLogs(o.verifyLog, stdout)
+		return verifyLogs(o.verifyLog, o.head, stdout)
 	}
 
 	p, err := newProcess(o, stdin, stdout, stderr)
@@ -154,7 +155,7 @@ func newProcess(o *options, stdin, stdout, stderr *os.File) (*process, error) {
 		return nil, err
 	}
 	c, err := openConsole(stdin, stdout, stderr, consoleOptions{
-		json: o.output.json, raw: o.output.raw, quiet: o.output.quiet, noBell: o.output.nobell,
+		json: o.output.json, bridge: o.server.bridge, raw: o.output.raw, quiet: o.output.quiet, noBell: o.output.nobell,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("setting up the terminal: %w", err)
@@ -346,11 +347,12 @@ func (p *process) readInvite() (*inviteCode, error) {
 		}
 		return &code, nil
 	}
-	if p.console.term == nil {
+	term := p.console.questions()
+	if term == nil {
 		return nil, wrongUse("-join needs the invite's code: type it at a terminal, or set $SECURECHAT_INVITE")
 	}
 	for range 3 {
-		text, err := p.console.term.readSecret("Invite code: ")
+		text, err := term.readSecret("Invite code: ")
 		if err != nil {
 			return nil, fmt.Errorf("no invite code: %w", err)
 		}
@@ -359,7 +361,7 @@ func (p *process) readInvite() (*inviteCode, error) {
 		if err == nil {
 			return &code, nil
 		}
-		p.console.note("%v", err)
+		term.print("securechat: " + safe(err.Error()))
 	}
 	return nil, wrongUse("no valid invite code in three attempts")
 }
@@ -426,9 +428,10 @@ func (p *process) listen() (err error) {
 			err = fmt.Errorf("closing the log: %w", cerr)
 		}
 	}()
+	limitMemory(o.maxClients)
 	config := serverConfig{
 		endpoint: *e, console: p.console, log: log, sync: o.sync, history: o.history, clients: o.maxClients,
-		norelay: o.norelay, invite: p.options.invite,
+		rate: o.rate, norelay: o.norelay, invite: p.options.invite,
 	}
 	if p.options.output.raw {
 		config.pipe = newRawPipe(p.stdin, p.stdout, p.console.progress())
@@ -438,6 +441,20 @@ func (p *process) listen() (err error) {
 		return err
 	}
 	return s.run(ctx, listeners)
+}
+
+// Memory up to which a server collects garbage at leisure, as the sum of both: above it the collector works harder, so
+// that what clients send does not make the server use twice the memory that it needs.
+const (
+	easyMemory          = 48 << 20
+	easyMemoryForClient = 32 << 10
+)
+
+// limitMemory sets that limit for a server of at most clients clients, unless $GOMEMLIMIT has set one.
+func limitMemory(clients int) {
+	if debug.SetMemoryLimit(-1) == math.MaxInt64 {
+		debug.SetMemoryLimit(easyMemory + easyMemoryForClient*int64(clients))
+	}
 }
 
 // version returns the release, from the build's own information.

@@ -44,9 +44,7 @@ func (m *memory) appendMarks(b []byte) []byte {
 // restore applies one record of the log. recent means that the record, if it is a message, is one that the history
 // reaches. A record that says nothing about the room changes nothing, as those of older versions do.
 func (m *memory) restore(record []byte, recent bool) {
-	if fingerprint, id, last, left, ok := streamOf(record); ok {
-		m.streams.replay(fingerprint, id, last, left)
-	}
+	marksOf(record, m.streams.replay)
 	var r logRecord
 	r.read(record)
 	switch string(r.event) {
@@ -154,15 +152,14 @@ func (m *memory) restoreMessage(r *logRecord, recent bool) {
 
 // sender returns the stream that a message came from. One that the room does not remember is like no other.
 func (m *memory) sender(r *logRecord) *stream {
-	st := &stream{fingerprint: string(r.fingerprint)}
-	if len(r.stream) == hex.EncodedLen(len(st.id)) {
-		if _, err := hex.Decode(st.id[:], r.stream); err == nil {
-			if known := m.streams.find(st.fingerprint, st.id); known != nil {
-				return known
-			}
+	print := string(r.fingerprint)
+	var id streamID
+	if id.parse(r.stream) {
+		if known := m.streams.lookup(print, id); known != nil {
+			return known
 		}
 	}
-	return st
+	return &stream{streamKey: streamKey{&owner{fingerprint: print}, id}}
 }
 
 // receiver returns the visitor with this fingerprint. One that the room does not remember receives nothing.

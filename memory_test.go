@@ -138,9 +138,9 @@ func TestNumbersGoOn(t *testing.T) {
 	}
 }
 
-// TestResume: a program with -resume gets each message once, over kills of the server, a rotation, and starts of its own.
+// TestResumeFile: a program with -resume gets each message once, over kills of the server, a rotation, and starts of its own.
 // Without the file it begins with now.
-func TestResume(t *testing.T) {
+func TestResumeFile(t *testing.T) {
 	t.Parallel()
 	h := newHome(t)
 	bob, cleo := guest(t, h.dir, h.addr, "bob"), guest(t, h.dir, h.addr, "cleo")

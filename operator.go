@@ -114,6 +114,9 @@ func (o *operator) interpret(line []byte) (l lines, ok bool) {
 	switch {
 	case o.console.json:
 		said, from, err := parseObject(line, outLine{what: itemSay}, o.console.origin())
+		if err == nil && o.console.bridge && said.text != nil && from == "" {
+			err = errNotRemote
+		}
 		if err != nil {
 			o.console.rejectLine(err)
 			return l, false

@@ -45,6 +45,11 @@ const (
 	// Both ends replace the key of a direction after this much (halfConn.ratchet).
 	rekeyPackets = 1 << 20
 	rekeyBytes   = 1 << 30
+
+	// A key carries at least this many packets or bytes of plaintext, the rekey included. A rekey costs the receiver as
+	// much as twenty small packets.
+	leastRekeyPackets = 4096
+	leastRekeyBytes   = 1 << 20
 )
 
 // errMalformed is the error for a message that does not have the form that the protocol requires.
@@ -197,6 +202,11 @@ func (h *halfConn) ratchet() error {
 func (h *halfConn) wipe() {
 	clear(h.secret[:])
 	h.aead = nil
+}
+
+// mayRekey reports whether the last packet can be a rekey: the key has carried enough.
+func (h *halfConn) mayRekey() bool {
+	return h.packets >= leastRekeyPackets || h.bytes >= leastRekeyBytes
 }
 
 // full reports whether the next packet must be a rekey, which is the last one with this key.

@@ -134,6 +134,7 @@ func startWith(t testing.TB, wd string, env []string, args ...string) *proc {
 	t.Helper()
 	p := &proc{t: t, out: newWatched(), err: newWatched(), ended: make(chan struct{})}
 	p.cmd = exec.Command(os.Args[0], args...)
+	detach(p.cmd)
 	p.cmd.Dir = wd
 	p.cmd.Env = append(os.Environ(), asSecurechat+"=1", "HOME="+wd, "SECURECHAT_DIR=", "XDG_CONFIG_HOME=")
 	p.cmd.Env = append(p.cmd.Env, env...)

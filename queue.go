@@ -12,7 +12,8 @@ import (
 const (
 	queueBytes    = 8 << 20  // of items that the queue holds
 	slabBytes     = 16 << 10 // that short items share
-	queueItemSize = 96       // bytes that an item takes beside its encoding
+	queueItemSize = 96       // bytes that an item takes beside its encoding and its audience
+	audienceSize  = 64       // bytes that an audience takes beside its streams
 	maxQueued     = queueBytes / (queueItemSize + itemOverhead)
 )
 
@@ -21,6 +22,7 @@ type queueItem struct {
 	enc  []byte // nil for a message that the log has without its text, so that it cannot be sent after a restart
 	seq  uint64 // the number of a message; of a join or a leave, that of the message before it
 	what byte
+	size int32 // bytes of the queue's limit that the item takes
 	from *stream
 	to   *audience // nil for all but from
 }
@@ -96,7 +98,7 @@ func (q *queue) add(buf []byte, it item, from *stream, to *audience) []byte {
 	}
 	at := len(buf)
 	buf = it.append(buf)
-	q.put(queueItem{buf[at:len(buf):len(buf)], it.seq, it.what, from, to})
+	q.put(queueItem{enc: buf[at:len(buf):len(buf)], seq: it.seq, what: it.what, from: from, to: to})
 	return buf
 }
 
@@ -114,8 +116,12 @@ func (q *queue) put(it queueItem) {
 		clear(q.array[copy(q.array, q.items):])
 		q.items = q.array[:n]
 	}
+	it.size = int32(len(it.enc) + queueItemSize)
+	if it.to != nil && (len(q.items) == 0 || q.items[len(q.items)-1].to != it.to) { // items in sequence share it
+		it.size += int32(audienceSize + 8*len(it.to.streams))
+	}
 	q.items = append(q.items, it)
-	q.bytes += len(it.enc) + queueItemSize
+	q.bytes += int(it.size)
 	for q.bytes > queueBytes {
 		q.drop()
 	}
@@ -131,7 +137,7 @@ func (q *queue) drop() {
 	default:
 		it.to.visitor.lost = it.seq
 	}
-	q.bytes -= len(it.enc) + queueItemSize
+	q.bytes -= int(it.size)
 	*it = queueItem{}
 	q.items = q.items[1:]
 	q.first++

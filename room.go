@@ -18,8 +18,11 @@ import (
 )
 
 const (
-	takeBytes  = 64 << 10 // of items that one delivery holds, unless one item is longer
-	maxNotices = 16       // that wait for one member
+	takeBytes     = 64 << 10 // that a delivery takes at most, beside one item that is longer
+	leastTake     = 4 << 10  // that a delivery may take although others have taken deliveryBytes
+	deliveryBytes = 8 << 20  // bytes of memory for the deliveries that are being sent, except for leastTake each
+	itemRef       = 24       // bytes of an item's slice in a delivery
+	maxNotices    = 16       // that wait for one member
 
 	// A direct line is acknowledged when its receiver has read it. After this time without that it is reported as kept:
 	// long enough for a slow link, and shorter than leaveTimeout, so that a client that leaves hears of it.
@@ -40,6 +43,8 @@ type room struct {
 	overdue    *time.Timer          // runs reportUnread; nil while it is not due
 	sinceReads int                  // bytes of messages recorded since the last records of reading
 	closing    bool
+	sending    int    // bytes of the deliveries that are being sent
+	whoText    string // the answer to kindWho; empty if the members have changed since the last one
 }
 
 // receiver is where a member's deliveries go: a client's connection, or the operator's console. One goroutine at a time
@@ -79,6 +84,7 @@ type writer struct {
 	running bool        // a goroutine is in room.write, is not started yet, or has ended for good
 	ping    *time.Timer // runs out when nothing was delivered for pingInterval
 	pingDue bool        // ping has run out
+	sending int         // bytes of the delivery that is being sent
 }
 
 // presence is how a member's presence began.
@@ -95,12 +101,12 @@ type presence struct {
 type reading struct {
 	visitor *visitor // its key; nil for one that does not listen, and for the operator
 	next    uint64   // place of the next item to deliver
-	recall  span     // messages to deliver before that, because the client asked for them
+	recall  places   // messages to deliver before that, because the client asked for them
 	read    uint64   // number of the last message that the client has written out, as it says
 }
 
-// span is a range of places in the queue, without its end.
-type span struct{ next, end uint64 }
+// places is a range of places in the queue, without its end.
+type places struct{ next, end uint64 }
 
 // ending is why a member has to leave. The zero value means that it stays.
 type ending struct {
@@ -124,6 +130,7 @@ func newRoom(log *connLog, history int, sync bool) (*room, error) {
 	if sync {
 		r.flush = make(chan struct{}, 1)
 	}
+	r.streams.forgot = log.off() // lines from before this start are in no log
 	if err := log.replay(min(history, maxQueued), r.restore); err != nil {
 		return nil, err
 	}
@@ -155,7 +162,7 @@ func (r *room) join(m *member, req joinRequest, listens bool) (welcome, error) {
 	}
 	m.fields = newPeerFields(m.peer.addr, m.name, m.peer.fingerprint, m.peer.stream.String(), m.peer.digest)
 	now := time.Now()
-	m.stream = r.streams.find(m.peer.fingerprint, m.peer.stream)
+	m.stream = r.streams.lookup(m.peer.fingerprint, m.peer.stream)
 	m.next = r.queue.end()
 	m.presence = presence{present: m.next, person: req.flags&joinPerson != 0, expires: m.peer.until}
 	w := welcome{epoch: r.epoch, seq: r.queue.said, present: r.queue.said, name: m.name}
@@ -172,6 +179,9 @@ func (r *room) join(m *member, req joinRequest, listens bool) (welcome, error) {
 	r.enterLocked(m, listens)
 	w.recorded = m.acked
 	r.queue.add(nil, item{time: now, what: itemJoin, name: m.name}, m.stream, nil)
+	if m.stream.unsure && w.recorded == 0 {
+		w.flags |= welcomeForgotten
+	}
 	r.wakeAllLocked()
 	return w, nil
 }
@@ -191,7 +201,6 @@ func (r *room) enterOperator(m *member) {
 
 func (r *room) enterLocked(m *member, listens bool) {
 	m.stream = r.streams.join(m.peer.fingerprint, m.peer.stream)
-	m.stream.here++
 	m.stream.person = m.presence.person
 	m.listens, m.acked = listens, m.stream.acknowledged()
 	if m.visitor != nil {
@@ -200,6 +209,7 @@ func (r *room) enterLocked(m *member, listens bool) {
 		r.visitors.wasLogged(m.visitor)
 	}
 	r.members[m] = struct{}{}
+	r.whoText = ""
 }
 
 // operatorWelcome returns what begins the stay of the operator's console.
@@ -232,7 +242,7 @@ func (r *room) meetLocked(m *member, req joinRequest, w *welcome) (gap bool) {
 	if !known {
 		v = &visitor{fingerprint: m.peer.fingerprint, since: r.queue.said}
 	}
-	v.name, v.listed = m.peer.name, m.peer.listed()
+	v.name, v.listed, v.peer = m.peer.name, m.peer.listed(), m.peer
 	m.visitor = v
 	from, placed, gap := r.placeOf(req)
 	m.presence.again = placed && m.stream != nil
@@ -346,7 +356,7 @@ func (m *member) wants(it *queueItem, n uint64) bool {
 		return m.presence.again
 	}
 	// A person who returns knows what the same key has typed at another terminal.
-	own := it.from.person && it.from.fingerprint == m.peer.fingerprint
+	own := it.from.person && it.from.owner.fingerprint == m.peer.fingerprint
 	return !m.presence.returned || !m.presence.stranger && !own
 }
 
@@ -376,7 +386,7 @@ func (r *room) recall(m *member, n uint64) {
 func (r *room) recallLocked(m *member, n uint64) (found int) {
 	n = min(n, uint64(r.history))
 	end := r.queue.end()
-	m.recall = span{end, end}
+	m.recall = places{end, end}
 	for at := end; at > r.queue.first && uint64(found) < n; at-- {
 		if m.recalls(r.queue.at(at - 1)) {
 			m.recall.next = at - 1
@@ -477,7 +487,10 @@ func (r *room) say(m *member, l lines) error {
 	}
 	last := m.stream.last
 	if m.operator {
-		l.first = last + 1 // the console sends each line once, so its numbers continue even after a sync that failed
+		// The console sends each line once, so its numbers continue even after a sync that failed, and another line
+		// takes the number of one that was lost.
+		l.first = last + 1
+		m.stream.relayed = last
 	}
 	if last == 0 || !m.spoke && l.first > last+1 {
 		// A stream that the server has forgotten continues at the client's number, and so does one whose acknowledged
@@ -544,13 +557,18 @@ func (r *room) publishLocked(m *member, l lines) error {
 		return err
 	}
 	r.recordedLocked(m, readsDue)
+	texts := m.stream.unheard(l)
+	r.queue.said += uint64(len(l.texts) - len(texts)) // the room has heard these under other numbers
+	if len(texts) == 0 {
+		return nil
+	}
 	if noReceiver != nil {
-		r.queue.said += uint64(len(l.texts))
+		r.queue.said += uint64(len(texts))
 		r.notifyLocked(m, itemUndelivered, noReceiver.Error()+"; what you sent is in the log only")
 		return nil
 	}
 	enc := r.queue.space(size)
-	for _, text := range l.texts {
+	for _, text := range texts {
 		enc = r.queue.add(enc, item{time: now, what: l.what, name: name, text: text}, m.stream, to)
 	}
 	switch {
@@ -633,11 +651,11 @@ func (r *room) findLocked(name string) ([]*member, error) {
 	var found []*member
 	alike := map[string]string{} // by fingerprint, the name~suffix
 	for m := range r.members {
-		full := m.peer.name + "~" + m.peer.suffix
-		if name == full || foldName(name) == foldName(m.peer.name) {
-			alike[m.peer.fingerprint] = full
+		isFull := len(name) == len(m.peer.name)+1+len(m.peer.suffix) && name == m.peer.name+"~"+m.peer.suffix
+		if (isFull || looksLike(m.peer.name, name)) && alike[m.peer.fingerprint] == "" {
+			alike[m.peer.fingerprint] = m.peer.name + "~" + m.peer.suffix
 		}
-		if name == full || strings.EqualFold(name, m.peer.name) {
+		if isFull || strings.EqualFold(name, m.peer.name) {
 			found = append(found, m)
 		}
 	}
@@ -670,13 +688,13 @@ func (r *room) kick(name string) error {
 	return nil
 }
 
-// away returns the visitors that are not in the room: whether a line of authorized_keys admitted them, by fingerprint.
+// away returns the visitors that have not been in the room since the start: whether a line of authorized_keys admitted them, by fingerprint.
 func (r *room) away() map[string]bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	away := map[string]bool{}
 	for print, v := range r.visitors.byKey {
-		if v.here == 0 {
+		if v.here == 0 && v.peer == nil {
 			away[print] = v.listed
 		}
 	}
@@ -688,12 +706,37 @@ func (r *room) due(now time.Time, all bool) (due []*member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for m := range r.members {
-		expired := !m.presence.expires.IsZero() && !now.Before(m.presence.expires)
-		if !m.operator && m.ending.reason == "" && (all || expired) {
+		if !m.operator && m.ending.reason == "" && (all || hasPassed(m.presence.expires, now)) {
 			due = append(due, m)
 		}
 	}
 	return due
+}
+
+// hasPassed reports whether an expiry, of which zero means never, has passed.
+func hasPassed(expiry, now time.Time) bool { return !expiry.IsZero() && !now.Before(expiry) }
+
+// visitorsDue returns, of the keys that were in the room, those whose admission has expired, or with all every key.
+func (r *room) visitorsDue(now time.Time, all bool) (due []*peer) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, v := range r.visitors.byKey {
+		if v.peer != nil && v.here == 0 && (all || hasPassed(v.peer.until, now)) {
+			due = append(due, v.peer)
+		}
+	}
+	return due
+}
+
+// renewVisitor sets when the admission of a key that was in the room expires.
+func (r *room) renewVisitor(p *peer, until time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if v := r.visitors.byKey[p.fingerprint]; v != nil && v.peer == p {
+		renewed := *p
+		renewed.until = until
+		v.peer = &renewed
+	}
 }
 
 // renew sets when a member's admission expires.
@@ -717,6 +760,7 @@ type delivery struct {
 	missed  uint64   // items that were dropped before they could be delivered
 	acked   uint64   // the last of the member's lines that is recorded; 0 if it was acknowledged before
 	items   [][]byte // encoded
+	limit   int      // bytes of items that are sent in one write
 	ping    bool     // nothing was sent for pingInterval
 	goodbye bool     // the last delivery
 	reason  string   // of goodbye, or empty
@@ -734,6 +778,23 @@ func (d *delivery) free() {
 		*d = delivery{items: d.items[:0], buf: d.buf[:0]}
 		deliveries.Put(d)
 	}
+}
+
+// fit sets the limit of a delivery for which free bytes of deliveryBytes are left. It gives up memory that is too large.
+func (d *delivery) fit(free int) {
+	if cap(d.buf)+itemRef*cap(d.items) > max(free, leastTake) {
+		d.buf, d.items = nil, nil
+	}
+	d.limit = min(takeBytes, max(leastTake, free/16))
+}
+
+// memory returns the bytes that d takes while it is sent. The items themselves are the queue's.
+func (d *delivery) memory() int {
+	size := 0
+	for _, enc := range d.items {
+		size += len(enc)
+	}
+	return max(cap(d.buf), min(size, d.limit)) + itemRef*cap(d.items)
 }
 
 // start begins deliveries to m. They end when m.written receives: nil after a goodbye or once reading has failed, or else
@@ -789,8 +850,10 @@ func (r *room) next(m *member, d *delivery) (ok, over bool) {
 	if m.readErr != nil && !left {
 		return false, true
 	}
+	r.countSendingLocked(m, 0)
+	d.fit(deliveryBytes - r.sending)
 	if !left { // otherwise only the last acknowledgement and the goodbye are sent
-		d.items, d.missed = r.takeLocked(m, d.items)
+		d.items, d.missed = r.takeLocked(m, d.items, d.limit)
 	}
 	if n := m.stream.acknowledged(); n > m.acked {
 		m.acked, d.acked = n, n
@@ -802,6 +865,9 @@ func (r *room) next(m *member, d *delivery) (ok, over bool) {
 	d.ping = !ok && m.writer.pingDue
 	m.writer.pingDue = false
 	m.writer.running = ok || d.ping
+	if m.writer.running {
+		r.countSendingLocked(m, d.memory())
+	}
 	return m.writer.running, false
 }
 
@@ -811,9 +877,15 @@ func (m *member) doneLocked(r *room) bool {
 	return m.ending.reason != "" && delivered && m.stream.acknowledged() == m.stream.last
 }
 
-// takeLocked appends m's notices and the items from m's place on to into, takeBytes at most, and moves the place.
-// missed counts items that were dropped before.
-func (r *room) takeLocked(m *member, into [][]byte) (items [][]byte, missed uint64) {
+// countSendingLocked counts n bytes of memory for the delivery that m's goroutine sends, in place of the one before.
+func (r *room) countSendingLocked(m *member, n int) {
+	r.sending += n - m.writer.sending
+	m.writer.sending = n
+}
+
+// takeLocked appends m's notices and the items from m's place on to into, about limit bytes at most, and moves the
+// place. missed counts items that were dropped before.
+func (r *room) takeLocked(m *member, into [][]byte, limit int) (items [][]byte, missed uint64) {
 	into = append(into, m.notices...)
 	m.notices = nil
 	end := r.queue.end()
@@ -825,21 +897,21 @@ func (r *room) takeLocked(m *member, into [][]byte) (items [][]byte, missed uint
 		return into, 0
 	}
 	n := 0
-	for m.recall.next = max(m.recall.next, r.queue.first); m.recall.next < m.recall.end && n < takeBytes; m.recall.next++ {
+	for m.recall.next = max(m.recall.next, r.queue.first); m.recall.next < m.recall.end && n < limit; m.recall.next++ {
 		if it := r.queue.at(m.recall.next); m.recalls(it) {
 			into = append(into, it.enc)
-			n += len(it.enc)
+			n += len(it.enc) + itemRef
 		}
 	}
 	if m.next < r.queue.first {
 		missed = r.queue.first - m.next
 		m.next = r.queue.first
 	}
-	for ; m.next < end && n < takeBytes; m.next++ {
+	for ; m.next < end && n < limit; m.next++ {
 		it := r.queue.at(m.next)
 		if it.enc != nil && m.wants(it, m.next) {
 			into = append(into, it.enc)
-			n += len(it.enc)
+			n += len(it.enc) + itemRef
 		}
 	}
 	return into, missed
@@ -895,10 +967,12 @@ func (r *room) leave(m *member, reason string) {
 		return
 	}
 	delete(r.members, m)
-	m.stream.here--
+	r.whoText = ""
+	r.countSendingLocked(m, 0)
 	if m.ending.reason != "" {
 		reason = m.ending.reason
 	}
+	r.streams.leave(m.stream, reason == errLeft.Error())
 	r.partLocked(m)
 	shown := reason
 	if reason == errLeft.Error() {
@@ -914,9 +988,6 @@ func (r *room) leave(m *member, reason string) {
 	r.log.record(recordOf(now, eventDisconnect, who, "reason", reason), r.appendMarks)
 	if reason == reasonNotAdmitted {
 		r.visitors.forget(m.peer.fingerprint)
-	}
-	if reason == errLeft.Error() {
-		r.streams.forget(m.peer.fingerprint, m.peer.stream)
 	}
 }
 
@@ -965,7 +1036,8 @@ func (r *room) close(reason string) {
 	}
 }
 
-// names lists the names of all members, each once.
+// names lists the names of all members, each once, as findLocked finds them: if two keys have names that look alike,
+// both are listed with ~XXXXXXXX.
 func (r *room) names() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -973,22 +1045,45 @@ func (r *room) names() []string {
 }
 
 func (r *room) namesLocked() []string {
+	holder := map[string]string{} // by folded name, the fingerprint of a key
+	shared := map[string]bool{}   // folded names of several keys
+	for m := range r.members {
+		name := foldName(m.peer.name)
+		other, known := holder[name]
+		shared[name] = shared[name] || known && other != m.peer.fingerprint
+		holder[name] = m.peer.fingerprint
+	}
 	var names []string
 	for m := range r.members {
-		names = append(names, m.name)
+		name := m.name
+		if shared[foldName(m.peer.name)] {
+			name = m.peer.name + "~" + m.peer.suffix
+		}
+		names = append(names, name)
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
 }
 
-// who sends m the list of the members, unless too many notices wait for m. A member that has to leave gets none: its
-// goodbye comes after all notices, so a client that kept asking would stay.
+// who sends m the list of the members, unless a notice waits for m: the list of a large room is long. A member that has
+// to leave gets none: its goodbye comes after all notices, so a client that kept asking would stay.
 func (r *room) who(m *member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if m.ending.reason == "" && len(m.notices) < maxNotices {
-		r.notifyLocked(m, itemNotice, whoLine(r.namesLocked()))
+	if m.ending.reason != "" || len(m.notices) > 0 {
+		return
 	}
+	if r.whoText == "" {
+		r.whoText = whoLine(r.namesLocked())
+	}
+	r.notifyLocked(m, itemNotice, r.whoText)
+}
+
+// isEnding reports whether m has to leave.
+func (r *room) isEnding(m *member) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return m.ending.reason != ""
 }
 
 func whoLine(names []string) string {
@@ -1023,6 +1118,13 @@ func (r *room) record(add func(b []byte) []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.log.record(add, r.appendMarks)
+}
+
+// recordStart writes the first record of this start of the server, with the marks of the streams.
+func (r *room) recordStart(add func(b []byte) []byte) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.log.write(add, r.appendMarks)
 }
 
 // reopen continues in a new file after a rotation. No record is lost or written twice.

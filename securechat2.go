@@ -43,6 +43,21 @@ func (s *securechat2) check(outLine) error { return nil }
 
 func (s *securechat2) acknowledges() bool { return true }
 
+func (s *securechat2) watch() *fileWatch { return s.trust.fileWatch() }
+
+func (s *securechat2) recheckServer(server *peer, now time.Time) error {
+	_, err := s.trust.checkServer(s.client.addr, server.remote, server.key, now)
+	return err
+}
+
+func (s *securechat2) recheckClients() func(client *peer, now time.Time) (time.Time, error) {
+	rules := s.trust.clientRules()
+	return func(client *peer, now time.Time) (time.Time, error) {
+		g, err := rules.admit(client.key, client.remote, now)
+		return g.until, err
+	}
+}
+
 func (s *securechat2) traffic(otherwise *traffic) *traffic {
 	if s.raw {
 		return rawTraffic

@@ -223,6 +223,8 @@ type scriptMessage struct {
 
 func (l *scriptLink) ready() bool { return len(l.messages) > 0 && l.messages[0] != nil }
 
+func (l *scriptLink) dropped() <-chan struct{} { return nil }
+
 func (l *scriptLink) read() (byte, []byte, error) {
 	if len(l.messages) == 0 {
 		return 0, nil, errTruncated
@@ -283,7 +285,7 @@ func TestGathered(t *testing.T) {
 			errLeft},
 		{"too many lines", many, manyHeard, nil},
 		{"too many bytes", []*scriptMessage{say(1, "a"), say(2, long), say(3, "c"), say(4, "d")},
-			[]string{"3s say bob a", "3s say bob " + long, "4s say bob c", "4s say bob d"}, nil},
+			[]string{"2s say bob a", "2s say bob " + long, "4s say bob c", "4s say bob d"}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s, _, _ := quietServer(t)
@@ -862,7 +864,7 @@ func TestTurnedAwayFreesPlace(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-over
-	if n := len(s.slots); n != 0 {
+	if n := s.limits.keys[fingerprint(s.id)].places; n != 0 {
 		t.Errorf("%d places are taken", n)
 	}
 }
@@ -904,6 +906,80 @@ func TestRecheck(t *testing.T) {
 	if _, known := s.room.visitors.byKey[m.peer.fingerprint]; known {
 		t.Error("the first visit of an expelled key is still known")
 	}
+
+	// The same for a key that is away when its admission ends: its line is removed, or expires.
+	visit := func(lines string, until time.Time) {
+		t.Helper()
+		put(t, list, []byte(lines))
+		m := stubMember("anna", fingerprint(s.id), 1)
+		m.peer.key, m.peer.remote, m.peer.until = s.id, &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1)}, until
+		if _, err := s.room.join(m, joinRequest{}, true); err != nil {
+			t.Fatal(err)
+		}
+		s.room.leave(m, "")
+	}
+	known := func() bool { _, known := s.room.visitors.byKey[m.peer.fingerprint]; return known }
+	visit(line, time.Time{})
+	if s.recheck(true); !known() {
+		t.Error("a key that is away and still admitted is forgotten")
+	}
+	put(t, list, nil)
+	if s.recheck(true); known() {
+		t.Error("a key that lost its line while it was away is still known")
+	}
+	visit(`expiry-time="20200101" `+line, time.Now().Add(-time.Second))
+	if s.recheck(false); known() {
+		t.Error("a key that expired while it was away is still known")
+	}
+	visit(line, time.Now().Add(-time.Second))
+	if s.recheck(false); !known() || !s.room.visitors.byKey[m.peer.fingerprint].peer.until.IsZero() {
+		t.Error("a key whose line was renewed while it was away is forgotten, or still expires")
+	}
+}
+
+// TestRevokedBeforeJoining: a client that is admitted, and that lets the server wait for its first message until its key
+// is revoked, is checked again after it has joined.
+func TestRevokedBeforeJoining(t *testing.T) {
+	s, c, _ := quietServer(t)
+	here, there := net.Pipe()
+	defer here.Close()
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		serveConn(s, asTCP{there})
+	}()
+	secrets, err := clientHandshake(here, c.protocol.(*securechat2).me, trustAll, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sess, err := newSession(here, secrets, false, pipeTraffic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, s.trust.path("revoked_keys"), []byte(publicLine(s.id, "")))
+	s.recheck(true) // as after the change, when the client is no member yet
+	req := joinRequest{stream: c.stream, flags: joinListens}
+	if err := writeMessage(sess, kindJoin, req.encode()); err != nil {
+		t.Fatal(err)
+	}
+	if kind, _, err := sess.read(); kind != kindJoin || err != nil {
+		t.Fatal(kind, err)
+	}
+	select {
+	case <-s.recheckAll:
+	case <-time.After(patience):
+		t.Fatal("no further check is due")
+	}
+	s.recheck(true)
+	for err == nil {
+		var kind byte
+		if kind, _, err = sess.read(); kind == kindClose {
+			here.Close()
+			<-over
+			return
+		}
+	}
+	t.Errorf("the session of a revoked key ended with %v", err)
 }
 
 func TestJoinCommands(t *testing.T) {

@@ -258,6 +258,43 @@ func TestRekeyIsDue(t *testing.T) {
 	}
 }
 
+// skip makes h continue as after n packets under the same key.
+func (h *halfConn) skip(n int) {
+	h.packets += int64(n)
+	binary.BigEndian.PutUint64(h.nonce[4:], uint64(n))
+}
+
+// TestRekeyTooEarly: a peer that changes its key after fewer than 4096 packets and 1 MiB is rejected, for the first key
+// and each further one, because a change costs the receiver much more than a packet. One that waits as long is not.
+func TestRekeyTooEarly(t *testing.T) {
+	for what, c := range map[string]struct {
+		packets int64
+		bytes   int64
+		want    error
+	}{
+		"at once":                   {0, 0, errMalformed},
+		"4095 packets":              {leastRekeyPackets - 2, 0, errMalformed},
+		"4096 packets":              {leastRekeyPackets - 1, 0, nil},
+		"almost a MiB":              {1, leastRekeyBytes - packetAlign - 1, errMalformed},
+		"a MiB in one large packet": {1, leastRekeyBytes - packetAlign, nil},
+	} {
+		client, server, _, toServer := twoSessions(t, true)
+		for range 3 {
+			server.in.packets, server.in.bytes = c.packets, c.bytes
+			toServer.Write(client.out.seal(nil, kindRekey))
+			if err := client.out.ratchet(); err != nil {
+				t.Fatal(err)
+			}
+			if c.want != nil {
+				wantReadError(t, what, server, c.want)
+				break
+			}
+			putMessage(t, client, toServer, kindPing, nil)
+			mustRead(t, server, kindPing, nil)
+		}
+	}
+}
+
 // TestReadRefusals: each alteration of the stream ends the session with the right error.
 func TestReadRefusals(t *testing.T) {
 	make3 := func() (*session, *bufferConn, [][]byte) {
@@ -389,7 +426,7 @@ func TestWelcomeForm(t *testing.T) {
 	if parse(append(long, 's')) == nil {
 		t.Error("a name too long")
 	}
-	w.flags = 8
+	w.flags = welcomeFlags + 1
 	if parse(w.encode()) == nil {
 		t.Error("an unknown flag")
 	}
@@ -614,6 +651,7 @@ func TestUnknownKinds(t *testing.T) {
 func TestReadyBehindRekey(t *testing.T) {
 	client, server, _, toServer := twoSessions(t, false)
 	for _, behind := range []bool{false, true} {
+		client.out.bytes, server.in.bytes = leastRekeyBytes, leastRekeyBytes
 		putMessage(t, client, toServer, kindPing, nil)
 		toServer.Write(client.out.seal(nil, kindRekey))
 		if err := client.out.ratchet(); err != nil {

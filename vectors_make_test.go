@@ -746,6 +746,11 @@ func (m *vectorMaker) packets() {
 				hexField("digest", keys.digest[:]), hexField("secret", keys.toServer[:]),
 				hexField("stream", slices.Concat(stream...)))
 		}
+		putAfter := func(before int, name, defect, check string, stream []byte) {
+			m.put("packets", keys.cipher()+" "+name, defect, check, [2]string{"cipher", keys.cipher()},
+				hexField("digest", keys.digest[:]), hexField("secret", keys.toServer[:]),
+				[2]string{"before", strconv.Itoa(before)}, hexField("stream", stream))
+		}
 		const bad = "cannot be verified"
 		p := packets("one", "two", "three")
 		for _, n := range []int{0, 1, 10, 11, 12, maxBatch} {
@@ -761,8 +766,9 @@ func (m *vectorMaker) packets() {
 			}
 			return b
 		}())
-		rekeyed := func(ratchet bool, payload []byte) []byte {
+		rekeyed := func(before int, ratchet bool, payload []byte) []byte {
 			h := half()
+			h.skip(before)
 			b := h.seal(h.seal(nil, kindText, []byte("old")), kindRekey, payload)
 			if ratchet {
 				if err := h.ratchet(); err != nil {
@@ -771,9 +777,13 @@ func (m *vectorMaker) packets() {
 			}
 			return h.seal(b, kindText, []byte("new"))
 		}
-		put("rekey", "", "", rekeyed(true, nil))
-		put("rekey with the old key on", "the packet after a rekey is under the old key", bad, rekeyed(false, nil))
-		put("rekey with a payload", "a rekey has a payload", "wrong form", rekeyed(true, []byte{0}))
+		const least = leastRekeyPackets - 2 // before the first packet of rekeyed, so that its rekey is permitted
+		putAfter(least, "rekey", "", "", rekeyed(least, true, nil))
+		putAfter(least-1, "rekey too early", "the rekey is packet 4095 under its key", "wrong form",
+			rekeyed(least-1, true, nil))
+		putAfter(least, "rekey with the old key on", "the packet after a rekey is under the old key", bad,
+			rekeyed(least, false, nil))
+		putAfter(least, "rekey with a payload", "a rekey has a payload", "wrong form", rekeyed(least, true, []byte{0}))
 		put("parts", "", "", func() []byte {
 			h := half()
 			return h.seal(h.seal(nil, kindPart, []byte("front ")), kindText, []byte("back"))

@@ -38,6 +38,7 @@ var errAbsent = errors.New("nobody here is called")
 type visitor struct {
 	fingerprint string
 	name        string // of the key
+	peer        *peer  // how it was admitted last; nil if that was before the start
 	since       uint64 // the messages after this number are for the key: it came, or was admitted again, after it
 	person      bool   // it has been at a terminal
 	read        uint64 // of a person, the last message that the terminal has shown, or a later one that was not for it
