@@ -1020,7 +1020,7 @@ func TestMarksAtEachStart(t *testing.T) {
 	if w.recorded != 1 {
 		t.Errorf("the server knows %d lines of the stream", w.recorded)
 	}
-	if r := records(t, log)[0]; r["event"] != eventStream {
+	if r := records(t, log)[0]; r["event"] != eventRoom {
 		t.Errorf("the log begins with %v", r)
 	}
 }

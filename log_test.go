@@ -573,7 +573,7 @@ func TestReplay(t *testing.T) {
 	if err := r.reopen(); err != nil {
 		t.Fatal(err)
 	}
-	if all := records(t, path); all[0]["event"] != eventRoom || len(all) != 7 {
+	if all := records(t, path); all[0]["event"] != eventRoom || len(all) != 6 {
 		t.Errorf("the new file begins with %v", all)
 	}
 	r.log.close()
@@ -815,8 +815,8 @@ func TestShortenedLog(t *testing.T) {
 	}
 	v, err := verifyLog(bytes.NewReader(contents(t, path)))
 	all := records(t, path)
-	if err != nil || v.first == [32]byte{} || len(all) != 2 || all[0]["event"] != eventStream ||
-		all[1]["msg_id"] != 6. {
+	if err != nil || v.first == [32]byte{} || len(all) != 4 || all[0]["event"] != eventRoom ||
+		all[3]["msg_id"] != 6. {
 		t.Errorf("%v, %+v: %v", err, v, all)
 	}
 	put(t, path, before)

@@ -74,7 +74,8 @@ func (h *home) connect(dir string, args ...string) *proc {
 // say sends lines as the key in dir and checks the exit status and stderr.
 func (h *home) say(dir, lines string, code int, words string, args ...string) {
 	h.t.Helper()
-	_, stderr, got := runToEnd(h.t, h.t.TempDir(), lines, append([]string{"-connect", h.addr, "-dir", dir}, args...)...)
+	_, stderr, got := runToEnd(h.t, h.t.TempDir(), lines,
+		append([]string{"-connect", h.addr, "-dir", dir, "-quiet"}, args...)...)
 	wantRun(h.t, "sending "+lines, stderr, got, code, words)
 }
 
@@ -133,6 +134,7 @@ func TestNumbersGoOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.start()
+	h.say(bob, "five\n", exitDone, "^$")
 	if other := recordField(records(t, h.log)[0], "epoch"); len(epochs) != 1 || epochs[other] || len(other) != 16 {
 		t.Errorf("epochs %v, and then %s", epochs, other)
 	}
@@ -214,7 +216,9 @@ func TestReconnectWithoutSeam(t *testing.T) {
 			if got := strings.Count(ear.out.String(), `"what":"say"`); got != 3 {
 				t.Errorf("%d messages", got)
 			}
-			again := h.connect(cleo, "-json", "-resume", file, "-count", "1")
+			again := h.connect(cleo, "-json", "-resume", file, "-to", "nobody")
+			again.send("{\"text\":\"x\"}\n") // what was missed comes before the acknowledgement
+			again.stdin.Close()
 			again.wait()
 			out := again.out.String()
 			switch {
@@ -272,7 +276,8 @@ func TestNotForStrangers(t *testing.T) {
 	onlyBob := everybody[:strings.Index(everybody, "\n")+1]
 	all := func() string {
 		t.Helper()
-		p := h.connect(cleo, "-since", "0")
+		p := h.connect(cleo, "-since", "0", "-to", "nobody")
+		p.send("x\n") // what was missed comes before the acknowledgement
 		p.stdin.Close()
 		p.wait()
 		return p.out.String()

@@ -632,7 +632,7 @@ func TestRoomQueue(t *testing.T) {
 // TestQueueAudience: the receivers of direct items count in the queue's limit, once for items in sequence.
 func TestQueueAudience(t *testing.T) {
 	const streams, takes = 256, audienceSize + 8*256
-	newAudience := func() *audience { return &audience{streams: make([]*stream, streams)} }
+	newAudience := func() *audience { return &audience{&visitor{}, make([]*stream, streams)} }
 	var q queue
 	shared := newAudience()
 	for range 3 {

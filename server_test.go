@@ -111,7 +111,7 @@ func TestServerRefusals(t *testing.T) {
 		"another closing word": {message(kindClose, []byte("bye")), errMalformed.Error()},
 		"an unknown kind":      {message(99, nil), errMalformed.Error()},
 		"kind 0":               {message(0, nil), errMalformed.Error()},
-		"an acknowledgement":   {message(kindAck, make([]byte, 8)), errMalformed.Error()},
+		"an acknowledgement":   {message(kindAck, bytes.Repeat([]byte{1}, 8)), errMalformed.Error()},
 		"a second join":        {message(kindJoin, joinRequest{}.encode()), errMalformed.Error()},
 		"raw bytes":            {message(kindRaw, []byte("x")), errMalformed.Error()},
 		"lines of no form":     {message(kindText, []byte("x")), errMalformed.Error()},
