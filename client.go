@@ -499,7 +499,7 @@ func (c *client) ask(term *terminal, id ssh.PublicKey) error {
 	term.setPrompt("Trust it? (yes / no / paste the fingerprint) ")
 	defer term.setPrompt("")
 	for {
-		answer, err := c.answer(term)
+		answer, pasted, err := c.answer(term)
 		switch {
 		case errors.Is(err, errTimeout):
 			return err
@@ -508,7 +508,7 @@ func (c *client) ask(term *terminal, id ssh.PublicKey) error {
 		}
 		answer = strings.TrimSpace(answer)
 		switch {
-		case answer == "yes" || slices.Contains(strings.Fields(answer), print):
+		case answer == "yes" && !pasted || slices.Contains(strings.Fields(answer), print):
 			return c.trust.remember(c.addr, id)
 		case answer == "no":
 			return &untrusted{reason: c.addr + " was not trusted"}
@@ -522,23 +522,24 @@ func (c *client) ask(term *terminal, id ssh.PublicKey) error {
 	}
 }
 
-// answer reads a line from the terminal. It returns an error when the client leaves, as after a signal.
-func (c *client) answer(term *terminal) (string, error) {
+// answer is readLine of the terminal, but returns an error when the client leaves, as after a signal.
+func (c *client) answer(term *terminal) (line string, pasted bool, err error) {
 	type result struct {
-		line string
-		err  error
+		line   string
+		pasted bool
+		err    error
 	}
 	read := make(chan result, 1)
 	go func() { // ends with the line, else with the process
 		defer c.console.guard()
-		line, _, err := term.readLine()
-		read <- result{line, err}
+		line, pasted, err := term.readLine()
+		read <- result{line, pasted, err}
 	}()
 	select {
 	case r := <-read:
-		return r.line, r.err
+		return r.line, r.pasted, r.err
 	case <-c.leaving.Done():
-		return "", context.Cause(c.leaving)
+		return "", false, context.Cause(c.leaving)
 	}
 }
 
@@ -563,7 +564,6 @@ func (c *client) input() {
 
 // readTyped fills the outbox with what a person types, until the person leaves.
 func (c *client) readTyped() error {
-	afterPaste := false
 	for {
 		line, pasted, err := c.console.read()
 		switch {
@@ -571,13 +571,9 @@ func (c *client) readTyped() error {
 			return nil
 		case err != nil:
 			return fmt.Errorf("reading standard input: %w", err)
-		case len(line) == 0 && !pasted && !afterPaste:
-			return nil // an empty line leaves, as in the paper
 		case len(line) == 0 && !pasted:
-			afterPaste = false // Enter was pressed to send the paste, which its last newline has sent already
-			continue
+			return nil // an empty line leaves, as in the paper
 		}
-		afterPaste = pasted
 		out, send := outLine{text: line, what: itemSay}, true
 		if !pasted {
 			var quit bool

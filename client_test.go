@@ -120,6 +120,7 @@ func TestBridge(t *testing.T) {
 	}
 	for line := 7; line <= 9; line++ {
 		server.err.match(t, fmt.Sprintf(`line %d: an object without "origin" and "name" of another server`, line))
+		server.out.match(t, fmt.Sprintf(`"type":"error","line":%d,`, line))
 	}
 	server.out.match(t, `(?s)("type":"error".*){3}`)
 	if got := strings.Count(server.out.String(), `"type":"error"`); got != 3 {
@@ -157,6 +158,7 @@ func TestBridgeSpeaksForOthers(t *testing.T) {
 	}
 	for line := 1; line <= 3; line++ {
 		server.err.match(t, fmt.Sprintf(`line %d: an object without "origin" and "name" of another server`, line))
+		server.out.match(t, fmt.Sprintf(`"type":"error","line":%d,`, line))
 	}
 	server.out.match(t, `(?s)("type":"error".*){3}`)
 	if got := strings.Count(server.out.String(), `"type":"error"`); got != 3 {
@@ -551,6 +553,53 @@ func TestHostileServer(t *testing.T) {
 			}
 			if len(args) == 2 && c.code == exitDone && !strings.Contains(out, letters) {
 				t.Errorf("letters: %q", out)
+			}
+		}
+	}
+}
+
+// TestLongCertificates: a certificate with a key id and a principal of several kilobytes and forged lines costs each side
+// one short line and one short record, whether it is refused or not.
+func TestLongCertificates(t *testing.T) {
+	t.Parallel()
+	anna, bob, eve := state(t, "anna"), state(t, "bob"), state(t, "eve")
+	ca := filepath.Join(t.TempDir(), "ca")
+	runTool(t, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", ca)
+	long := strings.Repeat("\nsecurechat: forged\x1b[2J\u202e", 100)
+	sign := func(dir string, args ...string) {
+		args = append([]string{"-q", "-s", ca, "-I", long}, args...)
+		runTool(t, "ssh-keygen", append(args, filepath.Join(dir, "identity.pub"))...)
+	}
+	sign(eve, "-n", long+",bob")
+	sign(anna, "-h", "-n", long+"x")
+	server, addr := serve(t, anna)
+	pin(t, eve, addr, anna)
+	_, code := sendHello(t, eve, addr)
+	appendFile(t, filepath.Join(anna, "authorized_keys"), "cert-authority,principals=\"nobody\" "+readText(t, ca+".pub"))
+	_, again := sendHello(t, eve, addr)
+	if code != exitUntrusted || again != exitUntrusted {
+		t.Errorf("exit %d and %d", code, again)
+	}
+	put(t, filepath.Join(anna, "authorized_keys"), []byte("cert-authority "+readText(t, ca+".pub")))
+	_, admitted := sendHello(t, eve, addr)
+	if admitted != exitDone {
+		t.Errorf("exit %d", admitted)
+	}
+	server.err.match(t, `\* \S+ left`)
+	if log := records(t, filepath.Join(server.cmd.Dir, "connection.log")); len(log) < 6 {
+		t.Errorf("%d records", len(log))
+	}
+	shown := map[string]string{"stderr": server.err.String(),
+		"the log": readText(t, filepath.Join(server.cmd.Dir, "connection.log"))}
+	appendFile(t, filepath.Join(bob, "known_hosts"), "@cert-authority * "+readText(t, ca+".pub"))
+	shown["the client's stderr"], _ = sendHello(t, bob, addr)
+	for name, out := range shown {
+		if bad := harmful(out); bad != "" {
+			t.Errorf("%s has %s", name, bad)
+		}
+		for line := range strings.Lines(out) {
+			if len(line) > 6*maxReason && !strings.HasPrefix(line, "securechat: hint: ") || strings.HasPrefix(line, "securechat: forged") {
+				t.Errorf("%s has a line of %d bytes: %.100q", name, len(line), line)
 			}
 		}
 	}

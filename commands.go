@@ -4,6 +4,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 )
 
@@ -36,8 +37,13 @@ func parseTyped(line []byte) (out outLine, command, arg string, err error) {
 	case !strings.HasPrefix(text, "/"):
 		return outLine{what: itemSay, text: line}, "", "", nil
 	}
-	command, arg, _ = strings.Cut(text, " ")
-	arg = strings.TrimSpace(arg)
+	command = text
+	if end := strings.IndexAny(text, " \n"); end >= 0 {
+		command, arg = text[:end], strings.TrimSpace(text[end:])
+	}
+	if strings.Contains(arg, "\n") {
+		return out, "", "", fmt.Errorf("%s takes one line, and the pasted text has several: nothing was done", command)
+	}
 	switch command {
 	case "/me":
 		if arg == "" {

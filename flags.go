@@ -186,7 +186,7 @@ func (o *options) table() []optionGroup {
 		}},
 		{"servers", []option{
 			{name: "log", value: "FILE", initial: "connection.log", field: &o.server.log, common: true, needs: server,
-				help: "log of the server; off keeps none; SIGHUP reopens it"},
+				check: o.checkLog, help: "log of the server; - writes it to stdout, off keeps none; SIGHUP reopens it"},
 			{name: "log-text", initial: "true", field: &o.server.logText, needs: server,
 				help: "log the SHA-256 of each text in place of the text"},
 			{name: "sync", field: &o.server.sync, needs: server,
@@ -571,6 +571,18 @@ func (o *options) checkLast() error {
 func (o *options) checkTimeout() error {
 	if o.client.timeout <= 0 {
 		return fmt.Errorf("-timeout %v: it must be positive", o.client.timeout)
+	}
+	return nil
+}
+
+func (o *options) checkLog() error {
+	switch {
+	case o.server.log != logStdout:
+		return nil
+	case o.server.sync:
+		return errors.New("-log -: -sync needs a file")
+	case o.output.raw:
+		return errors.New("-log -: -raw needs stdout: name a file, or off")
 	}
 	return nil
 }

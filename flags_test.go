@@ -143,7 +143,8 @@ func TestFlagValues(t *testing.T) {
 var flagSamples = map[string]string{
 	"listen": ":9000", "connect": "host:9000", "invite": "anna", "allow": "f", "verify-log": "f", "completion": "bash",
 	"identity": "f", "passphrase-file": "f", "type": "rsa", "bits": "2048", "comment": "anna", "dir": "d", "to": "bob",
-	"count": "1", "resume": "f", "since": "1", "last": "1", "timeout": "1s", "log": "f", "max-clients": "1", "rate": "1", "history": "1", "delay": "1s", "peer": "f",
+	"count": "1", "resume": "f", "since": "1", "last": "1", "timeout": "1s", "log": "f",
+	"max-clients": "1", "rate": "1", "history": "1", "delay": "1s", "peer": "f",
 	"head": noHash,
 }
 

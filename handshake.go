@@ -542,7 +542,7 @@ func (x *exchange) read() ([]byte, error) {
 	body, err := readFrame(x.conn, maxHandshakeFrame)
 	x.wire = frameHeader + len(body)
 	if err != nil {
-		return nil, withoutAddresses(err)
+		return nil, plainError(err)
 	}
 	return body, nil
 }
@@ -550,7 +550,7 @@ func (x *exchange) read() ([]byte, error) {
 func (x *exchange) write(body []byte) error {
 	x.wire = frameHeader + len(body)
 	if err := writeFrame(x.conn, body); err != nil {
-		return withoutAddresses(err)
+		return plainError(err)
 	}
 	return nil
 }

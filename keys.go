@@ -164,7 +164,7 @@ func (o *keyOptions) check() error {
 
 // makeRSA generates an RSA key, and reports progress because a small machine needs some time for it.
 func (o *keyOptions) makeRSA(what string, bits int) (key *rsa.PrivateKey, err error) {
-	o.inform("generating an RSA-%d %s; a small machine may need a minute", bits, what)
+	o.inform("generating an RSA-%d %s; a router may need some minutes", bits, what)
 	made := make(chan struct{})
 	go func() { // ends when the key is made
 		defer close(made)
@@ -177,7 +177,7 @@ func (o *keyOptions) makeRSA(what string, bits int) (key *rsa.PrivateKey, err er
 		case <-made:
 			return key, err
 		case <-tick.C:
-			o.inform("still generating it after %d seconds", int(time.Since(began).Seconds()))
+			o.inform("still generating it after %d seconds; the time depends on chance", int(time.Since(began).Seconds()))
 		}
 	}
 }
@@ -418,6 +418,10 @@ func (o *keyOptions) parsePrivate(path string, data []byte, info fs.FileInfo) (a
 	return nil, fmt.Errorf("%s is not a private key in a known format: %w", path, err)
 }
 
+// errLocked is the error of a key whose passphrase, with no terminal to ask for it, is missing or wrong. A service manager
+// need not start the program again.
+type errLocked struct{ error }
+
 // unlock decrypts a private key with a passphrase from a file or the user.
 func (o *keyOptions) unlock(path string, block *pem.Block) (any, error) {
 	file := o.passphraseFile
@@ -437,7 +441,7 @@ func (o *keyOptions) unlock(path string, block *pem.Block) (any, error) {
 		}
 		raw, err := decryptPrivateBlock(block, bytes.TrimRight(pass, "\r\n"))
 		if errors.Is(err, x509.IncorrectPasswordError) {
-			return nil, fmt.Errorf("wrong passphrase: the one in %s does not open %s", file, path)
+			return nil, errLocked{fmt.Errorf("wrong passphrase: the one in %s does not open %s", file, path)}
 		}
 		if err != nil {
 			return nil, fmt.Errorf("the passphrase in %s does not open %s: %w", file, path, err)
@@ -445,8 +449,8 @@ func (o *keyOptions) unlock(path string, block *pem.Block) (any, error) {
 		return raw, nil
 	}
 	if o.prompt == nil {
-		return nil, fmt.Errorf("%s has a passphrase and there is no terminal to ask for it: "+
-			"use -passphrase-file, a systemd credential named passphrase, or ssh-agent", path)
+		return nil, errLocked{fmt.Errorf("%s has a passphrase and there is no terminal to ask for it: "+
+			"use -passphrase-file, a systemd credential named passphrase, or ssh-agent", path)}
 	}
 	question := "Passphrase for " + path + ": "
 	for range 3 {
@@ -691,8 +695,11 @@ func keyHex(pub ssh.PublicKey, n int) string {
 	return hex.EncodeToString(sum[:])[:n]
 }
 
-// certName describes a certificate for the log. The key id is quoted, because it is the peer's text until the CA's
-// signature has been verified.
+// maxKeyID bounds the key id of a certificate in messages and records.
+const maxKeyID = 128
+
+// certName describes a certificate for the log. The key id is quoted and cut, because it is the peer's text until the
+// CA's signature has been verified.
 func certName(c *ssh.Certificate) string {
-	return fmt.Sprintf("certificate %q serial %d", c.KeyId, c.Serial)
+	return fmt.Sprintf("certificate %q serial %d", clip(c.KeyId, maxKeyID), c.Serial)
 }

@@ -679,7 +679,7 @@ func TestKeyFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, stderr, code := identityOf(t, anna, at(curve+"-locked"), "-passphrase-file", put(t, at("passphrase"), []byte("x")))
-		wantRun(t, "a wrong passphrase", stderr, code, exitTrouble, `wrong passphrase: the one in \S+passphrase does not open`)
+		wantRun(t, "a wrong passphrase", stderr, code, exitUsage, `wrong passphrase: the one in \S+passphrase does not open`)
 		put(t, at("passphrase"), []byte("secret\n"))
 		got, stderr, code := identityOf(t, anna, at(curve+"-locked"), "-passphrase-file", at("passphrase"))
 		if code != exitDone || got != print {

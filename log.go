@@ -41,9 +41,14 @@ const (
 	spaceTime  = time.Second
 )
 
+// logStdout is the path of a log that is written to stdout, for a container. It has no file: it is never read, cut, synced
+// or reopened, so a start continues neither its chain nor the streams of clients.
+const logStdout = "-"
+
 // logOptions say where the log is and what it records.
 type logOptions struct {
-	path    string            // "off" keeps no log
+	path    string            // "off" keeps no log, logStdout writes it to stdout
+	stdout  *os.File          // for logStdout
 	digests bool              // -log-text=false: record the SHA-256 of a message instead of its text
 	durable bool              // -sync: the caller calls sync before it acknowledges
 	notify  func(text string) // reports to the operator; may be nil
@@ -124,6 +129,10 @@ func (l *connLog) off() bool { return l.path == "off" }
 func openLog(o logOptions) (*connLog, error) {
 	l := &connLog{logOptions: o, syncFile: (*os.File).Sync, space: logSpace{measure: fileSystemSpace}}
 	if l.off() {
+		return l, nil
+	}
+	if o.path == logStdout {
+		l.f, l.began = o.stdout, "new"
 		return l, nil
 	}
 	if err := l.start(); err != nil {
@@ -345,6 +354,9 @@ func (l *connLog) writeLocked(add, marks func(b []byte) []byte) error {
 // check continues in a new file if this one has been removed, and behind what is left of it if it has been shortened:
 // a failed write is cut off at the end that the file had, so that end must be right.
 func (l *connLog) check() error {
+	if l.path == logStdout {
+		return nil
+	}
 	size, err := l.f.Seek(0, io.SeekEnd) // unlike Stat it allocates nothing
 	switch {
 	case err != nil:
@@ -400,14 +412,20 @@ func (l *connLog) put(b []byte) error {
 
 // append writes records to the file if its file system has space for them.
 func (l *connLog) append(b []byte) (int, error) {
-	if err := l.space.take(l.f, int64(len(b)), time.Now()); err != nil {
-		return 0, err
+	if l.path != logStdout {
+		if err := l.space.take(l.f, int64(len(b)), time.Now()); err != nil {
+			return 0, err
+		}
 	}
 	return l.f.Write(b)
 }
 
 // cut removes the rest of a failed write.
 func (l *connLog) cut() error {
+	if l.path == logStdout {
+		l.torn = false
+		return nil
+	}
 	info, err := l.f.Stat()
 	if err == nil && info.Size() > l.end.size {
 		err = l.f.Truncate(l.end.size)
@@ -437,7 +455,7 @@ func (l *connLog) replace() error {
 func (l *connLog) reopen() (moved bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.f == nil {
+	if l.f == nil || l.path == logStdout {
 		return false, nil
 	}
 	if l.atPath() {

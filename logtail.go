@@ -45,7 +45,7 @@ type logPart struct {
 func (l *connLog) replay(messages int, use func(record []byte, recent bool)) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.f == nil {
+	if l.f == nil || l.path == logStdout {
 		return nil
 	}
 	t := logTail{wanted: messages}

@@ -57,7 +57,7 @@ import (
 const (
 	exitDone      = 0
 	exitTrouble   = 1 // network or file trouble
-	exitUsage     = 2
+	exitUsage     = 2 // wrong usage, or a passphrase that is missing or wrong
 	exitUntrusted = 3 // either side refused the other, or somebody may be in the middle
 	exitLost      = 4 // lines are lost, recorded twice or not sent, perhaps
 	exitTimeout   = 5 // -timeout ran out
@@ -82,9 +82,10 @@ func exitCode(stderr io.Writer, err error) int {
 	if err == nil {
 		return exitDone
 	}
-	fmt.Fprintf(stderr, "securechat: %s%s\n", safe(err.Error()), hintOf(err))
+	lines := "securechat: " + safe(err.Error()) + strings.ReplaceAll(hintOf(err), "\n", "\n"+wholeLine)
+	fmt.Fprint(stderr, breakRowsFor(stderr, lines))
 	switch {
-	case errors.As(err, new(errUsage)):
+	case errors.As(err, new(errUsage)), errors.As(err, new(errLocked)):
 		return exitUsage
 	case errors.As(err, new(*untrusted)), errors.Is(err, errUnverified), errors.Is(err, errBadPacket):
 		return exitUntrusted
@@ -160,7 +161,29 @@ func newProcess(o *options, stdin, stdout, stderr *os.File) (*process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("setting up the terminal: %w", err)
 	}
-	return &process{options: o, console: c, stdin: stdin, stdout: stdout, dir: dir}, nil
+	p := &process{options: o, console: c, stdin: stdin, stdout: stdout, dir: dir}
+	p.chooseService(serviceFolder([]string{"/var/lib/securechat", "/etc/securechat"}, os.Geteuid())) // systemd, OpenWrt
+	return p, nil
+}
+
+// chooseService makes root's -invite, -allow and -fingerprint act on the folder of the service, if there is one and no
+// other folder was named. If root has keys of its own, they are used as always, and the operator hears of the other folder.
+func (p *process) chooseService(service string) {
+	o := p.options
+	switch o.mode {
+	case "invite", "allow", "fingerprint":
+	default:
+		return
+	}
+	if service == "" || o.keys.dir != "" || os.Getenv("SECURECHAT_DIR") != "" {
+		return
+	}
+	if exists(filepath.Join(p.dir, "identity")) {
+		p.console.note("using the keys in %s; for the service's room add -dir %s", p.dir, service)
+		return
+	}
+	p.dir = service
+	p.console.note("using the service's folder %s", service)
 }
 
 // loadKeys reads the keys and makes those that do not exist. It may ask for a passphrase at the terminal; a mode that
@@ -418,10 +441,17 @@ func (p *process) listen() (err error) {
 	p.keepPort(listeners[0].Addr())
 	o := p.options.server
 	log, err := openLog(logOptions{
-		path: o.log, digests: !o.logText, durable: o.sync, notify: func(text string) { p.console.note("%s", text) },
+		path: o.log, stdout: p.stdout, digests: !o.logText, durable: o.sync,
+		notify: func(text string) { p.console.note("%s", text) },
 	})
 	if err != nil {
 		return err
+	}
+	if o.log == logStdout {
+		if p.console.term != nil {
+			return wrongUse("-log -: a room at a terminal needs its stdout: name a file, or off")
+		}
+		p.console.mute() // the records have the messages
 	}
 	defer func() {
 		if cerr := log.close(); err == nil && cerr != nil {

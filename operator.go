@@ -83,7 +83,7 @@ func (o *operator) deliver(d *delivery) error {
 // terminal Ctrl-D and Ctrl-C stop it.
 func (o *operator) read() {
 	for {
-		line, _, err := o.console.read()
+		line, pasted, err := o.console.read()
 		switch {
 		case err == errInterrupt || err == io.EOF && o.console.term != nil:
 			o.stop()
@@ -97,7 +97,7 @@ func (o *operator) read() {
 			o.console.note("reading standard input: %v; the room stays open", err)
 			return
 		}
-		l, ok := o.interpret(line)
+		l, ok := o.interpret(line, pasted)
 		if !ok {
 			continue
 		}
@@ -107,9 +107,9 @@ func (o *operator) read() {
 	}
 }
 
-// interpret returns what a line of the operator sends. ok is false if there is nothing to send: the line was a command,
+// interpret returns what a line of the operator sends. A pasted line is no command. ok is false if there is nothing to send: the line was a command,
 // which interpret runs, or it cannot be sent, which interpret reports.
-func (o *operator) interpret(line []byte) (l lines, ok bool) {
+func (o *operator) interpret(line []byte, pasted bool) (l lines, ok bool) {
 	l = lines{first: 1, what: itemSay, texts: [][]byte{line}} // the room counts the operator's lines
 	switch {
 	case o.console.json:
@@ -123,7 +123,7 @@ func (o *operator) interpret(line []byte) (l lines, ok bool) {
 		}
 		l.what, l.to, l.from, l.texts[0] = said.what, said.to, from, said.text
 		return l, said.text != nil
-	case o.console.term != nil:
+	case o.console.term != nil && !pasted:
 		said, send := o.command(line)
 		l.what, l.to, l.texts[0] = said.what, said.to, said.text
 		return l, send && len(line) > 0
@@ -268,7 +268,7 @@ const inviteWords = "An invite for %s, good once and for a day. On the other mac
 func makeInvite(t *trust, c *console, name, port string) error {
 	code, err := t.newInvite(name, time.Now())
 	if err == nil {
-		c.notePlain(inviteWords+"\n  %s", name, publicAddress(port), code)
+		c.notePlain(inviteWords+"%s", name, publicAddress(port), ownLines("\n  "+code))
 	}
 	return err
 }

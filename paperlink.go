@@ -441,7 +441,7 @@ func loadPaper(identity string, peers []string, dir string, delay time.Duration,
 		}
 		p.peers, p.names = append(p.peers, key), append(p.names, keyName(name, pub))
 	}
-	note("%s", paperWarning)
+	note(paperWarning)
 	return &endpoint{protocol: p, id: id, name: keyName("", id)}, nil
 }
 

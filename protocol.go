@@ -105,7 +105,11 @@ func hintOf(err error) string {
 	var u *untrusted
 	switch {
 	case errors.As(err, &u) && u.hint != "":
-		return "\nsecurechat: hint: " + strings.ReplaceAll(u.hint, "\n", "\nsecurechat: hint: ")
+		var hint strings.Builder
+		for line := range strings.SplitSeq(u.hint, "\n") {
+			hint.WriteString("\nsecurechat: hint: " + safe(line))
+		}
+		return hint.String()
 	case errors.Is(err, errUnverified):
 		return "\nsecurechat: hint: the connection was dropped; try from another network, " +
 			"and compare fingerprints with the operator"

@@ -469,7 +469,8 @@ func (r *room) settleLocked(st *stream, over func(u unread) bool, kept bool) {
 		}
 		for _, v := range to {
 			if kept {
-				r.notifyLocked(m, itemUndelivered, fmt.Sprintf("%s has not read it yet; what you sent is kept for %s", v.name, v.name))
+				const text = "%s has not read it yet; what you sent is kept for %s"
+				r.notifyLocked(m, itemUndelivered, fmt.Sprintf(text, v.name, v.name))
 			}
 		}
 		r.wakeLocked(m)
@@ -574,7 +575,8 @@ func (r *room) publishLocked(m *member, l lines) error {
 	switch {
 	case to == nil || to.visitor == nil:
 	case len(to.streams) == 0:
-		r.notifyLocked(m, itemUndelivered, fmt.Sprintf("%s is not here; what you sent is kept for %s", to.visitor.name, to.visitor.name))
+		name := to.visitor.name
+		r.notifyLocked(m, itemUndelivered, fmt.Sprintf("%s is not here; what you sent is kept for %s", name, name))
 	case !m.operator && to.visitor.here > 0:
 		r.awaitLocked(m, l.first, to.visitor)
 	}
@@ -688,7 +690,8 @@ func (r *room) kick(name string) error {
 	return nil
 }
 
-// away returns the visitors that have not been in the room since the start: whether a line of authorized_keys admitted them, by fingerprint.
+// away returns the visitors that have not been in the room since the start, by fingerprint: whether a line of
+// authorized_keys admitted them.
 func (r *room) away() map[string]bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

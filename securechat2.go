@@ -196,7 +196,7 @@ func (s *securechat2) handshakeError(err error) error {
 		err = errors.New("the server closed the connection: it may be stopping or busy, " +
 			"or reject this address for a while after failed attempts; try again in a minute")
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		err = fmt.Errorf("the server did not answer in time: %w", withoutAddresses(err))
+		err = netTrouble{"the server did not answer in time", err}
 	}
 	err = fmt.Errorf("handshake with %s: %w", s.client.addr, err)
 	if errors.Is(err, errUnverified) || errors.Is(err, errBadPacket) {
@@ -277,7 +277,7 @@ func (s *securechat2) accept(conn net.Conn) (*peer, link, joinRequest, error) {
 	req, err := readJoin(sess)
 	if err != nil {
 		sess.wipe()
-		return p, nil, joinRequest{}, fmt.Errorf("first packet: %w", withoutAddresses(err))
+		return p, nil, joinRequest{}, fmt.Errorf("first packet: %w", plainError(err))
 	}
 	p.stream = req.stream
 	return p, sess, req, nil

@@ -906,6 +906,164 @@ func TestNoSocket(t *testing.T) {
 	}
 }
 
+// serviceState returns a state folder that belongs to the user of a service, if the test runs as root.
+func serviceState(t *testing.T) (dir string, uid int) {
+	t.Helper()
+	dir, uid = state(t, "service"), os.Geteuid()
+	if uid != 0 {
+		return dir, uid
+	}
+	uid = 65532
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		if err := os.Lchown(filepath.Join(dir, name.Name()), uid, uid); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chown(dir, uid, uid); err != nil {
+		t.Fatal(err)
+	}
+	return dir, uid
+}
+
+// TestRootInServiceFolder checks that all files that root's commands create in the folder of a service belong to the
+// service's user.
+func TestRootInServiceFolder(t *testing.T) {
+	t.Parallel()
+	dir, uid := serviceState(t)
+	for _, name := range []string{"encryption", "identity", "identity.pub", "lock"} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
+	}
+	bob := filepath.Join(state(t, "bob"), "identity.pub")
+	for _, args := range [][]string{{"-keygen"}, {"-invite", "ben"}, {"-allow", bob}} {
+		if _, stderr, code := runToEnd(t, dir, "", append(args, "-dir", dir)...); code != exitDone {
+			t.Fatalf("%v: exit %d: %s", args, code, stderr)
+		}
+	}
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var created []string
+	for _, name := range names {
+		info, err := name.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if owner := info.Sys().(*syscall.Stat_t).Uid; int(owner) != uid {
+			t.Errorf("%s belongs to user %d, not to %d", name.Name(), owner, uid)
+		}
+		created = append(created, name.Name())
+	}
+	want := []string{"authorized_keys", "encryption", "identity", "invites", "lock"}
+	for _, name := range want {
+		if !slices.Contains(created, name) {
+			t.Errorf("%s was not created: %v", name, created)
+		}
+	}
+}
+
+// TestRootFollowsNoPlantedLink lets the user of a service plant links in its folder. Root's commands must neither change
+// nor copy the files that they lead to. For a user without root's rights such a link is its own.
+func TestRootFollowsNoPlantedLink(t *testing.T) {
+	t.Parallel()
+	const secret = "root's own file\n"
+	bob := filepath.Join(state(t, "bob"), "identity.pub")
+	for _, c := range []struct {
+		name string
+		link func(from, to string) error
+	}{{"authorized_keys", os.Symlink}, {"authorized_keys", os.Link}, {"lock", os.Symlink}, {"identity", os.Symlink}} {
+		dir, uid := serviceState(t)
+		target := put(t, filepath.Join(t.TempDir(), "target"), []byte(secret))
+		planted := filepath.Join(dir, c.name)
+		if err := os.Remove(planted); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
+		if err := c.link(target, planted); err != nil {
+			t.Fatal(err)
+		}
+		_, stderr, code := runToEnd(t, dir, "", "-allow", bob, "-dir", dir)
+		if os.Geteuid() == 0 {
+			wantRun(t, c.name, stderr, code, exitTrouble, "is a link in the folder of another user|too many levels")
+		}
+		info, err := os.Stat(target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if owner := info.Sys().(*syscall.Stat_t).Uid; int(owner) == uid && uid != os.Geteuid() {
+			t.Errorf("%s: the target belongs to the service now", c.name)
+		}
+		if text := readText(t, target); os.Geteuid() == 0 && text != secret {
+			t.Errorf("%s: the target has %q", c.name, text)
+		}
+	}
+}
+
+// TestFolderOwner checks the decision itself, for any user that runs the test.
+func TestFolderOwner(t *testing.T) {
+	dir, uid := serviceState(t)
+	if o := ownerOf(dir, 1000); o != nil {
+		t.Errorf("not root: %v", o)
+	}
+	if o := ownerOf("/", 0); o != nil {
+		t.Errorf("root's own folder: %v", o)
+	}
+	if o := ownerOf(filepath.Join(dir, "none"), 0); o != nil {
+		t.Errorf("no folder: %v", o)
+	}
+	if o := ownerOf(dir, 0); o == nil || o.uid != uid {
+		t.Errorf("the folder of user %d: %v", uid, o)
+	}
+	empty := t.TempDir()
+	if got := serviceFolder([]string{empty, "/none", dir}, 0); got != dir {
+		t.Errorf("the service's folder: %q", got)
+	}
+	if got := serviceFolder([]string{dir}, 1000); got != "" {
+		t.Errorf("not root: %q", got)
+	}
+}
+
+// TestLogToStdout checks that -log - writes whole records and nothing else to stdout, before and after SIGHUP, creates no
+// file, and that flags which need a file or stdout itself are refused.
+func TestLogToStdout(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	server, addr := serve(t, anna, "-log", "-")
+	for _, text := range []string{"before", "after"} {
+		if _, stderr, code := runToEnd(t, t.TempDir(), text+"\r\n", "-connect", addr, "-dir", anna); code != exitDone {
+			t.Fatalf("exit %d: %s", code, stderr)
+		}
+		if err := server.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := server.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if code := server.wait(); code != exitDone {
+		t.Errorf("exit %d", code)
+	}
+	if names, err := os.ReadDir(server.cmd.Dir); err != nil || len(names) != 0 {
+		t.Errorf("files were created: %v, %v", names, err)
+	}
+	path := put(t, filepath.Join(t.TempDir(), "log"), []byte(server.out.String()))
+	if _, stderr, code := runToEnd(t, t.TempDir(), "", "-verify-log", path); code != exitDone {
+		t.Errorf("stdout is no log: exit %d, %s", code, stderr)
+	}
+	if got := messages(t, path); !slices.Equal(got, []string{"before", "after"}) { // and CRLF ends a line
+		t.Errorf("messages: %q", got)
+	}
+	for _, flag := range []string{"-sync", "-raw"} {
+		_, stderr, code := runToEnd(t, t.TempDir(), "", "-listen", "127.0.0.1:0", "-dir", anna, "-log", "-", flag)
+		wantRun(t, flag, stderr, code, exitUsage, "^securechat: -log -: "+flag)
+	}
+}
+
 // TestDistrustCountsLines checks that a client that no longer trusts its server reports how many lines the server has
 // not acknowledged, and does not connect again.
 func TestDistrustCountsLines(t *testing.T) {

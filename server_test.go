@@ -85,7 +85,7 @@ func TestServerDeadline(t *testing.T) {
 				t.Errorf("%d frames: it ended after %v with %d handshakes in progress", frames, d, s.gate.inProgress)
 			}
 			printNotes(s.console)
-			if !strings.Contains(notes.String(), "i/o timeout") {
+			if !strings.Contains(notes.String(), "did not answer in time") {
 				t.Errorf("%d frames: the operator saw %q", frames, notes)
 			}
 			notes.Reset()

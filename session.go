@@ -9,6 +9,8 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -455,14 +457,46 @@ func wake(c chan struct{}) {
 	}
 }
 
-// netReason returns a network error's text without addresses, which are reported beside it.
-func netReason(err error) string { return withoutAddresses(err).Error() }
+// netTrouble is an error of the network in plain words, without addresses, which are reported beside it.
+type netTrouble struct {
+	words string
+	error
+}
 
-// withoutAddresses returns the cause of a network error, whose text has no addresses, or any other error as it is.
-func withoutAddresses(err error) error {
+func (e netTrouble) Error() string { return e.words }
+func (e netTrouble) Unwrap() error { return e.error }
+
+// plainError returns an error of the network as a netTrouble, and any other error as it is.
+func plainError(err error) error {
 	var op *net.OpError
-	if errors.As(err, &op) {
-		return op.Err
+	var dns *net.DNSError
+	isAny := func(targets ...error) bool {
+		return slices.ContainsFunc(targets, func(target error) bool { return errors.Is(err, target) })
+	}
+	switch {
+	case errors.As(err, new(netTrouble)):
+		return err
+	case isAny(io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE):
+		return netTrouble{"the other side ended the connection", err}
+	case isAny(os.ErrDeadlineExceeded, syscall.ETIMEDOUT):
+		return netTrouble{"the other side did not answer in time", err}
+	case isAny(net.ErrClosed):
+		return netTrouble{"the connection was ended here", err}
+	case isAny(syscall.ECONNREFUSED):
+		return netTrouble{"the connection was refused", err}
+	case isAny(syscall.ENETUNREACH, syscall.EHOSTUNREACH):
+		return netTrouble{"there is no way to that address", err}
+	case isAny(syscall.EADDRNOTAVAIL):
+		return netTrouble{"this machine does not have that address", err}
+	case errors.As(err, &dns) && dns.IsNotFound:
+		return netTrouble{"there is no host of that name", err}
+	case errors.As(err, &dns):
+		return netTrouble{"the name of the host cannot be looked up: " + dns.Err, err}
+	case errors.As(err, &op):
+		return netTrouble{op.Err.Error(), err}
 	}
 	return err
 }
+
+// netReason returns the text of plainError.
+func netReason(err error) string { return plainError(err).Error() }

@@ -533,11 +533,12 @@ func TestItemForm(t *testing.T) {
 // TestLineReader checks where lines end, and that a line which is too long is dropped alone.
 func TestLineReader(t *testing.T) {
 	longest := strings.Repeat("x", maxLine)
-	l := newLineReader(strings.NewReader("one\n\nthree\r\n"+longest+"\n"+longest+"yy\nsix\n"+longest+longest), maxLine)
-	for i, want := range []string{"one", "", "three\r", longest, "", "six", ""} {
+	l := newLineReader(strings.NewReader("one\n\nthree\r\n"+longest+"\n"+longest+"yy\nsix\n"+longest+"y\n"+longest+"\r\n"+
+		longest+longest), maxLine)
+	for i, want := range []string{"one", "", "three", longest, "", "six", "", longest, ""} {
 		line, err := l.next()
 		var long errLongLine
-		if i == 4 || i == 6 {
+		if i == 4 || i == 6 || i == 8 {
 			if !errors.As(err, &long) || long.number != i+1 || !strings.Contains(err.Error(), fmt.Sprintf("line %d ", i+1)) {
 				t.Errorf("line %d: %d bytes, %v", i+1, len(line), err)
 			}

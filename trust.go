@@ -256,7 +256,7 @@ func (t *trust) admitCertificate(g grant, cert *ssh.Certificate, keys *authorize
 			})
 		}
 		if err != nil {
-			excluded = refuse("%s by CA authorized_keys:%d: %v", certName(cert), l.line, err)
+			excluded = refuse("%s by CA authorized_keys:%d: %s", certName(cert), l.line, clip(err.Error(), maxReason))
 			continue
 		}
 		g.name = t.certificateName(cert, principal, l, keys)
@@ -445,7 +445,7 @@ func (t *trust) checkServerCertificate(addr, host string, cas []*knownLine, remo
 		if failed == nil {
 			return fmt.Sprintf("%s by CA known_hosts:%d", certName(cert), ca.line), nil
 		}
-		err = refuse("%s of %s by CA known_hosts:%d: %v", certName(cert), addr, ca.line, failed)
+		err = refuse("%s of %s by CA known_hosts:%d: %s", certName(cert), addr, ca.line, clip(failed.Error(), maxReason))
 	}
 	return "", err
 }

@@ -630,10 +630,10 @@ func TestIdentities(t *testing.T) {
 
 	path := filepath.Join(keys, "ed25519-256")
 	stderr, code := hello("-identity", path)
-	wantRun(t, "a passphrase and no terminal", stderr, code, exitTrouble,
+	wantRun(t, "a passphrase and no terminal", stderr, code, exitUsage,
 		`has a passphrase and there is no terminal to ask for it: use -passphrase-file`)
 	stderr, code = hello("-identity", path, "-passphrase-file", wrong)
-	wantRun(t, "a wrong passphrase", stderr, code, exitTrouble,
+	wantRun(t, "a wrong passphrase", stderr, code, exitUsage,
 		`wrong passphrase: the one in \S+wrong does not open \S+ed25519-256`)
 	if err := os.Chmod(pass, 0o644); err != nil {
 		t.Fatal(err)
@@ -1094,7 +1094,7 @@ func TestPaperKeyElsewhere(t *testing.T) {
 	}
 	_, stderr, code := runToEnd(t, t.TempDir(), "", "-paper", "-connect", "127.0.0.1:1", "-dir", anna, "-identity", used,
 		"-peer", free+".pub")
-	wantRun(t, "with another state folder", stderr, code, exitTrouble, `connection refused`)
+	wantRun(t, "with another state folder", stderr, code, exitTrouble, `connection was refused`)
 }
 
 // TestRevocationReachesSessions: a client or a server that is no longer trusted loses its session within seconds: its
