@@ -10,11 +10,13 @@ import (
 
 const (
 	clientHelp = `/who              list the people in the room
+/history N        show the last N messages once more
 /msg NAME TEXT    send TEXT to NAME alone
 /me TEXT          describe what you do
 /quit             leave; an empty line, Ctrl-D and Ctrl-C do so too
 //TEXT            send a line that begins with one slash`
 	operatorHelp = `/who              list the people in the room
+/history N        show the last N messages once more
 /msg NAME TEXT    send TEXT to NAME alone
 /me TEXT          describe what you do
 /kick NAME        remove NAME from the room

@@ -265,10 +265,10 @@ func (c *console) prompt(name string) string {
 	return nameColor(name) + name + colorOff + "> "
 }
 
-// welcome prints, with -json, the object that begins a connection. name is the own name in the room.
-func (c *console) welcome(name string, gap bool) error {
+// welcome prints, with -json, the object that begins a connection.
+func (c *console) welcome(w welcome) error {
 	err := c.printObject(func(b []byte, room *roomState) []byte {
-		return appendWelcome(b, name, gap, room.server, room.origin)
+		return appendWelcome(b, w, room.server, room.origin)
 	})
 	if err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -43,7 +44,7 @@ func newOperator(c *console, r *room, t *trust, refused *strangers, self *peer, 
 
 // show prints the room on the console until the room closes. An error of standard output does not close the room.
 func (o *operator) show() {
-	err := o.console.welcome(o.name, false)
+	err := o.console.welcome(o.room.operatorWelcome(o.member))
 	if err == nil {
 		o.room.start(o.member)
 		err = <-o.member.written
@@ -143,6 +144,8 @@ func (o *operator) command(line []byte) (out outLine, send bool) {
 		o.console.notePlain("* %s", whoLine(o.room.names()))
 	case name == "/quit":
 		o.stop()
+	case name == "/history":
+		err = o.recall(arg)
 	case name == "/help":
 		o.console.notePlain(operatorHelp)
 	case o.trust == nil && (name == "/invite" || name == "/allow"):
@@ -160,6 +163,16 @@ func (o *operator) command(line []byte) (out outLine, send bool) {
 		o.console.note("%s", ownLines(err.Error()))
 	}
 	return out, false
+}
+
+// recall shows the last messages once more, as many as arg says.
+func (o *operator) recall(arg string) error {
+	n, err := strconv.ParseUint(arg, 10, 32)
+	if err != nil || n == 0 {
+		return errors.New("/history N shows the last N messages once more")
+	}
+	o.room.recall(o.member, n)
+	return nil
 }
 
 // allowStranger adds a key that was refused to authorized_keys, under the given name or one made of the key, and

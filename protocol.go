@@ -74,6 +74,12 @@ func (p *peer) identify(key ssh.PublicKey) {
 	p.key, p.fingerprint, p.suffix = key, fingerprint(key), nameSuffix(key)
 }
 
+// listed reports whether a line of authorized_keys names the peer's key.
+func (p *peer) listed() bool {
+	_, certified := p.key.(*ssh.Certificate)
+	return !certified && strings.Contains(p.admittedBy, "authorized_keys:")
+}
+
 // errUnverified is wrapped by what failed verification, in either protocol, and by nothing else: a timeout or a closed
 // connection gets ordinary words, so that the warning keeps its force.
 var errUnverified = errors.New("it might be a man-in-the-middle attack")

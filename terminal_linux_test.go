@@ -766,7 +766,7 @@ func TestConversation(t *testing.T) {
 		again, cmd := startAtTerminal(t, 60, "", "-connect", addr, "-dir", bobDir, "-nobell")
 		again.waitText("bob> ")
 		if c.keys == "\r" {
-			again.waitText("1 said while you were away:")
+			again.waitText("1 message while you were away:")
 			again.wait("a dated line", func(out string) bool { return matches(`\d{4}-\d\d-\d\d \d\d:\d\d anna: missed`, out) })
 		}
 		again.send(c.keys)
@@ -1387,7 +1387,9 @@ func TestAmbiguousName(t *testing.T) {
 	}
 	s.match(`\* bob left`)
 	s.send("/msg bob where are you\r")
-	s.match(`nobody here is called bob; B0b~` + suffix + ` is here`)
+	s.match(`bob is not here; what you sent is kept for bob`)
+	s.send("/msg bib where are you\r")
+	s.match(`nobody here is called bib`)
 	s.send("\r")
 	s.waitExit(p, exitDone)
 	if out := first.out.String() + second.out.String(); strings.Contains(out, "one of you") ||
@@ -1414,4 +1416,62 @@ func TestPaperProgramTerminal(t *testing.T) {
 	if got := messages(t, filepath.Join(server.cmd.Dir, "connection.log")); !slices.Equal(got, []string{"typed"}) {
 		t.Errorf("the log has %q", got)
 	}
+}
+
+// TestWhileAway: somebody at a terminal who returns gets what was said meanwhile, with its time and day, once, over a
+// restart of the server with a new log file; whoever comes for the first time sees who is here. /history shows messages
+// once more, and none that were for others.
+func TestWhileAway(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	bob, carol := guest(t, h.dir, h.addr, "bob"), guest(t, h.dir, h.addr, "carol")
+	atTerminal := func(dir string, args ...string) (*screen, *proc) {
+		return startAtTerminal(t, 80, "", append([]string{"-connect", h.addr, "-dir", dir}, args...)...)
+	}
+	s, p := atTerminal(carol)
+	s.waitText("* 2 here: anna, carol")
+	h.server.send("hello\n")
+	s.waitText("anna: hello")
+	s.send("my own\r/quit\r")
+	s.waitExit(p, exitDone)
+	h.server.out.match(t, "my own")
+	h.server.send("the key is under the mat\n")
+	h.say(bob, "psst\n", exitTrouble, "what you sent is kept for carol", "-to", "carol")
+	h.kill()
+	h.rotate()
+	h.start()
+
+	s, p = atTerminal(bob)
+	s.waitText("bob> ")
+	s.send("/history 9\r")
+	s.wait("what was said since bob first came", func(out string) bool {
+		return strings.Contains(out, "no messages to show") && !strings.Contains(out, "mat")
+	})
+	s.send("/history\r")
+	s.waitText("/history N shows")
+	s.send("\r")
+	s.waitExit(p, exitDone)
+
+	s, p = atTerminal(carol)
+	s.waitText("2 messages while you were away:")
+	s.wait("both messages", func(out string) bool {
+		day := `\d{4}-\d\d-\d\d \d\d:\d\d `
+		return matches(`(?s)`+day+`anna: the key is under the mat.*`+day+`bob \(to you\): psst`, out) &&
+			!matches(`hello|my own|missed`, out)
+	})
+	s.send("\r")
+	s.waitExit(p, exitDone)
+	h.restart()
+	s, p = atTerminal(carol)
+	s.waitText("carol> ")
+	s.send("/history 3\r")
+	s.wait("the last messages", func(out string) bool {
+		return matches(`(?s)the last 3 messages:.*carol: my own.*under the mat.*psst`, out) && !strings.Contains(out, "away")
+	})
+	s.send("\r")
+	s.waitExit(p, exitDone)
+	s, p = atTerminal(carol, "-last", "1")
+	s.wait("the last message", func(out string) bool { return strings.Contains(out, "psst") && !strings.Contains(out, "mat") })
+	s.send("\r")
+	s.waitExit(p, exitDone)
 }

@@ -181,6 +181,30 @@ func (r *clientRules) admit(id ssh.PublicKey, remote net.Addr, now time.Time) (g
 	return g, t.unlisted(id)
 }
 
+// excluded returns the keys among away that are certainly admitted no more, wherever they come from. away has the
+// fingerprints of keys, and whether a line of authorized_keys admitted them. Of a certificate's key nothing is certain.
+func (r *clientRules) excluded(away map[string]bool, now time.Time) (keys []string) {
+	if r.authorizedErr != nil || r.revokedErr != nil {
+		return nil
+	}
+	admitted, listed := map[string]bool{}, map[string]bool{}
+	for _, l := range r.authorized.lines {
+		if l.ca {
+			continue
+		}
+		print := fingerprint(l.key)
+		listed[print] = true
+		expired := !l.expiry.IsZero() && !now.Before(l.expiry)
+		admitted[print] = admitted[print] || !expired && r.revoked.revokes(l.key) == ""
+	}
+	for print, hadLine := range away {
+		if (hadLine || listed[print]) && !admitted[print] {
+			keys = append(keys, print)
+		}
+	}
+	return keys
+}
+
 // recheckEvery is the time between two looks at the files that decide about peers.
 const recheckEvery = 2 * time.Second
 
