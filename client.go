@@ -324,13 +324,10 @@ func (c *client) orOffline(ctx context.Context, err error) error {
 	return errOffline
 }
 
-// join joins the room over conn, within the handshake's deadline.
+// join joins the room over conn.
 func (c *client) join(ctx context.Context, conn net.Conn) (*clientConn, error) {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	if err := conn.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
-		return nil, errUnreachable{err}
-	}
 	req := joinRequest{stream: c.stream, flags: joinListens, epoch: c.place.epoch, seen: c.place.seen}
 	switch {
 	case c.pipe != nil:
@@ -338,7 +335,7 @@ func (c *client) join(ctx context.Context, conn net.Conn) (*clientConn, error) {
 	case c.console.term != nil:
 		req.flags |= joinPerson
 	}
-	server, l, w, err := c.protocol.dial(conn, req)
+	server, l, w, err := c.protocol.dial(newPacedConn(conn, nil, nil), req)
 	if err != nil {
 		return nil, err
 	}
