@@ -121,7 +121,7 @@ func (c *pacedConn) orBusy(err error) error {
 		return fmt.Errorf("it left when the server had taken %v for its handshake: %w", took.Round(time.Second), errBusy)
 	}
 	if n := c.turns.waiting(); n > 0 && !c.heard {
-		return fmt.Errorf("it left before saying who it is, while %d other handshakes waited for the processor: %w",
+		return fmt.Errorf("it left before saying who it is, while handshakes waited for the processor (%d): %w",
 			n, errBusy)
 	}
 	return err

@@ -1171,18 +1171,25 @@ func (l *farListener) dial(ip string) net.Conn {
 	return here
 }
 
-// TestServerPenalises: the server drops connections of an address with too many failures before any cryptography, and
-// of no other address. A success clears the failures.
-func TestServerPenalises(t *testing.T) {
+// farServer is a server in a synctest bubble whose clients come from any address.
+type farServer struct {
+	*farListener
+	t    *testing.T
+	me   *party // of the server and of all clients
+	told *watched
+}
+
+// serveFar runs test in a bubble, with a server, which it stops afterwards. The log can then be read.
+func serveFar(t *testing.T, test func(t *testing.T, s *farServer)) (path string) {
+	t.Helper()
 	dir := state(t, "anna")
 	k, err := loadKeys(keyOptions{dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
 	me := partyOf(t, k.signer, k.encryption)
-	path := filepath.Join(t.TempDir(), "log")
+	path = filepath.Join(t.TempDir(), "log")
 	put(t, filepath.Join(dir, "authorized_keys"), []byte(publicLine(k.signer.PublicKey(), "anna")))
-	put(t, filepath.Join(dir, "known_hosts"), []byte("* "+publicLine(k.signer.PublicKey(), "")))
 	synctest.Test(t, func(t *testing.T) {
 		log, err := openLog(logOptions{path: path})
 		if err != nil {
@@ -1203,80 +1210,7 @@ func TestServerPenalises(t *testing.T) {
 		ctx, stop := context.WithCancel(context.Background())
 		served := make(chan error)
 		go func() { served <- s.serve(ctx, []net.Listener{l}, s.join) }()
-
-		// try fails a handshake and reports whether the server sent a hello.
-		try := func(ip string) bool {
-			conn := l.dial(ip)
-			defer conn.Close()
-			if _, err := readFrame(conn, maxHandshakeFrame); err != nil {
-				return false
-			}
-			if err := writeFrame(conn, make([]byte, 100)); err != nil {
-				t.Error(err)
-			}
-			if _, err := conn.Read(make([]byte, 1)); err != io.EOF {
-				t.Errorf("after a failure: %v", err)
-			}
-			return true
-		}
-		succeed := func(ip string) error {
-			conn := l.dial(ip)
-			secrets, err := clientHandshake(conn, me, trustAll, nil)
-			if err != nil {
-				return err
-			}
-			sess, err := newSession(conn, secrets, false, pipeTraffic)
-			if err != nil {
-				return err
-			}
-			if err := writeMessage(sess, kindJoin, joinRequest{}.encode()); err != nil {
-				return err
-			}
-			_, _, err = sess.read()
-			conn.Close()
-			synctest.Wait()
-			return err
-		}
-		for i := range 4 {
-			if !try("192.0.2.1") {
-				t.Errorf("try %d: kept out already", i+1)
-			}
-		}
-		for range 10 {
-			if try("192.0.2.1") {
-				t.Error("not kept out after four failures")
-			}
-			if !try("127.0.0.1") {
-				t.Error("loopback is kept out")
-			}
-		}
-		if err := succeed("192.0.2.2"); err != nil {
-			t.Errorf("a neighbour: %v", err)
-		}
-		<-time.After(20 * time.Second)
-		for range 3 {
-			if !try("192.0.2.1") {
-				t.Error("kept out for too long")
-			}
-		}
-		if err := succeed("192.0.2.1"); err != nil {
-			t.Error(err)
-		}
-		for range 2 {
-			if !try("192.0.2.1") {
-				t.Error("success does not clear what failed before")
-			}
-		}
-		silent := []net.Conn{l.dial("192.0.2.3"), l.dial("192.0.2.3")}
-		for _, conn := range silent {
-			if _, err := readFrame(conn, maxHandshakeFrame); err != nil {
-				t.Error(err)
-			}
-		}
-		<-time.After(handshakeTimeout + time.Second)
-		if try("192.0.2.3") {
-			t.Error("silence costs nothing")
-		}
+		test(t, &farServer{l, t, me, told})
 		stop()
 		if err := <-served; err != nil {
 			t.Error(err)
@@ -1285,19 +1219,171 @@ func TestServerPenalises(t *testing.T) {
 		if err := log.close(); err != nil {
 			t.Error(err)
 		}
-		if n := strings.Count(told.String(),
-			"refused 192.0.2.1:4711: too many failed tries from 192.0.2.1: it is kept out for"); n != 1 {
-			t.Errorf("reported %d times: %s", n, told)
-		}
 	})
-	n := 0
+	return path
+}
+
+// silent connects from ip, and returns the connection if the server sends a hello, else nil.
+func (s *farServer) silent(ip string) net.Conn {
+	conn := s.dial(ip)
+	if _, err := readFrame(conn, maxHandshakeFrame); err != nil {
+		conn.Close()
+		return nil
+	}
+	return conn
+}
+
+// try fails a handshake and reports whether the server sent a hello.
+func (s *farServer) try(ip string) bool {
+	conn := s.silent(ip)
+	if conn == nil {
+		return false
+	}
+	defer conn.Close()
+	if err := writeFrame(conn, make([]byte, 100)); err != nil {
+		s.t.Error(err)
+	}
+	if _, err := conn.Read(make([]byte, 1)); err != io.EOF {
+		s.t.Errorf("after a failure: %v", err)
+	}
+	return true
+}
+
+// succeed joins from ip and leaves.
+func (s *farServer) succeed(ip string) error {
+	conn := s.dial(ip)
+	defer conn.Close()
+	secrets, err := clientHandshake(conn, s.me, trustAll, nil)
+	if err != nil {
+		return err
+	}
+	sess, err := newSession(conn, secrets, false, pipeTraffic)
+	if err != nil {
+		return err
+	}
+	if err := writeMessage(sess, kindJoin, joinRequest{}.encode()); err != nil {
+		return err
+	}
+	_, _, err = sess.read()
+	conn.Close()
+	synctest.Wait()
+	return err
+}
+
+// refusals counts the log's records of refusals of client whose reason starts with text.
+func refusals(t *testing.T, path, client, text string) (n int) {
+	t.Helper()
 	for _, r := range records(t, path) {
-		if r["event"] == eventRefused && strings.HasPrefix(r["reason"].(string), "too many failed tries from 192.0.2.1:") &&
-			r["client"] == "192.0.2.1:4711" {
+		if r["event"] == eventRefused && strings.HasPrefix(r["reason"].(string), text) && r["client"] == client {
 			n++
 		}
 	}
-	if n != 1 {
+	return n
+}
+
+// TestServerPenalises: the server drops connections of an address with too many failures before any cryptography, and
+// of no other address. A success clears the failures.
+func TestServerPenalises(t *testing.T) {
+	path := serveFar(t, func(t *testing.T, s *farServer) {
+		for i := range 4 {
+			if !s.try("192.0.2.1") {
+				t.Errorf("try %d: kept out already", i+1)
+			}
+		}
+		for range 10 {
+			if s.try("192.0.2.1") {
+				t.Error("not kept out after four failures")
+			}
+			if !s.try("127.0.0.1") {
+				t.Error("loopback is kept out")
+			}
+		}
+		if err := s.succeed("192.0.2.2"); err != nil {
+			t.Errorf("a neighbour: %v", err)
+		}
+		<-time.After(20 * time.Second)
+		for range 3 {
+			if !s.try("192.0.2.1") {
+				t.Error("kept out for too long")
+			}
+		}
+		if err := s.succeed("192.0.2.1"); err != nil {
+			t.Error(err)
+		}
+		for range 2 {
+			if !s.try("192.0.2.1") {
+				t.Error("success does not clear what failed before")
+			}
+		}
+		for range 2 {
+			if s.silent("192.0.2.3") == nil {
+				t.Error("kept out before it was silent")
+			}
+		}
+		<-time.After(handshakeTimeout + time.Second)
+		if s.try("192.0.2.3") {
+			t.Error("silence costs nothing")
+		}
+		s.told.match(t, "refused 192.0.2.1:4711: too many failed tries from 192.0.2.1: it is kept out for")
+	})
+	if n := refusals(t, path, "192.0.2.1:4711", "too many failed tries from 192.0.2.1:"); n != 1 {
 		t.Errorf("%d records of it", n)
+	}
+}
+
+// TestServerUnderAttack: an attacker with all of a /24 and a /48 fills its networks with silent connections and fails
+// as often as it can. Clients from elsewhere join at once, also when further networks take all places.
+func TestServerUnderAttack(t *testing.T) {
+	path := serveFar(t, func(t *testing.T, s *farServer) {
+		join := func(ip string) {
+			t.Helper()
+			begin := time.Now()
+			if err := s.succeed(ip); err != nil || time.Since(begin) > time.Second {
+				t.Errorf("%s: %v after %v", ip, err, time.Since(begin))
+			}
+		}
+		var silent []net.Conn
+		hold := func(n int, from func(i int) string) (held int) {
+			for i := range n {
+				if conn := s.silent(from(i)); conn != nil {
+					silent = append(silent, conn)
+					held++
+				}
+			}
+			return held
+		}
+		tries := 0
+		for i := range 1000 {
+			if s.try(fmt.Sprintf("2001:db8:1:%x::1", i*64)) {
+				tries++
+			}
+			if s.try(fmt.Sprintf("198.51.100.%d", i%256)) {
+				tries++
+			}
+		}
+		if tries != 13+25 {
+			t.Errorf("%d failures are free", tries)
+		}
+		join("203.0.113.1")
+		<-time.After(penaltyMost)
+		if n := hold(400, func(i int) string { return "198.51.100.1" }); n != 64 {
+			t.Errorf("one address has %d places", n)
+		}
+		hold(400, func(i int) string { return fmt.Sprintf("198.51.100.%d", i%256) })
+		hold(400, func(i int) string { return fmt.Sprintf("2001:db8:1:%x::1", i*64) })
+		join("203.0.113.1")
+		join("2001:db8:2::1")
+		for i := range 100 {
+			hold(10, func(int) string { return fmt.Sprintf("10.%d.0.1", i) })
+		}
+		join("203.0.113.1")
+		join("127.0.0.1")
+		for _, conn := range silent {
+			conn.Close()
+		}
+		synctest.Wait()
+	})
+	if n := refusals(t, path, "198.51.100.1:4711", "64 handshakes from 198.51.100.1 are in progress: dropped 1 conn"); n != 1 {
+		t.Errorf("%d records of full networks", n)
 	}
 }
