@@ -47,16 +47,18 @@ func newPacedConn(conn net.Conn, turns *turns, hear func() error) *pacedConn {
 	return &pacedConn{Conn: conn, turns: turns, hear: hear, began: time.Now()}
 }
 
-// Write sends one message. The other side has handshakeTimeout to read it.
+// Write sends one message. The other side has handshakeTimeout to read it. A server's turn ends with the call, so that
+// a client which does not read holds up no other.
 func (c *pacedConn) Write(b []byte) (int, error) {
+	c.endTurn()
 	if err := c.SetWriteDeadline(time.Now().Add(handshakeTimeout)); err != nil {
 		return 0, err
 	}
 	return c.Conn.Write(b)
 }
 
-// receive calls read, which receives one message, with handshakeTimeout from now as its deadline. A server's turn ends
-// with the call; when receive returns nil the server has its next one.
+// receive calls read, which receives one message, with handshakeTimeout from now as its deadline. When
+// receive returns nil, a server has its turn to compute.
 func (c *pacedConn) receive(read func() error) error {
 	c.endTurn()
 	begin := time.Now()

@@ -769,13 +769,14 @@ func TestNoSocket(t *testing.T) {
 
 // BenchmarkNewcomer reports how long a client takes from its start to its exit, with one line acknowledged, while all
 // of an IPv4 /24 and of an IPv6 /48 attack the server: half of the attackers' connections stay silent until the server
-// closes them, the others send a stage 1 that does not open, and each is replaced at once. It needs a network namespace
+// closes them, the others send a stage 1 whose RSA block does not open, and each is replaced at once. It needs a network namespace
 // in which these networks are local, which bench/gate.sh makes.
 func BenchmarkNewcomer(b *testing.B) {
 	anna, bob := state(b, "anna"), state(b, "bob")
 	admit(b, anna, bob)
 	server := start(b, b.TempDir(), "-listen", ":0", "-dir", anna)
 	port := server.err.match(b, `room open on .*:(\d+) as`)[1]
+	stage1 := appendVector(appendVector(nil, make([]byte, 1500)), bytes.Repeat([]byte{1}, 256+128))
 	var tried, unreached, open atomic.Int64
 	attack := func(silent bool, from func() net.IP, to string) {
 		for range 150 {
@@ -790,7 +791,7 @@ func BenchmarkNewcomer(b *testing.B) {
 					tried.Add(1)
 					open.Add(1)
 					if _, err := readFrame(conn, maxHandshakeFrame); err == nil && !silent {
-						writeFrame(conn, make([]byte, 1957))
+						writeFrame(conn, stage1) // an error is the attacker's loss
 					}
 					conn.Read(make([]byte, 1))
 					conn.Close()
