@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"net"
 	"net/netip"
 	"slices"
@@ -40,14 +41,16 @@ func (l *authorizedLine) allows(from netip.Addr, now time.Time) error {
 	return nil
 }
 
-// readAuthorized reads authorized_keys. It reports lines that cannot be parsed and leaves them out.
-func readAuthorized(files *stateFiles) ([]authorizedLine, error) {
-	data, err := files.read("authorized_keys")
-	if err != nil {
-		files.report("authorized_keys", []string{fmt.Sprintf("%v: authorized_keys admits no key", err)})
-		return nil, err
-	}
-	var lines []authorizedLine
+// authorizedKeys is the contents of authorized_keys. Nothing in it changes.
+type authorizedKeys struct {
+	lines  []authorizedLine
+	byKey  map[string][]int // the lines of each key in wire form, by their indices
+	byName map[string][]int // the lines of each name that are not of a CA; see foldName
+}
+
+// parseAuthorized parses authorized_keys. It reports lines that cannot be parsed and leaves them out.
+func parseAuthorized(files *stateFiles, data []byte) *authorizedKeys {
+	a := &authorizedKeys{byKey: map[string][]int{}, byName: map[string][]int{}}
 	var faults []string
 	for n, text := range textLines(data) {
 		l, err := parseAuthorizedLine(text)
@@ -56,14 +59,47 @@ func readAuthorized(files *stateFiles) ([]authorizedLine, error) {
 			continue
 		}
 		l.line = n
-		lines = append(lines, l)
+		a.add(l)
 		if l.leftOut != "" {
 			faults = append(faults, fmt.Sprintf("%s:%d admits one key and leaves out %s: put it on a line of its own",
 				files.path("authorized_keys"), n, l.leftOut))
 		}
 	}
 	files.report("authorized_keys", faults)
-	return lines, nil
+	return a
+}
+
+func (a *authorizedKeys) add(l authorizedLine) {
+	at := len(a.lines)
+	a.lines = append(a.lines, l)
+	key := string(l.key.Marshal())
+	a.byKey[key] = append(a.byKey[key], at)
+	if !l.ca {
+		name := foldName(keyName(l.comment, l.key))
+		a.byName[name] = append(a.byName[name], at)
+	}
+}
+
+// of yields the lines for a key, or for the key in a certificate, in their order: those that admit it or, with ca, those
+// that admit what it has signed.
+func (a *authorizedKeys) of(key ssh.PublicKey, ca bool) iter.Seq[*authorizedLine] {
+	return func(yield func(*authorizedLine) bool) {
+		for _, at := range a.byKey[string(plainKey(key).Marshal())] {
+			if l := &a.lines[at]; l.ca == ca && !yield(l) {
+				return
+			}
+		}
+	}
+}
+
+// holder returns the first line with a key other than id that has name, or a name that looks like it, or nil.
+func (a *authorizedKeys) holder(name string, id ssh.PublicKey) *authorizedLine {
+	for _, at := range a.byName[foldName(name)] {
+		if l := &a.lines[at]; !sameKey(l.key, id) {
+			return l
+		}
+	}
+	return nil
 }
 
 // withoutEffect are options of sshd(8) that only forbid or allow what securechat does not have.

@@ -62,9 +62,13 @@ type client struct {
 	stream       streamID
 	box          *outbox
 	place        place
+	losses       losses
 	people       people
 	asksWho      atomic.Bool   // the writer has to send kindWho
+	progress     atomic.Bool   // something was acknowledged or received since remain last looked
 	undelivered  atomic.Bool   // a line reached no receiver, and that was reported
+	wholeInput   atomic.Bool   // the input was read to its end
+	refused      atomic.Int64  // lines of the input that were read after the client left
 	inputErr     chan error    // of capacity 1: the error, or nil, with which the input ended
 	outputClosed chan struct{} // of capacity 1: standard output is closed
 }
@@ -89,12 +93,15 @@ type stay struct {
 	stop    context.CancelFunc      // ends over
 }
 
-// Causes of leaving that are no errors. The others are errTimeout and a signal.
+// Causes of leaving that are no errors. The others are errTimeout and an errSignal.
 var (
 	errQuit         = errors.New("the user left")
 	errCountReached = errors.New("-count was reached")
 	errOutputClosed = errors.New("standard output is closed")
 )
+
+// errSignal is a signal as the cause of leaving.
+type errSignal struct{ error }
 
 // newStay returns a stay. When the client leaves, box takes no more lines.
 func newStay(box *outbox) stay {
@@ -135,11 +142,37 @@ func (e *errLost) Error() string {
 	if e.unacknowledged == 0 {
 		return fmt.Sprintf("connection lost: %v; every line sent was acknowledged", e.why)
 	}
-	return fmt.Sprintf("connection lost: %v; %d lines not acknowledged, so perhaps not in the server's log",
-		e.why, e.unacknowledged)
+	return fmt.Sprintf("connection lost: %v; %s not acknowledged, so perhaps not in the server's log",
+		e.why, counted(e.unacknowledged, "line"))
 }
 
 func (e *errLost) Unwrap() error { return e.why }
+
+// losses is what the client has found out about its lines when it came back to the server. The goroutine that connects
+// owns it. A line that the server may have recorded already was sent again under the same number.
+type losses struct {
+	acknowledged uint64 // lines that the server acknowledged and no longer has
+	doubtful     uint64 // lines that the server may have recorded twice
+	within       span   // the first and the last of these
+}
+
+// add adds what outbox.resume reports.
+func (l *losses) add(lost, doubtful span) {
+	l.acknowledged += lost.len()
+	if doubtful.len() == 0 {
+		return
+	}
+	if l.doubtful == 0 {
+		l.within = doubtful
+	}
+	l.within = span{min(l.within.first, doubtful.first), max(l.within.last, doubtful.last)}
+	l.doubtful = min(l.doubtful+doubtful.len(), l.within.len())
+}
+
+// errIncomplete is the end of a stay in which lines were lost, recorded twice or not read, as far as the client knows.
+type errIncomplete []string
+
+func (e errIncomplete) Error() string { return strings.Join(e, "; ") }
 
 var (
 	// errFailed is the end of a stay in which some lines were not delivered. Each was reported when that was known.
@@ -156,7 +189,7 @@ var (
 // leave.
 func (c *client) run(ctx context.Context) error {
 	defer c.stop()
-	defer context.AfterFunc(ctx, func() { c.leave(context.Cause(ctx)) })()
+	defer context.AfterFunc(ctx, func() { c.leave(errSignal{context.Cause(ctx)}) })()
 	if c.timeout > 0 {
 		defer time.AfterFunc(c.timeout, func() { c.leave(errTimeout) }).Stop()
 	}
@@ -165,8 +198,7 @@ func (c *client) run(ctx context.Context) error {
 		return err
 	}
 	if c.pipe != nil {
-		// Only securechat/2 has -raw, which has no -reconnect.
-		return c.pipe.carry(c.leaving, conn, conn.link.(*session))
+		return c.carry(conn)
 	}
 	if c.console.term != nil {
 		c.console.term.complete = func(line string, pos int) []string {
@@ -174,7 +206,51 @@ func (c *client) run(ctx context.Context) error {
 		}
 	}
 	go c.input() // ends with the input, and with -stay the stay; else with the process
-	return c.remain(conn, err)
+	return c.complete(c.remain(conn, err))
+}
+
+// complete adds to err, the result of remain, what else keeps the stay from having delivered everything once.
+func (c *client) complete(err error) error {
+	var also errIncomplete
+	if n := c.losses.acknowledged; n > 0 {
+		also = append(also, "the server no longer has "+counted(n, "line")+" that it acknowledged")
+	}
+	if n := c.losses.doubtful; n > 0 {
+		which := c.losses.within.String()
+		if n < c.losses.within.len() {
+			which = fmt.Sprintf("%d of the %v", n, c.losses.within)
+		}
+		also = append(also, which+" may be recorded already, and with the same numbers again")
+	}
+	sent, unread := c.box.acknowledged(), c.refused.Load()
+	stopped := errors.As(context.Cause(c.leaving), new(errSignal)) && c.console.term == nil && !c.wholeInput.Load()
+	if stopped && sent+uint64(unread) > 0 {
+		text := fmt.Sprintf("a signal came before the end of the input: %s sent", counted(sent, "line"))
+		if unread > 0 {
+			text += fmt.Sprintf(", at least %d not sent", unread)
+		}
+		also = append(also, text)
+	}
+	switch {
+	case len(also) == 0:
+		return err
+	case err == nil:
+		return also
+	}
+	return fmt.Errorf("%w; %w", err, also)
+}
+
+// carry carries bytes with -raw, which has no -reconnect, until that is done, the client leaves, or the server is no
+// longer trusted.
+func (c *client) carry(conn *clientConn) error {
+	ctx, stop := context.WithCancelCause(c.leaving)
+	defer stop(nil)
+	go func() { // ends with ctx
+		if err := c.watchTrust(conn.server, ctx.Done()); err != nil {
+			stop(err)
+		}
+	}()
+	return c.pipe.carry(ctx, conn, conn.link.(*session)) // only securechat/2 has -raw
 }
 
 // remain serves one connection after the other until the stay ends. Without a first connection conn is nil, and err is
@@ -188,7 +264,7 @@ func (c *client) remain(conn *clientConn, err error) error {
 					"an empty line leaves, /help lists the commands", c.addr, conn.welcome.name)))
 			}
 			joined = true
-			began, acked := time.Now(), c.box.acknowledged()
+			began := time.Now()
 			err = c.session(conn)
 			if err == nil {
 				return c.result()
@@ -196,11 +272,11 @@ func (c *client) remain(conn *clientConn, err error) error {
 			if !c.reconnect || !isTrouble(err) || c.over.Err() != nil {
 				return err
 			}
-			if time.Since(began) > maxBackoff || c.box.acknowledged() > acked {
+			if c.progress.Swap(false) || time.Since(began) > maxBackoff {
 				pause.next = firstBackoff
 			}
 		}
-		c.console.note("%v; connecting again", err)
+		c.console.inform("%v; connecting again", err)
 		conn, err = c.connectAgain(&pause)
 		if err != nil {
 			if n := c.box.unacknowledged(); n > 0 {
@@ -208,13 +284,13 @@ func (c *client) remain(conn *clientConn, err error) error {
 			}
 			return err
 		}
-		c.console.note("connected to %s", c.addr)
+		c.console.inform("connected to %s", c.addr)
 	}
 }
 
 // isTrouble reports whether err is trouble of the network, or a server that stops: another connection may succeed.
 func isTrouble(err error) bool {
-	if errors.Is(err, errRemoved) {
+	if errors.Is(err, errRemoved) || errors.As(err, new(*untrusted)) {
 		return false
 	}
 	return errors.As(err, new(*errLost)) || errors.Is(err, errServerLeft) || errors.As(err, new(errUnreachable))
@@ -238,18 +314,22 @@ func (c *client) result() error {
 	return nil
 }
 
-// connectFirst makes the first connection. At a terminal it asks about an unknown server and connects again, because a
-// server does not wait for a person during a handshake.
+// connectFirst makes the first connection. If the process has a terminal, it asks about an unknown server and connects
+// again, because a server does not wait for a person during a handshake.
 func (c *client) connectFirst() (*clientConn, error) {
 	conn, err := c.connectInterruptibly()
 	var u *untrusted
-	if errors.As(err, &u) && u.kind == unknownKey && u.key != nil && c.console.term != nil {
-		if err := c.ask(u.key); err != nil {
-			return nil, err
-		}
-		return c.connectInterruptibly()
+	if !errors.As(err, &u) || u.kind != unknownKey || u.key == nil {
+		return conn, err
 	}
-	return conn, err
+	term := c.console.questions()
+	if term == nil {
+		return nil, err
+	}
+	if err := c.ask(term, u.key); err != nil {
+		return nil, err
+	}
+	return c.connectInterruptibly()
 }
 
 // connectInterruptibly connects before anything is typed. Ctrl-C is a signal meanwhile, because no prompt reads it.
@@ -370,10 +450,24 @@ func (c *client) takeWelcome(server *peer, w welcome) error {
 	if gap || restarted {
 		c.place.epoch, c.place.seen = w.epoch, w.seq
 	}
-	if err := c.box.resume(w.recorded); err != nil || w.recorded == 0 {
+	acked := c.box.acknowledged()
+	lost, doubtful, err := c.box.resume(w.recorded, w.flags&welcomeForgotten != 0)
+	if err != nil {
 		return err
 	}
-	return c.printed(c.console.acked(w.recorded)) // the acknowledgement may have been lost with the connection before
+	c.losses.add(lost, doubtful)
+	if n := lost.len(); n > 0 {
+		c.console.note("the server no longer has %s that it acknowledged: %v", counted(n, "line"), lost)
+	}
+	if doubtful.len() > 0 {
+		c.console.note("the server has forgotten which lines of this client it has: "+
+			"%v may be recorded already; sending again", doubtful)
+	}
+	if w.recorded <= acked {
+		return nil
+	}
+	c.progress.Store(true) // the acknowledgement was lost with the connection before
+	return c.printed(c.console.acked(w.recorded))
 }
 
 // printed decides what an error of standard output means. If nothing reads it any more, as after head, nothing more is
@@ -394,15 +488,18 @@ func (c *client) printed(err error) error {
 }
 
 // ask lets the person decide about an unknown server, and pins its key: yes, no, or the fingerprint it should have.
-func (c *client) ask(id ssh.PublicKey) error {
+func (c *client) ask(term *terminal, id ssh.PublicKey) error {
 	print := fingerprint(id)
-	c.console.notePlain("The server %s is unknown here. Its key is\n  %s %s\n"+
-		"Compare it with the one that the server showed at its start.", c.addr, id.Type(), print)
-	c.console.term.setPrompt("Trust it? (yes / no / paste the fingerprint) ")
-	defer c.console.term.setPrompt("")
+	term.print(fmt.Sprintf("The server %s is unknown here. Its key is\n  %s %s\n"+
+		"Compare it with the one that the server showed at its start.", safe(c.addr), safe(id.Type()), print))
+	term.setPrompt("Trust it? (yes / no / paste the fingerprint) ")
+	defer term.setPrompt("")
 	for {
-		answer, _, err := c.console.term.readLine()
-		if err != nil {
+		answer, err := c.answer(term)
+		switch {
+		case errors.Is(err, errTimeout):
+			return err
+		case err != nil:
 			return &untrusted{reason: c.addr + " was not trusted"}
 		}
 		answer = strings.TrimSpace(answer)
@@ -417,7 +514,27 @@ func (c *client) ask(id ssh.PublicKey) error {
 				hint:   "someone may be in the middle: do not connect from this network before you know why",
 			}
 		}
-		c.console.term.setPrompt("Please type yes, no, or the fingerprint: ")
+		term.setPrompt("Please type yes, no, or the fingerprint: ")
+	}
+}
+
+// answer reads a line from the terminal. It returns an error when the client leaves, as after a signal.
+func (c *client) answer(term *terminal) (string, error) {
+	type result struct {
+		line string
+		err  error
+	}
+	read := make(chan result, 1)
+	go func() { // ends with the line, else with the process
+		defer c.console.guard()
+		line, _, err := term.readLine()
+		read <- result{line, err}
+	}()
+	select {
+	case r := <-read:
+		return r.line, r.err
+	case <-c.leaving.Done():
+		return "", context.Cause(c.leaving)
 	}
 }
 
@@ -514,10 +631,11 @@ func (c *client) readPiped() error {
 		line, _, err := c.console.read()
 		switch {
 		case err == io.EOF:
+			c.wholeInput.Store(true)
 			return failed
 		case errors.As(err, new(errLongLine)):
 			c.console.rejectLine(err)
-			failed = err
+			failed = errFailed
 			continue
 		case err != nil:
 			return fmt.Errorf("reading standard input: %w", err)
@@ -538,6 +656,7 @@ func (c *client) readPiped() error {
 			continue // an object that is no message
 		}
 		if !c.box.add(out, false) {
+			c.refused.Store(1 + int64(c.console.lines.buffered()))
 			return failed
 		}
 	}
@@ -571,7 +690,11 @@ func (c *client) session(conn *clientConn) error {
 	}
 	s.working.Go(s.reader)
 	s.working.Go(s.writer)
-	s.working.Go(s.watchTrust)
+	s.working.Go(func() {
+		if err := c.watchTrust(conn.server, s.quit); err != nil {
+			s.distrusted <- err
+		}
+	})
 	select {
 	case err := <-s.read:
 		return s.outcome(err, false)
@@ -582,6 +705,9 @@ func (c *client) session(conn *clientConn) error {
 		}
 		return s.outcome(readErr, err == nil)
 	case err := <-s.distrusted:
+		if n := s.box.unacknowledged(); n > 0 {
+			return &errLost{n, err}
+		}
 		return err
 	case <-c.over.Done():
 		return s.outcome(errors.New("the server did not acknowledge in time"), false)
@@ -622,30 +748,24 @@ func (s *clientSession) readEnd() error {
 	}
 }
 
-// watchTrust checks the server's key again when known_hosts or revoked_keys change, or its certificate expires. It ends
-// when the server is no longer trusted, or when quit is closed.
-func (s *clientSession) watchTrust() {
-	if s.trust == nil {
-		return
-	}
-	files, end := s.trust.fileWatch(), certificateEnd(s.server.key)
+// watchTrust checks the server's key again when known_hosts or revoked_keys change, or its certificate expires. It
+// returns why the server is no longer trusted, or nil once quit is closed.
+func (c *client) watchTrust(server *peer, quit <-chan struct{}) error {
+	files, end := c.protocol.watch(), certificateEnd(server.key)
 	ticker := time.NewTicker(recheckEvery)
 	defer ticker.Stop()
+	now, due := time.Now(), true // a server can keep the client waiting between its decision and the watch
 	for {
+		if due {
+			if err := c.protocol.recheckServer(server, now); isRefusal(err) {
+				return err
+			}
+		}
 		select {
-		case <-s.quit:
-			return
-		case now := <-ticker.C:
-			expired := !end.IsZero() && !now.Before(end)
-			if !files.changed(now) && !expired {
-				continue
-			}
-			_, err := s.trust.checkServer(s.addr, s.server.remote, s.server.key, now)
-			var u *untrusted
-			if errors.As(err, &u) && u.kind != undecided {
-				s.distrusted <- err
-				return
-			}
+		case <-quit:
+			return nil
+		case now = <-ticker.C:
+			due = files.changed(now) || hasPassed(end, now)
 		}
 	}
 }
@@ -768,6 +888,7 @@ func (s *clientSession) receive() error {
 			err = s.show(payload)
 		case kind == kindAck && len(payload) == 8:
 			n := binary.BigEndian.Uint64(payload)
+			s.progress.Store(true)
 			err = s.box.acknowledge(n)
 			if err == nil {
 				err = s.printed(s.console.acked(n))
@@ -807,7 +928,10 @@ func (s *clientSession) show(payload []byte) error {
 		}
 		payload = rest
 		s.people.saw(it)
-		s.place.seen = max(s.place.seen, it.seq)
+		if it.seq > 0 {
+			s.place.seen = max(s.place.seen, it.seq)
+			s.progress.Store(true)
+		}
 		s.removed = s.removed || it.what == itemRemoved
 		if it.what == itemUndelivered && s.console.term == nil {
 			s.undelivered.Store(true)

@@ -109,11 +109,21 @@ func TestBridge(t *testing.T) {
 		`{"type":"message","name":"cleo","what":"direct","text":"to her operator","origin":"SHA256:x","server":"pi"}` + "\n" +
 		`{"type":"leave","name":"cleo","text":"","origin":"SHA256:x","server":"pi"}` + "\n" +
 		`{"type":"message","name":"dora","text":"three","origin":"SHA256:x","server":"pi","to":"bob"}` + "\n" +
-		`{"name":"eve","text":"four"}` + "\n")
+		`{"name":"eve","text":"as whom?"}` + "\n" +
+		`{"type":"message","text":"as whom?","origin":"SHA256:x","server":"pi","to":"bob"}` + "\n" +
+		`{"text":"as whom?","server":"pi"}` + "\n" +
+		`{"text":"four"}` + "\n")
 	client.out.match(t, `four`)
 	if got, want := client.out.String(), "cleo~1a2b3c4d@pi: one\ne-v-il-x@abcdefgh: two\ndora@pi (to you): "+
 		"three\nanna: four\n"; got != want {
 		t.Errorf("%q, want %q", got, want)
+	}
+	for line := 7; line <= 9; line++ {
+		server.err.match(t, fmt.Sprintf(`line %d: an object without "origin" and "name" of another server`, line))
+	}
+	server.out.match(t, `(?s)("type":"error".*){3}`)
+	if got := strings.Count(server.out.String(), `"type":"error"`); got != 3 {
+		t.Errorf("%d objects were refused: %s", got, server.out)
 	}
 	if strings.Contains(server.out.String(), "one") {
 		t.Error("what came in goes out again")
@@ -126,6 +136,31 @@ func TestBridge(t *testing.T) {
 	}
 	if !slices.Equal(from, []any{"cleo~1a2b3c4d@pi", "e-v-il-x@abcdefgh", "dora@pi", nil}) {
 		t.Errorf("the log has from %v", from)
+	}
+}
+
+// TestBridgeSpeaksForOthers: with -bridge no object that comes in speaks as the operator.
+func TestBridgeSpeaksForOthers(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	server, addr := serve(t, anna, "-bridge")
+	client := start(t, t.TempDir(), "-connect", addr, "-dir", guest(t, anna, addr, "bob"))
+	server.out.match(t, `"join"`)
+	server.send(`{"text":"as whom?"}` + "\n" +
+		`{"type":"message","text":"as whom?","to":"bob","what":"direct"}` + "\n" +
+		`{"name":"eve","origin":"SHA256:x","text":"as whom?","name":"","origin":"","server":null}` + "\n" +
+		`{"type":"ack","id":1}` + "\n" +
+		`{"name":"eve","origin":"SHA256:x","server":"pi","text":"hello"}` + "\n")
+	client.out.match(t, `hello`)
+	if got := client.out.String(); got != "eve@pi: hello\n" {
+		t.Errorf("the room heard %q", got)
+	}
+	for line := 1; line <= 3; line++ {
+		server.err.match(t, fmt.Sprintf(`line %d: an object without "origin" and "name" of another server`, line))
+	}
+	server.out.match(t, `(?s)("type":"error".*){3}`)
+	if got := strings.Count(server.out.String(), `"type":"error"`); got != 3 {
+		t.Errorf("%d objects were refused: %s", got, server.out)
 	}
 }
 
@@ -342,15 +377,18 @@ func TestHistory(t *testing.T) {
 // hostileText contains everything that must not reach a terminal, and letters contains what must.
 const (
 	hostileText = "a\x00\x07\x08\r\x1b[2J\x1b]8;;http://x\x07y\x1b]52;c;eA==\x1b\\\x7f\u0085\u009b2J\x9b2J\xff" +
-		"\u200b\u200e\u202e\u2066\u2028\u2029\ufeff\u00adz"
-	letters = "Ελληνικά 中文 العربية e\u0301 👩\u200d👩\u200d👧 🇬🇷 ❤\ufe0f"
+		"\u200b\u200e\u202e\u2066\u2028\u2029\ufeff\u00ad\u3164\u115f\u1160\uffa0\u034f\u2800z" + strayMarks
+	strayMarks = "\ufe0fx\u0301\u0301\u0301\u0301\u0301\u0301\u0301\u0301\u0301"
+	letters    = "Ελληνικά 中文 العربية e\u0301 👩\u200d👩\u200d👧 🇬🇷 ❤\ufe0f"
 )
 
 // harmful describes what in out must not reach a terminal, or returns "". Lines may contain the program's own colours.
 func harmful(out string) string {
 	for i, r := range out {
 		if r < ' ' && r != '\n' || r >= 0x7f && r < 0xa0 ||
-			strings.ContainsRune("\u200b\u200e\u202e\u2066\u2028\u2029\ufeff\u00ad\ufffd", r) {
+			strings.ContainsRune("\u200b\u200e\u202e\u2066\u2028\u2029\ufeff\u00ad\ufffd", r) ||
+			strings.ContainsRune("\u3164\u115f\u1160\uffa0\u034f\u2800", r) ||
+			strings.HasPrefix(out[i:], "z"+strayMarks[:3]) || strings.HasPrefix(out[i:], strayMarks[3:]) {
 			return fmt.Sprintf("%q", out[max(0, i-20):min(len(out), i+20)])
 		}
 	}
@@ -605,12 +643,46 @@ func (l stuckLink) ready() bool { return true }
 
 func (l stuckLink) setReadTimeout(time.Duration, bool) {}
 
+// quietEndpoint returns an endpoint of securechat/2, and a server that it trusts, for sessions that need no handshake.
+func quietEndpoint(t *testing.T) (endpoint, *peer) {
+	tr := openTrust(t.TempDir(), nil, "", nil)
+	_, key := newEd25519(t)
+	put(t, tr.path("known_hosts"), []byte("[127.0.0.1]:9000 "+publicLine(key, "")))
+	server := &peer{remote: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 9000}}
+	server.identify(key)
+	proto := &securechat2{trust: tr, client: securechat2Client{addr: "127.0.0.1:9000"}}
+	return endpoint{protocol: proto, trust: tr}, server
+}
+
+// TestDistrustBeforeSession: a session begins with a check of the server's key, since the server can delay its welcome
+// after the handshake.
+func TestDistrustBeforeSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		end, server := quietEndpoint(t)
+		c := newClient(clientConfig{
+			endpoint: end, console: newConsole(strings.NewReader(""), io.Discard, io.Discard, nil, consoleOptions{}),
+		})
+		defer c.console.close()
+		put(t, c.trust.path("revoked_keys"), []byte(publicLine(server.key, "")))
+		conn, other := net.Pipe()
+		defer other.Close()
+		l := stuckLink{free: make(chan struct{})}
+		defer close(l.free)
+		begin := time.Now()
+		err := c.session(&clientConn{conn, server, l, welcome{name: "bob"}})
+		if d := time.Since(begin); !isRefusal(err) || d > time.Second {
+			t.Errorf("after %v it ended with %v", d, err)
+		}
+	})
+}
+
 // TestTimeoutStuck: -timeout ends a client that has sent its close and whose reader is stuck.
 func TestTimeoutStuck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		end, server := quietEndpoint(t)
 		c := newClient(clientConfig{
-			keepReceiving: true,
-			console:       newConsole(strings.NewReader(""), io.Discard, io.Discard, nil, consoleOptions{}),
+			endpoint: end, keepReceiving: true,
+			console: newConsole(strings.NewReader(""), io.Discard, io.Discard, nil, consoleOptions{}),
 		})
 		defer c.console.close()
 		time.AfterFunc(time.Second, func() { c.leave(errTimeout) })
@@ -618,7 +690,7 @@ func TestTimeoutStuck(t *testing.T) {
 		defer other.Close()
 		l := stuckLink{free: make(chan struct{})}
 		defer close(l.free)
-		err := c.session(&clientConn{conn, nil, l, welcome{name: "bob"}})
+		err := c.session(&clientConn{conn, server, l, welcome{name: "bob"}})
 		if err != nil || !errors.Is(c.result(), errTimeout) {
 			t.Errorf("it ended with %v, result %v", err, c.result())
 		}
@@ -677,9 +749,9 @@ func TestAckOverReconnect(t *testing.T) {
 	for range 10 {
 		b.add(outLine{text: []byte("x"), what: itemSay}, true)
 	}
-	b.resume(0)
+	b.resume(0, false)
 	b.take(nil) // The connection is lost after the server has written these lines and before it has synced them.
-	if err := b.resume(0); err != nil {
+	if _, _, err := b.resume(0, false); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.acknowledge(10); err != nil { // The pending sync ends before the client's writer starts.
@@ -791,7 +863,10 @@ func TestSessionEnds(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				cl := newClient(clientConfig{console: unstartedConsole(strings.NewReader(""), io.Discard)})
+				end, server := quietEndpoint(t)
+				cl := newClient(clientConfig{
+					endpoint: end, console: unstartedConsole(strings.NewReader(""), io.Discard),
+				})
 				if c.fullDisk {
 					cl.console.out = newOutput(fullDisk{})
 				}
@@ -820,7 +895,7 @@ func TestSessionEnds(t *testing.T) {
 				if c.goodbye != nil {
 					cl.box.close()
 				}
-				err := cl.session(&clientConn{conn, nil, l, welcome{name: "anna"}})
+				err := cl.session(&clientConn{conn, server, l, welcome{name: "anna"}})
 				if !c.want(err) || isTrouble(err) != c.trouble {
 					t.Errorf("the session ended with %v; trouble %v", err, isTrouble(err))
 				}
@@ -833,8 +908,9 @@ func TestSessionEnds(t *testing.T) {
 // output.
 func TestClosedOutputPatience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		end, server := quietEndpoint(t)
 		c := newClient(clientConfig{
-			endpoint: endpoint{protocol: &securechat2{}}, keepReceiving: true,
+			endpoint: end, keepReceiving: true,
 			console: unstartedConsole(strings.NewReader("line\n"), io.Discard),
 		})
 		conn, other := net.Pipe()
@@ -856,7 +932,7 @@ func TestClosedOutputPatience(t *testing.T) {
 			}
 		}()
 		go c.input()
-		if err := c.session(&clientConn{conn, nil, l, welcome{name: "anna"}}); err != nil || c.result() != nil {
+		if err := c.session(&clientConn{conn, server, l, welcome{name: "anna"}}); err != nil || c.result() != nil {
 			t.Errorf("it ended with %v", err)
 		}
 		if d := time.Since(begin); d != time.Minute {
@@ -871,15 +947,57 @@ func TestResumeTooFar(t *testing.T) {
 	for range 3 {
 		b.add(outLine{text: []byte("x"), what: itemSay}, true)
 	}
-	if err := b.resume(1); !errors.Is(err, errMalformed) {
+	if _, _, err := b.resume(1, false); !errors.Is(err, errMalformed) {
 		t.Errorf("resume: %v", err)
 	}
 	b.take(nil)
-	if err := b.resume(2); err != nil || b.unacknowledged() != 1 {
+	if _, _, err := b.resume(2, false); err != nil || b.unacknowledged() != 1 {
 		t.Errorf("resume: %v, %d lines unacknowledged", err, b.unacknowledged())
 	}
 	if first, batch, done := b.take(nil); first != 3 || len(batch) != 1 || done {
 		t.Errorf("%d lines from %d, %v", len(batch), first, done)
+	}
+}
+
+// TestResume: what a client that comes back learns from the number of lines that the server has. Ten lines were sent.
+func TestResume(t *testing.T) {
+	none := span{}
+	for _, c := range []struct {
+		acked, recorded uint64
+		forgotten       bool
+		lost, doubtful  span
+	}{
+		{0, 0, false, none, none}, // the server never had a line
+		{4, 4, false, none, none},
+		{4, 10, false, none, none}, // the last acknowledgement was lost
+		{4, 1, false, span{2, 4}, none},
+		{4, 0, false, span{1, 4}, none},
+		{4, 0, true, none, span{5, 10}},
+		{0, 0, true, none, span{1, 10}},
+		{10, 0, true, none, none},
+	} {
+		b := newOutbox()
+		for range 10 {
+			b.add(outLine{text: []byte("x"), what: itemSay}, true)
+		}
+		b.take(nil)
+		if err := b.acknowledge(c.acked); err != nil {
+			t.Fatal(err)
+		}
+		for again := range 2 { // A second connection reports the same loss no more.
+			lost, doubtful, err := b.resume(c.recorded, c.forgotten)
+			wantLost := c.lost
+			if again > 0 {
+				wantLost = none
+			}
+			if err != nil || lost.len() != wantLost.len() || lost.len() > 0 && lost != wantLost ||
+				doubtful.len() != c.doubtful.len() || doubtful.len() > 0 && doubtful != c.doubtful {
+				t.Errorf("%+v: lost %v, doubtful %v, %v", c, lost, doubtful, err)
+			}
+		}
+		if first, batch, _ := b.take(nil); first != max(c.acked, c.recorded)+1 || first+uint64(len(batch)) != 11 {
+			t.Errorf("%+v: it sends %d lines from %d on", c, len(batch), first)
+		}
 	}
 }
 

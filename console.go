@@ -25,6 +25,7 @@ const (
 // consoleOptions are the options of the command line that the console needs. openConsole sets the last two.
 type consoleOptions struct {
 	json   bool // -json: one object per line, in and out
+	bridge bool // -bridge: of the objects that come in, none speaks as the operator
 	raw    bool // -raw: the streams carry bytes
 	quiet  bool // -quiet: stderr carries only errors
 	noBell bool // -nobell
@@ -40,6 +41,8 @@ type console struct {
 	lines *lineReader // the input; nil with a terminal
 	out   *output
 	notes *noteQueue
+
+	controlling func() *terminal // opens the controlling terminal once; nil without one
 }
 
 // openConsole makes a console of the standard streams. It has a prompt if stdin is a terminal and stdout or stderr is
@@ -50,7 +53,9 @@ func openConsole(stdin, stdout, stderr *os.File, o consoleOptions) (*console, er
 		draw = stderr
 	}
 	if o.json || o.raw || !isTerminal(stdin) || !isTerminal(draw) {
-		return newConsole(stdin, stdout, stderr, nil, o), nil
+		c := newConsole(stdin, stdout, stderr, nil, o)
+		c.controlling = sync.OnceValue(newQuestions)
+		return c, nil
 	}
 	term, err := newTerminal(stdin, draw)
 	if err != nil {
@@ -121,6 +126,13 @@ type ownLines string
 // note prints a note to the user after the name of the program. Only newlines of the format and of ownLines begin a
 // line: every other argument is made safe by itself, since it may hold bytes of a peer. note does not wait for stderr.
 func (c *console) note(format string, a ...any) { c.notePlain("securechat: "+format, a...) }
+
+// inform prints what is neither trouble nor a warning, as note does, but nothing with -quiet.
+func (c *console) inform(format string, a ...any) {
+	if !c.quiet {
+		c.note(format, a...)
+	}
+}
 
 // notePlain is like note but does not print the name of the program.
 func (c *console) notePlain(format string, a ...any) {
@@ -285,12 +297,22 @@ func (c *console) flush() error { return c.out.flush() }
 // mute drops everything that is printed to stdout from now on.
 func (c *console) mute() { c.out.muted.Store(true) }
 
+// questions returns the terminal for questions to the user: the console's, or the controlling terminal if the standard
+// streams are pipes, as ssh does. It returns nil without a terminal.
+func (c *console) questions() *terminal {
+	if c.term == nil && c.controlling != nil {
+		return c.controlling()
+	}
+	return c.term
+}
+
 // secretPrompt returns a function that asks for a passphrase, or nil without a terminal.
 func (c *console) secretPrompt() func(question string) ([]byte, error) {
-	if c.term == nil {
+	t := c.questions()
+	if t == nil {
 		return nil
 	}
-	return c.term.readSecret
+	return t.readSecret
 }
 
 // progress returns a function that shows a line on stderr in place of the line before it, or nil if stderr is not a
@@ -455,7 +477,7 @@ type lineReader struct {
 }
 
 func newLineReader(r io.Reader, max int) *lineReader {
-	return &lineReader{r: bufio.NewReaderSize(r, max+1), max: max}
+	return &lineReader{r: bufio.NewReaderSize(r, max+len("\r\n")), max: max}
 }
 
 // errLongLine is the error for a line that is too long. The lines after it can still be read.
@@ -465,21 +487,21 @@ func (e errLongLine) Error() string {
 	return fmt.Sprintf("line %d is longer than %d bytes and was not sent: -raw carries any bytes", e.number, e.max)
 }
 
-// next returns the next line without its newline, valid until the next call. A last line without a newline is a line.
-// The error at the end of the stream is io.EOF.
+// next returns the next line without its end, valid until the next call. A line ends with a newline, or with a carriage
+// return and a newline, as programs of Windows write it. A last line without an end is a line. The error at the end of the
+// stream is io.EOF.
 func (l *lineReader) next() ([]byte, error) {
 	line, err := l.r.ReadSlice('\n')
 	switch {
 	case err == nil:
-		l.number++
-		return line[:len(line)-1], nil
-	case err == io.EOF && len(line) > 0:
-		l.number++
-		return line, nil
-	case err != bufio.ErrBufferFull:
+		line = bytes.TrimSuffix(line[:len(line)-1], []byte("\r"))
+	case err == io.EOF && len(line) == 0 || err != io.EOF && err != bufio.ErrBufferFull:
 		return nil, err
 	}
 	l.number++
+	if err != bufio.ErrBufferFull && len(line) <= l.max {
+		return line, nil
+	}
 	for err == bufio.ErrBufferFull {
 		_, err = l.r.ReadSlice('\n')
 	}
@@ -493,4 +515,10 @@ func (l *lineReader) next() ([]byte, error) {
 func (l *lineReader) ready() bool {
 	b, _ := l.r.Peek(l.r.Buffered())
 	return bytes.IndexByte(b, '\n') >= 0
+}
+
+// buffered returns the number of lines that were read from the stream and that next has not returned.
+func (l *lineReader) buffered() int {
+	b, _ := l.r.Peek(l.r.Buffered())
+	return bytes.Count(b, []byte{'\n'})
 }

@@ -4,11 +4,12 @@ package main
 
 // Faults between reconnecting clients and the server: a proxy breaks connections in many ways, and processes are killed
 // with SIGKILL. The tests compare what was sent, acknowledged, logged and received: no line may be lost, doubled or out
-// of order. -v prints the figures, -faults 200 -kills 50 runs the long form, -seed repeats a run.
+// of order. -v prints the figures, -faults 200 -kills 50 -streams 600 runs the long form, -seed repeats a run.
 
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -22,16 +23,18 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 )
 
 var (
-	faultCount = flag.Int("faults", 12, "faults of TestFaultsAndKills")
-	killCount  = flag.Int("kills", 4, "of its kill -9")
-	faultSeed  = flag.Uint64("seed", 1, "of its random choices")
-	everyByte  = flag.Bool("everybyte", false, "TestFaultAtEachByte takes each byte, not one in many")
+	faultCount  = flag.Int("faults", 12, "faults of TestFaultsAndKills")
+	killCount   = flag.Int("kills", 4, "of its kill -9")
+	faultSeed   = flag.Uint64("seed", 1, "of its random choices")
+	streamCount = flag.Int("streams", 24, "clients of TestManyStreams, all with one key")
+	everyByte   = flag.Bool("everybyte", false, "TestFaultAtEachByte takes each byte, not one in many")
 )
 
 // fault is what a proxy does to one connection after at bytes have passed in one direction.
@@ -443,7 +446,7 @@ func TestFaultsAndKills(t *testing.T) {
 	}
 	logged := messages(t, log)
 	sent, acked, heard := checkSpoken(t, logged, all)
-	if err := verifyLogs([]string{log}, io.Discard); err != nil {
+	if err := verifyLogs([]string{log}, "", io.Discard); err != nil {
 		t.Error(err)
 	}
 	struck := map[string]int{}
@@ -552,4 +555,369 @@ func TestFaultAtEachByte(t *testing.T) {
 	}
 	t.Logf("resets: %d on the way to the server, %d on the way back; %d of %d clients delivered all, %d are in the log "+
 		"whole", struck[true], struck[false], said, 2*((8000+stride-1)/stride), full)
+}
+
+// TestManyStreams: many clients have one key and send through links that break, while their server is killed again and
+// again. Each line is recorded once, in order, and each client ends with success.
+func TestManyStreams(t *testing.T) {
+	t.Parallel()
+	const each = 3 // lines that a client sends before each kill
+	anna := state(t, "anna")
+	args := []string{"-max-clients", fmt.Sprint(2 * *streamCount)}
+	server, addr := serve(t, anna, args...)
+	log := filepath.Join(server.cmd.Dir, "connection.log")
+	rng, rows := rand.New(rand.NewPCG(*faultSeed, 16)), 0
+	proxy := newFaultProxy(t, addr, func() fault {
+		if rows++; rng.IntN(3) > 0 { // Most connections are whole, so that the run has an end.
+			return fault{}
+		}
+		return fault{faultKinds[rng.IntN(2)], rng.IntN(2) == 0, 3000 + rng.IntN(4000)}
+	})
+	via := proxy.l.Addr().String()
+	pin(t, anna, via, anna)
+	k, err := loadKeys(keyOptions{dir: anna})
+	if err != nil {
+		t.Fatal(err)
+	}
+	trust := openTrust(anna, k.signer.PublicKey(), "anna", nil)
+	rounds := make([]chan struct{}, *killCount+1)
+	for i := range rounds {
+		rounds[i] = make(chan struct{})
+	}
+	var clients sync.WaitGroup
+	for i := range *streamCount {
+		stdin, write := io.Pipe()
+		clients.Go(func() {
+			n := 0
+			for _, begin := range rounds {
+				<-begin
+				for range each {
+					n++
+					fmt.Fprintf(write, "c%d %d\n", i, n)
+				}
+			}
+			write.Close()
+		})
+		clients.Go(func() {
+			proto := &securechat2{me: partyIn(t, anna), trust: trust, client: securechat2Client{addr: via}}
+			err := newClient(clientConfig{
+				endpoint: endpoint{protocol: proto, id: k.signer.PublicKey(), trust: trust}, addr: via, reconnect: true,
+				persist: true, console: unstartedConsole(stdin, io.Discard),
+			}).run(context.Background())
+			if err != nil {
+				t.Errorf("client %d: %v", i, err)
+			}
+		})
+	}
+	news := time.NewTicker(10 * time.Millisecond)
+	defer news.Stop()
+	for round, begin := range rounds {
+		close(begin)
+		if round == *killCount {
+			break
+		}
+		want := *streamCount * each * (2*round + 1) / 2 // half of the round's lines
+		for deadline := time.After(10 * patience); bytes.Count(contents(t, log), []byte(`"event":"message"`)) < want; {
+			select {
+			case <-news.C:
+			case <-deadline:
+				t.Fatalf("round %d: %d lines did not come", round, want)
+			}
+		}
+		server = serveAgain(t, server, anna, addr, func() {}, args...)
+	}
+	clients.Wait()
+	last := map[string]int{}
+	logged, twice := messages(t, log), 0
+	for _, text := range logged {
+		var label string
+		var n int
+		fmt.Sscan(text, &label, &n)
+		if n <= last[label] {
+			twice++
+		} else if n != last[label]+1 {
+			t.Errorf("%q comes after line %d", text, last[label])
+		}
+		last[label] = max(last[label], n)
+	}
+	if want := *streamCount * each * len(rounds); twice > 0 || len(logged) != want {
+		t.Errorf("%d lines are in the log, %d of them again; %d were sent", len(logged), twice, want)
+	}
+	t.Logf("seed %d: %d streams of one key, %d kills, %d connections, faults %v: %d lines logged, %d twice; server %s",
+		*faultSeed, *streamCount, *killCount, rows, proxy.struck, len(logged), twice, memoryOf(server.cmd.Process.Pid))
+}
+
+// serveAgain kills a server, runs change, and starts a server at the same address with the same folders.
+func serveAgain(t *testing.T, server *proc, dir, addr string, change func(), args ...string) *proc {
+	t.Helper()
+	server.cmd.Process.Kill()
+	<-server.ended
+	change()
+	again := start(t, server.cmd.Dir, append([]string{"-listen", addr, "-dir", dir}, args...)...)
+	again.err.match(t, `room open on`)
+	return again
+}
+
+// TestLostAcknowledged: a power cut removes acknowledged lines from the log. The client that comes back says how many,
+// sends the other lines, and ends with status 4.
+func TestLostAcknowledged(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	server, addr := serve(t, anna)
+	client := start(t, t.TempDir(), "-connect", addr, "-dir", anna, "-reconnect", "-json")
+	client.send("{\"text\":\"1\"}\n{\"text\":\"2\"}\n{\"text\":\"3\"}\n")
+	client.out.match(t, `"id":3}`)
+	log := filepath.Join(server.cmd.Dir, "connection.log")
+	serveAgain(t, server, anna, addr, func() {
+		b := contents(t, log)
+		cut := bytes.Index(b, []byte(`"message":"2"`))
+		if err := os.Truncate(log, int64(bytes.LastIndexByte(b[:cut], '\n')+1)); err != nil {
+			t.Fatal(err)
+		}
+	})
+	client.err.match(t, `the server no longer has 2 lines that it acknowledged: lines 2 to 3`)
+	client.send("{\"text\":\"4\"}\n")
+	client.out.match(t, `"id":4}`)
+	client.stdin.Close()
+	if code := client.wait(); code != exitLost {
+		t.Errorf("exit %d", code)
+	}
+	if !strings.HasSuffix(client.err.String(), "securechat: the server no longer has 2 lines that it acknowledged\n") {
+		t.Errorf("stderr %q", client.err)
+	}
+	if got := messages(t, log); !slices.Equal(got, []string{"1", "4"}) {
+		t.Errorf("the log has %q", got)
+	}
+}
+
+// TestForgottenStream: a server had to forget the stream of a client whose lines it may have, or keeps no log. The
+// client says so, sends the lines again and ends with status 4. Without lines of that kind it ends with status 0.
+func TestForgottenStream(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name     string
+		inFlight bool
+		args     []string
+	}{{"a line in flight", true, nil}, {"none", false, nil}, {"no log", true, []string{"-log", "off"}}} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			anna := state(t, "anna")
+			server, addr := serve(t, anna, c.args...)
+			proxy := newMuteProxy(t, addr)
+			via := proxy.l.Addr().String()
+			pin(t, anna, via, anna)
+			client := start(t, t.TempDir(), "-connect", via, "-dir", anna, "-reconnect", "-json")
+			client.send("{\"text\":\"1\"}\n{\"text\":\"2\"}\n")
+			client.out.match(t, `"id":2}`)
+			if c.inFlight {
+				proxy.mute.Store(true)
+				client.send("{\"text\":\"3\"}\n{\"text\":\"4\"}\n")
+				server.out.match(t, `: 4\n`)
+			}
+			serveAgain(t, server, anna, addr, func() {
+				proxy.mute.Store(false)
+				if c.args == nil {
+					crowd(t, filepath.Join(server.cmd.Dir, "connection.log"), anna)
+				}
+			}, c.args...)
+			client.err.match(t, `connected to`)
+			client.stdin.Close()
+			code, stderr := client.wait(), client.err.String()
+			const doubt = "securechat: lines 3 to 4 may be recorded already, and with the same numbers again\n"
+			if c.inFlight && (code != exitLost || !strings.HasSuffix(stderr, doubt)) {
+				t.Errorf("exit %d: %s", code, stderr)
+			}
+			if !c.inFlight && (code != exitDone || strings.Contains(stderr, "already")) {
+				t.Errorf("exit %d: %s", code, stderr)
+			}
+			if c.args == nil && c.inFlight {
+				got := messages(t, filepath.Join(server.cmd.Dir, "connection.log"))
+				if !slices.Equal(got, []string{"1", "2", "3", "4", "3", "4"}) {
+					t.Errorf("the log has %q", got)
+				}
+			}
+		})
+	}
+}
+
+// muteProxy forwards connections to a server. While mute is set, nothing that the server sends reaches the client.
+type muteProxy struct {
+	l    net.Listener
+	mute atomic.Bool
+}
+
+func newMuteProxy(t *testing.T, target string) *muteProxy {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &muteProxy{l: l}
+	var wg sync.WaitGroup
+	t.Cleanup(func() { l.Close(); wg.Wait() })
+	wg.Go(func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial("tcp", target)
+			if err != nil {
+				client.Close() // The server is not running.
+				continue
+			}
+			wg.Go(func() { defer server.Close(); io.Copy(server, client) })
+			wg.Go(func() {
+				defer client.Close()
+				for buf := make([]byte, 4096); ; {
+					n, err := server.Read(buf)
+					if !p.mute.Load() {
+						client.Write(buf[:n])
+					}
+					if err != nil {
+						return
+					}
+				}
+			})
+		}
+	})
+	return p
+}
+
+// crowd makes the log's server forget the only stream of the key in dir: maxKeyStreams others have sent lines since. It
+// takes no lock of the log, which another process that is starting could hold.
+func crowd(t *testing.T, path, dir string) {
+	t.Helper()
+	k, err := loadKeys(keyOptions{dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newStreams()
+	log := contents(t, path)
+	for line := range bytes.Lines(log) {
+		marksOf(line, s.replay)
+	}
+	for n := range maxKeyStreams {
+		st := s.find(k.fingerprint(), streamID{byte(n >> 8), byte(n)})
+		st.last, st.durable = 1, 1
+	}
+	marks := s.appendMarks(nil)
+	chain(marks, sha256.Sum256(log[bytes.LastIndexByte(log[:len(log)-1], '\n')+1:]))
+	appendFile(t, path, string(marks))
+}
+
+// TestSignalBeforeEnd: a sender that receives a signal before the end of its input ends with status 4 and the number of
+// lines that it sent. One that has read all of it, or has sent nothing, ends with status 0.
+func TestSignalBeforeEnd(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	server, addr := serve(t, anna)
+	log := filepath.Join(server.cmd.Dir, "connection.log")
+	join := func(args ...string) *proc {
+		return start(t, t.TempDir(), append([]string{"-connect", addr, "-dir", anna, "-json"}, args...)...)
+	}
+	for _, sig := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
+		sender := join()
+		go func() { // ends with the client
+			for {
+				if _, err := io.WriteString(sender.stdin, strings.Repeat("{\"text\":\"x\"}\n", 100)); err != nil {
+					return
+				}
+			}
+		}()
+		sender.out.match(t, `"type":"ack"`)
+		before := len(messages(t, log))
+		sender.cmd.Process.Signal(sig)
+		code := sender.wait()
+		m := sender.err.match(t,
+			`securechat: a signal came before the end of the input: (\d+) lines? sent(, at least [1-9]\d* not sent)?\n$`)
+		if code != exitLost || m[1] == "0" || before == 0 {
+			t.Errorf("%v: exit %d: %s", sig, code, sender.err)
+		}
+	}
+	idle := join()
+	idle.send("{\"text\":\"one\"}\n")
+	idle.out.match(t, `"id":1}`)
+	idle.cmd.Process.Signal(syscall.SIGTERM)
+	code := idle.wait()
+	wantRun(t, "more input could follow", idle.err.String(), code, exitLost, "end of the input: 1 line sent\n$")
+	silent := join()
+	silent.out.match(t, `"welcome"`)
+	silent.cmd.Process.Signal(syscall.SIGTERM)
+	code = silent.wait()
+	wantRun(t, "nothing sent", silent.err.String(), code, exitDone, "^$")
+	whole := join("-stay")
+	whole.send("{\"text\":\"one\"}\n")
+	whole.stdin.Close()
+	whole.out.match(t, `"id":1}`)
+	whole.cmd.Process.Signal(syscall.SIGTERM)
+	code = whole.wait()
+	wantRun(t, "all sent", whole.err.String(), code, exitDone, "^$")
+}
+
+// TestShortPauses: a link breaks again and again after lines were recorded, and before their acknowledgements. The client
+// learns from each welcome that they were, so its pauses do not grow: seven growing ones take six seconds at least.
+func TestShortPauses(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	const lines = 10
+	recorded := uint64(0)
+	addr := fakeServer(t, anna, func(sess *session) error {
+		w := welcome{recorded: recorded, name: "anna", server: "anna"}
+		if err := writeMessage(sess, kindJoin, w.encode()); err != nil {
+			return err
+		}
+		if recorded == lines {
+			return writeMessage(sess, kindClose, []byte(closeText))
+		}
+		for {
+			kind, payload, err := sess.read()
+			if err != nil {
+				return err
+			}
+			if kind == kindText {
+				l, err := parseLines(payload, nil)
+				recorded = l.first
+				return err
+			}
+		}
+	})
+	pin(t, anna, addr, anna)
+	begin := time.Now()
+	_, stderr, code := runToEnd(t, t.TempDir(), strings.Repeat("x\n", lines), "-connect", addr, "-dir", anna, "-reconnect")
+	if d := time.Since(begin); code != exitDone || d > 20*time.Second {
+		t.Errorf("exit %d after %v: %s", code, d, stderr)
+	}
+}
+
+// TestMarksAtEachStart: a server is killed twice, its log is rotated after each kill, and it starts again. A line sent
+// again by a client from before the first kill is recorded once.
+func TestMarksAtEachStart(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	server, addr := serve(t, anna)
+	log := filepath.Join(server.cmd.Dir, "connection.log")
+	me := partyIn(t, anna)
+	req := joinRequest{stream: streamID{7}}
+	sess, _ := joinSession(t, addr, me, req)
+	if err := writeMessage(sess, kindText, linesOf(1, itemSay, "", "once")); err != nil {
+		t.Fatal(err)
+	}
+	server.out.match(t, `once`)
+	sess.conn.Close()
+	for range 2 {
+		server = serveAgain(t, server, anna, addr, func() {
+			if err := os.Rename(log, log+".1"); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	sess, w := joinSession(t, addr, me, req)
+	defer sess.conn.Close()
+	if w.recorded != 1 {
+		t.Errorf("the server knows %d lines of the stream", w.recorded)
+	}
+	if r := records(t, log)[0]; r["event"] != eventStream {
+		t.Errorf("the log begins with %v", r)
+	}
 }

@@ -1,10 +1,12 @@
 package main
 
 // The files of the state folder: reading them with a bound, replacing them in one step, locking the folder, and
-// checking who else can read a secret.
+// checking who else can read a secret. In a folder that belongs to another user, root's files get that user as owner, and
+// root follows no link: the user could have placed it to read or change a file of root's.
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -42,6 +44,17 @@ func stateFolder(flag string) (string, error) {
 		return "", fmt.Errorf("no folder for the keys: set -dir or $SECURECHAT_DIR: %w", err)
 	}
 	return filepath.Join(dir, "securechat"), nil
+}
+
+// serviceFolder returns the first of folders that has an identity and belongs to the user of a service, if this process
+// is root, else "".
+func serviceFolder(folders []string, euid int) string {
+	for _, dir := range folders {
+		if ownerOf(dir, euid) != nil && exists(filepath.Join(dir, "identity")) {
+			return dir
+		}
+	}
+	return ""
 }
 
 // makeFolder creates the state folder if it does not exist. It returns an error if other users can access the folder.
@@ -91,7 +104,11 @@ func exists(path string) bool {
 // readFile reads a regular file of at most limit bytes. It opens the file once, so the file that it checks is the file
 // that it reads, and without blocking, so a named pipe at path is an error and not a hang.
 func readFile(path string, limit int64) ([]byte, fs.FileInfo, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	owner := ownerOf(filepath.Dir(path), os.Geteuid())
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|owner.flags(), 0)
+	if err != nil && owner != nil && isLink(path) {
+		return nil, nil, errPlanted(path)
+	}
 	if err != nil {
 		return nil, nil, err
 	}
@@ -103,6 +120,9 @@ func readFile(path string, limit int64) ([]byte, fs.FileInfo, error) {
 	if !info.Mode().IsRegular() {
 		return nil, nil, fmt.Errorf("%s is not a regular file", path)
 	}
+	if owner != nil && hasOtherName(info) {
+		return nil, nil, errPlanted(path)
+	}
 	data, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
 		return nil, nil, err
@@ -113,9 +133,22 @@ func readFile(path string, limit int64) ([]byte, fs.FileInfo, error) {
 	return data, info, nil
 }
 
+// errPlanted is the error of a link in the folder of another user.
+func errPlanted(path string) error {
+	return fmt.Errorf("%s is a link in the folder of another user, which root does not follow: replace it by a file", path)
+}
+
+func isLink(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.Mode()&fs.ModeSymlink != 0
+}
+
 // writeFile replaces the file at path by data, with mode 0600, in one step: a crash or a power cut leaves the old
 // file or the new one. If path is a symbolic link, it replaces the link's target.
 func writeFile(path string, data []byte) error {
+	if ownerOf(filepath.Dir(path), os.Geteuid()) != nil && isLink(path) {
+		return errPlanted(path)
+	}
 	if target, err := filepath.EvalSymlinks(path); err == nil {
 		path = target
 	}
@@ -134,6 +167,9 @@ func replaceFile(path string, data []byte, rename func(from, to string) error, s
 	}
 	_, err = f.Write(data)
 	if err == nil {
+		err = ownerOf(filepath.Dir(path), os.Geteuid()).give(f)
+	}
+	if err == nil {
 		err = f.Sync()
 	}
 	err = errors.Join(err, f.Close())
@@ -151,7 +187,7 @@ func replaceFile(path string, data []byte, rename func(from, to string) error, s
 
 // overwriteFile replaces the contents of a file without replacing the file.
 func overwriteFile(path string, data []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	f, err := os.OpenFile(path, os.O_WRONLY|ownerOf(filepath.Dir(path), os.Geteuid()).flags(), 0)
 	if err != nil {
 		return err
 	}
@@ -185,7 +221,7 @@ func isReadOnly(err error) bool {
 // system releases the lock when its holder ends, so a crash leaves no stale lock.
 func withLock(dir string, fn func() error) error {
 	path := filepath.Join(dir, "lock")
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := openLock(path)
 	if err != nil {
 		return fmt.Errorf("cannot lock the state folder: %w%s", err, writeAdvice(err))
 	}
@@ -203,6 +239,23 @@ func withLock(dir string, fn func() error) error {
 		}
 		time.Sleep(lockRetry)
 	}
+}
+
+// openLock opens the lock's file, which it creates if needed.
+func openLock(path string) (*os.File, error) {
+	owner := ownerOf(filepath.Dir(path), os.Geteuid())
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return os.OpenFile(path, os.O_RDWR|os.O_CREATE|owner.flags(), 0o600)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := owner.give(f); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 // stateFiles reads and appends to the text files of the state folder, and reports what is wrong with them.
@@ -310,6 +363,50 @@ func (w *fileWatch) changed(now time.Time) bool {
 		w.young = w.young || info != nil && now.Sub(info.ModTime()) < timeStep
 	}
 	return changed
+}
+
+// parsedFile is a file of the state folder that is parsed once for each change of its contents. Any goroutine may use it.
+type parsedFile[T any] struct {
+	name  string
+	parse func(data []byte) (T, error) // data is nil if there is no file
+
+	mu    sync.Mutex // guards the fields below
+	watch *fileWatch // nil before the first reading
+	known bool       // the fields below are those of the last reading
+	read  time.Time
+	sum   [sha256.Size]byte // of the contents; of nothing also if there is no file
+	none  bool              // there is no file
+	value T
+	err   error
+}
+
+// trustTimes is how long the contents of a file are not read again while its size and times stay the same. Some programs
+// set a file's time back after they have changed it.
+const trustTimes = 2 * time.Second
+
+// get returns what parse made of the file as it is now. An error of reading the file is returned and not remembered.
+func (p *parsedFile[T]) get(files *stateFiles) (value T, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	if p.watch == nil {
+		p.watch = newFileWatch(files.path(p.name))
+	}
+	changed := p.watch.changed(now) // before reading, so that a change meanwhile is noticed the next time
+	if since := now.Sub(p.read); p.known && !changed && 0 <= since && since < trustTimes {
+		return p.value, p.err
+	}
+	data, err := files.read(p.name)
+	if err != nil {
+		p.known = false
+		return value, err
+	}
+	if sum, none := sha256.Sum256(data), data == nil; !p.known || sum != p.sum || none != p.none {
+		p.value, p.err = p.parse(data)
+		p.known, p.sum, p.none = true, sum, none
+	}
+	p.read = now
+	return p.value, p.err
 }
 
 // textLines yields the lines of a file that are neither empty nor comments, and their numbers.

@@ -5,11 +5,14 @@ package main
 // table, and a test compares the man page with it.
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -35,7 +38,7 @@ const shortUsageEnd = `
 
 const usageEnd = `
 exit status: 0 all delivered, 1 network or file trouble, 2 wrong usage,
-             3 not trusted, 4 connection lost and lines perhaps with it,
+             3 not trusted, 4 lines perhaps lost, recorded twice or not sent,
              5 -timeout ran out
 `
 
@@ -46,6 +49,7 @@ type options struct {
 	listen, connect, allow, invite string
 	completion                     string
 	verifyLog                      []string // files of one log, the oldest first
+	head                           string   // the hash of a record that these files must have; "" for none
 
 	keys   keyFlags
 	client clientFlags
@@ -76,7 +80,9 @@ type serverFlags struct {
 	log           string
 	logText, sync bool
 	maxClients    int
+	rate          int
 	norelay       bool
+	bridge        bool
 	history       int
 	delay         time.Duration // before each answer of a handshake; with -paper on both sides
 }
@@ -118,9 +124,9 @@ func (o *options) table() []optionGroup {
 	return []optionGroup{
 		{"what to do, one of", []option{
 			{name: "listen", value: "ADDRESS", field: &o.listen, mode: true, check: o.checkListen,
-				help: "open a room on ADDRESS, such as :9000; systemd takes the sockets of a systemd .socket unit"},
+				help: "open a room on ADDRESS, such as :9000 or 9000; systemd takes the sockets of a systemd .socket unit"},
 			{name: "connect", value: "ADDRESS", field: &o.connect, mode: true, check: o.checkConnect,
-				help: "join the room at ADDRESS, such as host:9000"},
+				help: "join the room at ADDRESS, such as host:9000 or host; an ADDRESS without a flag means this one"},
 			{name: "invite", value: "NAME", field: &o.invite, mode: true, excludes: notPaper, check: o.checkInvite,
 				help: "make a one-time code that admits NAME; also with -listen"},
 			{name: "allow", value: "FILE", field: &o.allow, mode: true, check: o.checkAllow,
@@ -165,26 +171,32 @@ func (o *options) table() []optionGroup {
 			{name: "count", value: "N", field: &o.client.count, needs: client, excludes: notRaw, check: o.checkCount,
 				help: "end after N messages were received (implies -stay)"},
 			{name: "timeout", value: "D", field: &o.client.timeout, needs: client, check: o.checkTimeout,
-				help: "end after D, such as 10s, with exit status 5 (implies -stay)"},
+				help: "end after D, such as 10s or 10, with exit status 5 (implies -stay)"},
 			{name: "reconnect", field: &o.client.reconnect, common: true, needs: client, excludes: neither,
 				help: "connect again after network trouble, and send again what was not acknowledged " +
 					"(default at a terminal)"},
 		}},
 		{"servers", []option{
 			{name: "log", value: "FILE", initial: "connection.log", field: &o.server.log, common: true, needs: server,
-				help: "log of the server; off keeps none; SIGHUP reopens it"},
+				check: o.checkLog, help: "log of the server; - writes it to stdout, off keeps none; SIGHUP reopens it"},
 			{name: "log-text", initial: "true", field: &o.server.logText, needs: server,
 				help: "log the SHA-256 of each text in place of the text"},
 			{name: "sync", field: &o.server.sync, needs: server,
 				help: "acknowledge a line when it is on disk, not when it is written"},
 			{name: "max-clients", value: "N", initial: strconv.Itoa(maxClients), field: &o.server.maxClients,
 				needs: server, check: o.checkMaxClients, help: "clients in the room at once"},
+			{name: "rate", value: "N", field: &o.server.rate, needs: server, excludes: notRaw, check: o.checkRate,
+				help: "read from each key at most N lines a second, in bursts of ten seconds' worth (default no limit)"},
 			{name: "norelay", field: &o.server.norelay, needs: server, excludes: notRaw,
 				help: "receive lines and pass none on, as the paper's server does"},
+			{name: "bridge", field: &o.server.bridge, needs: server, excludes: notRaw,
+				help: "like -json, and stdin has messages of other servers: none speaks as the operator"},
 			{name: "history", value: "N", initial: "1000", field: &o.server.history, needs: server, excludes: notRaw,
 				check: o.checkHistory, help: "keep N items for people who are away; 0 keeps none"},
 			{name: "delay", value: "D", field: &o.server.delay, needs: both, check: o.checkDelay,
 				help: "wait before each answer of a handshake, such as 1s (default 0s; with -paper 1s, on both sides)"},
+			{name: "head", value: "HASH", field: &o.head, needs: []string{"verify-log"}, check: o.checkHead,
+				help: "with -verify-log: fail unless the log has the record with this hash, a head that -verify-log has printed"},
 		}},
 		{"the paper's own protocol, for its programs", []option{
 			{name: "paper", field: &o.paper.on, needs: both, excludes: notRaw, check: o.checkPaper,
@@ -266,8 +278,11 @@ func flagSet(table []option) *flag.FlagSet {
 		case *time.Duration:
 			f.Func(row.name, "", func(value string) error {
 				d, err := time.ParseDuration(value)
+				if n, nerr := strconv.ParseUint(value, 10, 31); nerr == nil { // a number alone means seconds
+					d, err = time.Duration(n)*time.Second, nil
+				}
 				if err != nil {
-					return errors.New("give a time with its unit, such as 10s or 2m")
+					return errors.New("give a time, such as 10s or 2m")
 				}
 				*p = d
 				return nil
@@ -291,7 +306,15 @@ func parseFlags(args []string) (*options, error) {
 	o := &options{given: map[string]bool{}}
 	table := rows(o.table())
 	f := flagSet(table)
-	err := f.Parse(args)
+	err := f.Parse(headFirst(args))
+	given := func(f *flag.Flag) { o.given[f.Name] = true }
+	f.Visit(given)
+	isMode := func(row option) bool { return row.mode && o.has(row) }
+	if words := f.Args(); err == nil && len(words) > 0 && !o.client.join && !slices.ContainsFunc(table, isMode) {
+		_ = f.Set("connect", words[0]) // HOST[:PORT] alone means -connect; a string takes any value
+		err = f.Parse(words[1:])
+		f.Visit(given)
+	}
 	if errors.Is(err, flag.ErrHelp) { // -h, which is not in the table
 		o.mode = "help"
 		return o, nil
@@ -304,7 +327,6 @@ func parseFlags(args []string) (*options, error) {
 	if err != nil {
 		return nil, wrongUse("%v; -help-all lists the flags", err)
 	}
-	f.Visit(func(f *flag.Flag) { o.given[f.Name] = true })
 	o.mode, err = o.chooseMode(table)
 	if err != nil {
 		return nil, err
@@ -322,14 +344,22 @@ func parseFlags(args []string) (*options, error) {
 			return nil, err
 		}
 	}
-	if host, port, err := net.SplitHostPort(o.connect); err == nil && host == "" {
-		o.connect = net.JoinHostPort("localhost", port)
-	}
+	o.output.json = o.output.json || o.server.bridge
 	o.client.stay = o.client.stay || o.client.count > 0 || o.client.timeout > 0
 	if o.paper.on && !o.given["delay"] {
 		o.server.delay = time.Second
 	}
 	return o, nil
+}
+
+// headFirst returns args with -head HASH before all others: behind -verify-log or its files it would be the names of
+// files.
+func headFirst(args []string) []string {
+	at := slices.IndexFunc(args, func(a string) bool { return a == "-head" || a == "--head" })
+	if at < 0 || at+1 == len(args) {
+		return args
+	}
+	return slices.Concat(args[at:at+2], args[:at], args[at+2:])
 }
 
 // chooseMode returns the one flag that says what to do. -help and -help-all count more than any other, and -listen more
@@ -391,26 +421,52 @@ func notEmpty(name, value string) error {
 	return nil
 }
 
-func (o *options) checkListen() error {
-	if o.listen == fromSystemd {
-		return nil
+func (o *options) checkListen() (err error) {
+	if o.listen != fromSystemd {
+		o.listen, err = wholeAddress("listen", o.listen)
 	}
-	return checkAddress("listen", o.listen)
+	return err
 }
 
-func (o *options) checkConnect() error { return checkAddress("connect", o.connect) }
+func (o *options) checkConnect() (err error) {
+	o.connect, err = wholeAddress("connect", o.connect)
+	if host, port, err := net.SplitHostPort(o.connect); err == nil && host == "" {
+		o.connect = net.JoinHostPort("localhost", port)
+	}
+	return err
+}
 
-// checkAddress returns an error if a flag's value is not host:port.
-func checkAddress(name, addr string) error {
+// defaultPort is the port of an address that names none.
+const defaultPort = "9000"
+
+// wholeAddress returns a flag's value as host:port. A value without a port gets defaultPort, and a number alone is a
+// port of this machine.
+func wholeAddress(name, addr string) (string, error) {
 	if err := notEmpty(name, addr); err != nil {
-		return err
+		return "", err
 	}
-	_, port, err := net.SplitHostPort(addr)
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		host, port, err = addr, defaultPort, nil
+		if _, nerr := strconv.ParseUint(addr, 10, 64); nerr == nil {
+			host, port = "", addr
+		} else if strings.ContainsAny(addr, ":[]") {
+			host = strings.TrimSuffix(strings.TrimPrefix(addr, "["), "]")
+			_, err = netip.ParseAddr(host)
+		}
+	}
 	if err != nil || port == "" {
-		return fmt.Errorf("-%s %s: give a host and a port, such as localhost:9000 or [::1]:9000", name, addr)
+		return "", fmt.Errorf("-%s %s: give a host and a port, such as localhost:9000 or [::1]:9000", name, addr)
 	}
+	if err := checkPort(port); err != nil {
+		return "", fmt.Errorf("-%s %s: %w", name, addr, err)
+	}
+	return net.JoinHostPort(host, port), nil
+}
+
+func checkPort(port string) error {
 	if _, err := net.LookupPort("tcp", port); err != nil {
-		return fmt.Errorf("-%s %s: %q is not a port: give a number from 1 to 65535", name, addr, port)
+		return fmt.Errorf("%q is not a port: give a number from 1 to 65535", port)
 	}
 	return nil
 }
@@ -430,6 +486,14 @@ func (o *options) checkVerifyLog() error {
 			return err
 		}
 	}
+	return nil
+}
+
+func (o *options) checkHead() error {
+	if b, err := hex.DecodeString(o.head); err != nil || len(b) != sha256.Size {
+		return fmt.Errorf("-head %s: give the %d hexadecimal digits that -verify-log prints", o.head, 2*sha256.Size)
+	}
+	o.head = strings.ToLower(o.head)
 	return nil
 }
 
@@ -479,9 +543,28 @@ func (o *options) checkTimeout() error {
 	return nil
 }
 
+func (o *options) checkLog() error {
+	switch {
+	case o.server.log != logStdout:
+		return nil
+	case o.server.sync:
+		return errors.New("-log -: -sync needs a file")
+	case o.output.raw:
+		return errors.New("-log -: -raw needs stdout: name a file, or off")
+	}
+	return nil
+}
+
 func (o *options) checkMaxClients() error {
 	if n := o.server.maxClients; n < 1 || n > 1<<20 {
 		return fmt.Errorf("-max-clients %d: it must be from 1 to %d", n, 1<<20)
+	}
+	return nil
+}
+
+func (o *options) checkRate() error {
+	if n := o.server.rate; n < 1 || n > 1<<20 {
+		return fmt.Errorf("-rate %d: it must be from 1 to %d", n, 1<<20)
 	}
 	return nil
 }

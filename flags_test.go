@@ -85,12 +85,12 @@ func TestFlagValues(t *testing.T) {
 		o.keys != keys || o.client != client || o.output != output {
 		t.Errorf("%+v", o)
 	}
-	o, err = parseFlags(strings.Fields("-listen systemd -invite anna -log off -log-text=false -sync -max-clients 2 " +
+	o, err = parseFlags(strings.Fields("-listen systemd -invite anna -log off -log-text=false -sync -max-clients 2 -rate 3 " +
 		"-norelay -history 0 -delay 5s"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := serverFlags{log: "off", sync: true, maxClients: 2, norelay: true, delay: 5 * time.Second}
+	server := serverFlags{log: "off", sync: true, maxClients: 2, rate: 3, norelay: true, delay: 5 * time.Second}
 	if o.mode != "listen" || o.listen != fromSystemd || o.invite != "anna" || o.server != server {
 		t.Errorf("%+v", o)
 	}
@@ -102,12 +102,31 @@ func TestFlagValues(t *testing.T) {
 	if err != nil || o.mode != "verify-log" || !slices.Equal(o.verifyLog, []string{"log.1", "log"}) {
 		t.Errorf("%+v, %v", o, err)
 	}
+	for _, line := range []string{"-verify-log -head H log.1 log", "-verify-log log.1 -head H log",
+		"-verify-log log.1 log -head H", "-head H -verify-log log.1 log"} {
+		o, err := parseFlags(strings.Fields(strings.Replace(line, "H", noHash, 1)))
+		if err != nil || o.head != noHash || !slices.Equal(o.verifyLog, []string{"log.1", "log"}) {
+			t.Errorf("%s: %+v, %v", line, o, err)
+		}
+	}
 	for line, stay := range map[string]bool{
 		"-connect :1": false, "-connect :1 -count 3": true, "-connect :1 -timeout 1s": true,
 	} {
 		if o, err := parseFlags(strings.Fields(line)); err != nil || o.client.stay != stay {
 			t.Errorf("%s: %+v, %v; want stay %v", line, o, err, stay)
 		}
+	}
+	for line, want := range map[string]string{
+		"-listen 9010": ":9010", "-listen localhost": "localhost:9000", "-listen [::1]": "[::1]:9000",
+		"-connect host": "host:9000", "-connect ::1": "[::1]:9000", "-connect [fe80::1%eth0]": "[fe80::1%eth0]:9000",
+		"-connect 9010": "localhost:9010", "-connect [::1]:1": "[::1]:1", "host": "host:9000", "-stay host:1 -json": "host:1",
+	} {
+		if o, err := parseFlags(strings.Fields(line)); err != nil || o.listen+o.connect != want {
+			t.Errorf("%s: %+v, %v; want %s", line, o, err, want)
+		}
+	}
+	if o, err := parseFlags(strings.Fields("host -timeout 10")); err != nil || o.client.timeout != 10*time.Second {
+		t.Errorf("%+v, %v", o, err)
 	}
 	for line, mode := range map[string]string{
 		"-h": "help", "-help": "help", "-listen :1 -help": "help", "-connect :1 -join -help-all": "help-all",
@@ -124,7 +143,8 @@ func TestFlagValues(t *testing.T) {
 var flagSamples = map[string]string{
 	"listen": ":9000", "connect": "host:9000", "invite": "anna", "allow": "f", "verify-log": "f", "completion": "bash",
 	"identity": "f", "passphrase-file": "f", "type": "rsa", "bits": "2048", "comment": "anna", "dir": "d", "to": "bob",
-	"count": "1", "timeout": "1s", "log": "f", "max-clients": "1", "history": "1", "delay": "1s", "peer": "f",
+	"count": "1", "timeout": "1s", "log": "f", "max-clients": "1", "rate": "1", "history": "1", "delay": "1s", "peer": "f",
+	"head": noHash,
 }
 
 // sample returns a flag with a valid value.
@@ -140,15 +160,16 @@ func sample(name string) string {
 func TestFlagConflicts(t *testing.T) {
 	belongs := map[string]string{
 		"force": "allow", "delay": "listen or -connect", "paper": "listen or -connect", "peer": "paper",
+		"head": "verify-log",
 	}
 	for name := range strings.FieldsSeq("join accept-new to stay count timeout reconnect") {
 		belongs[name] = "connect"
 	}
-	for name := range strings.FieldsSeq("log log-text sync max-clients norelay history") {
+	for name := range strings.FieldsSeq("log log-text sync max-clients rate norelay history bridge") {
 		belongs[name] = "listen"
 	}
 	excluded := map[string][]string{
-		"raw":   strings.Fields("to stay count reconnect norelay history paper json nobell"),
+		"raw":   strings.Fields("to stay count reconnect rate norelay history bridge paper json nobell"),
 		"paper": strings.Fields("invite passphrase-file type bits comment join accept-new to reconnect"),
 	}
 	for _, row := range flagTable() {
@@ -167,7 +188,7 @@ func TestFlagConflicts(t *testing.T) {
 			if belongs[row.name] == "listen" || row.name == "invite" {
 				line = "-listen=:9000"
 			}
-			if row.mode && row.name != "invite" || row.name == other || row.name == "force" {
+			if row.mode && row.name != "invite" || row.name == other || row.name == "force" || row.name == "head" {
 				continue
 			}
 			line += sample(row.name) + " -" + other
@@ -223,12 +244,14 @@ func TestWrongFlagValues(t *testing.T) {
 		"-lissten :9000":                     "not defined: -lissten; -help-all lists the flags",
 		"-listen :9000 extra":                `unexpected argument "extra"`,
 		"-listen=":                           "-listen needs a value",
-		"-listen 9000":                       "-listen 9000: give a host and a port",
+		"-listen host:":                      "-listen host:: give a host and a port",
+		"-listen 99999":                      `-listen 99999: "99999" is not a port`,
 		"-listen :x-y":                       `-listen :x-y: "x-y" is not a port`,
 		"-connect=":                          "-connect needs a value",
-		"-connect host":                      "-connect host: give a host and a port",
+		"-connect a:b:c":                     "-connect a:b:c: give a host and a port",
+		"host:1 more":                        `unexpected argument "more"`,
+		"-join code":                         "-join takes no code",
 		"-connect host:99999":                `-connect host:99999: "99999" is not a port`,
-		"-connect systemd":                   "-connect systemd: give a host and a port",
 		"-allow=":                            "-allow needs a value",
 		"-invite an/na":                      "-invite: ",
 		"-invite=":                           "-invite: ",
@@ -244,10 +267,11 @@ func TestWrongFlagValues(t *testing.T) {
 		"-connect :1 -count many":            `invalid value "many" for flag -count: give a whole number`,
 		"-connect :1 -timeout -1s":           "-timeout -1s: it must be positive",
 		"-connect :1 -timeout 0s":            "-timeout 0s: it must be positive",
-		"-connect :1 -timeout 10":            `invalid value "10" for flag -timeout: give a time with its unit`,
+		"-connect :1 -timeout ten":           `invalid value "ten" for flag -timeout: give a time, such as 10s or 2m`,
 		"-connect :1 -join code":             "-join takes no code",
 		"-connect :1 -join=code":             "-join takes no code",
 		"-listen :1 -max-clients 0":          "-max-clients 0: it must be from 1 to 1048576",
+		"-listen :1 -rate 0":                 "-rate 0: it must be from 1 to 1048576",
 		"-listen :1 -max-clients 1048577":    "-max-clients 1048577: it must be from 1 to 1048576",
 		"-listen :1 -history -1":             "-history -1: it must be a number of items",
 		"-listen :1 -delay 6s":               "-delay 6s: it must be from 0s to 5s",

@@ -13,6 +13,7 @@ package main
 //     proven its key and is not admitted: it receives a signed refusal.
 
 import (
+	"bytes"
 	"crypto/cipher"
 	"crypto/hkdf"
 	"crypto/hpke"
@@ -416,7 +417,7 @@ func parseIdentity(wire []byte) (ssh.PublicKey, error) {
 	if len(wire) > maxIdentity {
 		return nil, fmt.Errorf("an identity of %d bytes: %w", len(wire), errUnverified)
 	}
-	id, err := ssh.ParsePublicKey(wire)
+	id, err := ssh.ParsePublicKey(bytes.Clone(wire)) // a key keeps what it was parsed from
 	if err != nil {
 		return nil, fmt.Errorf("the identity is no SSH key: %w", errUnverified)
 	}
@@ -541,7 +542,7 @@ func (x *exchange) read() (body []byte, err error) {
 	err = receiveOn(x.conn, func() (err error) { body, err = readFrame(x.conn, maxHandshakeFrame); return })
 	x.wire = frameHeader + len(body)
 	if err != nil {
-		return nil, withoutAddresses(err)
+		return nil, plainError(err)
 	}
 	return body, nil
 }
@@ -549,7 +550,7 @@ func (x *exchange) read() (body []byte, err error) {
 func (x *exchange) write(body []byte) error {
 	x.wire = frameHeader + len(body)
 	if err := writeFrame(x.conn, body); err != nil {
-		return withoutAddresses(err)
+		return plainError(err)
 	}
 	return nil
 }

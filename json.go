@@ -17,43 +17,50 @@ import (
 	"unicode/utf8"
 )
 
-// appendQuoted appends text as a JSON string. What is not safe on a terminal becomes a \u escape, which any JSON reader
-// turns back into the text that was sent. Bytes that are not UTF-8, which JSON cannot hold, become U+FFFD.
+// appendQuoted appends text as a JSON string. What appendSafe escapes, and each space or joiner that is not plain to see,
+// becomes a \u escape, which any JSON reader turns back into the text that was sent. Bytes that are not UTF-8, which
+// JSON cannot hold, become U+FFFD.
 func appendQuoted(b, text []byte) []byte {
 	b = append(b, '"')
+	var around textContext
 	start := 0
 	for i := 0; i < len(text); {
 		c := text[i]
 		if c >= 0x20 && c < 0x7f && c != '"' && c != '\\' {
+			around = textContext{base: rune(c), last: rune(c)}
 			i++
 			continue
 		}
 		r, n := utf8.DecodeRune(text[i:])
-		if c >= utf8.RuneSelf && !(r == utf8.RuneError && n == 1) && unicode.IsPrint(r) {
+		valid := c >= utf8.RuneSelf && (r != utf8.RuneError || n > 1)
+		if valid && around.admits(r, text[i+n:]) && unicode.IsPrint(r) {
 			i += n
 			continue
 		}
+		around = textContext{}
 		b = append(b, text[start:i]...)
-		switch {
-		case c == '"' || c == '\\':
-			b = append(b, '\\', c)
-		case c == '\n':
-			b = append(b, '\\', 'n')
-		case c == '\t':
-			b = append(b, '\\', 't')
-		case r == utf8.RuneError && n == 1:
-			b = append(b, `\ufffd`...)
-		case r > 0xffff:
-			hi, lo := utf16.EncodeRune(r)
-			b = appendU(appendU(b, hi), lo)
-		default:
-			b = appendU(b, r)
-		}
+		b = appendQuotedEscape(b, r, n)
 		i += n
 		start = i
 	}
 	b = append(b, text[start:]...)
 	return append(b, '"')
+}
+
+// appendQuotedEscape appends the escape of r, which utf8.DecodeRune decoded from n bytes.
+func appendQuotedEscape(b []byte, r rune, n int) []byte {
+	switch {
+	case r == '"' || r == '\\':
+		return append(b, '\\', byte(r))
+	case r == '\n':
+		return append(b, '\\', 'n')
+	case r == '\t':
+		return append(b, '\\', 't')
+	case r > 0xffff:
+		hi, lo := utf16.EncodeRune(r)
+		return appendU(appendU(b, hi), lo)
+	}
+	return appendU(b, r) // of a byte that is not UTF-8, r is U+FFFD
 }
 
 // appendU appends r, at most 0xffff, as a \u escape.
@@ -117,14 +124,18 @@ func (o *inputObject) text() ([]byte, error) {
 	return nil, nil
 }
 
+// errNotRemote is the error for an object from a bridge that does not say who speaks at which other server.
+var errNotRemote = errors.New(`an object without "origin" and "name" of another server, so it was not sent`)
+
 // parseObject returns the line that an object of the input asks to send: {"text": "…"}, with "to": NAME or "what":
 // "action" if wanted. Other members are ignored, so that the output of one securechat can be the input of another
 // (docs/JSON.md). The line's text is nil if the object asks for nothing, as one of another type than message. def has
 // the receiver of -to.
 //
-// On a server, own is its fingerprint and marks a bridge between servers: objects with this origin are ignored, so
-// that no line loops, and so are lines for the operator of another server alone. from is the sender at another
-// server, or "".
+// On a server, own is its fingerprint. An object with an origin, a server or a name comes from a bridge: it is ignored
+// if the origin is own, so that no line loops, and if it is for the operator of another server alone. Otherwise it
+// needs an origin and a name, because it would speak as the operator without them. from is the sender at another
+// server, or "" for an object without these members.
 func parseObject(line []byte, def outLine, own string) (out outLine, from string, err error) {
 	def.text = nil
 	o, err := readObject(line)
@@ -135,11 +146,15 @@ func parseObject(line []byte, def outLine, own string) (out outLine, from string
 	if err != nil {
 		return def, "", err
 	}
-	bridged := own != "" && o.Origin != ""
+	bridged := own != "" && (o.Origin != "" || o.Server != "" || o.Name != "")
+	remote := o.Origin != "" && o.Name != ""
 	switch {
 	case o.Type != "" && o.Type != "message",
-		bridged && (o.Origin == own || o.What == itemNames[itemDirect] && o.To == ""):
+		bridged && o.Origin == own,
+		bridged && o.Origin != "" && o.What == itemNames[itemDirect] && o.To == "":
 		return def, "", nil
+	case bridged && !remote:
+		return def, "", errNotRemote
 	case text == nil:
 		return def, "", errors.New(`an object without "text", so it was not sent`)
 	case len(text) > maxLine || bytes.IndexByte(text, '\n') >= 0:
@@ -152,7 +167,7 @@ func parseObject(line []byte, def outLine, own string) (out outLine, from string
 	case o.What == itemNames[itemAction] && def.to == "":
 		def.what = itemAction
 	}
-	if bridged && o.Name != "" {
+	if bridged {
 		from = remoteName(o.Name, o.Server, o.Origin)
 	}
 	def.text = text

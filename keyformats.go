@@ -180,6 +180,27 @@ func parsePrivateBlock(block *pem.Block) (any, error) {
 	return nil, err
 }
 
+// decryptPrivateBlock decrypts and parses a private key of a format that checkPrivateFormat accepts. The error is
+// x509.IncorrectPasswordError for a wrong passphrase.
+func decryptPrivateBlock(block *pem.Block, passphrase []byte) (any, error) {
+	if block.Type == "OPENSSH PRIVATE KEY" {
+		text := pem.EncodeToMemory(block)
+		defer clear(text)
+		return ssh.ParseRawPrivateKeyWithPassphrase(text, passphrase)
+	}
+	//lint:ignore SA1019 The format is weak, and people have such keys.
+	der, err := x509.DecryptPEMBlock(block, passphrase)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(der)
+	raw, err := parsePrivateBlock(&pem.Block{Type: block.Type, Bytes: der})
+	if err != nil {
+		return nil, x509.IncorrectPasswordError // one wrong passphrase in 256 leaves bytes that only fail here
+	}
+	return raw, nil
+}
+
 // ecPrivateKey is the structure of an EC PRIVATE KEY block (RFC 5915).
 type ecPrivateKey struct {
 	Version    int
@@ -232,22 +253,36 @@ func parseExplicitEC(block *pem.Block) (crypto.Signer, bool) {
 	if block.Type == "EC PRIVATE KEY" {
 		parameters = inner.Parameters.Bytes // without the explicit tag
 	}
-	var c explicitCurve
-	if _, err := asn1.Unmarshal(parameters, &c); err != nil {
+	curve := curveOf(parameters)
+	if curve == nil {
 		return nil, false
 	}
-	for _, curve := range []elliptic.Curve{elliptic.P256(), elliptic.P384(), elliptic.P521()} {
-		if !c.is(curve.Params()) {
-			continue
-		}
-		secret := inner.PrivateKey
-		if size := (curve.Params().BitSize + 7) / 8; len(secret) < size {
-			secret = append(make([]byte, size-len(secret)), secret...)
-		}
-		key, err := ecdsa.ParseRawPrivateKey(curve, secret)
-		return key, err == nil
+	secret := inner.PrivateKey
+	if size := (curve.Params().BitSize + 7) / 8; len(secret) < size {
+		secret = append(make([]byte, size-len(secret)), secret...)
 	}
-	return nil, false
+	key, err := ecdsa.ParseRawPrivateKey(curve, secret)
+	return key, err == nil
+}
+
+// curveOf returns P-256, P-384 or P-521 for its name or its explicit parameters in DER, or nil for any other curve.
+func curveOf(parameters []byte) elliptic.Curve {
+	var name asn1.ObjectIdentifier
+	if _, err := asn1.Unmarshal(parameters, &name); err == nil {
+		return map[string]elliptic.Curve{
+			"1.2.840.10045.3.1.7": elliptic.P256(), "1.3.132.0.34": elliptic.P384(), "1.3.132.0.35": elliptic.P521(),
+		}[name.String()]
+	}
+	var c explicitCurve
+	if _, err := asn1.Unmarshal(parameters, &c); err != nil {
+		return nil
+	}
+	for _, curve := range []elliptic.Curve{elliptic.P256(), elliptic.P384(), elliptic.P521()} {
+		if c.is(curve.Params()) {
+			return curve
+		}
+	}
+	return nil
 }
 
 // is reports whether the numbers are those of a named curve.
@@ -257,17 +292,24 @@ func (c *explicitCurve) is(p *elliptic.CurveParams) bool {
 	y := p.Gy.FillBytes(make([]byte, size))
 	plain := slices.Concat([]byte{4}, x, y)
 	compressed := append([]byte{2 + y[size-1]&1}, x...)
+	hybrid := slices.Concat([]byte{6 + y[size-1]&1}, x, y)
 	a := new(big.Int).Sub(p.P, big.NewInt(3))
 	return c.Field.Prime != nil && c.Order != nil && c.Field.Prime.Cmp(p.P) == 0 && c.Order.Cmp(p.N) == 0 &&
 		new(big.Int).SetBytes(c.Curve.A).Cmp(a) == 0 && new(big.Int).SetBytes(c.Curve.B).Cmp(p.B) == 0 &&
-		(bytes.Equal(c.Base, plain) || bytes.Equal(c.Base, compressed))
+		(bytes.Equal(c.Base, plain) || bytes.Equal(c.Base, compressed) || bytes.Equal(c.Base, hybrid))
 }
+
+// errMoreThanOne is the error for several public keys.
+var errMoreThanOne = errors.New("that is more than one line: give one public key at a time")
 
 // importPublic converts a public key in SSH2's format (RFC 4716) or in PEM to a public key line. It returns text
 // itself if it is in neither format.
 func importPublic(text []byte) ([]byte, error) {
 	text = withoutMark(text)
-	if block, _ := pem.Decode(text); block != nil && strings.HasSuffix(block.Type, "PUBLIC KEY") {
+	if block, rest := pem.Decode(text); block != nil && strings.HasSuffix(block.Type, "PUBLIC KEY") {
+		if len(bytes.TrimSpace(rest)) > 0 {
+			return nil, errMoreThanOne
+		}
 		key, err := parsePEMPublic(block)
 		if err != nil {
 			return nil, fmt.Errorf("the PEM public key is damaged or of an unknown type: %w", err)
@@ -293,10 +335,41 @@ func parsePEMPublic(block *pem.Block) (ssh.PublicKey, error) {
 	} else {
 		key, err = x509.ParsePKIXPublicKey(block.Bytes)
 	}
+	if ec, ok := parseECPublic(block.Bytes); err != nil && ok {
+		key, err = ec, nil
+	}
 	if err != nil {
 		return nil, err
 	}
 	return ssh.NewPublicKey(key)
+}
+
+// parseECPublic parses an ECDSA key in a form that crypto/x509 does not: with explicit curve parameters, or with a
+// compressed or hybrid point.
+func parseECPublic(der []byte) (*ecdsa.PublicKey, bool) {
+	var outer struct {
+		Algorithm struct {
+			ID         asn1.ObjectIdentifier
+			Parameters asn1.RawValue
+		}
+		Point asn1.BitString
+	}
+	if _, err := asn1.Unmarshal(der, &outer); err != nil {
+		return nil, false
+	}
+	curve, point := curveOf(outer.Algorithm.Parameters.FullBytes), outer.Point.RightAlign()
+	if curve == nil {
+		return nil, false
+	}
+	size := (curve.Params().BitSize + 7) / 8
+	if x, y := elliptic.UnmarshalCompressed(curve, point); x != nil {
+		point = slices.Concat([]byte{4}, x.FillBytes(make([]byte, size)), y.FillBytes(make([]byte, size)))
+	}
+	if n := len(point); n == 1+2*size && point[0] == 6|point[n-1]&1 { // the hybrid form repeats y's lowest bit
+		point[0] = 4
+	}
+	key, err := ecdsa.ParseUncompressedPublicKey(curve, point)
+	return key, err == nil
 }
 
 const (
@@ -348,16 +421,18 @@ func explainKeyFile(name string, data []byte) string {
 		return fmt.Sprintf("a PEM public key: convert it with ssh-keygen -i -m PKCS8 -f %s > NEWFILE", name)
 	case block != nil && block.Type == "RSA PUBLIC KEY":
 		return fmt.Sprintf("a PEM public key: convert it with ssh-keygen -i -m PEM -f %s > NEWFILE", name)
-	case isBrokenLine(text):
+	case isBrokenLine(text, lineBreaks.Replace(text)):
 		return fmt.Sprintf(
 			"a public key that is broken over several lines: convert it with tr -d '\\r\\n' < %s > NEWFILE", name)
+	case isBrokenLine(text, joinKey(text)):
+		return "a public key that is broken over several lines: write its type, its base64 text and its name on one line"
 	}
 	return ""
 }
 
 // isPuTTY reports whether data is a private key of PuTTY.
 func isPuTTY(data []byte) bool {
-	return bytes.HasPrefix(withoutMark(data), []byte("PuTTY-User-Key-File-"))
+	return bytes.HasPrefix(bytes.TrimSpace(withoutMark(data)), []byte("PuTTY-User-Key-File-"))
 }
 
 // isDropbear reports whether data is a private key of dropbear: SSH's wire form, which begins with the type's length.
@@ -369,10 +444,29 @@ func isDropbear(data []byte) bool {
 	return n < 40 && (bytes.HasPrefix(data[4:], []byte("ssh-")) || bytes.HasPrefix(data[4:], []byte("ecdsa-")))
 }
 
-// isBrokenLine reports whether text is a public key line with line breaks in its base64.
-func isBrokenLine(text string) bool {
-	joined := strings.NewReplacer("\r", "", "\n", "").Replace(text)
-	if joined == text {
+// lineBreaks removes line breaks.
+var lineBreaks = strings.NewReplacer("\r", "", "\n", "")
+
+// joinKey returns a public key whose type and base64 text are broken anywhere on one line, without its name. It returns
+// "" if text has none.
+func joinKey(text string) string {
+	fields := strings.Fields(text)
+	if len(fields) < 2 {
+		return ""
+	}
+	joined := fields[0] + " "
+	for _, part := range fields[1:] {
+		joined += part
+		if _, _, _, _, err := ssh.ParseAuthorizedKey([]byte(joined)); err == nil {
+			return joined
+		}
+	}
+	return ""
+}
+
+// isBrokenLine reports whether text has several lines, of which the first is no public key line, and joined is one.
+func isBrokenLine(text, joined string) bool {
+	if !strings.ContainsAny(text, "\r\n") {
 		return false
 	}
 	first, _, _ := strings.Cut(text, "\n")

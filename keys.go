@@ -63,7 +63,7 @@ type keyOptions struct {
 	identity       string                                // path of another identity; "" means dir/identity
 	passphraseFile string                                // "" means $CREDENTIALS_DIRECTORY/passphrase if it exists
 	prompt         func(question string) ([]byte, error) // asks for a passphrase; nil if there is no terminal
-	notify         func(format string, a ...any)         // prints progress; nil discards it
+	notify, inform func(format string, a ...any)         // print a warning, and progress; nil discards them
 	checkComment   func(comment string) error            // refuses the comment of a new identity; nil accepts all
 }
 
@@ -72,6 +72,9 @@ type keyOptions struct {
 func loadKeys(o keyOptions) (*keys, error) {
 	if o.notify == nil {
 		o.notify = func(string, ...any) {}
+	}
+	if o.inform == nil {
+		o.inform = func(string, ...any) {}
 	}
 	if err := o.check(); err != nil {
 		return nil, err
@@ -161,7 +164,7 @@ func (o *keyOptions) check() error {
 
 // makeRSA generates an RSA key, and reports progress because a small machine needs some time for it.
 func (o *keyOptions) makeRSA(what string, bits int) (key *rsa.PrivateKey, err error) {
-	o.notify("generating an RSA-%d %s; a small machine may need a minute", bits, what)
+	o.inform("generating an RSA-%d %s; a router may need some minutes", bits, what)
 	made := make(chan struct{})
 	go func() { // ends when the key is made
 		defer close(made)
@@ -174,7 +177,7 @@ func (o *keyOptions) makeRSA(what string, bits int) (key *rsa.PrivateKey, err er
 		case <-made:
 			return key, err
 		case <-tick.C:
-			o.notify("still generating it after %d seconds", int(time.Since(began).Seconds()))
+			o.inform("still generating it after %d seconds; the time depends on chance", int(time.Since(began).Seconds()))
 		}
 	}
 }
@@ -216,7 +219,7 @@ func (o *keyOptions) makeIdentity(path string) (made bool, err error) {
 	}
 	made, err = o.makeFile(path, pem.EncodeToMemory(block))
 	if made {
-		o.notify("made an identity: %s (%s)", path, ssh.FingerprintSHA256(pub))
+		o.inform("made an identity: %s (%s)", path, ssh.FingerprintSHA256(pub))
 	}
 	return made, err
 }
@@ -360,7 +363,7 @@ func (o *keyOptions) makeEncryption(path string) (made bool, err error) {
 	}
 	made, err = o.makeFile(path, pem.EncodeToMemory(block))
 	if made {
-		o.notify("made an encryption key: %s", path)
+		o.inform("made an encryption key: %s", path)
 	}
 	return made, err
 }
@@ -415,10 +418,12 @@ func (o *keyOptions) parsePrivate(path string, data []byte, info fs.FileInfo) (a
 	return nil, fmt.Errorf("%s is not a private key in a known format: %w", path, err)
 }
 
+// errLocked is the error of a key whose passphrase, with no terminal to ask for it, is missing or wrong. A service manager
+// need not start the program again.
+type errLocked struct{ error }
+
 // unlock decrypts a private key with a passphrase from a file or the user.
 func (o *keyOptions) unlock(path string, block *pem.Block) (any, error) {
-	text := pem.EncodeToMemory(block)
-	defer clear(text)
 	file := o.passphraseFile
 	if dir := os.Getenv("CREDENTIALS_DIRECTORY"); file == "" && dir != "" && exists(filepath.Join(dir, "passphrase")) {
 		file = filepath.Join(dir, "passphrase") // systemd protects it, with a mode that can include the group
@@ -434,9 +439,9 @@ func (o *keyOptions) unlock(path string, block *pem.Block) (any, error) {
 				return nil, err
 			}
 		}
-		raw, err := ssh.ParseRawPrivateKeyWithPassphrase(text, bytes.TrimRight(pass, "\r\n"))
+		raw, err := decryptPrivateBlock(block, bytes.TrimRight(pass, "\r\n"))
 		if errors.Is(err, x509.IncorrectPasswordError) {
-			return nil, fmt.Errorf("wrong passphrase: the one in %s does not open %s", file, path)
+			return nil, errLocked{fmt.Errorf("wrong passphrase: the one in %s does not open %s", file, path)}
 		}
 		if err != nil {
 			return nil, fmt.Errorf("the passphrase in %s does not open %s: %w", file, path, err)
@@ -444,8 +449,8 @@ func (o *keyOptions) unlock(path string, block *pem.Block) (any, error) {
 		return raw, nil
 	}
 	if o.prompt == nil {
-		return nil, fmt.Errorf("%s has a passphrase and there is no terminal to ask for it: "+
-			"use -passphrase-file, a systemd credential named passphrase, or ssh-agent", path)
+		return nil, errLocked{fmt.Errorf("%s has a passphrase and there is no terminal to ask for it: "+
+			"use -passphrase-file, a systemd credential named passphrase, or ssh-agent", path)}
 	}
 	question := "Passphrase for " + path + ": "
 	for range 3 {
@@ -453,7 +458,7 @@ func (o *keyOptions) unlock(path string, block *pem.Block) (any, error) {
 		if err != nil {
 			return nil, fmt.Errorf("asking for the passphrase of %s: %w", path, err)
 		}
-		raw, err := ssh.ParseRawPrivateKeyWithPassphrase(text, pass)
+		raw, err := decryptPrivateBlock(block, pass)
 		clear(pass)
 		if err == nil {
 			return raw, nil

@@ -78,7 +78,7 @@ func pkcs8PEM(t testing.TB, key any) []byte {
 func TestFirstRun(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new", "state")
 	var reported []string
-	o := keyOptions{dir: dir, comment: "pi@router", notify: func(f string, a ...any) {
+	o := keyOptions{dir: dir, comment: "pi@router", inform: func(f string, a ...any) {
 		reported = append(reported, fmt.Sprintf(f, a...))
 	}}
 	k, err := loadKeys(o)
@@ -671,6 +671,20 @@ func TestKeyFiles(t *testing.T) {
 		check(curve+"-compressed", print)
 		openssl("pkcs8", "-topk8", "-nocrypt", "-in", at(curve+"-explicit"), "-out", at(curve+"-pkcs8"))
 		check(curve+"-pkcs8", print)
+		openssl("ec", "-in", at(curve), "-param_enc", "explicit", "-conv_form", "hybrid", "-out", at(curve+"-hybrid"))
+		check(curve+"-hybrid", print)
+		openssl("ec", "-in", at(curve), "-param_enc", "explicit", "-aes128", "-passout", "pass:secret", "-out",
+			at(curve+"-locked"))
+		if err := os.Chmod(at(curve+"-locked"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, stderr, code := identityOf(t, anna, at(curve+"-locked"), "-passphrase-file", put(t, at("passphrase"), []byte("x")))
+		wantRun(t, "a wrong passphrase", stderr, code, exitUsage, `wrong passphrase: the one in \S+passphrase does not open`)
+		put(t, at("passphrase"), []byte("secret\n"))
+		got, stderr, code := identityOf(t, anna, at(curve+"-locked"), "-passphrase-file", at("passphrase"))
+		if code != exitDone || got != print {
+			t.Errorf("%s with a passphrase: exit %d, %q, want %s: %s", curve, code, got, print, stderr)
+		}
 	}
 	openssl("ecparam", "-name", "secp256k1", "-genkey", "-param_enc", "explicit", "-out", at("other"))
 	if err := os.Chmod(at("other"), 0o600); err != nil {
@@ -743,6 +757,10 @@ func TestKeyFilesToConvert(t *testing.T) {
 				`-identity \S+sk\.pub`},
 		{"ppk", "PuTTY-User-Key-File-3: ssh-ed25519\nEncryption: none\n",
 			`ppk is a PuTTY key: convert it with puttygen \S+ppk -O private-openssh -o NEWFILE`},
+		{"ppk2", "\r\nPuTTY-User-Key-File-2: ssh-rsa\r\nEncryption: none\r\n", `ppk2 is a PuTTY key: convert it with puttygen`},
+		{"broken after its type", strings.Replace(public, " ", "\n", 1),
+			`is a public key that is broken over several lines: write its type, its base64 text and its name on one line`},
+		{"broken with blanks", public[:70] + " \n " + public[70:], `is a public key that is broken over several lines: write`},
 		{"dropbear", "\x00\x00\x00\x0bssh-ed25519\x00\x00\x00\x40",
 			`dropbear is a dropbear key: convert it with dropbearconvert dropbear openssh \S+dropbear NEWFILE`},
 		{"ssh2", ssh2, `ssh2 is an SSH2 key: convert it with ssh-keygen -i -f \S+ssh2`},
@@ -798,9 +816,19 @@ func TestAllowFormats(t *testing.T) {
 		if typ != "ed25519" { // ssh-keygen does not export Ed25519.
 			forms["PEM"] = runTool(t, "ssh-keygen", "-e", "-m", "PKCS8", "-f", at(typ))
 		}
+		if typ == "ecdsa" {
+			put(t, at("pem"), []byte(forms["PEM"]))
+			for _, args := range []string{"-conv_form compressed", "-param_enc explicit", "-param_enc explicit -conv_form hybrid"} {
+				command := append([]string{"ec", "-pubin", "-in", at("pem"), "-out", at("pem2")}, strings.Fields(args)...)
+				runTool(t, "openssl", command...)
+				forms["PEM "+args] = readText(t, at("pem2"))
+			}
+		}
 		if typ == "rsa" {
 			forms["RSA PEM"] = runTool(t, "ssh-keygen", "-e", "-m", "PEM", "-f", at(typ))
 		}
+		forms["-keygen's output"] = key + " " + typ + "\n" + strings.Fields(runTool(t, "ssh-keygen", "-lf", at(typ)))[1] + "\n"
+		forms["a line after comments"] = "# of\n# " + typ + "\n\n" + key + " " + typ + "\n# end\n"
 		for form, text := range forms {
 			if err := os.RemoveAll(listed); err != nil {
 				t.Fatal(err)
@@ -816,9 +844,13 @@ func TestAllowFormats(t *testing.T) {
 		t.Fatal(err)
 	}
 	public, ssh2 := readText(t, at("rsa.pub")), runTool(t, "ssh-keygen", "-e", "-f", at("rsa"))
+	pem := runTool(t, "ssh-keygen", "-e", "-m", "PKCS8", "-f", at("rsa"))
 	for _, c := range []struct{ name, text, words string }{
 		{"broken", public[:70] + "\n" + public[70:],
 			`that is a public key that is broken over several lines: convert it with tr -d`},
+		{"a line and another fingerprint", public + "SHA256:" + strings.Repeat("A", 43) + "\n",
+			`that is more than one line: give one public key at a time`},
+		{"two PEM keys", strings.Repeat(pem, 2), `that is more than one line: give one public key at a time`},
 		{"SSH2, cut", ssh2[:len(ssh2)/2],
 			`the SSH2 public key is damaged: its last line must be ---- END SSH2 PUBLIC KEY ----`},
 		{"SSH2, damaged", strings.Replace(ssh2, "AAAAB3NzaC1yc2E", "AAAAB3NzaC1ycAE", 1), `the SSH2 public key is damaged`},

@@ -82,7 +82,7 @@ func canonicalPattern(pattern string) string {
 	return bracketed(canonicalHost(host), port)
 }
 
-// knownLine is one line of known_hosts.
+// knownLine is one line of known_hosts. A line that cannot be parsed has no hosts and no key.
 type knownLine struct {
 	line    int
 	hosts   []string
@@ -162,21 +162,13 @@ func (s *serverLines) any() bool {
 	return len(s.exactPins)+len(s.loosePins)+len(s.exactCAs)+len(s.looseCAs) > 0
 }
 
-// pins returns the lines that can trust the server's key: the exact ones, and the loose ones only if there are none.
-func (s *serverLines) pins() []*knownLine {
-	if len(s.exactPins) > 0 {
-		return s.exactPins
+// counting returns the lines that decide about the server, keys and CAs: the exact ones, and the loose ones only if no
+// exact line names the server.
+func (s *serverLines) counting() (pins, cas []*knownLine) {
+	if len(s.exactPins)+len(s.exactCAs) > 0 {
+		return s.exactPins, s.exactCAs
 	}
-	return s.loosePins
-}
-
-// cas returns the lines that can trust the server's certificate: the exact ones, and the loose ones only if no exact
-// line names the server.
-func (s *serverLines) cas() []*knownLine {
-	if len(s.exactCAs)+len(s.exactPins) > 0 {
-		return s.exactCAs
-	}
-	return s.looseCAs
+	return s.loosePins, s.looseCAs
 }
 
 // matchHashed compares a name with a hashed one, |1|salt|HMAC-SHA-1|. The format prescribes SHA-1, which hides host
@@ -199,8 +191,8 @@ func matchHashed(hashed, name string) bool {
 	return hmac.Equal(mac.Sum(nil), sum)
 }
 
-// readKnownHosts reads known_hosts. It reports lines that cannot be parsed and leaves them out, except that a line
-// that may be meant to revoke a key, and does not, is an error.
+// readKnownHosts reads known_hosts. It reports lines that cannot be parsed, except that a line that may be meant to
+// revoke a key, and does not, is an error.
 func readKnownHosts(files *stateFiles) ([]knownLine, error) {
 	data, err := files.read("known_hosts")
 	if err != nil {
@@ -225,6 +217,7 @@ func readKnownHosts(files *stateFiles) ([]knownLine, error) {
 		case mayRevoke(string(text)):
 			return nil, unreadable(n, err)
 		default:
+			lines = append(lines, knownLine{line: n})
 			faults = append(faults, fmt.Sprintf("%s:%d trusts no server: %v", file, n, err))
 		}
 	}

@@ -5,7 +5,7 @@ package main
 // record has been written.
 //
 // The last member of a record, prev, is the SHA-256 of the record before it. The chain continues over a change of
-// files; verify.go checks it. docs/LOG.md describes the log for an operator.
+// files; verify.go checks it, and a start checks what it reads. docs/LOG.md describes the log for an operator.
 
 import (
 	"bufio"
@@ -16,8 +16,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // errLog is wrapped by errors that keep a record from the log. The record's message is not acknowledged.
@@ -25,18 +27,29 @@ var errLog = errors.New("cannot write the log")
 
 const (
 	maxLogBuffer = 1 << 20  // bytes of buffer kept between writes
-	maxRecord    = 1 << 20  // more than a record of a line of maxLine, as escapes and in base64
 	maxBacklog   = 64 << 10 // bytes of records that wait while the log cannot be written
 
 	// A start reads the last tailBytes of the log. The records of streams whose clients may reconnect are repeated
 	// every markBytes, so the tail contains them.
 	tailBytes = 16 << 20
 	markBytes = 8 << 20
+
+	// The log leaves this much of its file system free, for the other programs of the machine and for the operator: 1 % of
+	// it, at most spareBytes. The free space is read again after spaceStep bytes or spaceTime.
+	sparePart  = 100
+	spareBytes = 16 << 20
+	spaceStep  = 1 << 20
+	spaceTime  = time.Second
 )
+
+// logStdout is the path of a log that is written to stdout, for a container. It has no file: it is never read, cut, synced
+// or reopened, so a start continues neither its chain nor the streams of clients.
+const logStdout = "-"
 
 // logOptions say where the log is and what it records.
 type logOptions struct {
-	path    string            // "off" keeps no log
+	path    string            // "off" keeps no log, logStdout writes it to stdout
+	stdout  *os.File          // for logStdout
 	digests bool              // -log-text=false: record the SHA-256 of a message instead of its text
 	durable bool              // -sync: the caller calls sync before it acknowledges
 	notify  func(text string) // reports to the operator; may be nil
@@ -65,10 +78,37 @@ func (b *backlog) keep(add func(b []byte) []byte) {
 	b.records = kept
 }
 
+// logSpace keeps a part of the log's file system free.
+type logSpace struct {
+	measure func(f *os.File) (free, total uint64) // fileSystemSpace
+	left    int64                                 // bytes that can be written before free space is read again
+	read    time.Time                             // when it was read
+}
+
+// take returns an error if n more bytes would leave too little of f's file system free. The error is that of a full
+// disk.
+func (s *logSpace) take(f *os.File, n int64, now time.Time) error {
+	if n > s.left || now.Sub(s.read) >= spaceTime || now.Before(s.read) {
+		free, total := s.measure(f)
+		spare := min(total/sparePart, spareBytes)
+		if total > 0 && free < spare+uint64(n) {
+			s.left = 0
+			return fmt.Errorf("%w: the log leaves %d KiB of its file system free", syscall.ENOSPC, spare>>10)
+		}
+		s.left, s.read = n+spaceStep, now
+		if total > 0 {
+			s.left = min(s.left, n+int64(free-spare-uint64(n))/2) // others write too
+		}
+	}
+	s.left -= n
+	return nil
+}
+
 // connLog appends records. Its methods may be called from any goroutine.
 type connLog struct {
 	logOptions
-	began    string // how the file was found when it was opened, for the start record
+	began    string // how the file was found when it was opened, for the start record; "" if there is nothing to say
+	alarm    string // of began, what the operator has to know; "" if all is well
 	syncFile func(f *os.File) error
 
 	mu         sync.Mutex // guards the fields below
@@ -79,13 +119,21 @@ type connLog struct {
 	torn       bool   // f is longer than end.size: the rest of a failed write could not be removed
 	sinceMarks int64  // bytes written since the last records of streams
 	backlog    backlog
+	space      logSpace
 }
+
+// off reports whether there is no log.
+func (l *connLog) off() bool { return l.path == "off" }
 
 // openLog opens the log for appending. The torn last record that a power cut leaves is removed. A file that is new or
 // empty continues the chain of path.1, the file's name after a rotation, if that is a log.
 func openLog(o logOptions) (*connLog, error) {
-	l := &connLog{logOptions: o, syncFile: (*os.File).Sync, sinceMarks: markBytes}
-	if o.path == "off" {
+	l := &connLog{logOptions: o, syncFile: (*os.File).Sync, space: logSpace{measure: fileSystemSpace}}
+	if l.off() {
+		return l, nil
+	}
+	if o.path == logStdout {
+		l.f, l.began = o.stdout, "new"
 		return l, nil
 	}
 	if err := l.start(); err != nil {
@@ -94,63 +142,81 @@ func openLog(o logOptions) (*connLog, error) {
 	return l, nil
 }
 
-// start opens the file and sets began.
+// start opens the file, verifies what replay will read, and sets began and alarm.
 func (l *connLog) start() error {
-	f, cut, err := l.open()
+	f, end, cut, err := l.open()
 	if err != nil {
 		return err
 	}
+	var older *os.File // nil if replay will not read it
+	var olderEnd logEnd
+	if end.size < tailBytes {
+		older, olderEnd = l.openOlder()
+	}
+	if older != nil {
+		defer older.Close()
+		l.end.head = olderEnd.head // for an empty file
+	}
+	l.f = f
+	l.continueAt(end)
+	var alarms []string
+	if cut > 0 {
+		alarms = append(alarms, fmt.Sprintf("repaired: %d bytes of a torn last record were removed", cut))
+	}
+	if err := l.verifyTail(older, olderEnd.size); err != nil {
+		alarms = append(alarms, "damaged: "+err.Error())
+	}
+	l.alarm = strings.Join(alarms, "; ")
 	switch {
-	case l.end.size == 0:
-		l.began = l.continueOlder()
-	case cut > 0:
-		l.began = fmt.Sprintf("repaired: %d bytes of a torn last record were removed", cut)
+	case l.alarm != "":
+		l.began = l.alarm
+	case end.size == 0 && older != nil:
+		l.began = "continues " + l.path + ".1"
+	case end.size == 0:
+		l.began = "new"
 	}
 	if err := l.syncFile(f); err != nil { // the records that a start reads count as acknowledged
 		f.Close()
 		return err
 	}
-	l.f, l.synced = f, l.end
 	return nil
 }
 
-// continueOlder takes the head of the chain from the rotated log, if there is one, and returns began for an empty file.
-func (l *connLog) continueOlder() string {
-	older, err := l.openOlder()
+// verifyTail returns what is wrong with the chain of the records that replay will read. older is nil without a rotated
+// log; olderSize is the end of its last record.
+func (l *connLog) verifyTail(older *os.File, olderSize int64) error {
+	var before chainSummary
+	if older != nil {
+		var err error
+		before, err = verifyEnd(older, olderSize, tailBytes)
+		if err != nil {
+			return fmt.Errorf("%s.1: %w", l.path, err)
+		}
+	}
+	v, err := verifyEnd(l.f, l.end.size, tailBytes)
 	if err != nil {
-		return "new"
+		return err
 	}
-	defer older.Close()
-	end, _, err := lastRecord(older)
-	if err != nil || end.size == 0 {
-		return "new"
-	}
-	l.end.head = end.head
-	return "continues " + l.path + ".1"
+	return v.follows(before, l.path, l.path+".1")
 }
 
-// open opens, locks and repairs the file at l.path. It sets l.end to the file's end, but keeps the head for an empty
-// file. cut is the number of bytes that the repair removed.
-func (l *connLog) open() (f *os.File, cut int64, err error) {
+// open opens, locks and repairs the file at l.path. cut is the number of bytes that the repair removed.
+func (l *connLog) open() (f *os.File, end logEnd, cut int64, err error) {
 	const flags = os.O_RDWR | os.O_APPEND | os.O_CREATE | syscall.O_NONBLOCK // a FIFO must not block
 	f, err = os.OpenFile(l.path, flags, 0o600)
 	if err != nil {
-		return nil, 0, err
+		return nil, end, 0, err
 	}
-	end, cut, err := prepareLog(f, l.path)
+	end, cut, err = l.prepare(f)
 	if err != nil {
 		f.Close()
-		return nil, 0, err
+		return nil, end, 0, err
 	}
-	if end.size == 0 {
-		end.head = l.end.head
-	}
-	l.end = end
-	return f, cut, nil
+	return f, end, cut, nil
 }
 
-// prepareLog checks that f can be the log, locks it and repairs its end.
-func prepareLog(f *os.File, path string) (end logEnd, cut int64, err error) {
+// prepare checks that f can be the log, locks it and repairs its end. It reports a log that other users can access.
+func (l *connLog) prepare(f *os.File) (end logEnd, cut int64, err error) {
 	info, err := f.Stat()
 	if err != nil {
 		return end, 0, err
@@ -165,6 +231,14 @@ func prepareLog(f *os.File, path string) (end logEnd, cut int64, err error) {
 	if !locked {
 		return end, 0, errors.New("another securechat writes it")
 	}
+	if err := checkPrivate(l.path, info); err != nil {
+		l.report(err.Error())
+	}
+	return repairEnd(f, l.path)
+}
+
+// repairEnd returns the end of the last record, and removes the cut bytes that follow it.
+func repairEnd(f *os.File, path string) (end logEnd, cut int64, err error) {
 	end, cut, err = lastRecord(f)
 	if err != nil {
 		return end, 0, err
@@ -185,9 +259,19 @@ func prepareLog(f *os.File, path string) (end logEnd, cut int64, err error) {
 	return end, cut, syncFolder(filepath.Dir(target))
 }
 
-// openOlder opens the log before this one, under its name after a rotation.
-func (l *connLog) openOlder() (*os.File, error) {
-	return os.OpenFile(l.path+".1", os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO must not block
+// openOlder opens the log before this one, under its name after a rotation. The file is nil if there is none, or if it
+// is no log.
+func (l *connLog) openOlder() (*os.File, logEnd) {
+	f, err := os.OpenFile(l.path+".1", os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO must not block
+	if err != nil {
+		return nil, logEnd{}
+	}
+	end, _, err := lastRecord(f)
+	if err != nil || end.size == 0 {
+		f.Close()
+		return nil, logEnd{}
+	}
+	return f, end
 }
 
 // lastRecord returns the end of a log's last record. rest is the number of bytes after it: the front of a record, or
@@ -220,49 +304,36 @@ func lastRecord(f *os.File) (end logEnd, rest int64, err error) {
 
 var errForeignLog = errors.New("its end is no record of this program, so it is left alone")
 
-// replay calls mark, in the log's order, for each state of a stream that the last tailBytes of the log report: the
-// msg_id of a record, or that the client left. If the file is shorter, the end of the rotated log is read first.
-func (l *connLog) replay(mark func(fingerprint string, id streamID, last uint64, left bool)) error {
+// replay calls use, in the log's order, for each mark in the last tailBytes of the log. If the file is shorter, the end
+// of the rotated log is read first.
+func (l *connLog) replay(use func(m mark)) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.f == nil {
+	if l.f == nil || l.path == logStdout {
 		return nil
 	}
 	if l.end.size < tailBytes {
-		if err := l.replayOlder(mark); err != nil {
-			return fmt.Errorf("reading %s.1: %w", l.path, err)
+		if older, end := l.openOlder(); older != nil {
+			defer older.Close()
+			if err := replayTail(older, end.size, use); err != nil {
+				return fmt.Errorf("reading %s.1: %w", l.path, err)
+			}
 		}
 	}
-	if err := replayTail(l.f, l.end.size, mark); err != nil {
+	if err := replayTail(l.f, l.end.size, use); err != nil {
 		return fmt.Errorf("reading the log %s: %w", l.path, err)
 	}
 	return nil
 }
 
-// replayOlder is like replay, for the rotated log. It does nothing if there is none.
-func (l *connLog) replayOlder(mark func(string, streamID, uint64, bool)) error {
-	older, err := l.openOlder()
-	if err != nil {
-		return nil
-	}
-	defer older.Close()
-	info, err := older.Stat()
-	if err != nil || !info.Mode().IsRegular() {
-		return err
-	}
-	return replayTail(older, info.Size(), mark)
-}
-
-// replayTail calls mark for the records in the last tailBytes of f.
-func replayTail(f *os.File, size int64, mark func(string, streamID, uint64, bool)) error {
+// replayTail calls use for each mark in the last tailBytes of f.
+func replayTail(f *os.File, size int64, use func(m mark)) error {
 	from := max(0, size-tailBytes)
-	r := bufio.NewReaderSize(io.NewSectionReader(f, from, size-from), 64<<10)
+	r := bufio.NewReaderSize(io.NewSectionReader(f, from, size-from), 2*maxMarkRecord)
 	for begins := from == 0; ; { // at the beginning of a record
 		line, err := r.ReadSlice('\n')
 		if begins && len(line) > 0 {
-			if fingerprint, id, last, left, ok := streamOf(line); ok {
-				mark(fingerprint, id, last, left)
-			}
+			marksOf(line, use)
 		}
 		begins = err == nil // after bufio.ErrBufferFull the rest of a long record follows
 		if err == io.EOF {
@@ -297,6 +368,10 @@ func (l *connLog) writeLocked(add, marks func(b []byte) []byte) error {
 	if l.f == nil {
 		return nil
 	}
+	if err := l.check(); err != nil {
+		l.failed(err)
+		return fmt.Errorf("%w: %w", errLog, err)
+	}
 	marksDue := marks != nil && l.sinceMarks >= markBytes
 	l.buf = append(l.buf[:0], l.backlog.records...)
 	if marksDue {
@@ -318,7 +393,45 @@ func (l *connLog) writeLocked(add, marks func(b []byte) []byte) error {
 	return nil
 }
 
-// put writes records to the file, or to a new file if this one has been removed.
+// check continues in a new file if this one has been removed, and behind what is left of it if it has been shortened:
+// a failed write is cut off at the end that the file had, so that end must be right.
+func (l *connLog) check() error {
+	if l.path == logStdout {
+		return nil
+	}
+	size, err := l.f.Seek(0, io.SeekEnd) // unlike Stat it allocates nothing
+	switch {
+	case err != nil:
+		return err
+	case unlinked(l.f):
+		if err := l.replace(); err != nil {
+			return err
+		}
+		l.report("the log was removed; it continues in a new file " + l.path)
+	case size < l.end.size:
+		before := l.end
+		end, _, err := repairEnd(l.f, l.path)
+		if err != nil {
+			return err
+		}
+		l.continueAt(end)
+		const text = "the log %s was shortened by another program, from %d bytes to %d; it continues behind them"
+		l.report(fmt.Sprintf(text, l.path, before.size, end.size))
+	}
+	return nil
+}
+
+// continueAt makes end the end of the file, whose marks are due. The chain continues with end's head, or in an empty
+// file with the head so far.
+func (l *connLog) continueAt(end logEnd) {
+	if end.size == 0 {
+		end.head = l.end.head
+	}
+	l.end, l.synced, l.torn, l.sinceMarks = end, end, false, markBytes
+	l.space.left = 0 // the file system may be another one
+}
+
+// put writes records to the file.
 func (l *connLog) put(b []byte) error {
 	if l.torn {
 		if err := l.cut(); err != nil {
@@ -326,15 +439,7 @@ func (l *connLog) put(b []byte) error {
 		}
 	}
 	head := chain(b, l.end.head)
-	n, err := l.f.Write(b)
-	if err == nil && unlinked(l.f) {
-		if err := l.replace(); err != nil {
-			return err
-		}
-		l.report("the log was removed; it continues in a new file " + l.path)
-		head = chain(b, l.end.head)
-		n, err = l.f.Write(b)
-	}
+	n, err := l.append(b)
 	if err != nil {
 		l.torn = n > 0
 		if l.torn {
@@ -347,8 +452,22 @@ func (l *connLog) put(b []byte) error {
 	return nil
 }
 
+// append writes records to the file if its file system has space for them.
+func (l *connLog) append(b []byte) (int, error) {
+	if l.path != logStdout {
+		if err := l.space.take(l.f, int64(len(b)), time.Now()); err != nil {
+			return 0, err
+		}
+	}
+	return l.f.Write(b)
+}
+
 // cut removes the rest of a failed write.
 func (l *connLog) cut() error {
+	if l.path == logStdout {
+		l.torn = false
+		return nil
+	}
 	info, err := l.f.Stat()
 	if err == nil && info.Size() > l.end.size {
 		err = l.f.Truncate(l.end.size)
@@ -360,16 +479,16 @@ func (l *connLog) cut() error {
 // replace continues in the file that is at the path now, which it creates if there is none.
 func (l *connLog) replace() error {
 	head := l.end.head
-	f, _, err := l.open()
+	f, end, _, err := l.open()
 	if err != nil {
 		return err
 	}
 	l.f.Close()
-	l.f, l.torn, l.sinceMarks = f, false, markBytes
-	if l.end.size > 0 && l.end.head != head {
+	l.f = f
+	l.continueAt(end)
+	if end.size > 0 && end.head != head {
 		l.report("the log continues in " + l.path + ", after the records that it had")
 	}
-	l.synced = l.end
 	return nil
 }
 
@@ -378,7 +497,7 @@ func (l *connLog) replace() error {
 func (l *connLog) reopen() (moved bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.f == nil {
+	if l.f == nil || l.path == logStdout {
 		return false, nil
 	}
 	if l.atPath() {
@@ -422,7 +541,9 @@ func (l *connLog) sync() error {
 	if err != nil {
 		return err
 	}
-	l.synced = end
+	if end.size <= l.end.size { // else the file was shortened meanwhile
+		l.synced = end
+	}
 	return nil
 }
 
@@ -435,8 +556,8 @@ func (l *connLog) rollback(cause error) {
 		return
 	}
 	l.failed(cause)
-	l.end = l.synced
-	_ = l.cut() // if this fails, the next write tries again
+	l.end, l.sinceMarks = l.synced, markBytes // the marks may be among these records
+	_ = l.cut()                               // if this fails, the next write tries again
 }
 
 // failed notifies the operator of the first of several failed writes.

@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -312,6 +313,128 @@ func TestVerifyFiles(t *testing.T) {
 	}
 }
 
+// TestVerifyHead: with -head, a log without its last records, or with an edited last record, is reported.
+func TestVerifyHead(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "connection.log")
+	fill(t, path, 1, 3)
+	verify := func(head string, files ...string) (string, string, int) {
+		return runToEnd(t, dir, "", append([]string{"-verify-log", "-head", head}, files...)...)
+	}
+	v, err := verifyFile(path, func(int, [32]byte) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	head := fmt.Sprintf("%X", v.head)
+	fill(t, path, 4, 5)
+	out, stderr, code := verify(head, path)
+	if code != exitDone || !strings.HasSuffix(out, "head found: line 3 of "+path+"\n") {
+		t.Errorf("exit %d: %s%s", code, out, stderr)
+	}
+	if err := os.Rename(path, path+".1"); err != nil {
+		t.Fatal(err)
+	}
+	fill(t, path, 6, 6)
+	if out, stderr, code := verify(head, path+".1", path); code != exitDone ||
+		!strings.Contains(out, "line 3 of "+path+".1") {
+		t.Errorf("exit %d: %s%s", code, out, stderr)
+	}
+	_, stderr, code = verify(head, path)
+	wantRun(t, "the file is not named", stderr, code, exitTrouble, "no record has the hash "+strings.ToLower(head))
+	v, err = verifyFile(path+".1", func(int, [32]byte) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, stderr, code := verify(fmt.Sprintf("%x", v.head), path); code != exitDone ||
+		!strings.HasSuffix(out, "head found: it precedes line 1 of "+path+"\n") {
+		t.Errorf("exit %d: %s%s", code, out, stderr)
+	}
+	v, err = verifyFile(path, func(int, [32]byte) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, path, bytes.Replace(contents(t, path), []byte("line 6"), []byte("line x"), 1))
+	_, stderr, code = verify(fmt.Sprintf("%x", v.head), path)
+	wantRun(t, "the last record was edited", stderr, code, exitTrouble, "no record has the hash")
+	_, stderr, code = verify("12ab", path)
+	wantRun(t, "not a hash", stderr, code, exitUsage, "-head 12ab: give the 64 hexadecimal digits")
+	_, stderr, code = runToEnd(t, dir, "", "-head", head)
+	wantRun(t, "alone", stderr, code, exitUsage, "")
+	_, stderr, code = runToEnd(t, dir, "", "-verify-log", path+".1", "-head", head)
+	wantRun(t, "behind a file", stderr, code, exitDone, "^$")
+}
+
+// TestVerifyEnd: the records that the end of a file has as a whole are verified, and no others.
+func TestVerifyEnd(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "connection.log")
+	fill(t, path, 1, 9)
+	whole := contents(t, path)
+	edited := int64(bytes.Index(whole, []byte("line 4")))
+	begin := int64(bytes.LastIndexByte(whole[:edited], '\n') + 1)
+	put(t, path, bytes.Replace(whole, []byte("line 4"), []byte("line x"), 1))
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	size := int64(len(whole))
+	for from := range size - 1 {
+		_, err := verifyEnd(f, size, size-from)
+		if damaged := from < begin; (err != nil) != damaged {
+			t.Fatalf("from byte %d, the edited record begins at %d: %v", from, begin, err)
+		}
+	}
+}
+
+// TestDamagedLog: a start verifies what it reads of the log, reports what is wrong on stderr and in the start record,
+// and serves all the same.
+func TestDamagedLog(t *testing.T) {
+	edit := func(t *testing.T, path string) {
+		put(t, path, bytes.Replace(contents(t, path), []byte("line 2"), []byte("line x"), 1))
+	}
+	for _, c := range []struct {
+		name  string
+		spoil func(t *testing.T, path string)
+		want  string
+	}{
+		{"edited", edit, "damaged: line 3 does not follow line 2: line 2 was edited"},
+		{"edited and torn", func(t *testing.T, path string) { edit(t, path); appendFile(t, path, `{"time":"20`) },
+			"repaired: 11 bytes of a torn last record were removed; damaged: line 3 does not follow line 2: line 2 was edited"},
+		{"rotated and edited", func(t *testing.T, path string) {
+			edit(t, path)
+			if err := os.Rename(path, path+".1"); err != nil {
+				t.Fatal(err)
+			}
+			fill(t, path, 5, 6)
+		}, "damaged: .*x.log.1: line 3 does not follow line 2: line 2 was edited"},
+		{"records between two files", func(t *testing.T, path string) {
+			if err := os.Rename(path, path+".1"); err != nil {
+				t.Fatal(err)
+			}
+			fill(t, path, 5, 6)
+			b := contents(t, path+".1")
+			put(t, path+".1", b[:bytes.LastIndexByte(b[:len(b)-1], '\n')+1])
+		}, "damaged: .*x.log: line 1 does not follow the last line of .*x.log.1"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir, path := state(t, "anna"), filepath.Join(t.TempDir(), "x.log")
+			fill(t, path, 1, 4)
+			c.spoil(t, path)
+			server, _ := serve(t, dir, "-log", path)
+			server.err.match(t, `x.log: `+c.want)
+			server.cmd.Process.Signal(syscall.SIGTERM)
+			if code := server.wait(); code != exitDone {
+				t.Errorf("exit %d", code)
+			}
+			for _, r := range records(t, path) {
+				if r["event"] == eventStart && !matches("^"+c.want, recordField(r, "log")) {
+					t.Errorf("the start record: %v", r)
+				}
+			}
+		})
+	}
+}
+
 // TestVerifySafeName checks that a file's name is printed as safe text.
 func TestVerifySafeName(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "connection\x1b[2J.log")
@@ -321,7 +444,7 @@ func TestVerifySafeName(t *testing.T) {
 	}
 	for range 2 {
 		var out strings.Builder
-		if err := verifyLogs([]string{path}, &out); err != nil || !strings.Contains(out.String(), `connection\x1b[2J.log: `) {
+		if err := verifyLogs([]string{path}, "", &out); err != nil || !strings.Contains(out.String(), `connection\x1b[2J.log: `) {
 			t.Errorf("%q, %v", out.String(), err)
 		}
 		l.record(recordOf(time.Now(), eventStop, nil, "", ""), nil)
@@ -392,9 +515,9 @@ func TestRepairReported(t *testing.T) {
 	if p.wait() != exitDone {
 		t.Error(p.err)
 	}
-	if all := records(t, path); all[3]["event"] != eventStart ||
-		!strings.HasPrefix(fmt.Sprint(all[3]["log"]), "repaired") {
-		t.Errorf("the start record: %v", all[3])
+	if all := records(t, path); all[3]["event"] != eventStream || all[4]["event"] != eventStart ||
+		!strings.HasPrefix(fmt.Sprint(all[4]["log"]), "repaired") {
+		t.Errorf("the start record: %v", all[4])
 	}
 	if out, stderr, code := runToEnd(t, dir, "", "-verify-log", path); code != exitDone {
 		t.Errorf("%s%s", out, stderr)
@@ -432,10 +555,8 @@ func TestReplay(t *testing.T) {
 	check := func(r *room) {
 		t.Helper()
 		var got []string
-		for key, own := range r.streams.byKey {
-			for _, s := range own {
-				got = append(got, fmt.Sprintf("%s %d %d/%d", key, s.id[0], s.last, s.durable))
-			}
+		for key, s := range r.streams.known {
+			got = append(got, fmt.Sprintf("%s %d %d/%d", key.owner.fingerprint, s.id[0], s.last, s.durable))
 		}
 		slices.Sort(got)
 		if !slices.Equal(got, []string{"key b 2 3/3", "key d 4 7/7"}) {
@@ -452,7 +573,7 @@ func TestReplay(t *testing.T) {
 	if err := r.reopen(); err != nil {
 		t.Fatal(err)
 	}
-	if all := records(t, path); all[0]["event"] != eventRotate && all[0]["event"] != eventStream || len(all) != 3 {
+	if all := records(t, path); all[0]["event"] != eventRotate && all[0]["event"] != eventStream || len(all) != 2 {
 		t.Errorf("the new file begins with %v", all)
 	}
 	r.log.close()
@@ -490,8 +611,8 @@ func TestReplayBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	r, err := newRoom(l, 0, false)
-	if err != nil || len(r.streams.byKey) != 0 {
-		t.Fatalf("%d streams, %v", len(r.streams.byKey), err)
+	if err != nil || len(r.streams.known) != 0 {
+		t.Fatalf("%d streams, %v", len(r.streams.known), err)
 	}
 	bob, _ := enter(t, r, "bob", "key b", 2)
 	if err := r.say(bob, says(1, "one", "two")); err != nil {
@@ -559,7 +680,7 @@ func TestReopenUnderLoad(t *testing.T) {
 		t.Errorf("reopening without a rotation wrote a record: %v", err)
 	}
 	files = append(files, path)
-	if err := verifyLogs(files, io.Discard); err != nil {
+	if err := verifyLogs(files, "", io.Discard); err != nil {
 		t.Error(err)
 	}
 	next := [speakers]int{}
@@ -654,6 +775,73 @@ func TestRemovedLog(t *testing.T) {
 	}
 }
 
+// TestShortenedLog: a log that another program has shortened is continued behind what is left, also if the disk is full
+// just then, and nothing is acknowledged while what is left is no log.
+func TestShortenedLog(t *testing.T) {
+	r, path := quietRoom(t)
+	l := r.log
+	var notified []string
+	l.notify = func(text string) { notified = append(notified, text) }
+	bob, _ := enter(t, r, "bob", "key b", 2)
+	say := func(n uint64) error { return r.say(bob, says(n, fmt.Sprint("line ", n))) }
+	for n := range uint64(5) {
+		if err := say(n + 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	shorten := func(size int64) {
+		t.Helper()
+		if err := os.Truncate(path, size); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := contents(t, path)
+	third := int64(bytes.Index(before, []byte(`"msg_id":3`)))
+	good := l.f
+	defer good.Close()
+	readOnly, err := os.OpenFile(path, os.O_RDONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer readOnly.Close()
+	shorten(0)
+	l.f = readOnly // as if the disk were full
+	if err := say(6); !errors.Is(err, errLog) || ackedOf(r, bob) != 5 {
+		t.Fatalf("%v; %d acknowledged", err, ackedOf(r, bob))
+	}
+	l.f = good
+	if err := say(6); err != nil {
+		t.Fatal(err)
+	}
+	v, err := verifyLog(bytes.NewReader(contents(t, path)))
+	all := records(t, path)
+	if err != nil || v.first == [32]byte{} || len(all) != 2 || all[0]["event"] != eventStream ||
+		all[1]["msg_id"] != 6. {
+		t.Errorf("%v, %+v: %v", err, v, all)
+	}
+	put(t, path, before)
+	l.end.size = int64(len(before))
+	shorten(third) // within a record
+	if err := say(7); err != nil {
+		t.Fatal(err)
+	}
+	if got := messages(t, path); !slices.Equal(got, []string{"line 1", "line 2", "line 7"}) {
+		t.Errorf("the log has %q", got)
+	}
+	if _, err := verifyLog(bytes.NewReader(contents(t, path))); err != nil {
+		t.Error(err)
+	}
+	put(t, path, []byte("text\n"))
+	for range 2 {
+		if err := say(8); !errors.Is(err, errLog) || string(contents(t, path)) != "text\n" {
+			t.Errorf("%v; the file has %q", err, contents(t, path))
+		}
+	}
+	if n := strings.Count(strings.Join(notified, "\n"), "was shortened by another program"); n != 2 {
+		t.Errorf("notified %q", notified)
+	}
+}
+
 // TestSync checks that a line is acknowledged after its sync, that one sync serves all waiting members, and that a
 // failed sync removes the records that it was for.
 func TestSync(t *testing.T) {
@@ -667,6 +855,7 @@ func TestSync(t *testing.T) {
 	go func() { r.flushLog(); close(over) }()
 	anna, _ := enter(t, r, "anna", "key a", 1)
 	bob, _ := enter(t, r, "bob", "key b", 2)
+	cleo, _ := enter(t, r, "cleo", "key c", 3)
 	say := func(m *member, first uint64, text string) {
 		t.Helper()
 		if err := r.say(m, says(first, text)); err != nil {
@@ -699,13 +888,16 @@ func TestSync(t *testing.T) {
 	before := contents(t, path)
 	say(anna, 5, "a5")
 	end <- syscall.EIO
-	waitFor(r, anna, func() bool { return r.pendingEnd(anna) != "" })
+	waitFor(func() bool { return r.pendingEnd(anna) != "" })
 	want(4, 3)
 	if bob.ending.reason != errLog.Error() || r.pendingEnd(anna) != errLog.Error() {
 		t.Errorf("the members stay: %q, %q", anna.ending.reason, bob.ending.reason)
 	}
 	if got := contents(t, path); len(got) >= len(before) {
 		t.Error("records without a sync are still in the log")
+	}
+	if l.sinceMarks < markBytes {
+		t.Error("marks that were removed are not due again")
 	}
 	again, w := enter(t, r, "bob", "key b", 2)
 	if w.recorded != 3 {
@@ -714,7 +906,10 @@ func TestSync(t *testing.T) {
 	say(again, 4, "b4")
 	<-begun
 	end <- nil
-	waitFor(r, again, func() bool { return ackedOf(r, again) == 4 })
+	waitFor(func() bool { return ackedOf(r, again) == 4 })
+	if got := strings.Join(heard(t, r, cleo), "\n"); strings.Count(got, "say bob b4") != 1 {
+		t.Errorf("cleo received a line that was recorded again: %q", got)
+	}
 	close(r.flush)
 	<-over
 	l.syncFile = func(*os.File) error { return nil }
@@ -736,17 +931,18 @@ func TestSyncConsole(t *testing.T) {
 	go func() { r.flushLog(); close(over) }()
 	console, _ := enter(t, r, "anna", "key a", 1)
 	console.operator = true
+	cleo, _ := enter(t, r, "cleo", "key c", 3)
 	if err := r.say(console, says(1, "first")); err != nil {
 		t.Fatal(err)
 	}
 	end <- nil
-	waitFor(r, console, func() bool { return ackedOf(r, console) == 1 })
+	waitFor(func() bool { return ackedOf(r, console) == 1 })
 	if err := r.say(console, says(2, "lost")); err != nil {
 		t.Fatal(err)
 	}
 	end <- syscall.EIO
 	notified := ""
-	waitFor(r, console, func() bool {
+	waitFor(func() bool {
 		notified += strings.Join(heard(t, r, console), "\n")
 		return strings.Contains(notified, "say it again")
 	})
@@ -754,25 +950,20 @@ func TestSyncConsole(t *testing.T) {
 		t.Fatal(err)
 	}
 	end <- nil
-	waitFor(r, console, func() bool { return ackedOf(r, console) == 2 })
+	waitFor(func() bool { return ackedOf(r, console) == 2 })
 	close(r.flush)
 	<-over
 	r.log.syncFile = func(*os.File) error { return nil }
 	if got := messages(t, path); !slices.Equal(got, []string{"first", "kept"}) {
 		t.Errorf("the log has %q", got)
 	}
+	wantHeard(t, r, cleo, "say anna first", "say anna lost", "say anna kept")
 }
 
-// waitFor waits until done returns true, in the way of m's goroutine.
-func waitFor(r *room, m *member, done func() bool) {
-	for {
-		r.mu.Lock()
-		m.waiting = true
-		r.mu.Unlock()
-		if done() {
-			return
-		}
-		<-m.wake
+// waitFor waits until done returns true.
+func waitFor(done func() bool) {
+	for !done() {
+		runtime.Gosched()
 	}
 }
 
@@ -901,7 +1092,7 @@ func TestFIFOAsOlderLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.close()
-	if err := l.replay(func(string, streamID, uint64, bool) { t.Error("a record") }); err != nil || l.began != "new" {
+	if err := l.replay(func(mark) { t.Error("a record") }); err != nil || l.began != "new" {
 		t.Errorf("%q, %v", l.began, err)
 	}
 }
@@ -928,6 +1119,9 @@ func checkQuoted(t *testing.T, text []byte) {
 			t.Errorf("%q: %U is not escaped", text, r)
 		}
 	}
+	if shown := safe(string(quoted)); shown != string(quoted) {
+		t.Errorf("%q is quoted as %s, of which a terminal would get %s", text, quoted, shown)
+	}
 }
 
 func TestQuotedEveryRune(t *testing.T) {
@@ -945,14 +1139,20 @@ func TestQuotedEveryRune(t *testing.T) {
 		checkQuoted(t, []byte{byte(c), 'a', byte(c)})
 	}
 	for text, want := range map[string]string{
-		"":                         `""`,
-		"a \"quoted\" back\\slash": `"a \"quoted\" back\\slash"`,
-		"tab\tend\n\r\x00\x1b[2J":  `"tab\tend\n\u000d\u0000\u001b[2J"`,
-		"γειά 👍 שלום":              `"γειά 👍 שלום"`,
-		"bidi \u202e zero\u200b":   `"bidi \u202e zero\u200b"`,
-		"tag \U000e0041 bom\ufeff": `"tag \udb40\udc41 bom\ufeff"`,
-		"bad \xff\xc3(":            `"bad \ufffd\ufffd("`,
-		"kept \ufffd":              "\"kept \ufffd\"",
+		"":                                `""`,
+		"a \"quoted\" back\\slash":        `"a \"quoted\" back\\slash"`,
+		"tab\tend\n\r\x00\x1b[2J":         `"tab\tend\n\u000d\u0000\u001b[2J"`,
+		"γειά 👍 שלום":                     `"γειά 👍 שלום"`,
+		"bidi \u202e zero\u200b":          `"bidi \u202e zero\u200b"`,
+		"tag \U000e0041 bom\ufeff":        `"tag \udb40\udc41 bom\ufeff"`,
+		"bad \xff\xc3(":                   `"bad \ufffd\ufffd("`,
+		"kept \ufffd":                     "\"kept \ufffd\"",
+		"👍🏽 ☺\ufe0f 1\ufe0f\u20e3":        "\"👍🏽 ☺\ufe0f 1\ufe0f\u20e3\"",
+		"a\ufe0f\U000e0101 漢\ufe08":       `"a\ufe0f\udb40\udd01 漢\ufe08"`,
+		"\u115f\u1160\u3164\uffa0":        `"\u115f\u1160\u3164\uffa0"`,
+		"\u2800\u034f\U0001d159":          `"\u2800\u034f\ud834\udd59"`,
+		"\u0301\"\u0301":                  `"\u0301\"\u0301"`,
+		"a" + strings.Repeat("\u0301", 9): "\"a" + strings.Repeat("\u0301", 8) + `\u0301"`,
 	} {
 		if got := string(appendQuoted(nil, []byte(text))); got != want {
 			t.Errorf("%q is %s, not %s", text, got, want)
@@ -1027,7 +1227,7 @@ func TestParseObjectIgnores(t *testing.T) {
 		`{"type":"ack","text":"x"}`:                                                      "",
 		`{"text":"x","origin":"SHA256:own"}`:                                             "",
 		`{"what":"direct","text":"x","origin":"SHA256:other"}`:                           "",
-		`{"what":"direct","to":"bob","text":"x","origin":"SHA256:other"}`:                "x",
+		`{"what":"direct","to":"bob","text":"x","name":"a","origin":"SHA256:other"}`:     "x",
 		`{"type":"message","text":"x","name":"bob","server":"pi","origin":"SHA256:abc"}`: "x",
 	} {
 		out, _, err := parseObject([]byte(line), outLine{what: itemSay}, "SHA256:own")

@@ -21,7 +21,7 @@
 // bytes.
 //
 // The exit status is 0 if everything was delivered, 1 for network or file trouble, 2 for wrong usage, 3 if one side
-// does not trust the other, 4 if the connection was lost and lines perhaps with it, and 5 if -timeout ran out.
+// does not trust the other, 4 if lines are lost or not sent, perhaps, and 5 if -timeout ran out.
 //
 // # Protocol
 //
@@ -41,9 +41,14 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
+	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime/debug"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -52,9 +57,9 @@ import (
 const (
 	exitDone      = 0
 	exitTrouble   = 1 // network or file trouble
-	exitUsage     = 2
+	exitUsage     = 2 // wrong usage, or a passphrase that is missing or wrong
 	exitUntrusted = 3 // either side refused the other, or somebody may be in the middle
-	exitLost      = 4 // connection lost with lines unacknowledged
+	exitLost      = 4 // lines are lost, recorded twice or not sent, perhaps
 	exitTimeout   = 5 // -timeout ran out
 )
 
@@ -79,11 +84,11 @@ func exitCode(stderr io.Writer, err error) int {
 	}
 	fmt.Fprintf(stderr, "securechat: %s%s\n", safe(err.Error()), hintOf(err))
 	switch {
-	case errors.As(err, new(errUsage)):
+	case errors.As(err, new(errUsage)), errors.As(err, new(errLocked)):
 		return exitUsage
 	case errors.As(err, new(*untrusted)), errors.Is(err, errUnverified), errors.Is(err, errBadPacket):
 		return exitUntrusted
-	case errors.As(err, new(*errLost)), errors.As(err, new(*errCut)):
+	case errors.As(err, new(*errLost)), errors.As(err, new(*errCut)), errors.As(err, new(errIncomplete)):
 		return exitLost
 	case errors.Is(err, errTimeout):
 		return exitTimeout
@@ -110,7 +115,7 @@ func run(args []string, stdin, stdout, stderr *os.File) error {
 	case "completion":
 		return printCompletion(o.completion, stdout)
 	case "verify-log":
-		return verifyLogs(o.verifyLog, stdout)
+		return verifyLogs(o.verifyLog, o.head, stdout)
 	}
 
 	p, err := newProcess(o, stdin, stdout, stderr)
@@ -150,12 +155,34 @@ func newProcess(o *options, stdin, stdout, stderr *os.File) (*process, error) {
 		return nil, err
 	}
 	c, err := openConsole(stdin, stdout, stderr, consoleOptions{
-		json: o.output.json, raw: o.output.raw, quiet: o.output.quiet, noBell: o.output.nobell,
+		json: o.output.json, bridge: o.server.bridge, raw: o.output.raw, quiet: o.output.quiet, noBell: o.output.nobell,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("setting up the terminal: %w", err)
 	}
-	return &process{options: o, console: c, stdin: stdin, stdout: stdout, dir: dir}, nil
+	p := &process{options: o, console: c, stdin: stdin, stdout: stdout, dir: dir}
+	p.chooseService(serviceFolder([]string{"/var/lib/securechat", "/etc/securechat"}, os.Geteuid())) // systemd, OpenWrt
+	return p, nil
+}
+
+// chooseService makes root's -invite, -allow and -fingerprint act on the folder of the service, if there is one and no
+// other folder was named. If root has keys of its own, they are used as always, and the operator hears of the other folder.
+func (p *process) chooseService(service string) {
+	o := p.options
+	switch o.mode {
+	case "invite", "allow", "fingerprint":
+	default:
+		return
+	}
+	if service == "" || o.keys.dir != "" || os.Getenv("SECURECHAT_DIR") != "" {
+		return
+	}
+	if exists(filepath.Join(p.dir, "identity")) {
+		p.console.note("using the keys in %s; for the service's room add -dir %s", p.dir, service)
+		return
+	}
+	p.dir = service
+	p.console.note("using the service's folder %s", service)
 }
 
 // loadKeys reads the keys and makes those that do not exist. It may ask for a passphrase at the terminal; a mode that
@@ -165,7 +192,7 @@ func (p *process) loadKeys() (*keys, *trust, error) {
 	o := keyOptions{
 		dir: p.dir, typ: flags.typ, bits: flags.bits, comment: flags.comment,
 		identity: flags.identity, passphraseFile: flags.passphraseFile,
-		notify: p.console.note,
+		notify: p.console.note, inform: p.console.inform,
 		prompt: p.console.secretPrompt(),
 	}
 	if p.options.mode == "keygen" {
@@ -187,10 +214,10 @@ func (p *process) makeKeys() error {
 	if err != nil {
 		return err
 	}
-	p.console.closeTerminal()
 	if !k.made {
-		p.console.note("the keys are there already, so none were made")
+		p.console.inform("the keys are there already, so none were made")
 	}
+	p.console.close() // so that its notes come first
 	_, err = fmt.Fprintf(p.stdout, "%s%s\n", publicLine(k.signer.PublicKey(), k.comment), k.fingerprint())
 	return err
 }
@@ -201,7 +228,7 @@ func (p *process) printFingerprint() error {
 	if err != nil {
 		return err
 	}
-	p.console.closeTerminal()
+	p.console.close()
 	_, err = fmt.Fprintf(p.stdout, "%s %s\n", k.fingerprint(), t.name)
 	return err
 }
@@ -220,14 +247,14 @@ func (p *process) allowKey() error {
 	g, err := t.allow(line, "", p.options.keys.force)
 	switch {
 	case errors.Is(err, errListed):
-		p.console.note("nothing to do: %v", err)
+		p.console.inform("nothing to do: %v", err)
 		return nil
 	case errors.Is(err, errNameTaken):
 		return fmt.Errorf("%w, or use -force", err)
 	case err != nil:
 		return err
 	}
-	p.console.note("%s may join now (%s, %s)", g.name, g.fingerprint, g.by)
+	p.console.inform("%s may join now (%s, %s)", g.name, g.fingerprint, g.by)
 	return nil
 }
 
@@ -258,9 +285,36 @@ func (p *process) printInvite() error {
 	if err != nil {
 		return err
 	}
-	p.console.notePlain(inviteWords, p.options.invite, publicAddress("9000"))
+	if !p.options.output.quiet {
+		p.console.notePlain(inviteWords, p.options.invite, publicAddress(p.lastPort()))
+	}
+	p.console.close() // so that the words come before the code
 	_, err = fmt.Fprintln(p.stdout, code)
 	return err
+}
+
+// portFile is the file of the state folder that holds the port of the room that was opened last.
+const portFile = "port"
+
+// lastPort returns the port of the room that was opened last, else defaultPort.
+func (p *process) lastPort() string {
+	text, _, err := readFile(filepath.Join(p.dir, portFile), 16)
+	if port := strings.TrimSpace(string(text)); err == nil && checkPort(port) == nil {
+		return port
+	}
+	return defaultPort
+}
+
+// keepPort writes the port of a room that is being opened to the state folder, for -invite.
+func (p *process) keepPort(addr net.Addr) {
+	tcp, ok := addr.(*net.TCPAddr)
+	if !ok || p.options.output.raw || p.options.paper.on || strconv.Itoa(tcp.Port) == p.lastPort() {
+		return
+	}
+	err := writeFile(filepath.Join(p.dir, portFile), fmt.Appendln(nil, tcp.Port))
+	if err != nil {
+		p.console.note("-invite will name the port %s instead of %d: %v", p.lastPort(), tcp.Port, err)
+	}
 }
 
 // endpoint loads the keys of the protocol that the flags choose.
@@ -292,7 +346,7 @@ func (p *process) loadSecurechat2(trace tracer) (*endpoint, error) {
 		return nil, err
 	}
 	s := &securechat2{
-		me: me, trust: t, raw: o.output.raw, note: p.console.note, trace: trace,
+		me: me, trust: t, raw: o.output.raw, note: p.console.inform, trace: trace,
 		client: securechat2Client{addr: o.connect, acceptNew: o.client.acceptNew},
 		server: securechat2Server{delay: o.server.delay},
 	}
@@ -315,11 +369,12 @@ func (p *process) readInvite() (*inviteCode, error) {
 		}
 		return &code, nil
 	}
-	if p.console.term == nil {
+	term := p.console.questions()
+	if term == nil {
 		return nil, wrongUse("-join needs the invite's code: type it at a terminal, or set $SECURECHAT_INVITE")
 	}
 	for range 3 {
-		text, err := p.console.term.readSecret("Invite code: ")
+		text, err := term.readSecret("Invite code: ")
 		if err != nil {
 			return nil, fmt.Errorf("no invite code: %w", err)
 		}
@@ -328,7 +383,7 @@ func (p *process) readInvite() (*inviteCode, error) {
 		if err == nil {
 			return &code, nil
 		}
-		p.console.note("%v", err)
+		term.print("securechat: " + safe(err.Error()))
 	}
 	return nil, wrongUse("no valid invite code in three attempts")
 }
@@ -374,21 +429,30 @@ func (p *process) listen() (err error) {
 		return err
 	}
 	defer closeAll(listeners)
+	p.keepPort(listeners[0].Addr())
 	o := p.options.server
 	log, err := openLog(logOptions{
-		path: o.log, digests: !o.logText, durable: o.sync, notify: func(text string) { p.console.note("%s", text) },
+		path: o.log, stdout: p.stdout, digests: !o.logText, durable: o.sync,
+		notify: func(text string) { p.console.note("%s", text) },
 	})
 	if err != nil {
 		return err
+	}
+	if o.log == logStdout {
+		if p.console.term != nil {
+			return wrongUse("-log -: a room at a terminal needs its stdout: name a file, or off")
+		}
+		p.console.mute() // the records have the messages
 	}
 	defer func() {
 		if cerr := log.close(); err == nil && cerr != nil {
 			err = fmt.Errorf("closing the log: %w", cerr)
 		}
 	}()
+	limitMemory(o.maxClients)
 	config := serverConfig{
 		endpoint: *e, console: p.console, log: log, sync: o.sync, history: o.history, clients: o.maxClients,
-		norelay: o.norelay, invite: p.options.invite,
+		rate: o.rate, norelay: o.norelay, invite: p.options.invite,
 	}
 	if p.options.output.raw {
 		config.pipe = newRawPipe(p.stdin, p.stdout, p.console.progress())
@@ -398,6 +462,20 @@ func (p *process) listen() (err error) {
 		return err
 	}
 	return s.run(ctx, listeners)
+}
+
+// Memory up to which a server collects garbage at leisure, as the sum of both: above it the collector works harder, so
+// that what clients send does not make the server use twice the memory that it needs.
+const (
+	easyMemory          = 48 << 20
+	easyMemoryForClient = 32 << 10
+)
+
+// limitMemory sets that limit for a server of at most clients clients, unless $GOMEMLIMIT has set one.
+func limitMemory(clients int) {
+	if debug.SetMemoryLimit(-1) == math.MaxInt64 {
+		debug.SetMemoryLimit(easyMemory + easyMemoryForClient*int64(clients))
+	}
 }
 
 // version returns the release, from the build's own information.

@@ -6,6 +6,8 @@ package main
 import (
 	"encoding/binary"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -221,7 +223,7 @@ func TestWrongUse(t *testing.T) {
 		{nil, exitUsage, `-listen :9000 opens a room`},
 		{[]string{"-lissten", ":9000"}, exitUsage, `-lissten.*-help`},
 		{[]string{"-listen", ":9000", "-connect", "x:1"}, exitUsage, `exclude each other`},
-		{[]string{"-listen", "9000"}, exitUsage, `host and a port`},
+		{[]string{"-listen", "localhost:"}, exitUsage, `host and a port`},
 		{[]string{"-connect", "localhost:99999"}, exitUsage, `not a port`},
 		{[]string{"-connect", "x:1", "-log", "f"}, exitUsage, `-log belongs to -listen`},
 		{[]string{"-listen", ":0", "extra"}, exitUsage, `unexpected argument`},
@@ -244,6 +246,81 @@ func TestWrongUse(t *testing.T) {
 				out, stderr, c.want)
 		}
 	}
+}
+
+// TestQuiet: with -quiet a first run, an invite and a first contact print nothing on stderr, and what went wrong once.
+func TestQuiet(t *testing.T) {
+	t.Parallel()
+	home, guest := t.TempDir(), state(t, "ben")
+	code, stderr, exit := runToEnd(t, home, "", "-invite", "ben", "-quiet")
+	if exit != exitDone || stderr != "" || strings.Count(code, "\n") != 1 {
+		t.Errorf("an invite: exit %d, stdout %q, stderr %q", exit, code, stderr)
+	}
+	_, addr := serve(t, filepath.Join(home, ".config", "securechat"))
+	for _, c := range []struct {
+		in, flag string
+		exit     int
+		stderr   string
+	}{
+		{"hello\n", "-join", exitDone, "^$"},
+		{"hello again\n", "-reconnect", exitDone, "^$"},
+		{strings.Repeat("x", maxLine+1) + "\nnext\n", "-reconnect", exitTrouble, "^securechat: line 1 is longer than 65536 " +
+			"bytes.*\nsecurechat: some lines were not delivered; see the messages above\n$"},
+	} {
+		_, stderr, exit := runToEndWith(t, home, []string{"SECURECHAT_INVITE=" + code}, c.in,
+			"-connect", addr, "-dir", guest, "-quiet", c.flag)
+		if exit != c.exit || !regexp.MustCompile(c.stderr).MatchString(stderr) {
+			t.Errorf("%s: exit %d, stderr %q", c.flag, exit, stderr)
+		}
+	}
+}
+
+// TestOtherProtocol: a client names another kind of server at once, and a server the kind of a client.
+func TestOtherProtocol(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	answered := make(chan net.Conn, 1)
+	go func() {
+		conn, err := l.Accept()
+		if err == nil {
+			io.WriteString(conn, "220 mail ESMTP\r\n")
+		}
+		answered <- conn
+	}()
+	dir := state(t, "anna")
+	_, stderr, code := runToEnd(t, t.TempDir(), "", "-connect", l.Addr().String(), "-dir", dir)
+	if code != exitTrouble || !strings.Contains(stderr, "that is an SMTP or FTP server: check the address and the port") {
+		t.Errorf("exit %d, %q", code, stderr)
+	}
+	(<-answered).Close()
+	server, addr := serve(t, dir)
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	io.WriteString(conn, "GET / HTTP/1.1\r\n\r\n")
+	server.err.match(t, `refused 127\.0\.0\.1:\d+: .*that is an HTTP program`)
+}
+
+// TestInvitePort: an invite names the port of the room that was opened last, and its words come before the code.
+func TestInvitePort(t *testing.T) {
+	t.Parallel()
+	dir := state(t, "anna")
+	invite := func(name, port string) {
+		t.Helper()
+		out, stderr, code := runToEnd(t, t.TempDir(), "", "-invite", name, "-dir", dir)
+		if code != exitDone || !strings.Contains(stderr, ":"+port+" -join") || strings.Count(out, "\n") != 1 {
+			t.Errorf("an invite for port %s: exit %d, stdout %q, stderr %q", port, code, out, stderr)
+		}
+	}
+	invite("ben", defaultPort)
+	_, addr := serve(t, dir)
+	invite("eve", portOf(addr))
 }
 
 // TestHelp: -help and -version print on stdout.

@@ -54,6 +54,15 @@ type streamID [16]byte
 
 func (s streamID) String() string { return hex.EncodeToString(s[:]) }
 
+// parse sets s from what String returns, and reports whether digits are that.
+func (s *streamID) parse(digits []byte) bool {
+	if len(digits) != hex.EncodedLen(len(s)) {
+		return false
+	}
+	_, err := hex.Decode(s[:], digits)
+	return err == nil
+}
+
 const (
 	joinListens = 1 << iota // the client wants to receive items
 	joinPerson              // a person at a terminal, who receives the items since leaving
@@ -86,7 +95,7 @@ func parseJoin(b []byte) (j joinRequest, err error) {
 //	seq      8   the last item before those that the client will receive
 //	present  8   the last item before the client joined; items up to this one are history
 //	recorded 8   the last line of the client's stream that is in the log
-//	flags    1   welcomeGap, welcomeRaw, welcomeBusy
+//	flags    1   welcomeGap, welcomeRaw, welcomeBusy, welcomeForgotten
 //	name     1 and name: the client's, as the others see it
 //	server   1 and name: the server's own
 type welcome struct {
@@ -98,11 +107,12 @@ type welcome struct {
 }
 
 const (
-	welcomeGap   = 1 << iota // the server no longer holds some items between the client's seen and seq
-	welcomeRaw               // the server carries bytes and has no room
-	welcomeBusy              // the server with -raw serves another client
-	welcomeFlags = welcomeGap | welcomeRaw | welcomeBusy
-	welcomeSize  = 8 + 8 + 8 + 8 + 1
+	welcomeGap       = 1 << iota // the server no longer holds some items between the client's seen and seq
+	welcomeRaw                   // the server carries bytes and has no room
+	welcomeBusy                  // the server with -raw serves another client
+	welcomeForgotten             // the server does not know the stream, and may have known it before
+	welcomeFlags     = welcomeGap | welcomeRaw | welcomeBusy | welcomeForgotten
+	welcomeSize      = 8 + 8 + 8 + 8 + 1
 )
 
 func (w welcome) encode() []byte {
@@ -173,33 +183,78 @@ func appendLine(b, line []byte) []byte {
 }
 
 // parseLines parses lines and appends the texts to into.
-func parseLines(b []byte, into [][]byte) (l lines, err error) {
+func parseLines(b []byte, into [][]byte) (lines, error) {
+	p, err := parsePacked(b)
+	if err != nil {
+		return lines{}, err
+	}
+	p.texts = appendTexts(into, p.packed)
+	return p.lines, nil
+}
+
+// packedLines are lines whose texts are in the form of a message, which takes less memory than texts. The texts of lines
+// are nil.
+type packedLines struct {
+	lines
+	count  int
+	packed []byte // for each line: length uvarint, and the line
+}
+
+// parsePacked parses lines. packed is a slice of b.
+func parsePacked(b []byte) (p packedLines, err error) {
 	if len(b) < linesHeader {
-		return l, errMalformed
+		return p, errMalformed
 	}
-	l.first, l.what = binary.BigEndian.Uint64(b), b[8]
+	p.first, p.what = binary.BigEndian.Uint64(b), b[8]
 	var ok bool
-	l.to, b, ok = cutName(b[9:])
-	if !ok || len(b) == 0 || l.first == 0 || l.first > maxNumber {
-		return l, errMalformed
+	p.to, b, ok = cutName(b[9:])
+	if !ok || len(b) == 0 || p.first == 0 || p.first > maxNumber {
+		return p, errMalformed
 	}
-	if l.what < itemSay || l.what > itemDirect || (l.what == itemDirect) != (l.to != "") {
-		return l, errMalformed
+	if p.what < itemSay || p.what > itemDirect || (p.what == itemDirect) != (p.to != "") {
+		return p, errMalformed
 	}
 	// A longer message holds one line: each of many short ones would cost a log record far larger than the line.
-	several := len(b) <= maxBatch-linesHeader-len(l.to)
-	for l.texts = into; len(b) > 0; {
-		if len(l.texts) > len(into) && !several {
-			return l, errMalformed
+	several := len(b) <= maxBatch-linesHeader-len(p.to)
+	for p.packed = b; len(b) > 0; p.count++ {
+		if p.count > 0 && !several {
+			return p, errMalformed
 		}
 		n, w := binary.Uvarint(b)
 		if w <= 0 || n > maxLine || n > uint64(len(b)-w) {
-			return l, errMalformed
+			return p, errMalformed
 		}
-		l.texts = append(l.texts, b[w:w+int(n)])
 		b = b[w+int(n):]
 	}
-	return l, nil
+	return p, nil
+}
+
+// appendTexts appends the texts of packed lines, which parsePacked has checked.
+func appendTexts(into [][]byte, packed []byte) [][]byte {
+	for len(packed) > 0 {
+		n, w := binary.Uvarint(packed)
+		into = append(into, packed[w:w+int(n)])
+		packed = packed[w+int(n):]
+	}
+	return into
+}
+
+// cut removes lines from the front of p and returns them: one, and further ones while the cost of all is at most most.
+// A line costs 1, and 1 more for each KiB after the first.
+func (p *packedLines) cut(most int) (front packedLines, cost int) {
+	front, rest := *p, p.packed
+	for front.count = 0; len(rest) > 0; front.count++ {
+		n, w := binary.Uvarint(rest)
+		c := 1 + (int(n)-1)/1024
+		if front.count > 0 && cost+c > most {
+			break
+		}
+		cost += c
+		rest = rest[w+int(n):]
+	}
+	front.packed = p.packed[:len(p.packed)-len(rest)]
+	p.first, p.count, p.packed = p.first+uint64(front.count), p.count-front.count, rest
+	return front, cost
 }
 
 // item is one thing that happened in the room, as its receivers get it. A kindText from the server carries items:

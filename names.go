@@ -63,18 +63,39 @@ func remoteName(name, server, origin string) string {
 }
 
 // foldName maps names that look alike to the same string, which is only for comparing.
-func foldName(s string) string {
-	return strings.Map(func(r rune) rune {
-		switch r {
-		case '0':
-			return 'o'
-		case '1', 'i':
-			return 'l'
-		case '.', '_':
-			return '-'
+func foldName(s string) string { return strings.Map(foldRune, strings.ToLower(s)) }
+
+func foldRune(r rune) rune {
+	switch r {
+	case '0':
+		return 'o'
+	case '1', 'i':
+		return 'l'
+	case '.', '_':
+		return '-'
+	}
+	return r
+}
+
+// looksLike reports whether a valid name, which is ASCII, looks like another text. It is foldName for many names: it
+// needs no memory.
+func looksLike(name, other string) bool {
+	if len(name) != len(other) {
+		return false
+	}
+	for i := range len(name) {
+		if foldByte(name[i]) != foldByte(other[i]) {
+			return false
 		}
-		return r
-	}, strings.ToLower(s))
+	}
+	return true
+}
+
+func foldByte(b byte) rune {
+	if 'A' <= b && b <= 'Z' {
+		b += 'a' - 'A'
+	}
+	return foldRune(rune(b))
 }
 
 // nameError is the error for a name that validName rejects.

@@ -45,7 +45,8 @@ func newOperator(c *console, r *room, t *trust, refused *strangers, self *peer, 
 func (o *operator) show() {
 	err := o.console.welcome(o.name, false)
 	if err == nil {
-		err = o.room.write(o.member)
+		o.room.start(o.member)
+		err = <-o.member.written
 	}
 	if err != nil {
 		o.console.note("cannot write standard output: %v; the room stays open", err)
@@ -112,6 +113,9 @@ func (o *operator) interpret(line []byte) (l lines, ok bool) {
 	switch {
 	case o.console.json:
 		said, from, err := parseObject(line, outLine{what: itemSay}, o.console.origin())
+		if err == nil && o.console.bridge && said.text != nil && from == "" {
+			err = errNotRemote
+		}
 		if err != nil {
 			o.console.rejectLine(err)
 			return l, false

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"sync"
 )
 
@@ -27,11 +28,37 @@ type outbox struct {
 	mu     sync.Mutex // guards the fields below
 	lines  []outLine
 	acked  uint64
+	lost   uint64 // the last line that resume has reported as lost
 	sent   int
 	most   uint64
 	bytes  int  // that lines takes
 	handed int  // lines that are no longer held and not confirmed; see handOver
 	closed bool // add accepts no more lines
+}
+
+// span is a run of lines by their numbers, which begin with 1. The zero value has none.
+type span struct{ first, last uint64 }
+
+func (s span) len() uint64 {
+	if s.first == 0 || s.last < s.first {
+		return 0
+	}
+	return s.last - s.first + 1
+}
+
+func (s span) String() string {
+	if s.len() == 1 {
+		return fmt.Sprintf("line %d", s.first)
+	}
+	return fmt.Sprintf("lines %d to %d", s.first, s.last)
+}
+
+// counted returns a number and the noun for it: "1 line", "2 lines".
+func counted[N int | uint64](n N, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
 }
 
 func newOutbox() *outbox {
@@ -87,13 +114,22 @@ func (b *outbox) take(into []outLine) (first uint64, batch []outLine, done bool)
 	return first, append(into, b.lines[from:b.sent]...), b.closed && len(b.lines) == 0
 }
 
-// resume begins a connection. The server has every line up to number n, or it does not know the stream and n is 0.
-func (b *outbox) resume(n uint64) error {
+// resume begins a connection. The server has every line up to number n, or it does not know the stream and n is 0. With
+// forgotten it may have known the stream before. lost are acknowledged lines that the server no longer has, without
+// those of an earlier call. doubtful are lines that the server may have, although it has not acknowledged them. The
+// client sends doubtful lines again.
+func (b *outbox) resume(n uint64, forgotten bool) (lost, doubtful span, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.sent = 0
-	_, err := b.dropLocked(max(n, b.acked))
-	return err
+	switch from := max(n, b.lost); {
+	case forgotten && n == 0:
+		doubtful = span{b.acked + 1, b.most}
+	case from < b.acked:
+		lost, b.lost = span{from + 1, b.acked}, b.acked
+	}
+	_, err = b.dropLocked(max(n, b.acked))
+	return lost, doubtful, err
 }
 
 // acknowledge drops the lines up to number n, which are in the server's log.

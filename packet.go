@@ -45,6 +45,11 @@ const (
 	// Both ends replace the key of a direction after this much (halfConn.ratchet).
 	rekeyPackets = 1 << 20
 	rekeyBytes   = 1 << 30
+
+	// A key carries at least this many packets or bytes of plaintext, the rekey included. A rekey costs the receiver as
+	// much as twenty small packets.
+	leastRekeyPackets = 4096
+	leastRekeyBytes   = 1 << 20
 )
 
 // errMalformed is the error for a message that does not have the form that the protocol requires.
@@ -53,21 +58,59 @@ var errMalformed = errors.New("a message of the wrong form")
 // errBadPacket is the only error for a packet that is not the next one of its direction under the session's key.
 var errBadPacket = errors.New("a packet that cannot be verified")
 
-// readFrame reads one frame of a handshake. It rejects a length over max before it allocates memory.
+// readFrame reads one frame of a handshake. It rejects a length over max before it allocates memory, and another protocol
+// as soon as its first bytes are there (errForeign).
 func readFrame(r io.Reader, max int) ([]byte, error) {
-	var header [frameHeader]byte
-	if _, err := io.ReadFull(r, header[:]); err != nil {
+	var first [9]byte // of the frame, header included
+	if _, err := io.ReadFull(r, first[:frameHeader]); err != nil {
 		return nil, err
 	}
-	n := int(binary.BigEndian.Uint16(header[:]))
+	n := int(binary.BigEndian.Uint16(first[:]))
+	if err := foreignProtocol(first[:frameHeader]); err != nil {
+		return nil, err
+	}
 	if n > max {
 		return nil, fmt.Errorf("a frame of %d bytes, over the limit of %d: %w", n, max, errMalformed)
 	}
 	body := make([]byte, n)
-	if _, err := io.ReadFull(r, body); err != nil {
+	begun := min(n, len(first)-frameHeader)
+	if _, err := io.ReadFull(r, body[:begun]); err != nil {
+		return nil, noEOF(err)
+	}
+	copy(first[frameHeader:], body[:begun])
+	if err := foreignProtocol(first[:frameHeader+begun]); err != nil {
+		return nil, err
+	}
+	if _, err := io.ReadFull(r, body[begun:]); err != nil {
 		return nil, noEOF(err)
 	}
 	return body, nil
+}
+
+// errForeign is the name of another protocol that the peer speaks, after its article.
+type errForeign string
+
+func (e errForeign) Error() string {
+	return "it speaks another protocol: that is " + string(e) + " program"
+}
+func (e errForeign) Unwrap() error { return errMalformed }
+
+// foreignProtocol returns an errForeign if b, the first two to nine bytes from a peer, begin another protocol. Two letters
+// would be the length of a frame over the limit. A TLS record is longer, and its lengths have to match, since a frame of
+// a handshake may begin with any bytes.
+func foreignProtocol(b []byte) error {
+	be := binary.BigEndian.Uint16
+	switch two := string(b[:2]); {
+	case two == "SS":
+		return errForeign("an SSH")
+	case two == "HT", two == "GE", two == "HE", two == "PO", two == "PR":
+		return errForeign("an HTTP")
+	case two == "EH", two == "22" && len(b) > 3 && b[2] == '0' && (b[3] == ' ' || b[3] == '-'):
+		return errForeign("an SMTP or FTP")
+	case two == "\x16\x03" && len(b) == 9 && b[2] < 5 && b[5] == 1 && b[6] == 0 && be(b[3:]) == be(b[7:])+4:
+		return errForeign("a TLS")
+	}
+	return nil
 }
 
 // noEOF turns io.EOF inside a frame into io.ErrUnexpectedEOF.
@@ -159,6 +202,11 @@ func (h *halfConn) ratchet() error {
 func (h *halfConn) wipe() {
 	clear(h.secret[:])
 	h.aead = nil
+}
+
+// mayRekey reports whether the last packet can be a rekey: the key has carried enough.
+func (h *halfConn) mayRekey() bool {
+	return h.packets >= leastRekeyPackets || h.bytes >= leastRekeyBytes
 }
 
 // full reports whether the next packet must be a rekey, which is the last one with this key.

@@ -281,10 +281,10 @@ func paperReceive(conn net.Conn, n int, peer string) ([]byte, error) {
 	case err == nil:
 		return wire, nil
 	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
-		return nil, fmt.Errorf("the %s closed the connection after %d of %d bytes: "+
-			"its log has the reason; check that each side has the other's key (-peer): %w", peer, got, n, err)
+		return nil, netTrouble{fmt.Sprintf("the %s closed the connection after %d of %d bytes: "+
+			"its log has the reason; check that each side has the other's key (-peer)", peer, got, n), err}
 	default:
-		return nil, fmt.Errorf("received %d of %d bytes from the %s: %w", got, n, peer, err)
+		return nil, fmt.Errorf("received %d of %d bytes from the %s: %w", got, n, peer, plainError(err))
 	}
 }
 

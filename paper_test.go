@@ -590,13 +590,14 @@ func TestPaperClientToReference(t *testing.T) {
 				t.Errorf("took %v: one side did not wait", took)
 			}
 			p := newPaperConn(c, &key)
+			var texts []string
 			for _, text := range paperTexts {
 				if err := p.sendText([]byte(text)); err != nil {
 					t.Error(err)
 				}
+				texts = append(texts, <-got) // two packets that are received at once would be taken for one
 			}
 			c.Close()
-			var texts []string
 			for text := range got {
 				texts = append(texts, text)
 			}

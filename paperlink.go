@@ -216,8 +216,13 @@ func (p *paperConn) readRest(b []byte) error {
 	return err
 }
 
-// appendItems ignores the items: only the client sends text.
-func (p *paperConn) appendItems(buf []byte, _ [][]byte) ([]byte, error) { return buf, nil }
+// sendItems ignores the items: only the client sends text.
+func (p *paperConn) sendItems(buf []byte, _ [][]byte, _ int) ([]byte, error) { return buf, nil }
+
+// shareBudget does nothing: each text fits one packet.
+func (p *paperConn) shareBudget(*partsBudget, string) {}
+
+func (p *paperConn) dropped() <-chan struct{} { return nil }
 
 // ready returns false: the bytes that a server has in its buffer may be less than a packet, and a client reads none.
 func (p *paperConn) ready() bool { return false }
@@ -387,6 +392,7 @@ func (p *paperClientLink) read() (kind byte, payload []byte, err error) {
 type paperMode struct {
 	me    *rsa.PrivateKey
 	id    ssh.PublicKey // me's
+	trust *trust        // the state folder of securechat/2, whose keys are refused, as are revoked ones
 	peers []*rsa.PublicKey
 	names []string // of peers
 	delay time.Duration
@@ -409,7 +415,7 @@ func loadPaper(identity string, peers []string, dir string, delay time.Duration,
 	if err := refuseSharedKey(t, id); err != nil {
 		return nil, fmt.Errorf("%s: %w", identity, err)
 	}
-	p := &paperMode{me: me, id: id, delay: delay, trace: trace}
+	p := &paperMode{me: me, id: id, trust: t, delay: delay, trace: trace}
 	for _, path := range peers {
 		key, err := loadPaperPublic(path)
 		if err != nil {
@@ -425,6 +431,9 @@ func loadPaper(identity string, peers []string, dir string, delay time.Duration,
 		}
 		pub, err := ssh.NewPublicKey(key)
 		if err == nil {
+			err = t.checkKey(pub)
+		}
+		if err == nil {
 			err = refuseSharedKey(t, pub)
 		}
 		if err != nil {
@@ -432,7 +441,7 @@ func loadPaper(identity string, peers []string, dir string, delay time.Duration,
 		}
 		p.peers, p.names = append(p.peers, key), append(p.names, keyName(name, pub))
 	}
-	note("%s", paperWarning)
+	note(paperWarning)
 	return &endpoint{protocol: p, id: id, name: keyName("", id)}, nil
 }
 
@@ -560,6 +569,25 @@ func (p *paperMode) keepAlive() time.Duration { return 0 }
 
 func (p *paperMode) acknowledges() bool { return false }
 
+func (p *paperMode) watch() *fileWatch { return p.trust.fileWatch() }
+
+// recheckServer refuses a peer, on either side, whose key was revoked or has come to serve the default protocol.
+func (p *paperMode) recheckServer(peer *peer, _ time.Time) error {
+	if err := p.trust.checkKey(peer.key); err != nil {
+		return err
+	}
+	if err := refuseSharedKey(p.trust, peer.key); isSystemError(err) {
+		return &untrusted{kind: undecided, reason: err.Error()}
+	} else if err != nil {
+		return refuse("%v", err)
+	}
+	return nil
+}
+
+func (p *paperMode) recheckClients() func(client *peer, now time.Time) (time.Time, error) {
+	return func(client *peer, now time.Time) (time.Time, error) { return time.Time{}, p.recheckServer(client, now) }
+}
+
 func (p *paperMode) check(line outLine) error {
 	switch {
 	case line.what != itemSay:
@@ -584,6 +612,9 @@ func (p *paperMode) accept(conn *pacedConn) (*peer, link, joinRequest, error) {
 		return from, nil, joinRequest{}, err
 	}
 	from.identify(id)
+	if err := p.recheckServer(from, time.Now()); err != nil {
+		return from, nil, joinRequest{}, err
+	}
 	from.name, from.admittedBy = p.names[i], "-peer "+p.names[i]
 	digest := sha512.Sum512(key[:])
 	from.digest = digest[:]
@@ -592,6 +623,16 @@ func (p *paperMode) accept(conn *pacedConn) (*peer, link, joinRequest, error) {
 }
 
 func (p *paperMode) dial(conn *pacedConn, _ joinRequest) (*peer, link, welcome, error) {
+	id, err := ssh.NewPublicKey(p.peers[0])
+	if err != nil {
+		return nil, nil, welcome{}, err
+	}
+	server := newPeer(conn)
+	server.name = p.names[0]
+	server.identify(id)
+	if err := p.recheckServer(server, time.Now()); err != nil {
+		return nil, nil, welcome{}, err
+	}
 	key, err := paperClientHandshake(conn, p.me, p.peers[0], p.delay, p.tracer(""))
 	if err != nil {
 		err = fmt.Errorf("handshake: %w", err)
@@ -606,13 +647,6 @@ func (p *paperMode) dial(conn *pacedConn, _ joinRequest) (*peer, link, welcome, 
 		}
 		return nil, nil, welcome{}, errUnreachable{err}
 	}
-	server := newPeer(conn)
-	server.name = p.names[0]
-	id, err := ssh.NewPublicKey(p.peers[0])
-	if err != nil {
-		return nil, nil, welcome{}, err
-	}
-	server.identify(id)
 	return server, newPaperClientLink(conn.Conn, &key), welcome{name: keyName("", p.id)}, nil
 }
 

@@ -1605,7 +1605,7 @@ func BenchmarkPeersScaling(b *testing.B) {
 			count := max(batchLines, 2000000/n/batchLines*batchLines)
 			_, used := a.pour(row, server, &delivered, n, count)
 			listed := filepath.Join(a.state, "authorized_keys")
-			if err := os.WriteFile(listed, strangersKeys(b, n), 0o600); err != nil {
+			if err := os.WriteFile(listed, manyKeys(b, n), 0o600); err != nil {
 				b.Fatal(err)
 			}
 			among := a.each(server, 30, shake(server.addr))
@@ -1649,22 +1649,6 @@ func BenchmarkPeersScaling(b *testing.B) {
 			}
 		}
 	}
-}
-
-// strangersKeys returns n lines for authorized_keys.
-func strangersKeys(b *testing.B, n int) (text []byte) {
-	for i := range n {
-		public, _, err := ed25519.GenerateKey(rand.Reader)
-		if err != nil {
-			b.Fatal(err)
-		}
-		key, err := ssh.NewPublicKey(public)
-		if err != nil {
-			b.Fatal(err)
-		}
-		text = append(text, publicLine(key, fmt.Sprintf("k%d", i))...)
-	}
-	return text
 }
 
 // curve is one line of a plot.

@@ -134,6 +134,7 @@ func startWith(t testing.TB, wd string, env []string, args ...string) *proc {
 	t.Helper()
 	p := &proc{t: t, out: newWatched(), err: newWatched(), ended: make(chan struct{})}
 	p.cmd = exec.Command(os.Args[0], args...)
+	detach(p.cmd)
 	p.cmd.Dir = wd
 	p.cmd.Env = append(os.Environ(), asSecurechat+"=1", "HOME="+wd, "SECURECHAT_DIR=", "XDG_CONFIG_HOME=")
 	p.cmd.Env = append(p.cmd.Env, env...)
@@ -149,12 +150,19 @@ func startWith(t testing.TB, wd string, env []string, args ...string) *proc {
 	t.Cleanup(func() {
 		p.cmd.Process.Kill()
 		<-p.ended
+		if raw := rawError.FindString(p.err.String()); raw != "" {
+			t.Errorf("stderr has an error that is not in plain words: %q", raw)
+		}
 		if t.Failed() {
 			t.Logf("securechat %s\nstdout: %.2000s\nstderr: %.4000s", strings.Join(args, " "), p.out, p.err)
 		}
 	})
 	return p
 }
+
+// rawError matches errors of Go's libraries about connections, which no person should read.
+var rawError = regexp.MustCompile(`(dial|read|write|accept) (tcp|unix)|(read|write|connect): (connection|broken|use of)|i/o timeout|\bEOF\b|` +
+	`closed network|lookup \S+( on|:)|deadline exceeded|panic:`)
 
 // wait waits for the process to end and returns its exit code.
 func (p *proc) wait() int {

@@ -30,6 +30,13 @@ type protocol interface {
 	check(line outLine) error
 	// acknowledges reports whether the server says which lines are in its log.
 	acknowledges() bool
+	// watch returns a watch of the files that decide about peers.
+	watch() *fileWatch
+	// recheckServer decides again about the server of a session. Its error is *untrusted.
+	recheckServer(server *peer, now time.Time) error
+	// recheckClients reads the files and returns the decisions about clients of sessions by what the files contain: when
+	// a client's admission expires, or *untrusted.
+	recheckClients() func(client *peer, now time.Time) (until time.Time, err error)
 }
 
 // endpoint is one side of connections: the protocol that it speaks, and its own identity.

@@ -6,13 +6,15 @@ package main
 const (
 	queueBytes    = 8 << 20  // of items that the queue holds
 	slabBytes     = 16 << 10 // that short items share
-	queueItemSize = 96       // bytes that an item takes beside its encoding
+	queueItemSize = 96       // bytes that an item takes beside its encoding and its audience
+	audienceSize  = 64       // bytes that an audience takes beside its streams
 )
 
 // queueItem is an item as its receivers get it.
 type queueItem struct {
 	enc  []byte
 	what byte
+	size int32 // bytes of the queue's limit that the item takes
 	from *stream
 	to   *audience // nil for all but from
 }
@@ -53,10 +55,14 @@ func (q *queue) add(buf []byte, it item, from *stream, to *audience) []byte {
 		clear(q.array[copy(q.array, q.items):])
 		q.items = q.array[:n]
 	}
-	q.items = append(q.items, queueItem{enc, it.what, from, to})
-	q.bytes += len(enc) + queueItemSize
+	size := len(enc) + queueItemSize
+	if to != nil && (len(q.items) == 0 || q.items[len(q.items)-1].to != to) { // items in sequence share their audience
+		size += audienceSize + 8*len(to.streams)
+	}
+	q.items = append(q.items, queueItem{enc, it.what, int32(size), from, to})
+	q.bytes += size
 	for q.bytes > queueBytes {
-		q.bytes -= len(q.items[0].enc) + queueItemSize
+		q.bytes -= int(q.items[0].size)
 		q.items[0] = queueItem{}
 		q.items = q.items[1:]
 		q.first++

@@ -58,6 +58,12 @@ var (
 		"send them to a file or a program")
 )
 
+// errExpelled is why the server ends the session of a client that it no longer admits. The client receives
+// reasonNotAdmitted.
+type errExpelled struct{ error }
+
+func (e errExpelled) Unwrap() error { return e.error }
+
 // errStream is an error of our own stdin or stdout.
 type errStream struct{ error }
 
@@ -70,6 +76,8 @@ type rawPipe struct {
 
 	sending sync.Mutex  // guards appending to and writing the session, for one message or piece of stdin
 	closed  atomic.Bool // secure-close has been sent, or is the next message sent
+	refused atomic.Bool // the other side is no longer trusted, so nothing that arrives is written
+	reason  string      // sent before secure-close if it is not empty; set before write is asked to end
 
 	terminal              bool  // stdin is a terminal, which counts as empty
 	size                  int64 // of stdin if it is a regular file, else -1
@@ -111,7 +119,14 @@ func (p *rawPipe) carry(ctx context.Context, conn net.Conn, s *session) error {
 	case err = <-written:
 		writing = nil
 	}
-	if errors.Is(err, errBadPacket) || errors.Is(err, errMalformed) {
+	expelled := errors.As(err, new(errExpelled))
+	switch {
+	case expelled:
+		p.reason = reasonNotAdmitted
+		reading = read // until the client has closed, so that it receives the reason
+		p.refused.Store(true)
+	case errors.Is(err, errBadPacket), errors.Is(err, errMalformed), errors.As(err, new(*untrusted)):
+		p.refused.Store(true)
 		conn.Close() // after a failed check nothing more is sent
 	}
 	close(quit) // a writer that is not stuck sends secure-close
@@ -121,7 +136,7 @@ func (p *rawPipe) carry(ctx context.Context, conn net.Conn, s *session) error {
 		select {
 		case rerr := <-reading:
 			reading = nil
-			if rerr != nil && err != nil {
+			if rerr != nil && err != nil && !expelled {
 				err = rerr
 			}
 		case <-writing:
@@ -142,6 +157,7 @@ func (p *rawPipe) result(err error) error {
 	switch {
 	case errors.As(err, new(errStream)), errors.Is(err, errTimeout):
 		return err
+	case errors.As(err, new(*untrusted)):
 	case errors.Is(err, errBadPacket):
 		err = fmt.Errorf("%w: possible man-in-the-middle attack; the session was ended", err)
 	case errors.Is(err, os.ErrDeadlineExceeded):
@@ -257,9 +273,16 @@ func (p *rawPipe) send(s *session, kind byte, payload []byte) error {
 	return s.write(buf)
 }
 
-// goodbye sends secure-close. No piece of stdin is sent before it unless that has begun.
+// goodbye sends the reason, if there is one, and secure-close. No piece of stdin is sent before it unless that has
+// begun.
 func (p *rawPipe) goodbye(s *session) error {
 	p.closed.Store(true)
+	if p.reason != "" {
+		notice := item{time: time.Now(), what: itemNotice, text: []byte(p.reason)}
+		if err := p.send(s, kindText, notice.append(nil)); err != nil {
+			return err
+		}
+	}
 	return p.send(s, kindClose, []byte(closeText))
 }
 
@@ -285,7 +308,8 @@ func (o *rawOutput) add(b []byte) error {
 
 // flush writes what was collected.
 func (o *rawOutput) flush() error {
-	if len(o.buf) == 0 {
+	if len(o.buf) == 0 || o.p.refused.Load() {
+		o.buf = o.buf[:0]
 		return nil
 	}
 	if o.p.received.Load() == 0 && isTerminal(o.p.stdout) {
@@ -306,7 +330,7 @@ func (o *rawOutput) flush() error {
 
 // end writes what was collected and closes stdout: the other side's end of file has arrived.
 func (o *rawOutput) end() error {
-	if err := o.flush(); err != nil {
+	if err := o.flush(); err != nil || o.p.refused.Load() {
 		return err
 	}
 	if err := o.p.stdout.Close(); err != nil { // some file systems report a full disk here
@@ -322,6 +346,7 @@ func (o *rawOutput) end() error {
 func (p *rawPipe) read(s *session, due chan struct{}) error {
 	out := &rawOutput{p: p, due: due, buf: make([]byte, 0, rawBuffer)}
 	s.setReadTimeout(peerTimeout, true)
+	gaveUp := errGaveUp
 	for {
 		if !s.ready() {
 			if err := out.flush(); err != nil {
@@ -333,6 +358,10 @@ func (p *rawPipe) read(s *session, due chan struct{}) error {
 			return errors.Join(err, out.flush())
 		}
 		switch {
+		case gaveUp != errGaveUp && kind != kindClose:
+			err = errMalformed
+		case kind == kindText:
+			gaveUp, err = parseReason(payload)
 		case kind == kindRaw && !p.arrived.Load() && len(payload) > 0:
 			err = out.add(payload)
 		case kind == kindRaw && !p.arrived.Load():
@@ -344,7 +373,7 @@ func (p *rawPipe) read(s *session, due chan struct{}) error {
 			if p.arrived.Load() && p.confirmed.Load() {
 				return nil
 			}
-			return errors.Join(errGaveUp, out.flush())
+			return errors.Join(gaveUp, out.flush())
 		default:
 			return errMalformed
 		}
@@ -352,6 +381,15 @@ func (p *rawPipe) read(s *session, due chan struct{}) error {
 			return err
 		}
 	}
+}
+
+// parseReason parses the notice before a secure-close that ends the session early, and returns an errGaveUp with it.
+func parseReason(payload []byte) (gaveUp, err error) {
+	notice, rest, err := cutItem(payload)
+	if err != nil || len(rest) > 0 || notice.what != itemNotice {
+		return nil, errMalformed
+	}
+	return fmt.Errorf("%w: %s", errGaveUp, clip(string(notice.text), maxReason)), nil
 }
 
 // acknowledged applies an acknowledgement: the count of bytes that the other side's stdout took.

@@ -23,7 +23,7 @@ const (
 	eventDisconnect = "disconnect"
 	eventAllow      = "allow"  // the operator admitted a key while the server runs
 	eventRotate     = "rotate" // after SIGHUP the running server continues in a new file at the path
-	eventStream     = "stream" // the last msg_id of a stream whose client may reconnect
+	eventStream     = "stream" // the last msg_id of each of many streams whose clients may reconnect
 	eventStop       = "stop"
 )
 
@@ -33,6 +33,7 @@ const (
 	recordPrev  = `,"prev":"`
 	recordEnd   = "\"}\n"
 	prevSize    = len(recordPrev) + 2*sha256.Size + len(recordEnd)
+	maxRecord   = 1 << 20 // bytes: more than a record of a line of maxLine, as escapes and in base64
 )
 
 // prevOf returns the hash of the previous record that a record contains. The record includes its newline.
@@ -62,31 +63,84 @@ func chain(b []byte, head [sha256.Size]byte) [sha256.Size]byte {
 	return head
 }
 
-// streamOf returns the state of a stream that a record reports: its last msg_id, or that its client left. Of a long
-// record the front is enough. Quotes in a value are escaped, so the text of a message cannot imitate a member.
-func streamOf(record []byte) (fingerprint string, id streamID, last uint64, left, ok bool) {
-	event, print := memberOf(record, `,"event":"`), memberOf(record, `,"fingerprint":"`)
-	stream := memberOf(record, `,"stream":"`)
-	if len(print) == 0 || len(stream) != hex.EncodedLen(len(id)) {
-		return "", id, 0, false, false
+// mark is the state of a stream that a record reports: its last msg_id, or that its client left. With forgot it has no
+// stream: the server had to forget streams of the key, or of all keys if there is no fingerprint.
+type mark struct {
+	fingerprint  string
+	id           streamID
+	last         uint64
+	left, forgot bool
+}
+
+const (
+	maxMarkRecord = 32 << 10 // bytes of a record of marks
+	markForgot    = "forgotten"
+)
+
+// marksOf calls use for each mark of a record. Of a long record of a message the front is enough. Quotes in a value are
+// escaped, so the text of a message cannot imitate a member.
+func marksOf(record []byte, use func(m mark)) {
+	event := string(memberOf(record, `,"event":"`))
+	if event == eventStream {
+		streamMarksOf(record, use)
+		return
 	}
-	if _, err := hex.Decode(id[:], stream); err != nil {
-		return "", id, 0, false, false
+	m := mark{fingerprint: string(memberOf(record, `,"fingerprint":"`))}
+	if m.fingerprint == "" || !m.id.parse(memberOf(record, `,"stream":"`)) {
+		return
 	}
-	switch string(event) {
+	switch event {
 	case eventDisconnect:
-		left = string(memberOf(record, `,"reason":"`)) == errLeft.Error()
-		return string(print), id, 0, left, left
-	case eventMessage, eventStream:
-		_, digits, _ := bytes.Cut(record, []byte(`,"msg_id":`))
-		n := 0
-		for n < len(digits) && digits[n] >= '0' && digits[n] <= '9' {
-			n++
+		m.left = string(memberOf(record, `,"reason":"`)) == errLeft.Error()
+		if m.left {
+			use(m)
 		}
-		last, err := strconv.ParseUint(string(digits[:n]), 10, 64)
-		return string(print), id, last, false, err == nil && last > 0
+	case eventMessage:
+		_, digits, _ := bytes.Cut(record, []byte(`,"msg_id":`))
+		m.last, _ = cutNumber(digits)
+		if m.last > 0 {
+			use(m)
+		}
 	}
-	return "", id, 0, false, false
+}
+
+// streamMarksOf is marksOf for a record that appendMarks has made.
+func streamMarksOf(record []byte, use func(m mark)) {
+	_, b, _ := bytes.Cut(record, []byte(`,"streams":{`))
+	var m mark
+	for len(b) > 0 {
+		if b[0] == ',' || b[0] == '}' {
+			b = b[1:]
+			continue
+		}
+		name, rest, ok := bytes.Cut(b, []byte(`":`))
+		name, quoted := bytes.CutPrefix(name, []byte(`"`))
+		if !ok || !quoted || string(name) == "prev" {
+			return
+		}
+		if inner, opens := bytes.CutPrefix(rest, []byte{'{'}); opens {
+			m.fingerprint, b = string(name), inner
+			continue
+		}
+		m.last, b = cutNumber(rest)
+		m.forgot = string(name) == markForgot
+		if m.last > 0 && (m.forgot || m.id.parse(name)) {
+			use(m)
+		}
+	}
+}
+
+// cutNumber takes a decimal number from the front of b. It returns 0 if there is none, or one that is too large.
+func cutNumber(b []byte) (n uint64, rest []byte) {
+	digits := 0
+	for digits < len(b) && b[digits] >= '0' && b[digits] <= '9' {
+		digits++
+	}
+	n, err := strconv.ParseUint(string(b[:digits]), 10, 64)
+	if err != nil {
+		n = 0
+	}
+	return n, b[digits:]
 }
 
 // memberOf returns the bytes between begin and the next quote, or nil.
@@ -112,7 +166,7 @@ func newPeerFields(client, name, fingerprint, stream string, digest []byte) peer
 	if digest != nil {
 		b = appendField(b, "sha512", fmt.Sprintf("%x", digest))
 	}
-	return b
+	return bytes.Clone(b) // without spare capacity, since a member keeps it
 }
 
 // appendRecord appends a record of any event but a message. Unless value is empty, the record has one more field,
@@ -162,12 +216,46 @@ func appendMessages(b []byte, at time.Time, peer peerFields, l lines, digests bo
 	return b
 }
 
-// appendMark appends a record of the last msg_id of a stream whose client may reconnect.
-func appendMark(b []byte, at time.Time, fingerprint string, id streamID, last uint64) []byte {
-	b = appendStart(b, at, eventStream, nil)
-	b = appendField(b, "fingerprint", fingerprint)
-	b = appendField(b, "stream", id.String())
-	return appendEnd(appendID(b, last))
+// markWriter appends records of marks to b, each of about maxMarkRecord bytes at most. Marks of one key that are added
+// one after the other share the fingerprint.
+type markWriter struct {
+	b           []byte
+	at          time.Time
+	begin       int // of the record that is not ended yet
+	open        bool
+	fingerprint string // of the last mark in it
+}
+
+// add appends a mark.
+func (w *markWriter) add(m mark) {
+	if w.open && len(w.b)-w.begin > maxMarkRecord {
+		w.end()
+	}
+	switch {
+	case !w.open:
+		w.begin, w.open = len(w.b), true
+		w.b = append(appendStart(w.b, w.at, eventStream, nil), `,"streams":{`...)
+		w.b = append(appendQuoted(w.b, []byte(m.fingerprint)), `:{`...)
+	case w.fingerprint != m.fingerprint:
+		w.b = append(appendQuoted(append(w.b, `},`...), []byte(m.fingerprint)), `:{`...)
+	default:
+		w.b = append(w.b, ',')
+	}
+	w.fingerprint = m.fingerprint
+	if m.forgot {
+		w.b = append(w.b, `"`+markForgot+`":1`...)
+		return
+	}
+	w.b = append(hex.AppendEncode(append(w.b, '"'), m.id[:]), `":`...)
+	w.b = strconv.AppendUint(w.b, m.last, 10)
+}
+
+// end ends the last record and returns b.
+func (w *markWriter) end() []byte {
+	if w.open {
+		w.b, w.open = appendEnd(append(w.b, `}}`...)), false
+	}
+	return w.b
 }
 
 // appendID appends msg_id.

@@ -88,12 +88,8 @@ func (c *revokedCerts) hasSerial(serial uint64) bool {
 	return false
 }
 
-// readRevoked reads revoked_keys. A missing file revokes nothing.
-func readRevoked(files *stateFiles) (*revocations, error) {
-	data, err := files.read("revoked_keys")
-	if err != nil {
-		return nil, err
-	}
+// parseRevokedFile parses revoked_keys. A missing file, whose data is nil, revokes nothing.
+func parseRevokedFile(data []byte) (*revocations, error) {
 	if data != nil && len(data) == 0 {
 		return nil, errors.New("it is empty, perhaps after a full disk: restore it, or delete it if no key is revoked")
 	}
@@ -227,6 +223,9 @@ func (r *revocations) parseKRL(data []byte) error {
 		}
 		if kind == 1 {
 			c := revokedCerts{ca: string(body.string()), ids: make(map[string]bool)}
+			if _, err := ssh.ParsePublicKey([]byte(c.ca)); err != nil && c.ca != "" {
+				return fmt.Errorf("a CA: %w", err)
+			}
 			body.string()
 			if err := c.parse(body); err != nil {
 				return err
@@ -248,10 +247,11 @@ func (r *revocations) parseKRL(data []byte) error {
 			item := string(body.string())
 			switch {
 			case size == 0:
-				r.blobs[item] = true
-				if key, err := ssh.ParsePublicKey([]byte(item)); err == nil { // of a certificate, its key is revoked
-					r.blobs[string(plainKey(key).Marshal())] = true
+				key, err := ssh.ParsePublicKey([]byte(item))
+				if err != nil {
+					return fmt.Errorf("a key: %w", err)
 				}
+				r.blobs[string(plainKey(key).Marshal())] = true // of a certificate, its key is revoked
 			case len(item) == size:
 				r.sums[item] = true
 			default:

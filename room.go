@@ -18,10 +18,13 @@ import (
 )
 
 const (
-	takeBytes  = 64 << 10 // of items that one delivery holds, unless one item is longer
-	maxNotices = 16       // that wait for one member
-	maxMet     = 64 << 10 // keys whose first visit is remembered; later ones get no history
-	maxLeft    = 4 << 10  // people whose place is remembered after they left
+	takeBytes     = 64 << 10 // that a delivery takes at most, beside one item that is longer
+	leastTake     = 4 << 10  // that a delivery may take although others have taken deliveryBytes
+	deliveryBytes = 8 << 20  // bytes of memory for the deliveries that are being sent, except for leastTake each
+	itemRef       = 24       // bytes of an item's slice in a delivery
+	maxNotices    = 16       // that wait for one member
+	maxMet        = 64 << 10 // keys whose first visit is remembered; later ones get no history
+	maxLeft       = 4 << 10  // people whose place is remembered after they left
 )
 
 // room is shared by all goroutines of a server.
@@ -38,15 +41,19 @@ type room struct {
 	visits  visits
 	pending []*stream // with lines in the log that are not on disk yet (-sync)
 	closing bool
+	sending int    // bytes of the deliveries that are being sent
+	whoText string // the answer to kindWho; empty if the members have changed since the last one
 }
 
 // visits holds what the room remembers of keys, also while they are not in it.
 type visits struct {
 	met  map[string]uint64 // by fingerprint, the last item before the key first joined; maxMet at most
 	left map[string]uint64 // by fingerprint of a person, the last item delivered; maxLeft at most
+	last map[string]*peer  // by fingerprint of met, how the key was admitted last
 }
 
-// receiver is where a member's deliveries go: a client's connection, or the operator's console. One goroutine uses it.
+// receiver is where a member's deliveries go: a client's connection, or the operator's console. One goroutine at a time
+// calls deliver.
 type receiver interface {
 	// deliver sends d. It is not called again after an error or after d.goodbye.
 	deliver(d *delivery) error
@@ -54,15 +61,15 @@ type receiver interface {
 	abort()
 }
 
-// member is one presence in the room: a client's connection, or the operator's console. Each member has a goroutine, in
-// room.write, which delivers items and acknowledgements to it and waits while there are none.
+// member is one presence in the room: a client's connection, or the operator's console.
 type member struct {
 	peer     *peer
 	out      receiver
-	operator bool          // the console, which cannot be removed; set by enterOperator
-	wake     chan struct{} // of capacity 1: there may be something to deliver
+	operator bool       // the console, which cannot be removed; set by enterOperator
+	written  chan error // of capacity 1: receives the error of the last delivery
 
 	// The room's lock guards the rest.
+	writer   writer
 	name     string     // as the others see it: with ~XXXXXXXX if two keys have names that look alike
 	fields   peerFields // of its records in the log
 	stream   *stream    // which of its lines are in the log
@@ -71,10 +78,18 @@ type member struct {
 	next     uint64   // number of the next item to deliver
 	acked    uint64   // the last of its lines that was acknowledged to it
 	notices  [][]byte // encoded items for it alone, maxNotices at most
-	waiting  bool     // its goroutine waits for wake
 	spoke    bool     // it has sent a line on this connection
 	readErr  error    // what ended reading from it; nil while reading goes on
 	ending   ending
+}
+
+// writer is what delivers items and acknowledgements to a member: room.write, on one goroutine at a time, which ends when
+// there is nothing to deliver. A goroutine that waited would keep the stack of a delivery, 4 KiB for each idle client.
+type writer struct {
+	running bool        // a goroutine is in room.write, is not started yet, or has ended for good
+	ping    *time.Timer // runs out when nothing was delivered for pingInterval
+	pingDue bool        // ping has run out
+	sending int         // bytes of the delivery that is being sent
 }
 
 // presence is how a member's presence began.
@@ -109,18 +124,19 @@ var reasonSlow = fmt.Sprintf("slow consumer: it left more than %d MiB unread", q
 func newRoom(log *connLog, history int, sync bool) (*room, error) {
 	r := &room{
 		log: log, history: history, members: map[*member]struct{}{}, queue: queue{first: 1}, streams: newStreams(),
-		visits: visits{met: map[string]uint64{}, left: map[string]uint64{}},
+		visits: visits{met: map[string]uint64{}, left: map[string]uint64{}, last: map[string]*peer{}},
 	}
 	rand.Read(r.epoch[:])
 	if sync {
 		r.flush = make(chan struct{}, 1)
 	}
+	r.streams.forgot = log.off() // lines from before this start are in no log
 	return r, log.replay(r.streams.replay)
 }
 
-// newMember makes a member that is not in the room yet.
+// newMember makes a member that is not in the room yet. Nothing is delivered to it before the first room.write.
 func newMember(p *peer, out receiver) *member {
-	return &member{peer: p, out: out, name: p.name, wake: make(chan struct{}, 1)}
+	return &member{peer: p, out: out, name: p.name, written: make(chan error, 1), writer: writer{running: true}}
 }
 
 // join makes m a member and queues an item about that for all. It returns the client's welcome, or an error if the log
@@ -152,6 +168,9 @@ func (r *room) join(m *member, req joinRequest, listens bool) (welcome, error) {
 	if r.rewindLocked(m, req) {
 		w.flags |= welcomeGap
 	}
+	if m.stream.unsure && w.recorded == 0 {
+		w.flags |= welcomeForgotten
+	}
 	w.seq = m.next - 1
 	r.wakeAllLocked()
 	return w, nil
@@ -172,9 +191,9 @@ func (r *room) enterOperator(m *member) {
 
 func (r *room) enterLocked(m *member, listens bool) {
 	m.stream = r.streams.join(m.peer.fingerprint, m.peer.stream)
-	m.stream.here++
 	m.listens, m.acked = listens, m.stream.durable
 	r.members[m] = struct{}{}
+	r.whoText = ""
 }
 
 // nameLocked returns the name of a peer in the room. If another key has a name that looks alike, ~XXXXXXXX is added;
@@ -226,7 +245,7 @@ func (r *room) rewindLocked(m *member, req joinRequest) (gap bool) {
 		}
 	}
 	if missed > 0 && m.presence.returned {
-		m.notifyLocked(itemNotice, fmt.Sprintf("%d said while you were away:", missed))
+		r.notifyLocked(m, itemNotice, fmt.Sprintf("%d said while you were away:", missed))
 	}
 	return gap
 }
@@ -235,10 +254,11 @@ func (r *room) rewindLocked(m *member, req joinRequest) (gap bool) {
 func (r *room) firstMetLocked(m *member) uint64 {
 	met, known := r.visits.met[m.peer.fingerprint]
 	if known {
+		r.visits.last[m.peer.fingerprint] = m.peer
 		return met
 	}
 	if len(r.visits.met) < maxMet {
-		r.visits.met[m.peer.fingerprint] = m.presence.present
+		r.visits.met[m.peer.fingerprint], r.visits.last[m.peer.fingerprint] = m.presence.present, m.peer
 	}
 	return m.presence.present
 }
@@ -268,7 +288,10 @@ func (r *room) say(m *member, l lines) error {
 	}
 	last := m.stream.last
 	if m.operator {
-		l.first = last + 1 // the console sends each line once, so its numbers continue even after a sync that failed
+		// The console sends each line once, so its numbers continue even after a sync that failed, and another line
+		// takes the number of one that was lost.
+		l.first = last + 1
+		m.stream.relayed = last
 	}
 	if last == 0 || !m.spoke && l.first > last+1 {
 		// A stream that the server has forgotten continues at the client's number, and so does one whose acknowledged
@@ -290,7 +313,7 @@ func (r *room) say(m *member, l lines) error {
 	switch {
 	case r.flush == nil:
 		m.stream.durable = m.stream.last
-		m.wakeLocked()
+		r.wakeLocked(m)
 	case m.stream.durable < m.stream.last:
 		if !slices.Contains(r.pending, m.stream) {
 			r.pending = append(r.pending, m.stream)
@@ -311,21 +334,25 @@ func (r *room) publishLocked(m *member, l lines) error {
 	if err := r.log.write(records, r.streams.appendMarks); err != nil {
 		return err
 	}
+	texts := m.stream.unheard(l)
+	if len(texts) == 0 {
+		return nil
+	}
 	var to *audience // nil for all
 	if l.what == itemDirect {
 		var err error
 		to, err = r.audienceLocked(m, l.to)
 		if err != nil {
-			m.notifyLocked(itemUndelivered, err.Error()+"; what you sent is in the log only")
+			r.notifyLocked(m, itemUndelivered, err.Error()+"; what you sent is in the log only")
 			return nil
 		}
 	}
 	size := 0
-	for _, text := range l.texts {
+	for _, text := range texts {
 		size += len(text) + len(name) + itemOverhead
 	}
 	enc := r.queue.space(size)
-	for _, text := range l.texts {
+	for _, text := range texts {
 		enc = r.queue.add(enc, item{time: now, what: l.what, name: name, text: text}, m.stream, to)
 	}
 	r.skipLocked(m)
@@ -366,11 +393,11 @@ func (r *room) findLocked(name string) ([]*member, error) {
 	var found []*member
 	alike := map[string]string{} // by fingerprint, the name~suffix
 	for m := range r.members {
-		full := m.peer.name + "~" + m.peer.suffix
-		if name == full || foldName(name) == foldName(m.peer.name) {
-			alike[m.peer.fingerprint] = full
+		isFull := len(name) == len(m.peer.name)+1+len(m.peer.suffix) && name == m.peer.name+"~"+m.peer.suffix
+		if (isFull || looksLike(m.peer.name, name)) && alike[m.peer.fingerprint] == "" {
+			alike[m.peer.fingerprint] = m.peer.name + "~" + m.peer.suffix
 		}
-		if name == full || strings.EqualFold(name, m.peer.name) {
+		if isFull || strings.EqualFold(name, m.peer.name) {
 			found = append(found, m)
 		}
 	}
@@ -408,12 +435,44 @@ func (r *room) due(now time.Time, all bool) (due []*member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for m := range r.members {
-		expired := !m.presence.expires.IsZero() && !now.Before(m.presence.expires)
-		if !m.operator && m.ending.reason == "" && (all || expired) {
+		if !m.operator && m.ending.reason == "" && (all || hasPassed(m.presence.expires, now)) {
 			due = append(due, m)
 		}
 	}
 	return due
+}
+
+// hasPassed reports whether an expiry, of which zero means never, has passed.
+func hasPassed(expiry, now time.Time) bool { return !expiry.IsZero() && !now.Before(expiry) }
+
+// visitorsDue returns, of the keys that were in the room, those whose admission has expired, or with all every key.
+func (r *room) visitorsDue(now time.Time, all bool) (due []*peer) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, p := range r.visits.last {
+		if all || hasPassed(p.until, now) {
+			due = append(due, p)
+		}
+	}
+	return due
+}
+
+// renewVisitor sets when the admission of a key that was in the room expires.
+func (r *room) renewVisitor(p *peer, until time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.visits.last[p.fingerprint] == p {
+		renewed := *p
+		renewed.until = until
+		r.visits.last[p.fingerprint] = &renewed
+	}
+}
+
+// forget makes lines from before the next visit of a key not for it.
+func (r *room) forget(p *peer) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.visits.forget(p)
 }
 
 // renew sets when a member's admission expires.
@@ -431,12 +490,13 @@ func (r *room) expel(m *member) {
 	r.endLocked(m, reasonNotAdmitted)
 }
 
-// delivery is what a member's goroutine sends in one write, in the order of the fields. It comes from a pool while
+// delivery is what room.write sends in one write, in the order of the fields. It comes from a pool while
 // there is something to send, since most members are idle most of the time.
 type delivery struct {
 	missed  uint64   // items that were dropped before they could be delivered
 	acked   uint64   // the last of the member's lines that is recorded; 0 if it was acknowledged before
 	items   [][]byte // encoded
+	limit   int      // bytes of items that are sent in one write
 	ping    bool     // nothing was sent for pingInterval
 	goodbye bool     // the last delivery
 	reason  string   // of goodbye, or empty
@@ -456,45 +516,69 @@ func (d *delivery) free() {
 	}
 }
 
-// write delivers to m until it has left: it returns after a goodbye, after an error of deliver, or when reading from m
-// has ended. One goroutine calls it, once.
-func (r *room) write(m *member) error {
-	ping := time.NewTimer(pingInterval)
-	defer ping.Stop()
-	for due := false; ; {
-		wrote, end, err := r.writeNext(m, due)
-		if end || err != nil {
-			return err
+// fit sets the limit of a delivery for which free bytes of deliveryBytes are left. It gives up memory that is too large.
+func (d *delivery) fit(free int) {
+	if cap(d.buf)+itemRef*cap(d.items) > max(free, leastTake) {
+		d.buf, d.items = nil, nil
+	}
+	d.limit = min(takeBytes, max(leastTake, free/16))
+}
+
+// memory returns the bytes that d takes while it is sent. The items themselves are the queue's.
+func (d *delivery) memory() int {
+	size := 0
+	for _, enc := range d.items {
+		size += len(enc)
+	}
+	return max(cap(d.buf), min(size, d.limit)) + itemRef*cap(d.items)
+}
+
+// start begins deliveries to m. They end when m.written receives: nil after a goodbye or once reading has failed, or else
+// the error of a delivery, after which reading ends too.
+func (r *room) start(m *member) {
+	m.writer.ping = time.AfterFunc(pingInterval, func() { // stopped by the last delivery
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		m.writer.pingDue = true
+		r.wakeLocked(m)
+	})
+	go r.write(m)
+}
+
+// write makes deliveries to m while there is something to deliver.
+func (r *room) write(m *member) {
+	for {
+		wrote, end, err := r.writeNext(m)
+		switch {
+		case err != nil:
+			m.out.abort()
+			fallthrough
+		case end:
+			m.writer.ping.Stop()
+			m.written <- err
+			return
+		case !wrote:
+			return
 		}
-		due = false
-		if wrote {
-			ping.Reset(pingInterval)
-			continue
-		}
-		select {
-		case <-m.wake:
-		case <-ping.C:
-			due = true
-		}
+		m.writer.ping.Reset(pingInterval)
 	}
 }
 
 // writeNext makes one delivery, if there is something to deliver or a ping is due. end means that this was the last
 // one, or that reading has ended and none may follow.
-func (r *room) writeNext(m *member, pingDue bool) (wrote, end bool, err error) {
+func (r *room) writeNext(m *member) (wrote, end bool, err error) {
 	d := deliveries.Get().(*delivery)
 	defer d.free()
 	ok, over := r.next(m, d)
-	if over || !ok && !pingDue {
+	if over || !ok {
 		return false, over, nil
 	}
-	d.ping = !ok
 	err = m.out.deliver(d)
 	return true, d.goodbye, err
 }
 
-// next fills d with what m has to receive. ok is false if there is nothing; then m.waiting is set, and the caller waits
-// for m.wake. over means that m's goroutine has to end without a delivery.
+// next fills d with what m has to receive. ok is false if there is nothing; then the caller's goroutine ends. over means
+// that there will be no other delivery either.
 func (r *room) next(m *member, d *delivery) (ok, over bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -502,8 +586,10 @@ func (r *room) next(m *member, d *delivery) (ok, over bool) {
 	if m.readErr != nil && !left {
 		return false, true
 	}
+	r.countSendingLocked(m, 0)
+	d.fit(deliveryBytes - r.sending)
 	if !left { // otherwise only the last acknowledgement and the goodbye are sent
-		d.items, d.missed = r.takeLocked(m, d.items)
+		d.items, d.missed = r.takeLocked(m, d.items, d.limit)
 	}
 	if m.stream.durable > m.acked {
 		m.acked = m.stream.durable
@@ -513,8 +599,13 @@ func (r *room) next(m *member, d *delivery) (ok, over bool) {
 		d.goodbye, d.reason = true, m.ending.reason
 	}
 	ok = len(d.items) > 0 || d.acked > 0 || d.missed > 0 || d.goodbye
-	m.waiting = !ok
-	return ok, false
+	d.ping = !ok && m.writer.pingDue
+	m.writer.pingDue = false
+	m.writer.running = ok || d.ping
+	if m.writer.running {
+		r.countSendingLocked(m, d.memory())
+	}
+	return m.writer.running, false
 }
 
 // doneLocked reports whether a member that has to leave has been delivered and acknowledged everything.
@@ -523,9 +614,15 @@ func (m *member) doneLocked(r *room) bool {
 	return m.ending.reason != "" && delivered && m.stream.durable == m.stream.last
 }
 
-// takeLocked appends m's notices and the items from m's place on to into, takeBytes at most, and moves the place.
-// missed counts items that were dropped before.
-func (r *room) takeLocked(m *member, into [][]byte) (items [][]byte, missed uint64) {
+// countSendingLocked counts n bytes of memory for the delivery that m's goroutine sends, in place of the one before.
+func (r *room) countSendingLocked(m *member, n int) {
+	r.sending += n - m.writer.sending
+	m.writer.sending = n
+}
+
+// takeLocked appends m's notices and the items from m's place on to into, about limit bytes at most, and moves the
+// place. missed counts items that were dropped before.
+func (r *room) takeLocked(m *member, into [][]byte, limit int) (items [][]byte, missed uint64) {
 	into = append(into, m.notices...)
 	m.notices = nil
 	end := r.queue.end()
@@ -540,21 +637,21 @@ func (r *room) takeLocked(m *member, into [][]byte) (items [][]byte, missed uint
 		missed = r.queue.first - m.next
 		m.next = r.queue.first
 	}
-	for n := 0; m.next < end && n < takeBytes; m.next++ {
+	for n := 0; m.next < end && n < limit; m.next++ {
 		it := r.queue.at(m.next)
 		if m.wants(it, m.next) {
 			into = append(into, it.enc)
-			n += len(it.enc)
+			n += len(it.enc) + itemRef
 		}
 	}
 	return into, missed
 }
 
-// wakeLocked wakes m's goroutine if it waits.
-func (m *member) wakeLocked() {
-	if m.waiting {
-		m.waiting = false
-		wake(m.wake)
+// wakeLocked starts a goroutine for deliveries to m unless one runs.
+func (r *room) wakeLocked(m *member) {
+	if !m.writer.running {
+		m.writer.running = true
+		go r.write(m)
 	}
 }
 
@@ -569,7 +666,7 @@ func (r *room) wakeAllLocked() {
 			m.ending.reason = reasonSlow
 			m.out.abort()
 		}
-		m.wakeLocked()
+		r.wakeLocked(m)
 	}
 }
 
@@ -578,16 +675,16 @@ func (r *room) endLocked(m *member, reason string) {
 	if m.ending.reason == "" {
 		m.ending = ending{reason, r.queue.end()}
 	}
-	m.wakeLocked()
+	r.wakeLocked(m)
 }
 
-// readOver reports that err ended reading from m. After errLeft m's goroutine still sends the last acknowledgement and
-// the goodbye, after another error nothing more.
+// readOver reports that err ended reading from m. After errLeft the last acknowledgement and the goodbye
+// are still sent, after another error nothing more.
 func (r *room) readOver(m *member, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	m.readErr = err
-	m.wakeLocked()
+	r.wakeLocked(m)
 }
 
 // leave removes m from the room and queues an item about that for all. For a member that had to leave, the room's
@@ -599,13 +696,14 @@ func (r *room) leave(m *member, reason string) {
 		return
 	}
 	delete(r.members, m)
-	m.stream.here--
+	r.whoText = ""
+	r.countSendingLocked(m, 0)
 	if m.ending.reason != "" {
 		reason = m.ending.reason
 	}
 	switch {
 	case reason == reasonNotAdmitted:
-		r.visits.forget(m)
+		r.visits.forget(m.peer)
 	case m.presence.person && m.listens:
 		r.visits.leave(m)
 	}
@@ -616,10 +714,8 @@ func (r *room) leave(m *member, reason string) {
 	now := time.Now()
 	r.queue.add(nil, item{time: now, what: itemLeave, name: m.name, text: []byte(shown)}, m.stream, nil)
 	r.wakeAllLocked()
+	r.streams.leave(m.stream, reason == errLeft.Error())
 	r.log.record(recordOf(now, eventDisconnect, m.fields, "reason", reason), r.streams.appendMarks)
-	if reason == errLeft.Error() {
-		r.streams.forget(m.peer.fingerprint, m.peer.stream)
-	}
 }
 
 // leave remembers the last item that a person received. Beyond maxLeft people, the one that has missed most is
@@ -638,10 +734,11 @@ func (v *visits) leave(m *member) {
 	v.left[key] = m.next - 1
 }
 
-// forget forgets the visits of m's key.
-func (v *visits) forget(m *member) {
-	delete(v.met, m.peer.fingerprint)
-	delete(v.left, m.peer.fingerprint)
+// forget forgets the visits of a key.
+func (v *visits) forget(p *peer) {
+	delete(v.met, p.fingerprint)
+	delete(v.left, p.fingerprint)
+	delete(v.last, p.fingerprint)
 }
 
 // close rejects further members and makes all members leave.
@@ -654,7 +751,8 @@ func (r *room) close(reason string) {
 	}
 }
 
-// names lists the names of all members, each once.
+// names lists the names of all members, each once, as findLocked finds them: if two keys have names that look alike,
+// both are listed with ~XXXXXXXX.
 func (r *room) names() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -662,22 +760,45 @@ func (r *room) names() []string {
 }
 
 func (r *room) namesLocked() []string {
+	holder := map[string]string{} // by folded name, the fingerprint of a key
+	shared := map[string]bool{}   // folded names of several keys
+	for m := range r.members {
+		name := foldName(m.peer.name)
+		other, known := holder[name]
+		shared[name] = shared[name] || known && other != m.peer.fingerprint
+		holder[name] = m.peer.fingerprint
+	}
 	var names []string
 	for m := range r.members {
-		names = append(names, m.name)
+		name := m.name
+		if shared[foldName(m.peer.name)] {
+			name = m.peer.name + "~" + m.peer.suffix
+		}
+		names = append(names, name)
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
 }
 
-// who sends m the list of the members, unless too many notices wait for m. A member that has to leave gets none: its
-// goodbye comes after all notices, so a client that kept asking would stay.
+// who sends m the list of the members, unless a notice waits for m: the list of a large room is long. A member that has
+// to leave gets none: its goodbye comes after all notices, so a client that kept asking would stay.
 func (r *room) who(m *member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if m.ending.reason == "" && len(m.notices) < maxNotices {
-		m.notifyLocked(itemNotice, whoLine(r.namesLocked()))
+	if m.ending.reason != "" || len(m.notices) > 0 {
+		return
 	}
+	if r.whoText == "" {
+		r.whoText = whoLine(r.namesLocked())
+	}
+	r.notifyLocked(m, itemNotice, r.whoText)
+}
+
+// isEnding reports whether m has to leave.
+func (r *room) isEnding(m *member) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return m.ending.reason != ""
 }
 
 func whoLine(names []string) string {
@@ -688,16 +809,16 @@ func whoLine(names []string) string {
 func (r *room) notify(m *member, text string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	m.notifyLocked(itemNotice, text)
+	r.notifyLocked(m, itemNotice, text)
 }
 
 // notifyLocked queues an item for m alone, or drops it if maxNotices wait.
-func (m *member) notifyLocked(what byte, text string) {
+func (r *room) notifyLocked(m *member, what byte, text string) {
 	if len(m.notices) < maxNotices {
 		it := item{time: time.Now(), what: what, text: []byte(text[:min(len(text), maxLine)])}
 		m.notices = append(m.notices, it.append(nil))
 	}
-	m.wakeLocked()
+	r.wakeLocked(m)
 }
 
 // mute makes m receive no further items.
@@ -712,6 +833,13 @@ func (r *room) record(add func(b []byte) []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.log.record(add, r.streams.appendMarks)
+}
+
+// recordStart writes the first record of this start of the server, with the marks of the streams.
+func (r *room) recordStart(add func(b []byte) []byte) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.log.write(add, r.streams.appendMarks)
 }
 
 // reopen continues in a new file after a rotation. No record is lost or written twice.
@@ -758,7 +886,7 @@ func (r *room) durable(some []*stream, last []uint64) {
 	}
 	for m := range r.members {
 		if m.stream.durable > m.acked {
-			m.wakeLocked()
+			r.wakeLocked(m)
 		}
 	}
 }
@@ -778,7 +906,7 @@ func (r *room) lostLines(some []*stream, err error) {
 		switch {
 		case !slices.Contains(lost, m.stream):
 		case m.operator:
-			m.notifyLocked(itemUndelivered,
+			r.notifyLocked(m, itemUndelivered,
 				"the log has lost the last you said, though the room has heard it; say it again")
 		default:
 			r.endLocked(m, errLog.Error())

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -70,7 +71,7 @@ func enter(t *testing.T, r *room, name, key string, stream byte) (*member, welco
 func take(r *room, m *member) (items [][]byte, missed uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.takeLocked(m, nil)
+	return r.takeLocked(m, nil, takeBytes)
 }
 
 // endOf returns the reason for which m has to leave, once everything is delivered to it.
@@ -243,7 +244,7 @@ func TestSlowConsumer(t *testing.T) {
 		for range 1 << 17 {
 			r.who(loud)
 		}
-		if len(loud.notices) != maxNotices || slow.ending.reason != "" {
+		if len(loud.notices) != 1 || slow.ending.reason != "" {
 			t.Errorf("%d notices wait; slow: %q", len(loud.notices), slow.ending.reason)
 		}
 		heard(t, r, quick)
@@ -308,7 +309,7 @@ func TestRoomNames(t *testing.T) {
 			t.Errorf("%s with key %s is %s, and its welcome says %s", c.name, c.key, m.name, w.name)
 		}
 	}
-	if got := whoLine(r.names()); got != "4 here: B0B~3XXX, bob, bob~2XXX, rob" {
+	if got := whoLine(r.names()); got != "4 here: B0B~3XXX, bob~1XXX, bob~2XXX, rob" {
 		t.Error(got)
 	}
 }
@@ -342,17 +343,21 @@ func TestNotices(t *testing.T) {
 	wantHeard(t, r, mallory)
 }
 
-// TestManyWhoRequests: a member that asks again and again who is in the room and does not read has at most as many
-// answers waiting as it may have notices.
+// TestManyWhoRequests: a member that asks again and again who is in the room and does not read has one answer waiting,
+// and later requests are answered with the members of that time.
 func TestManyWhoRequests(t *testing.T) {
 	r, _ := quietRoom(t)
 	anna, _ := enter(t, r, "anna", "key a", 0)
 	for range 10 * maxNotices {
 		r.who(anna)
 	}
-	wantHeard(t, r, anna, slices.Repeat([]string{"notice  1 here: anna"}, maxNotices)...)
-	r.who(anna)
 	wantHeard(t, r, anna, "notice  1 here: anna")
+	bob, _ := enter(t, r, "bob", "key b", 1)
+	r.who(anna)
+	wantHeard(t, r, anna, "notice  2 here: anna, bob", "join bob ")
+	r.leave(bob, "closed")
+	r.who(anna)
+	wantHeard(t, r, anna, "notice  1 here: anna", "leave bob closed")
 }
 
 // TestLostTail: after a power cut has removed acknowledged lines from the log, their sender can go on, and each
@@ -458,27 +463,99 @@ func TestRoomCloses(t *testing.T) {
 	}
 }
 
-// TestStreamsBounded: the number of streams of an identity is bounded, and no identity can remove another's streams.
+// TestStreamsBounded: the number of streams of an identity is bounded, the one absent longest is forgotten first, and
+// none that is in the room or has lines that are not on disk yet. Only a client whose stream may have been forgotten
+// with lines in it is notified.
 func TestStreamsBounded(t *testing.T) {
-	r, err := newRoom(&connLog{}, 0, false)
-	if err != nil {
-		t.Fatal(err)
+	s := newStreams()
+	id := func(n int) streamID { return streamID{byte(n >> 8), byte(n), 1} }
+	present := s.join("key c", id(0))
+	present.last, present.durable = 1, 1
+	pending := s.join("key c", id(1))
+	pending.last = 1
+	s.leave(pending, false)
+	for n := 2; n < maxKeyStreams; n++ {
+		st := s.join("key c", id(n))
+		st.last, st.durable = 1, 1
+		s.leave(st, false)
 	}
-	bob, _ := enter(t, r, "bob", "key b", 2)
-	if err := r.say(bob, says(1, "one")); err != nil {
-		t.Fatal(err)
+	again := s.join("key c", id(2))
+	s.leave(again, false)
+	silent := s.join("key c", id(3))
+	silent.last, silent.durable = 0, 0
+	s.leave(silent, false)
+	if st := s.join("key b", id(5)); st.unsure || len(s.known) != maxKeyStreams+1 {
+		t.Fatalf("%d streams; unsure: %v", len(s.known), st.unsure)
 	}
-	for i := range 3 * maxStreams {
-		m, _ := enter(t, r, "cleo", "key c", byte(i))
-		r.streams.join(m.peer.fingerprint, streamID{byte(i >> 8), byte(i), 1})
-		r.leave(m, "")
+	for n := range 3 {
+		st := s.join("key c", id(maxKeyStreams+n))
+		s.leave(st, false)
 	}
-	if own := r.streams.byKey["key c"]; len(own) != maxStreams {
-		t.Errorf("%d streams of one identity", len(own))
+	o := s.owners["key c"]
+	for n, want := range map[int]bool{0: true, 1: true, 2: true, 3: true, 4: false, 5: false, 6: false, 7: true} {
+		if got := s.known[streamKey{o, id(n)}] != nil; got != want {
+			t.Errorf("stream %d is remembered: %v, want %v", n, got, want)
+		}
 	}
-	if _, w := enter(t, r, "bob", "key b", 2); w.recorded != 1 {
-		t.Errorf("bob's stream is at %d", w.recorded)
+	if o.streams.Len() != maxKeyStreams || len(s.known) != maxKeyStreams+1 {
+		t.Errorf("%d streams of one identity, %d in all", o.streams.Len(), len(s.known))
 	}
+	if st := s.join("key c", id(7)); st.unsure || st.last != 1 {
+		t.Errorf("a stream that is known: unsure %v, at %d", st.unsure, st.last)
+	}
+	for key, want := range map[string]bool{"key c": true, "key d": false} {
+		if st := s.join(key, id(4)); st.unsure != want {
+			t.Errorf("%s: unsure %v, want %v", key, st.unsure, want)
+		}
+	}
+}
+
+// TestAllStreamsBounded: the streams of all identities together are bounded in memory and in the log, and the marks of
+// all of them, with what was forgotten, are what a start reads back.
+func TestAllStreamsBounded(t *testing.T) {
+	s := newStreams()
+	key := func(n int) string { return fmt.Sprintf("SHA256:%043d", n) }
+	before := heapBytes()
+	for n := range maxStreams + 2 {
+		st := s.join(key(n), streamID{1})
+		st.last, st.durable = maxNumber-uint64(n), maxNumber-uint64(n)
+		s.leave(st, false)
+	}
+	used := heapBytes() - before
+	marks := s.appendMarks(nil)
+	again := newStreams()
+	for line := range bytes.Lines(marks) {
+		if len(line) > 2*maxMarkRecord {
+			t.Fatalf("a record of %d bytes", len(line))
+		}
+		marksOf(line, again.replay)
+	}
+	t.Logf("%d streams: %d bytes of memory each, %d bytes of marks each", len(s.known), used/maxStreams,
+		len(marks)/maxStreams)
+	if len(s.known) != maxStreams || used/maxStreams > 512 || len(marks)+markBytes+maxRecord > tailBytes {
+		t.Errorf("%d streams take %d bytes of memory, and %d of the log", len(s.known), used, len(marks))
+	}
+	if len(again.known) != maxStreams || !again.forgot {
+		t.Fatalf("%d streams are read back; forgotten: %v", len(again.known), again.forgot)
+	}
+	for n := maxStreams + 1; n >= 0; n-- {
+		st := again.join(key(n), streamID{1})
+		want := maxNumber - uint64(n)
+		if n < 2 {
+			want = 0
+		}
+		if st.last != want || want == 0 && !st.unsure {
+			t.Fatalf("stream %d is at %d, want %d; unsure: %v", n, st.last, want, st.unsure)
+		}
+	}
+}
+
+// heapBytes returns the bytes of all reachable objects.
+func heapBytes() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }
 
 // TestNoLogNoAcknowledgement: a line that could not be recorded is neither acknowledged nor relayed, and can be sent
@@ -549,6 +626,27 @@ func TestRoomQueue(t *testing.T) {
 		if room := len(r.queue.array) * int(unsafe.Sizeof(queueItem{})); room > queueBytes {
 			t.Errorf("lines of %d bytes: the space takes %d bytes", size, room)
 		}
+	}
+}
+
+// TestQueueAudience: the receivers of direct items count in the queue's limit, once for items in sequence.
+func TestQueueAudience(t *testing.T) {
+	const streams, takes = 256, audienceSize + 8*256
+	newAudience := func() *audience { return &audience{streams: make([]*stream, streams)} }
+	var q queue
+	shared := newAudience()
+	for range 3 {
+		q.add(nil, item{what: itemDirect}, nil, shared)
+	}
+	enc := len(q.items[0].enc)
+	if want := 3*(enc+queueItemSize) + takes; q.bytes != want {
+		t.Errorf("3 items for the same receivers take %d bytes, not %d", q.bytes, want)
+	}
+	for range 2 * queueBytes / takes {
+		q.add(nil, item{what: itemDirect}, nil, newAudience())
+	}
+	if n, most := len(q.items), queueBytes/(enc+queueItemSize+takes); n != most || q.bytes > queueBytes {
+		t.Errorf("%d items of %d are kept and take %d bytes", n, most, q.bytes)
 	}
 }
 
@@ -739,63 +837,81 @@ func TestKickEndsDelivery(t *testing.T) {
 	wantHeard(t, r, anna, "join bob ", "say bob before")
 }
 
-// TestBusyMemberNotWoken checks that a member is woken once when it waits, and not again before it waits again.
-func TestBusyMemberNotWoken(t *testing.T) {
-	r, _ := quietRoom(t)
-	anna, _ := enter(t, r, "anna", "key a", 1)
-	bob, _ := enter(t, r, "bob", "key b", 2)
-	heard(t, r, anna)
-	if ok, _ := r.next(anna, new(delivery)); ok {
-		t.Fatal("anna has something to deliver")
-	}
-	for n, want := range []int{1, 0} {
-		if err := r.say(bob, says(uint64(n+1), "text")); err != nil {
-			t.Fatal(err)
-		}
-		if got := len(anna.wake); got != want {
-			t.Fatalf("line %d woke anna %d times, want %d", n+1, got, want)
-		}
-		if want == 1 {
-			<-anna.wake
-		}
-	}
+// slowReceiver reports each delivery, and does not return from it before it is told to.
+type slowReceiver struct{ begun, end chan struct{} }
+
+func (s slowReceiver) deliver(*delivery) error {
+	s.begun <- struct{}{}
+	<-s.end
+	return nil
 }
 
-// TestMarks checks which streams the log repeats when there are too many: those in the room before all others, however
-// long ago they joined, and then the latest joined.
+func (s slowReceiver) abort() {}
+
+// TestOneWriter checks that a member has one goroutine while there is something to deliver, whatever comes meanwhile, and
+// none afterwards.
+func TestOneWriter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _ := quietRoom(t)
+		anna, _ := enter(t, r, "anna", "key a", 1)
+		bob, _ := enter(t, r, "bob", "key b", 2)
+		out := slowReceiver{make(chan struct{}, 9), make(chan struct{})}
+		anna.out = out
+		deliveries := func(want int) {
+			t.Helper()
+			if synctest.Wait(); len(out.begun) != want {
+				t.Fatalf("%d deliveries have begun, not %d", len(out.begun), want)
+			}
+		}
+		r.start(anna)
+		deliveries(1) // bob joined
+		for n := range uint64(3) {
+			if err := r.say(bob, says(n+1, "text")); err != nil {
+				t.Fatal(err)
+			}
+			deliveries(1)
+		}
+		out.end <- struct{}{}
+		deliveries(2)
+		out.end <- struct{}{}
+		deliveries(2)
+		if anna.writer.running {
+			t.Error("the goroutine still runs, with nothing to deliver")
+		}
+		r.readOver(anna, errLeft)
+		deliveries(3) // the goodbye
+		out.end <- struct{}{}
+		if err := <-anna.written; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestMarks: marks name each stream with lines, of a key the longest absent first and those in the room last, and what
+// had to be forgotten.
 func TestMarks(t *testing.T) {
 	s := newStreams()
-	for n := range maxStreamMarks + 1 {
-		st := s.join(fmt.Sprintf("key %d", n), streamID{1})
-		st.last = 1
-		if n == 0 {
-			st.here = 1
+	for n := range 3 {
+		st := s.join("key b", streamID{byte(n)})
+		st.last = uint64(n) + 5
+		if n > 0 {
+			s.leave(st, false)
 		}
 	}
-	marks := string(s.appendMarks(nil))
-	if n := strings.Count(marks, "\n"); n != maxStreamMarks {
-		t.Errorf("%d marks", n)
+	silent := s.join("key c", streamID{1})
+	s.leave(silent, false)
+	other := s.join("key d", streamID{1})
+	other.last = 9
+	s.owners["key d"].forgot = true
+	marks := s.appendMarks(nil)
+	var r struct{ Streams json.RawMessage }
+	if err := json.Unmarshal(marks, &r); err != nil {
+		t.Fatalf("%v: %s", err, marks)
 	}
-	for n, want := range map[int]bool{0: true, 1: false, 2: true, maxStreamMarks: true} {
-		if got := strings.Contains(marks, fmt.Sprintf(`"fingerprint":"key %d"`, n)); got != want {
-			t.Errorf("a mark for stream %d: %v, want %v", n, got, want)
-		}
-	}
-}
-
-// TestPresentStreamKept checks that a key with too many streams makes the server forget none that is in the room.
-func TestPresentStreamKept(t *testing.T) {
-	s := newStreams()
-	present := s.join("key", streamID{1})
-	present.here, present.last = 1, 9
-	for n := range 2 * maxStreams {
-		s.join("key", streamID{2, byte(n >> 8), byte(n)})
-	}
-	if got := s.join("key", streamID{1}); got != present {
-		t.Errorf("the stream in the room was replaced by one at line %d", got.last)
-	}
-	if n := len(s.byKey["key"]); n != maxStreams {
-		t.Errorf("%d streams", n)
+	id := func(n int) string { return streamID{byte(n)}.String() }
+	want := fmt.Sprintf(`{"key b":{"%s":6,"%s":7,"%s":5},"key d":{"forgotten":1,"%s":9}}`, id(1), id(2), id(0), id(1))
+	if string(r.Streams) != want {
+		t.Errorf("%s, want %s", r.Streams, want)
 	}
 }
 

@@ -12,6 +12,7 @@ package main
 //     these escapes. Programs that need the exact text use -json.
 //   - Letters of every script, combining marks and emoji sequences are kept. A mark needs a base, and a base has at
 //     most maxMarks marks. A joiner, a variation selector or a tag is kept only where Unicode gives it a meaning.
+//   - The log and the objects of -json escape at least what a terminal gets escaped (appendQuoted).
 
 import (
 	"unicode"
@@ -33,7 +34,8 @@ const (
 const hexDigits = "0123456789abcdef"
 
 // invisible holds the invisible runes that no general category covers: letters, marks and unassigned runes without a
-// glyph (Unicode's Default_Ignorable_Code_Point), and the noncharacters of plane 0.
+// glyph (Unicode's Default_Ignorable_Code_Point), runes that look blank and are no spaces, and the noncharacters of
+// plane 0.
 var invisible = &unicode.RangeTable{
 	R16: []unicode.Range16{
 		{Lo: 0x034f, Hi: 0x034f, Stride: 1}, // combining grapheme joiner
@@ -41,13 +43,19 @@ var invisible = &unicode.RangeTable{
 		{Lo: 0x17b4, Hi: 0x17b5, Stride: 1}, // Khmer inherent vowels
 		{Lo: 0x180b, Hi: 0x180f, Stride: 1}, // Mongolian selectors
 		{Lo: 0x2060, Hi: 0x206f, Stride: 1},
+		{Lo: 0x2800, Hi: 0x2800, Stride: 1}, // blank of Braille
 		{Lo: 0x3164, Hi: 0x3164, Stride: 1}, // Hangul filler
 		{Lo: 0xfdd0, Hi: 0xfdef, Stride: 1}, // noncharacters
 		{Lo: 0xfe00, Hi: 0xfe0f, Stride: 1}, // variation selectors
 		{Lo: 0xffa0, Hi: 0xffa0, Stride: 1}, // halfwidth Hangul filler
 		{Lo: 0xfff0, Hi: 0xfffb, Stride: 1},
 	},
-	R32: []unicode.Range32{{Lo: 0xe0000, Hi: 0xe0fff, Stride: 1}}, // tags, variation selectors
+	R32: []unicode.Range32{
+		{Lo: 0x13441, Hi: 0x13442, Stride: 1}, // blanks of Egyptian hieroglyphs
+		{Lo: 0x16fe4, Hi: 0x16fe4, Stride: 1}, // Khitan filler
+		{Lo: 0x1d159, Hi: 0x1d159, Stride: 1}, // note without a head
+		{Lo: 0xe0000, Hi: 0xe0fff, Stride: 1}, // tags, variation selectors
+	},
 }
 
 // visibleFormat holds the format characters that have a glyph, such as number signs that enclose digits.

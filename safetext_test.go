@@ -28,6 +28,7 @@ func TestSafeEscapes(t *testing.T) {
 		{"zero width", "b\u200bo\u2060b\ufeff\u00ad\u180e", `b\u200bo\u2060b\ufeff\u00ad\u180e`},
 		{"invisible operators", "\u2061\u2062\u2063\u2064\u2065\u206a", `\u2061\u2062\u2063\u2064\u2065\u206a`},
 		{"fillers", "\u3164\u115f\u1160\uffa0\u034f\u17b4", `\u3164\u115f\u1160\uffa0\u034f\u17b4`},
+		{"blanks that are no spaces", "\u2800\U0001d159\U00016fe4\U00013441", `\u2800\U0001d159\U00016fe4\U00013441`},
 		{"interlinear", "\ufff9a\ufffab\ufffb", `\ufff9a\ufffab\ufffb`},
 		{"private use", "\ue000\U000f0000\U00100000", `\ue000\U000f0000\U00100000`},
 		{"noncharacters", "\ufffe\uffff\ufdd0\U0001ffff\U0010ffff", `\ufffe\uffff\ufdd0\U0001ffff\U0010ffff`},

@@ -43,6 +43,21 @@ func (s *securechat2) check(outLine) error { return nil }
 
 func (s *securechat2) acknowledges() bool { return true }
 
+func (s *securechat2) watch() *fileWatch { return s.trust.fileWatch() }
+
+func (s *securechat2) recheckServer(server *peer, now time.Time) error {
+	_, err := s.trust.checkServer(s.client.addr, server.remote, server.key, now)
+	return err
+}
+
+func (s *securechat2) recheckClients() func(client *peer, now time.Time) (time.Time, error) {
+	rules := s.trust.clientRules()
+	return func(client *peer, now time.Time) (time.Time, error) {
+		g, err := rules.admit(client.key, client.remote, now)
+		return g.until, err
+	}
+}
+
 func (s *securechat2) traffic(otherwise *traffic) *traffic {
 	if s.raw {
 		return rawTraffic
@@ -174,13 +189,15 @@ func (s *securechat2) handshakeError(err error) error {
 	if errors.As(err, new(*untrusted)) {
 		return err // it names the server
 	}
+	var foreign errForeign
 	switch {
+	case errors.As(err, &foreign):
+		err = fmt.Errorf("that is %s server: check the address and the port", string(foreign))
 	case closedByPeer(err):
 		err = errors.New("the server closed the connection: it may be stopping or busy, " +
 			"or reject this address for a while after failed attempts; try again in a minute")
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		err = fmt.Errorf("the server is busy or stuck: it did not answer within %v: %w", handshakeTimeout,
-			withoutAddresses(err))
+		err = netTrouble{fmt.Sprintf("the server is busy or stuck: it did not answer within %v", handshakeTimeout), err}
 	}
 	err = fmt.Errorf("handshake with %s: %w", s.client.addr, err)
 	if errors.Is(err, errUnverified) || errors.Is(err, errBadPacket) {
@@ -262,7 +279,7 @@ func (s *securechat2) accept(conn *pacedConn) (*peer, link, joinRequest, error) 
 	err = conn.receive(func() (err error) { req, err = readJoin(sess); return })
 	if err != nil {
 		sess.wipe()
-		return p, nil, joinRequest{}, fmt.Errorf("first packet: %w", withoutAddresses(err))
+		return p, nil, joinRequest{}, fmt.Errorf("first packet: %w", plainError(err))
 	}
 	p.stream = req.stream
 	return p, sess, req, nil

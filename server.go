@@ -1,20 +1,21 @@
 package main
 
-// The server: it accepts connections, runs the handshake of each, and serves each client with two goroutines, one that
-// reads and one that writes. A client that is slow or stuck delays no other client.
+// The server: it accepts connections, runs the handshake of each, and serves each client with a goroutine that reads
+// and, while there is something to send, one that writes. A client that is slow or stuck delays no other client.
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/signal"
 	"runtime"
 	"runtime/debug"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -29,6 +30,7 @@ const (
 	freePause       = 2 * time.Second         // without a handshake, before memory is given back to the system
 	logRetry        = time.Second             // between two attempts to record a message
 	logTimeout      = time.Minute             // until the client of a message that cannot be recorded is disconnected
+	leaveCheck      = time.Second             // between two looks whether a client that waits because of -rate has to leave
 )
 
 // serverConfig is a plain record of what a server does and uses. No field changes while the server runs.
@@ -39,6 +41,7 @@ type serverConfig struct {
 	sync     bool     // acknowledge lines once they are on disk (-sync)
 	history  int      // items kept for members that were away (-history)
 	clients  int      // at most (-max-clients)
+	rate     int      // lines a second of one key, or 0 for no limit (-rate)
 	norelay  bool     // clients receive nothing (-norelay)
 	invite   string   // name to make an invite for at the start; "" for none
 	pipe     *rawPipe // -raw: bytes for one client; nil for a room
@@ -50,9 +53,16 @@ type server struct {
 	gate       *gate
 	turns      *turns
 	conns      connSet
-	slots      chan struct{} // holds a value for each client that is served; its capacity is -max-clients
+	limits     keyLimits
+	parts      partsBudget
+	rawClient  atomic.Pointer[rawClient]
+	changes    atomic.Uint64 // counts changes of the trust files, each before the sessions are checked again
+	recheckAll chan struct{} // of capacity 1: a client was admitted by files that have changed since
 	freeMemory *time.Timer   // gives memory back to the system freePause after the last handshake
 	strangers  strangers
+
+	saying chan struct{} // of capacity 1: holds a value while a goroutine uses texts
+	texts  [][]byte      // memory for the lines that the room records
 }
 
 // newServer makes a server whose room has the streams that the end of the log reports.
@@ -67,7 +77,9 @@ func newServer(c serverConfig) (*server, error) {
 		gate:         newGate(),
 		turns:        newTurns(runtime.GOMAXPROCS(0)),
 		conns:        connSet{open: map[net.Conn]struct{}{}},
-		slots:        make(chan struct{}, c.clients),
+		recheckAll:   make(chan struct{}, 1),
+		saying:       make(chan struct{}, 1),
+		limits:       newKeyLimits(c.clients, c.rate, ownFingerprint(c.id)),
 		// Handshakes leave garbage behind, which nothing else would collect while clients are idle. The second pass
 		// frees what pools held.
 		freeMemory: time.AfterFunc(freePause, func() { runtime.GC(); debug.FreeOSMemory() }),
@@ -95,7 +107,7 @@ func (s *server) run(ctx context.Context, listeners []net.Listener) error {
 		}
 	}
 	self := newPeerFields(addr, s.name, fingerprint(s.id), "", nil)
-	if err := s.log.write(recordOf(time.Now(), eventStart, self, "log", s.log.began), nil); err != nil {
+	if err := s.room.recordStart(recordOf(time.Now(), eventStart, self, "log", s.log.began)); err != nil {
 		return err
 	}
 	go s.watch(ctx, stop) // ends with ctx
@@ -121,15 +133,27 @@ func (s *server) announce(addr, port string) {
 	if s.pipe != nil {
 		opened, flag = "waiting for one client", " -raw"
 	}
-	s.console.note("%s on %s as %s, key %s", opened, addr, s.name, fingerprint(s.id))
+	s.console.inform("%s on %s as %s, key %s", opened, addr, s.name, fingerprint(s.id))
 	if s.trust != nil {
 		s.trust.review()
-		s.console.note("to join it: securechat -connect localhost:%s%s here, securechat -connect %s%s from elsewhere",
-			port, flag, publicAddress(port), flag)
+		s.console.inform("to join it: %s", joinCommands(addr, port, flag))
 	}
-	if strings.HasPrefix(s.log.began, "repaired") {
-		s.console.note("%s: %s", s.log.path, s.log.began)
+	if s.log.alarm != "" {
+		s.console.note("%s: %s", s.log.path, s.log.alarm)
 	}
+}
+
+// joinCommands returns how to join a room that listens on addr: from here, from elsewhere, or both.
+func joinCommands(addr, port, flag string) string {
+	tcp, err := netip.ParseAddrPort(addr)
+	command := func(addr string) string { return "securechat -connect " + addr + flag }
+	switch {
+	case err != nil || tcp.Addr().IsUnspecified():
+		return command("localhost:"+port) + " here, " + command(publicAddress(port)) + " from elsewhere"
+	case tcp.Addr() == netip.AddrFrom4([4]byte{127, 0, 0, 1}), tcp.Addr() == netip.IPv6Loopback():
+		return command("localhost:"+port) + " here"
+	}
+	return command(addr)
 }
 
 // self returns the operator as a peer, with the server's own name and key.
@@ -221,24 +245,20 @@ func (s *server) accept(ctx context.Context, l net.Listener, wg *sync.WaitGroup,
 }
 
 // handle runs the handshake of a connection. A client that is admitted is served on another goroutine, so that the deep
-// stack of the handshake is freed. The slot that admit took is released when that goroutine ends.
+// stack of the handshake is freed.
 func (s *server) handle(conn net.Conn, entry *entry, wg *sync.WaitGroup, join joinFunc) {
 	serve := s.admit(conn, entry, join)
 	if serve == nil {
 		s.conns.remove(conn)
 		return
 	}
-	wg.Go(func() { // ends with the connection
-		serve()
-		s.conns.remove(conn)
-		<-s.slots
-	})
+	wg.Go(serve) // ends with the connection
 }
 
-// admit runs the handshake, takes a slot for the client and returns what serves it. It returns nil, without a slot, if
-// the client is not served; it has reported why.
+// admit runs the handshake, takes a place for the client and returns what serves it. That ends the connection and frees
+// the place. admit returns nil, without a place, if the client is not served; it has reported why.
 func (s *server) admit(conn net.Conn, entry *entry, join joinFunc) (serve func()) {
-	from := remoteIP(conn.RemoteAddr())
+	from, changes := remoteIP(conn.RemoteAddr()), s.changes.Load()
 	paced := newPacedConn(conn, s.turns, func() error { return s.gate.hear(entry, time.Now()) })
 	p, l, req, err := s.protocol.accept(paced)
 	paced.endTurn()
@@ -256,18 +276,24 @@ func (s *server) admit(conn net.Conn, entry *entry, join joinFunc) (serve func()
 		return nil
 	}
 	s.gate.forgive(from)
-	select {
-	case s.slots <- struct{}{}:
-	default:
-		s.reportRefused(p, fmt.Errorf("%s: %d clients (-max-clients)", reasonFull, cap(s.slots)))
-		closeWithReason(conn, l, reasonFull)
+	if full := s.limits.enter(p.fingerprint, time.Now()); full != nil {
+		s.reportRefused(p, full)
+		closeWithReason(conn, l, full.reason)
 		return nil
 	}
-	serve = join(conn, p, l, req)
-	if serve == nil {
-		<-s.slots
+	run := join(conn, p, l, req)
+	if run == nil {
+		s.limits.leave(p.fingerprint)
+		return nil
 	}
-	return serve
+	if s.changes.Load() != changes { // a client can keep the server waiting between its admission and joining
+		wake(s.recheckAll)
+	}
+	return func() {
+		run()
+		s.conns.remove(conn)
+		s.limits.leave(p.fingerprint)
+	}
 }
 
 // join makes a client a member of the room and sends its welcome.
@@ -291,6 +317,7 @@ func (s *server) join(conn net.Conn, p *peer, l link, req joinRequest) (serve fu
 	w.server = s.name
 	conn.SetDeadline(time.Time{})
 	l.setReadTimeout(peerTimeout, true)
+	l.shareBudget(&s.parts, p.fingerprint)
 	if err := writeMessage(l, kindJoin, w.encode()); err != nil {
 		s.room.leave(m, leaveReason(nil, err))
 		l.wipe()
@@ -301,147 +328,196 @@ func (s *server) join(conn net.Conn, p *peer, l link, req joinRequest) (serve fu
 
 // attend serves a member until its connection ends.
 func (s *server) attend(m *member, c *connection) {
-	written := make(chan error, 1)
-	go func() { // ends with the member: after a goodbye, an error, or readOver
-		err := s.room.write(m)
-		if err != nil {
-			c.abort()
-		}
-		written <- err
-	}()
+	s.room.start(m)
 	err := s.read(m, c.link)
 	if !errors.Is(err, errLeft) {
 		c.abort() // frees a write that waits for the client
 	}
 	s.room.readOver(m, err)
-	s.room.leave(m, leaveReason(err, <-written))
+	s.room.leave(m, leaveReason(err, <-m.written))
 	c.link.wipe()
 }
 
 // read takes a client's messages until the connection ends; errLeft is the regular end. Lines that were received
 // together are recorded together, with one write to the log, but no line waits for one that has not been received.
+//
+// An idle client's goroutine waits in here. Its stack keeps 4 KiB as long as less than 1.2 KiB of it are used then, and
+// 8 KiB otherwise: hence receive is a function of its own.
 func (s *server) read(m *member, l link) error {
 	var b *batch // nil while there is none, since most clients are silent
-	defer func() { b.free() }()
 	for {
 		if b != nil && !l.ready() {
-			if err := s.record(m, b); err != nil {
+			if err := s.recordBatch(m, l, b); err != nil {
 				return err
 			}
 			b.free()
 			b = nil
 		}
 		kind, payload, err := l.read()
-		var more lines
-		if err == nil && kind == kindText {
-			if b == nil {
-				b = batches.Get().(*batch)
-			}
-			more, err = b.parse(payload)
-		}
-		if b != nil && (err != nil || kind != kindText || !b.continues(more) || b.full()) {
-			if err := s.record(m, b); err != nil {
+		switch {
+		case err != nil || kind != kindText:
+			if err := s.recordBatch(m, l, b); err != nil {
 				return err
 			}
+		case b == nil:
+			b = batches.Get().(*batch)
 		}
-		switch {
-		case err != nil:
+		if err == nil {
+			err = s.receive(m, l, b, kind, payload)
+		}
+		if err != nil {
 			return err
-		case kind == kindText:
-			b.add(more)
-		case kind == kindWho:
-			s.room.who(m)
-		case kind == kindPing:
-		case kind == kindClose && string(payload) == closeText:
-			return errLeft
-		default:
-			return errMalformed
 		}
 	}
 }
 
-// record hands a batch to the room. While the log cannot be written it tries again, for logTimeout at most, and reads
-// nothing from the client meanwhile. After that the client is disconnected, and with -reconnect sends the lines again.
-func (s *server) record(m *member, b *batch) error {
-	if len(b.lines.texts) == 0 {
+// receive takes one message. Lines are gathered in b.
+func (s *server) receive(m *member, l link, b *batch, kind byte, payload []byte) error {
+	switch {
+	case kind == kindText:
+		return s.gather(m, l, b, payload)
+	case kind == kindWho:
+		s.room.who(m)
+	case kind == kindPing:
+	case kind == kindClose && string(payload) == closeText:
+		return errLeft
+	default:
+		return errMalformed
+	}
+	return nil
+}
+
+// gather parses a message of lines and adds it to b, whose lines it records before if they cannot be recorded together.
+// A message of several packets is recorded at once: a copy of it would count in no budget.
+func (s *server) gather(m *member, l link, b *batch, payload []byte) error {
+	more, err := parsePacked(payload)
+	long := len(more.packed) > maxBatch
+	if err != nil || long || !b.continues(more) {
+		err = cmp.Or(s.recordBatch(m, l, b), err)
+	}
+	switch {
+	case err != nil:
+		return err
+	case long:
+		return s.record(m, l, &more)
+	}
+	b.add(more)
+	return nil
+}
+
+// recordBatch records the lines of b, which can be nil, and clears it.
+func (s *server) recordBatch(m *member, l link, b *batch) error {
+	if b == nil {
 		return nil
 	}
 	defer b.clear()
-	l := b.lines
-	err := s.room.say(m, l)
-	if errors.Is(err, errLog) {
-		s.room.notify(m, "the server cannot write its log just now; what you send waits")
-	}
-	for end := time.Now().Add(logTimeout); errors.Is(err, errLog) && time.Now().Before(end); {
-		<-time.After(logRetry)
-		err = s.room.say(m, l)
+	return s.record(m, l, &b.packedLines)
+}
+
+// record hands lines to the room, at most as fast as -rate allows. The lines of a member that has to leave are not
+// recorded; its goodbye says why.
+func (s *server) record(m *member, l link, p *packedLines) (err error) {
+	for err == nil && p.count > 0 {
+		some, cost := p.cut(s.limits.atOnce())
+		err = s.awaitTurn(m, l, cost)
+		if err == nil {
+			err = s.recordNow(m, l, some)
+		}
 	}
 	if errors.Is(err, errEnding) {
-		return nil // its goodbye says why
+		return nil
 	}
 	return err
 }
 
-// batch holds lines of a client that were received together and are not recorded yet.
-type batch struct {
-	lines  lines
-	texts  [][]byte // of lines, slices of buf
-	buf    []byte
-	parsed [][]byte // memory for parse
+// awaitTurn waits until m's key may send lines of this cost. It returns errEnding when m has to leave.
+func (s *server) awaitTurn(m *member, l link, cost int) error {
+	turn := s.limits.reserve(m.peer.fingerprint, cost, time.Now())
+	for wait := time.Until(turn); wait > 0; wait = time.Until(turn) {
+		if s.room.isEnding(m) {
+			return errEnding
+		}
+		select {
+		case <-l.dropped():
+			return errNoBudget
+		case <-time.After(min(wait, leaveCheck)):
+		}
+	}
+	return nil
 }
 
-var batches = sync.Pool{New: func() any { return new(batch) }}
+// recordNow hands lines to the room. While the log cannot be written it tries again, for logTimeout at most, and reads
+// nothing from the client meanwhile. After that the client is disconnected, and with -reconnect sends the lines again.
+func (s *server) recordNow(m *member, l link, p packedLines) error {
+	err := s.say(m, l, p)
+	if errors.Is(err, errLog) {
+		s.room.notify(m, "the server cannot write its log just now; what you send waits")
+	}
+	for end := time.Now().Add(logTimeout); errors.Is(err, errLog) && time.Now().Before(end); {
+		select {
+		case <-l.dropped():
+			return errNoBudget
+		case <-time.After(logRetry):
+		}
+		err = s.say(m, l, p)
+	}
+	return err
+}
+
+// say unpacks lines and hands them to the room. The room takes the lines of one client at a time, so the clients that
+// wait need no memory for unpacked lines.
+func (s *server) say(m *member, l link, p packedLines) error {
+	select {
+	case s.saying <- struct{}{}:
+	case <-l.dropped():
+		return errNoBudget
+	}
+	defer func() { <-s.saying }()
+	s.texts = appendTexts(s.texts[:0], p.packed)
+	defer clear(s.texts)
+	p.lines.texts = s.texts
+	return s.room.say(m, p.lines)
+}
+
+// batch holds lines of a client that were received together and are not recorded yet.
+type batch struct {
+	packedLines // a slice of buf
+	buf         []byte
+}
+
+var batches = sync.Pool{New: func() any { return &batch{buf: make([]byte, 0, batchBytes+maxPacket)} }}
 
 const (
 	batchLines = 256
-	batchBytes = 16 << 10
+	batchBytes = 8 << 10
 )
 
-// full reports whether the batch has to be recorded before more lines are added.
-func (b *batch) full() bool { return len(b.texts) >= batchLines || len(b.buf) >= batchBytes }
-
-// parse parses a message. Its texts are valid until the next read.
-func (b *batch) parse(payload []byte) (lines, error) {
-	more, err := parseLines(payload, b.parsed[:0])
-	b.parsed = more.texts
-	return more, err
+// continues reports whether more can be recorded with the batch: it has the next numbers, and is of the same kind, and
+// the batch is not full.
+func (b *batch) continues(more packedLines) bool {
+	if b.count == 0 {
+		return true
+	}
+	return b.count < batchLines && len(b.packed) < batchBytes &&
+		more.first == b.first+uint64(b.count) && more.what == b.what && more.to == b.to
 }
 
-// continues reports whether more can be recorded with the batch: it has the next numbers, and is of the same kind.
-func (b *batch) continues(more lines) bool {
-	n := uint64(len(b.texts))
-	return n == 0 || more.first == b.lines.first+n && more.what == b.lines.what && more.to == b.lines.to
-}
-
-// add appends a copy of more, for which continues must have returned true.
-func (b *batch) add(more lines) {
-	for _, text := range more.texts {
-		at := len(b.buf)
-		b.buf = append(b.buf, text...)
-		b.texts = append(b.texts, b.buf[at:])
+// add appends a copy of more, one packet at most, for which continues must have returned true.
+func (b *batch) add(more packedLines) {
+	if b.count == 0 {
+		b.lines = more.lines
 	}
-	if len(b.lines.texts) == 0 {
-		b.lines = more
-	}
-	b.lines.texts = b.texts
+	b.buf = append(b.buf, more.packed...)
+	b.count, b.packed = b.count+more.count, b.buf
 }
 
 // clear removes all lines.
-func (b *batch) clear() {
-	clear(b.texts)
-	b.lines, b.texts, b.buf = lines{}, b.texts[:0], b.buf[:0]
-}
+func (b *batch) clear() { b.packedLines, b.buf = packedLines{}, b.buf[:0] }
 
-// free gives the batch's memory back, without keeping what it points to.
+// free gives the batch's memory back.
 func (b *batch) free() {
-	if b == nil {
-		return
-	}
 	b.clear()
-	clear(b.parsed)
-	if cap(b.buf) <= maxMessage+batchBytes {
-		batches.Put(b)
-	}
+	batches.Put(b)
 }
 
 // connection is the receiver of a member that is a client.
@@ -464,7 +540,7 @@ func (c *connection) deliver(d *delivery) (err error) {
 			return err
 		}
 	}
-	buf, err = c.link.appendItems(buf, d.items)
+	buf, err = c.link.sendItems(buf, d.items, d.limit)
 	if err != nil {
 		return err
 	}
@@ -503,9 +579,6 @@ func appendGoodbye(buf []byte, l link, reason string) (_ []byte, err error) {
 	}
 	return l.append(buf, kindClose, []byte(closeText))
 }
-
-// reasonFull is the reason for a client for which there is no slot.
-const reasonFull = "the room is full"
 
 // closeWithReason ends the connection of a client that was admitted and cannot enter the room. The client receives the
 // reason, unlike one that was not admitted, and may try again.
@@ -571,24 +644,51 @@ func (s *server) reportRefused(p *peer, err error) {
 }
 
 // recheck ends the sessions of clients that are no longer admitted: after a change of the files of any client,
-// otherwise of those whose line or certificate has expired. While a file cannot be read the sessions go on, and no
-// client is admitted.
+// otherwise of those whose line or certificate has expired. A key that is away and no longer admitted loses its place:
+// what is said from now on is not for it. While a file cannot be read the sessions go on, and no client is admitted.
 func (s *server) recheck(changed bool) {
+	if changed {
+		s.changes.Add(1)
+	}
+	if changed && s.trust != nil {
+		s.trust.review()
+	}
 	now := time.Now()
-	due := s.room.due(now, changed)
-	if len(due) == 0 {
+	due, away, raw := s.room.due(now, changed), s.room.visitorsDue(now, changed), s.rawClient.Load()
+	if raw != nil && !changed && !hasPassed(raw.until, now) {
+		raw = nil
+	}
+	if len(due)+len(away) == 0 && raw == nil {
 		return
 	}
-	rules := s.trust.clientRules()
+	decide := s.protocol.recheckClients()
 	for _, m := range due {
-		g, err := rules.admit(m.peer.key, m.peer.remote, now)
-		var u *untrusted
+		until, err := decide(m.peer, now)
 		switch {
 		case err == nil:
-			s.room.renew(m, g.until)
-		case errors.As(err, &u) && u.kind != undecided:
+			s.room.renew(m, until)
+		case isRefusal(err):
 			s.console.note("%s has to leave: %v", m.peer.name, err)
 			s.room.expel(m)
+		}
+	}
+	for _, p := range away {
+		until, err := decide(p, now)
+		switch {
+		case err == nil:
+			s.room.renewVisitor(p, until)
+		case isRefusal(err):
+			s.room.forget(p)
+		}
+	}
+	if raw != nil {
+		until, err := decide(raw.peer, now)
+		switch {
+		case err == nil:
+			raw.until = until
+		case isRefusal(err):
+			s.console.note("%s has to leave: %v", raw.peer.name, err)
+			raw.expel(errExpelled{err})
 		}
 	}
 }
@@ -606,13 +706,8 @@ func (s *server) watch(ctx context.Context, stop func()) {
 		defer ticker.Stop()
 		beat = ticker.C
 	}
-	var recheck <-chan time.Time
-	var files *fileWatch
-	if s.trust != nil {
-		ticker := time.NewTicker(recheckEvery)
-		defer ticker.Stop()
-		recheck, files = ticker.C, s.trust.fileWatch()
-	}
+	recheck, files := time.NewTicker(recheckEvery), s.protocol.watch()
+	defer recheck.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -625,10 +720,10 @@ func (s *server) watch(ctx context.Context, stop func()) {
 			if err := s.room.reopen(); err != nil {
 				s.console.note("%v", err)
 			}
-			if s.trust != nil {
-				s.recheck(true)
-			}
-		case <-recheck:
+			s.recheck(true)
+		case <-s.recheckAll:
+			s.recheck(true)
+		case <-recheck.C:
 			s.recheck(files.changed(time.Now()))
 		case <-beat:
 			s.room.names() // takes room.mu, so that a deadlocked server stops answering the watchdog
@@ -701,7 +796,18 @@ func listenOn(addr string, keepAlive time.Duration) ([]net.Listener, error) {
 		return nil, fmt.Errorf("cannot listen on %s: another program has this port; "+
 			"name another with -listen, or end that program", addr)
 	}
+	if errors.Is(err, syscall.EACCES) {
+		return nil, fmt.Errorf("cannot listen on %s: a port below 1024 needs a right that you do not have: name another "+
+			"with -listen, or give the program the right, with setcap cap_net_bind_service=+ep", addr)
+	}
 	return nil, fmt.Errorf("cannot listen on %s: %s", addr, netReason(err))
+}
+
+// rawClient is the client of -raw.
+type rawClient struct {
+	peer  *peer
+	until time.Time               // when its admission expires, zero for never; only server.watch uses it
+	expel context.CancelCauseFunc // ends its session, with an errExpelled
 }
 
 // rawServer takes the place of the room with -raw: it carries one client's bytes and then stops the server.
@@ -740,8 +846,13 @@ func (r *rawServer) carry(conn net.Conn, p *peer, l link, w welcome) error {
 		return &errCut{open: true, why: err}
 	}
 	conn.SetDeadline(time.Time{})
-	r.console.note("%s joined", p.name)
-	err := r.pipe.carry(r.ctx, conn, l.(*session)) // only securechat/2 has -raw
+	r.console.inform("%s joined", p.name)
+	ctx, stop := context.WithCancelCause(r.ctx)
+	defer stop(nil)
+	r.rawClient.Store(&rawClient{peer: p, until: p.until, expel: stop})
+	wake(r.recheckAll)                           // the files may have changed since the admission
+	err := r.pipe.carry(ctx, conn, l.(*session)) // only securechat/2 has -raw
+	r.rawClient.Store(nil)
 	reason := "all has arrived"
 	if err != nil {
 		reason = err.Error()

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -133,7 +134,7 @@ func TestFullDisk(t *testing.T) {
 			if ends != 3 {
 				t.Errorf("%d disconnects of 3", ends)
 			}
-			if err := verifyLogs([]string{path}, io.Discard); err != nil {
+			if err := verifyLogs([]string{path}, "", io.Discard); err != nil {
 				t.Error(err)
 			}
 		})
@@ -396,14 +397,15 @@ func TestFullRoom(t *testing.T) {
 	t.Parallel()
 	anna := state(t, "anna")
 	server, addr := serve(t, anna, "-max-clients", "1")
-	first := start(t, t.TempDir(), "-connect", addr, "-dir", anna)
+	bob, cleo := guest(t, anna, addr, "bob"), guest(t, anna, addr, "cleo")
+	first := start(t, t.TempDir(), "-connect", addr, "-dir", bob)
 	server.err.match(t, `joined`)
 	const full = "the server closed the session: the room is full"
-	if out, stderr, code := runToEnd(t, t.TempDir(), "lost\n", "-connect", addr, "-dir", anna); code != exitTrouble ||
+	if out, stderr, code := runToEnd(t, t.TempDir(), "lost\n", "-connect", addr, "-dir", cleo); code != exitTrouble ||
 		stderr != "securechat: "+full+"\n" {
 		t.Errorf("exit %d: %s%s", code, out, stderr)
 	}
-	patient := start(t, t.TempDir(), "-connect", addr, "-dir", anna, "-reconnect")
+	patient := start(t, t.TempDir(), "-connect", addr, "-dir", cleo, "-reconnect")
 	patient.send("hello\n")
 	patient.stdin.Close()
 	patient.err.match(t, full+"; connecting again")
@@ -415,6 +417,97 @@ func TestFullRoom(t *testing.T) {
 		t.Errorf("the log has %q", got)
 	}
 	server.err.match(t, `refused 127\.0\.0\.1:\d+, SHA256:\S+: the room is full: 1 clients \(-max-clients\)`)
+}
+
+// TestLogLeavesSpace: the log leaves 1 % of its file system free, which other programs can use. Until there is more space
+// it behaves as on a full disk, and the operator sees why.
+func TestLogLeavesSpace(t *testing.T) {
+	t.Parallel()
+	for _, sync := range []bool{false, true} {
+		t.Run(fmt.Sprintf("-sync=%v", sync), func(t *testing.T) {
+			t.Parallel()
+			const size, spare, page = 4 << 20, 4 << 20 / sparePart, 4 << 10
+			anna := state(t, "anna")
+			dir := t.TempDir()
+			if !mount(t, "tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d,mode=0700", size)) {
+				return // TestLogSpace counts the bytes without a file system.
+			}
+			filler := put(t, filepath.Join(dir, "filler"), make([]byte, size*3/4))
+			path := filepath.Join(dir, "connection.log")
+			server, addr := serve(t, anna, "-log", path, fmt.Sprintf("-sync=%v", sync))
+			bob := start(t, t.TempDir(), "-connect", addr, "-dir", anna)
+			var said []string
+			for i := range 1500 {
+				said = append(said, fmt.Sprintf("%d %s", i, strings.Repeat("x", 1000)))
+			}
+			go func() { bob.send(strings.Join(said, "\n") + "\n"); bob.stdin.Close() }()
+			server.err.match(t, fmt.Sprintf("cannot write the log .*: the log leaves %d KiB of its file system free", spare>>10))
+			var st unix.Statfs_t
+			if err := unix.Statfs(dir, &st); err != nil {
+				t.Fatal(err)
+			}
+			if free := int64(st.Bavail) * st.Bsize; free < spare-page || free > spare+maxLogBuffer/8 {
+				t.Errorf("%d bytes are free, and %d should be", free, spare)
+			}
+			put(t, filepath.Join(dir, "other"), make([]byte, spare-2*page))
+			if err := os.Remove(filler); err != nil {
+				t.Fatal(err)
+			}
+			if code := bob.wait(); code != exitDone {
+				t.Errorf("exit %d", code)
+			}
+			if got := messages(t, path); !slices.Equal(got, said) {
+				t.Errorf("the log has %d messages of %d", len(got), len(said))
+			}
+		})
+	}
+}
+
+// TestLogSpace: after how many bytes or how much time the free space is read again, and which writes it permits.
+func TestLogSpace(t *testing.T) {
+	const gib = 1 << 30
+	now := time.Now()
+	for _, c := range []struct {
+		name        string
+		free, total uint64
+		n           int64
+		later       time.Duration // since the last reading, which found much space
+		reads       int
+		permitted   bool
+	}{
+		{"much space", 100 * gib, 1000 * gib, 100, 0, 0, true},
+		{"less space than at the last reading", 0, 1000 * gib, 100, 0, 0, true},
+		{"the same a second later", 0, 1000 * gib, 100, spaceTime, 1, false},
+		{"the same after the clock was set back", 0, 1000 * gib, 100, -1, 1, false},
+		{"a write that is larger than a step", 0, 1000 * gib, spaceStep + 1, 0, 1, false},
+		{"16 MiB of a large file system, exactly", spareBytes + 100, 1000 * gib, 100, spaceTime, 1, true},
+		{"one byte less", spareBytes + 99, 1000 * gib, 100, spaceTime, 1, false},
+		{"1 % of a small one, exactly", gib/100 + 100, gib, 100, spaceTime, 1, true},
+		{"one byte less than that", gib/100 + 99, gib, 100, spaceTime, 1, false},
+		{"an unknown file system", 0, 0, 100, spaceTime, 1, true},
+	} {
+		reads := 0
+		s := logSpace{left: spaceStep, read: now, measure: func(*os.File) (free, total uint64) {
+			reads++
+			return c.free, c.total
+		}}
+		err := s.take(nil, c.n, now.Add(c.later))
+		if reads != c.reads || (err == nil) != c.permitted || err != nil && !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("%s: %d readings, %v", c.name, reads, err)
+		}
+	}
+	// Near the limit each write is counted, whatever their sizes: together they never take the spare space.
+	free := uint64(spareBytes + 3*spaceStep)
+	s := logSpace{measure: func(*os.File) (uint64, uint64) { return free, 1000 * gib }}
+	for n := int64(1); ; n = n*7%10007 + 1 {
+		if err := s.take(nil, n, now); err != nil {
+			break
+		}
+		free -= uint64(n)
+	}
+	if free < spareBytes || free > spareBytes+10007 {
+		t.Errorf("%d bytes are left", free)
+	}
 }
 
 // stuckPipe returns the write end of a full pipe without a reader.
@@ -596,11 +689,59 @@ func TestCheckPrivate(t *testing.T) {
 	}
 }
 
+// TestLogReadableByOthers checks that a server reports a log that other users can read, at its start and after a
+// rotation, and nothing about a log that it has made itself.
+func TestLogReadableByOthers(t *testing.T) {
+	t.Parallel()
+	anna, dir := state(t, "anna"), t.TempDir()
+	log := filepath.Join(dir, "connection.log")
+	listen := func() *proc {
+		p := start(t, dir, "-listen", "127.0.0.1:0", "-dir", anna)
+		p.err.match(t, `room open on`)
+		return p
+	}
+	stop := func(p *proc) {
+		t.Helper()
+		if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		p.wait()
+	}
+	const words = `other users can access connection\.log: run chmod 600 connection\.log`
+	p := listen()
+	stop(p)
+	if matches(words, p.err.String()) {
+		t.Errorf("a new log: %s", p.err)
+	}
+	for _, mode := range []fs.FileMode{0o604, 0o640, 0o622} {
+		if err := os.Chmod(log, mode); err != nil {
+			t.Fatal(err)
+		}
+		p = listen()
+		p.err.match(t, words)
+		stop(p)
+	}
+	if err := os.Chmod(log, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p = listen()
+	if err := os.Rename(log, log+".1"); err != nil {
+		t.Fatal(err)
+	}
+	put(t, log, nil)
+	if err := errors.Join(os.Chmod(log, 0o644), p.cmd.Process.Signal(syscall.SIGHUP)); err != nil {
+		t.Fatal(err)
+	}
+	p.err.match(t, words)
+	stop(p)
+}
+
 // limited starts securechat from a shell script, which sets a limit and then runs "$@".
 func limited(t *testing.T, script, stdin string, args ...string) *proc {
 	t.Helper()
 	p := &proc{t: t, out: newWatched(), err: newWatched(), ended: make(chan struct{})}
 	p.cmd = exec.Command("sh", append([]string{"-c", script, "sh", os.Args[0]}, args...)...)
+	detach(p.cmd)
 	p.cmd.Dir = t.TempDir()
 	p.cmd.Env = append(os.Environ(), asSecurechat+"=1", "HOME="+p.cmd.Dir)
 	p.cmd.Stdout, p.cmd.Stderr, p.cmd.Stdin = p.out, p.err, strings.NewReader(stdin)
@@ -769,8 +910,8 @@ func TestNoSocket(t *testing.T) {
 
 // BenchmarkNewcomer reports how long a client takes from its start to its exit, with one line acknowledged, while all
 // of an IPv4 /24 and of an IPv6 /48 attack the server: half of the attackers' connections stay silent until the server
-// closes them, the others send a stage 1 whose RSA block does not open, and each is replaced at once. It needs a network namespace
-// in which these networks are local, which bench/gate.sh makes.
+// closes them, the others send a stage 1 whose RSA block does not open, and each is replaced at once. It needs a network
+// namespace in which these networks are local, which bench/gate.sh makes.
 func BenchmarkNewcomer(b *testing.B) {
 	anna, bob := state(b, "anna"), state(b, "bob")
 	admit(b, anna, bob)
@@ -837,4 +978,190 @@ func BenchmarkNewcomer(b *testing.B) {
 		})
 	}
 	b.Logf("the server's %s", memoryOf(server.cmd.Process.Pid))
+}
+
+// serviceState returns a state folder that belongs to the user of a service, if the test runs as root.
+func serviceState(t *testing.T) (dir string, uid int) {
+	t.Helper()
+	dir, uid = state(t, "service"), os.Geteuid()
+	if uid != 0 {
+		return dir, uid
+	}
+	uid = 65532
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		if err := os.Lchown(filepath.Join(dir, name.Name()), uid, uid); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chown(dir, uid, uid); err != nil {
+		t.Fatal(err)
+	}
+	return dir, uid
+}
+
+// TestRootInServiceFolder checks that all files that root's commands create in the folder of a service belong to the
+// service's user.
+func TestRootInServiceFolder(t *testing.T) {
+	t.Parallel()
+	dir, uid := serviceState(t)
+	for _, name := range []string{"encryption", "identity", "identity.pub", "lock"} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
+	}
+	bob := filepath.Join(state(t, "bob"), "identity.pub")
+	for _, args := range [][]string{{"-keygen"}, {"-invite", "ben"}, {"-allow", bob}} {
+		if _, stderr, code := runToEnd(t, dir, "", append(args, "-dir", dir)...); code != exitDone {
+			t.Fatalf("%v: exit %d: %s", args, code, stderr)
+		}
+	}
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var created []string
+	for _, name := range names {
+		info, err := name.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if owner := info.Sys().(*syscall.Stat_t).Uid; int(owner) != uid {
+			t.Errorf("%s belongs to user %d, not to %d", name.Name(), owner, uid)
+		}
+		created = append(created, name.Name())
+	}
+	want := []string{"authorized_keys", "encryption", "identity", "invites", "lock"}
+	for _, name := range want {
+		if !slices.Contains(created, name) {
+			t.Errorf("%s was not created: %v", name, created)
+		}
+	}
+}
+
+// TestRootFollowsNoPlantedLink lets the user of a service plant links in its folder. Root's commands must neither change
+// nor copy the files that they lead to. For a user without root's rights such a link is its own.
+func TestRootFollowsNoPlantedLink(t *testing.T) {
+	t.Parallel()
+	const secret = "root's own file\n"
+	bob := filepath.Join(state(t, "bob"), "identity.pub")
+	for _, c := range []struct {
+		name string
+		link func(from, to string) error
+	}{{"authorized_keys", os.Symlink}, {"authorized_keys", os.Link}, {"lock", os.Symlink}, {"identity", os.Symlink}} {
+		dir, uid := serviceState(t)
+		target := put(t, filepath.Join(t.TempDir(), "target"), []byte(secret))
+		planted := filepath.Join(dir, c.name)
+		if err := os.Remove(planted); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
+		if err := c.link(target, planted); err != nil {
+			t.Fatal(err)
+		}
+		_, stderr, code := runToEnd(t, dir, "", "-allow", bob, "-dir", dir)
+		if os.Geteuid() == 0 {
+			wantRun(t, c.name, stderr, code, exitTrouble, "is a link in the folder of another user|too many levels")
+		}
+		info, err := os.Stat(target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if owner := info.Sys().(*syscall.Stat_t).Uid; int(owner) == uid && uid != os.Geteuid() {
+			t.Errorf("%s: the target belongs to the service now", c.name)
+		}
+		if text := readText(t, target); os.Geteuid() == 0 && text != secret {
+			t.Errorf("%s: the target has %q", c.name, text)
+		}
+	}
+}
+
+// TestFolderOwner checks the decision itself, for any user that runs the test.
+func TestFolderOwner(t *testing.T) {
+	dir, uid := serviceState(t)
+	if o := ownerOf(dir, 1000); o != nil {
+		t.Errorf("not root: %v", o)
+	}
+	if o := ownerOf("/", 0); o != nil {
+		t.Errorf("root's own folder: %v", o)
+	}
+	if o := ownerOf(filepath.Join(dir, "none"), 0); o != nil {
+		t.Errorf("no folder: %v", o)
+	}
+	if o := ownerOf(dir, 0); o == nil || o.uid != uid {
+		t.Errorf("the folder of user %d: %v", uid, o)
+	}
+	empty := t.TempDir()
+	if got := serviceFolder([]string{empty, "/none", dir}, 0); got != dir {
+		t.Errorf("the service's folder: %q", got)
+	}
+	if got := serviceFolder([]string{dir}, 1000); got != "" {
+		t.Errorf("not root: %q", got)
+	}
+}
+
+// TestLogToStdout checks that -log - writes whole records and nothing else to stdout, before and after SIGHUP, creates no
+// file, and that flags which need a file or stdout itself are refused.
+func TestLogToStdout(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	server, addr := serve(t, anna, "-log", "-")
+	for _, text := range []string{"before", "after"} {
+		if _, stderr, code := runToEnd(t, t.TempDir(), text+"\r\n", "-connect", addr, "-dir", anna); code != exitDone {
+			t.Fatalf("exit %d: %s", code, stderr)
+		}
+		if err := server.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := server.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if code := server.wait(); code != exitDone {
+		t.Errorf("exit %d", code)
+	}
+	if names, err := os.ReadDir(server.cmd.Dir); err != nil || len(names) != 0 {
+		t.Errorf("files were created: %v, %v", names, err)
+	}
+	path := put(t, filepath.Join(t.TempDir(), "log"), []byte(server.out.String()))
+	if _, stderr, code := runToEnd(t, t.TempDir(), "", "-verify-log", path); code != exitDone {
+		t.Errorf("stdout is no log: exit %d, %s", code, stderr)
+	}
+	if got := messages(t, path); !slices.Equal(got, []string{"before", "after"}) { // and CRLF ends a line
+		t.Errorf("messages: %q", got)
+	}
+	for _, flag := range []string{"-sync", "-raw"} {
+		_, stderr, code := runToEnd(t, t.TempDir(), "", "-listen", "127.0.0.1:0", "-dir", anna, "-log", "-", flag)
+		wantRun(t, flag, stderr, code, exitUsage, "^securechat: -log -: "+flag)
+	}
+}
+
+// TestDistrustCountsLines checks that a client that no longer trusts its server reports how many lines the server has
+// not acknowledged, and does not connect again.
+func TestDistrustCountsLines(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	server, addr := serve(t, anna)
+	bob := guest(t, anna, addr, "bob")
+	client := start(t, t.TempDir(), "-connect", addr, "-dir", bob, "-stay", "-reconnect")
+	client.send("one\n")
+	server.out.match(t, `bob: one`)
+	if err := server.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	status := fmt.Sprintf("/proc/%d/status", server.cmd.Process.Pid)
+	for begin := time.Now(); !matches(`(?m)^State:\s+T`, readText(t, status)); runtime.Gosched() { // it stops a moment later
+		if time.Since(begin) > patience {
+			t.Fatal("the server does not stop")
+		}
+	}
+	client.send("two\nthree\n")
+	appendFile(t, filepath.Join(bob, "known_hosts"), "@revoked * "+publicKeyOf(t, anna)+"\n")
+	wantRun(t, "a revoked server", client.err.String(), client.wait(), exitUntrusted, ``)
+	const words = `connection lost: key SHA256:\S+ is revoked by \S+known_hosts:2; [12] lines not acknowledged`
+	if !matches(words, client.err.String()) {
+		t.Errorf("%q", client.err)
+	}
 }

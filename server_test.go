@@ -88,7 +88,7 @@ func TestServerDeadline(t *testing.T) {
 				t.Errorf("%d frames: it ended after %v with %d handshakes in progress", frames, d, len(s.gate.entries))
 			}
 			printNotes(s.console)
-			if !strings.Contains(notes.String(), "i/o timeout") {
+			if !strings.Contains(notes.String(), "did not answer in time") {
 				t.Errorf("%d frames: the operator saw %q", frames, notes)
 			}
 			notes.Reset()
@@ -226,6 +226,8 @@ type scriptMessage struct {
 
 func (l *scriptLink) ready() bool { return len(l.messages) > 0 && l.messages[0] != nil }
 
+func (l *scriptLink) dropped() <-chan struct{} { return nil }
+
 func (l *scriptLink) read() (byte, []byte, error) {
 	if len(l.messages) == 0 {
 		return 0, nil, errTruncated
@@ -286,7 +288,7 @@ func TestGathered(t *testing.T) {
 			errLeft},
 		{"too many lines", many, manyHeard, nil},
 		{"too many bytes", []*scriptMessage{say(1, "a"), say(2, long), say(3, "c"), say(4, "d")},
-			[]string{"3s say bob a", "3s say bob " + long, "4s say bob c", "4s say bob d"}, nil},
+			[]string{"2s say bob a", "2s say bob " + long, "4s say bob c", "4s say bob d"}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s, _, _ := quietServer(t)
@@ -661,8 +663,8 @@ func TestSilentClient(t *testing.T) {
 			synctest.Wait()
 			s.room.mu.Lock()
 			for m := range s.room.members {
-				if m.peer.name == "anna" && !m.waiting {
-					t.Errorf("after %v the goroutine of %s does not wait", want.at, m.name)
+				if m.peer.name == "anna" && m.writer.running {
+					t.Errorf("after %v the goroutine of %s still runs", want.at, m.name)
 				}
 			}
 			s.room.mu.Unlock()
@@ -748,9 +750,9 @@ func TestCuriousClientLeaves(t *testing.T) {
 	r.expel(anna)
 	var d delivery
 	for range 3 {
+		r.who(anna) // while the goroutine that delivers is about to send
 		d = delivery{}
 		r.next(anna, &d)
-		r.who(anna)
 	}
 	if !d.goodbye || d.reason != reasonNotAdmitted {
 		t.Errorf("the client stays, and gets %d notices more", len(d.items))
@@ -865,7 +867,7 @@ func TestTurnedAwayFreesPlace(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-over
-	if n := len(s.slots); n != 0 {
+	if n := s.limits.keys[fingerprint(s.id)].places; n != 0 {
 		t.Errorf("%d places are taken", n)
 	}
 }
@@ -906,5 +908,97 @@ func TestRecheck(t *testing.T) {
 	s.room.leave(m, "")
 	if _, known := s.room.visits.met[m.peer.fingerprint]; known {
 		t.Error("the first visit of an expelled key is still known")
+	}
+
+	// The same for a key that is away when its admission ends: its line is removed, or expires.
+	visit := func(lines string, until time.Time) {
+		t.Helper()
+		put(t, list, []byte(lines))
+		m := stubMember("anna", fingerprint(s.id), 1)
+		m.peer.key, m.peer.remote, m.peer.until = s.id, &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1)}, until
+		if _, err := s.room.join(m, joinRequest{}, true); err != nil {
+			t.Fatal(err)
+		}
+		s.room.leave(m, "")
+	}
+	known := func() bool { _, known := s.room.visits.met[m.peer.fingerprint]; return known }
+	visit(line, time.Time{})
+	if s.recheck(true); !known() {
+		t.Error("a key that is away and still admitted is forgotten")
+	}
+	put(t, list, nil)
+	if s.recheck(true); known() {
+		t.Error("a key that lost its line while it was away is still known")
+	}
+	visit(`expiry-time="20200101" `+line, time.Now().Add(-time.Second))
+	if s.recheck(false); known() {
+		t.Error("a key that expired while it was away is still known")
+	}
+	visit(line, time.Now().Add(-time.Second))
+	if s.recheck(false); !known() || !s.room.visits.last[m.peer.fingerprint].until.IsZero() {
+		t.Error("a key whose line was renewed while it was away is forgotten, or still expires")
+	}
+}
+
+// TestRevokedBeforeJoining: a client that is admitted, and that lets the server wait for its first message until its key
+// is revoked, is checked again after it has joined.
+func TestRevokedBeforeJoining(t *testing.T) {
+	s, c, _ := quietServer(t)
+	here, there := net.Pipe()
+	defer here.Close()
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		serveConn(s, asTCP{there})
+	}()
+	secrets, err := clientHandshake(here, c.protocol.(*securechat2).me, trustAll, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sess, err := newSession(here, secrets, false, pipeTraffic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, s.trust.path("revoked_keys"), []byte(publicLine(s.id, "")))
+	s.recheck(true) // as after the change, when the client is no member yet
+	req := joinRequest{stream: c.stream, flags: joinListens}
+	if err := writeMessage(sess, kindJoin, req.encode()); err != nil {
+		t.Fatal(err)
+	}
+	if kind, _, err := sess.read(); kind != kindJoin || err != nil {
+		t.Fatal(kind, err)
+	}
+	select {
+	case <-s.recheckAll:
+	case <-time.After(patience):
+		t.Fatal("no further check is due")
+	}
+	s.recheck(true)
+	for err == nil {
+		var kind byte
+		if kind, _, err = sess.read(); kind == kindClose {
+			here.Close()
+			<-over
+			return
+		}
+	}
+	t.Errorf("the session of a revoked key ended with %v", err)
+}
+
+func TestJoinCommands(t *testing.T) {
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for addr, want := range map[string]string{
+		"[::]:9000":      "securechat -connect localhost:9000 here, securechat -connect " + host + ":9000 from elsewhere",
+		"0.0.0.0:9000":   "securechat -connect localhost:9000 here, securechat -connect " + host + ":9000 from elsewhere",
+		"127.0.0.1:9000": "securechat -connect localhost:9000 here",
+		"[::1]:9000":     "securechat -connect localhost:9000 here",
+		"192.0.2.1:9000": "securechat -connect 192.0.2.1:9000",
+	} {
+		if got := joinCommands(addr, "9000", ""); got != want {
+			t.Errorf("%s: %q, not %q", addr, got, want)
+		}
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -32,17 +34,25 @@ var errLeft = errors.New("left")
 type link interface {
 	// append encodes a message of at most maxMessage bytes of payload behind buf, for write.
 	append(buf []byte, kind byte, payload []byte) ([]byte, error)
-	// appendItems encodes items of the room behind buf, as many in one message as fit one packet.
-	appendItems(buf []byte, items [][]byte) ([]byte, error)
+	// sendItems encodes items of the room behind buf, as many in one message as fit one packet. Whenever buf has limit
+	// bytes or more, it is sent and emptied. sendItems returns what is left to write, less than limit bytes.
+	sendItems(buf []byte, items [][]byte, limit int) ([]byte, error)
 	// write sends what append encoded. It takes writeTimeout at most, except on a connection of -raw.
 	write(buf []byte) error
-	// read returns the next message. Its payload is valid until the next call of read or ready.
+	// read returns the next message. Its payload is valid until the next call of read or ready. A message in parts
+	// that the budget of shareBudget has no room for ends the connection with errNoBudget.
 	read() (kind byte, payload []byte, err error)
 	// ready reports whether read would return without waiting for the connection.
 	ready() bool
 	// setReadTimeout bounds reading. With renew the timeout restarts whenever read begins to wait for a packet.
 	// Without renew all reading ends after the timeout, and later calls change nothing.
 	setReadTimeout(timeout time.Duration, renew bool)
+	// shareBudget makes the gathered parts of messages count in b, as those of the holder of a key. It is called before
+	// the first read.
+	shareBudget(b *partsBudget, fingerprint string)
+	// dropped is closed if the budget had no room for the parts of the message that read returned last. It is nil if the
+	// message had no parts.
+	dropped() <-chan struct{}
 	// wipe overwrites the keys. It may be called once nothing reads or writes any more.
 	wipe()
 }
@@ -101,7 +111,9 @@ type session struct {
 	in, out *halfConn
 	patient bool // write sets no deadline
 	packets packetReader
-	partial []byte // payload of a message in parts, as far as it was received
+	partial *partialMessage // nil unless the last packets belong to a message in parts
+	budget  *partsBudget    // of partial; nil for none
+	owner   string          // of partial, for the budget
 	ahead   receivedMessage
 }
 
@@ -132,7 +144,16 @@ func newSession(conn net.Conn, s *secrets, server bool, use *traffic) (*session,
 	}, nil
 }
 
+// release frees the message in parts, if there is one.
+func (s *session) release() {
+	if s.partial != nil {
+		s.budget.release(s.partial)
+		s.partial = nil
+	}
+}
+
 func (s *session) wipe() {
+	s.release()
 	s.in.wipe()
 	s.out.wipe()
 }
@@ -150,6 +171,17 @@ func (s *session) append(buf []byte, kind byte, payload []byte) (_ []byte, err e
 		payload = payload[maxBatch:]
 	}
 	return s.packet(buf, kind, payload)
+}
+
+func (s *session) shareBudget(b *partsBudget, fingerprint string) {
+	s.budget, s.owner = b, fingerprint
+}
+
+func (s *session) dropped() <-chan struct{} {
+	if s.partial == nil {
+		return nil
+	}
+	return s.partial.gone
 }
 
 // packet seals one packet behind buf, and before it a rekey if one is due. The parts make its payload.
@@ -184,22 +216,35 @@ func (s *session) appendRaw(buf, b []byte) (_ []byte, err error) {
 	return buf, nil
 }
 
-func (s *session) appendItems(buf []byte, items [][]byte) (_ []byte, err error) {
-	for len(items) > 0 {
-		n, size := 1, len(items[0])
-		for n < len(items) && size+len(items[n]) <= maxBatch {
+func (s *session) sendItems(buf []byte, items [][]byte, limit int) (_ []byte, err error) {
+	var rest []byte // of an item that takes several packets
+	for len(items) > 0 || len(rest) > 0 {
+		n, size := 0, 0
+		for len(rest) == 0 && n < len(items) && size+len(items[n]) <= maxBatch {
 			size += len(items[n])
 			n++
 		}
-		if size > maxBatch {
-			buf, err = s.append(buf, kindText, items[0])
-		} else {
+		switch {
+		case n > 0:
 			buf, err = s.packet(buf, kindText, items[:n]...)
+			items = items[n:]
+		case len(rest) == 0:
+			rest, items = items[0], items[1:]
+			continue
+		case len(rest) > maxBatch:
+			buf, err = s.packet(buf, kindPart, rest[:maxBatch])
+			rest = rest[maxBatch:]
+		default:
+			buf, err = s.packet(buf, kindText, rest)
+			rest = nil
+		}
+		if err == nil && len(buf) >= limit {
+			err = s.write(buf)
+			buf = buf[:0]
 		}
 		if err != nil {
 			return nil, err
 		}
-		items = items[n:]
 	}
 	return buf, nil
 }
@@ -238,9 +283,12 @@ func (s *session) ready() bool {
 
 // next opens one packet. The message is whole unless the packet was a rekey or a part of a longer message.
 func (s *session) next() (kind byte, payload []byte, whole bool, err error) {
+	if s.partial != nil && s.partial.whole {
+		s.release()
+	}
 	body, err := s.packets.next()
 	if err != nil {
-		return 0, nil, false, err
+		return 0, nil, false, s.partial.cause(err)
 	}
 	kind, payload, err = s.in.open(body)
 	if err != nil {
@@ -250,21 +298,23 @@ func (s *session) next() (kind byte, payload []byte, whole bool, err error) {
 		return 0, nil, false, errBadPacket // the peer should have changed its key
 	}
 	switch {
-	case kind == kindRekey && len(payload) == 0:
+	case kind == kindRekey && len(payload) == 0 && s.in.mayRekey():
 		return 0, nil, false, s.in.ratchet()
 	case kind == kindRekey || kind < kindFirst || kind > kindLast:
 		return 0, nil, false, errMalformed
-	case kind != kindPart && len(s.partial) == 0:
+	case kind != kindPart && s.partial == nil:
 		return kind, payload, true, nil
-	case len(payload) == 0 || len(s.partial)+len(payload) > maxMessage:
+	case len(payload) == 0 || s.partial != nil && len(s.partial.payload)+len(payload) > maxMessage:
 		return 0, nil, false, errMalformed
 	}
-	s.partial = append(s.partial, payload...)
-	if kind == kindPart {
-		return 0, nil, false, nil
+	if s.partial == nil {
+		s.partial = &partialMessage{owner: s.owner, abort: s.conn.Close, gone: make(chan struct{})}
 	}
-	payload, s.partial = s.partial, nil
-	return kind, payload, true, nil
+	s.partial.whole = kind != kindPart
+	if err := s.budget.add(s.partial, payload); err != nil || !s.partial.whole {
+		return 0, nil, false, err
+	}
+	return kind, s.partial.payload, true, nil
 }
 
 // packetReader cuts a connection into packets. Most clients are silent, so it holds a buffer only while part of a
@@ -297,6 +347,11 @@ func (p *packetReader) next() ([]byte, error) {
 	}
 	p.r += p.used
 	p.used = 0
+	if p.r == p.w {
+		if err := p.await(); err != nil {
+			return nil, truncated(err)
+		}
+	}
 	if err := p.need(frameHeader); err != nil {
 		return nil, truncated(err)
 	}
@@ -314,11 +369,6 @@ func (p *packetReader) next() ([]byte, error) {
 // need waits until n bytes, one packet at most, stand in buf[r:w].
 func (p *packetReader) need(n int) error {
 	for p.w-p.r < n {
-		if p.r == p.w {
-			if err := p.await(); err != nil {
-				return err
-			}
-		}
 		if len(p.buf)-p.r < n {
 			p.w = copy(p.buf, p.buf[p.r:p.w])
 			p.r = 0
@@ -407,14 +457,46 @@ func wake(c chan struct{}) {
 	}
 }
 
-// netReason returns a network error's text without addresses, which are reported beside it.
-func netReason(err error) string { return withoutAddresses(err).Error() }
+// netTrouble is an error of the network in plain words, without addresses, which are reported beside it.
+type netTrouble struct {
+	words string
+	error
+}
 
-// withoutAddresses returns the cause of a network error, whose text has no addresses, or any other error as it is.
-func withoutAddresses(err error) error {
+func (e netTrouble) Error() string { return e.words }
+func (e netTrouble) Unwrap() error { return e.error }
+
+// plainError returns an error of the network as a netTrouble, and any other error as it is.
+func plainError(err error) error {
 	var op *net.OpError
-	if errors.As(err, &op) {
-		return op.Err
+	var dns *net.DNSError
+	isAny := func(targets ...error) bool {
+		return slices.ContainsFunc(targets, func(target error) bool { return errors.Is(err, target) })
+	}
+	switch {
+	case errors.As(err, new(netTrouble)):
+		return err
+	case isAny(io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE):
+		return netTrouble{"the other side ended the connection", err}
+	case isAny(os.ErrDeadlineExceeded, syscall.ETIMEDOUT):
+		return netTrouble{"the other side did not answer in time", err}
+	case isAny(net.ErrClosed):
+		return netTrouble{"the connection was ended here", err}
+	case isAny(syscall.ECONNREFUSED):
+		return netTrouble{"the connection was refused", err}
+	case isAny(syscall.ENETUNREACH, syscall.EHOSTUNREACH):
+		return netTrouble{"there is no way to that address", err}
+	case isAny(syscall.EADDRNOTAVAIL):
+		return netTrouble{"this machine does not have that address", err}
+	case errors.As(err, &dns) && dns.IsNotFound:
+		return netTrouble{"there is no host of that name", err}
+	case errors.As(err, &dns):
+		return netTrouble{"the name of the host cannot be looked up: " + dns.Err, err}
+	case errors.As(err, &op):
+		return netTrouble{op.Err.Error(), err}
 	}
 	return err
 }
+
+// netReason returns the text of plainError.
+func netReason(err error) string { return plainError(err).Error() }

@@ -258,6 +258,43 @@ func TestRekeyIsDue(t *testing.T) {
 	}
 }
 
+// skip makes h continue as after n packets under the same key.
+func (h *halfConn) skip(n int) {
+	h.packets += int64(n)
+	binary.BigEndian.PutUint64(h.nonce[4:], uint64(n))
+}
+
+// TestRekeyTooEarly: a peer that changes its key after fewer than 4096 packets and 1 MiB is rejected, for the first key
+// and each further one, because a change costs the receiver much more than a packet. One that waits as long is not.
+func TestRekeyTooEarly(t *testing.T) {
+	for what, c := range map[string]struct {
+		packets int64
+		bytes   int64
+		want    error
+	}{
+		"at once":                   {0, 0, errMalformed},
+		"4095 packets":              {leastRekeyPackets - 2, 0, errMalformed},
+		"4096 packets":              {leastRekeyPackets - 1, 0, nil},
+		"almost a MiB":              {1, leastRekeyBytes - packetAlign - 1, errMalformed},
+		"a MiB in one large packet": {1, leastRekeyBytes - packetAlign, nil},
+	} {
+		client, server, _, toServer := twoSessions(t, true)
+		for range 3 {
+			server.in.packets, server.in.bytes = c.packets, c.bytes
+			toServer.Write(client.out.seal(nil, kindRekey))
+			if err := client.out.ratchet(); err != nil {
+				t.Fatal(err)
+			}
+			if c.want != nil {
+				wantReadError(t, what, server, c.want)
+				break
+			}
+			putMessage(t, client, toServer, kindPing, nil)
+			mustRead(t, server, kindPing, nil)
+		}
+	}
+}
+
 // TestReadRefusals: each alteration of the stream ends the session with the right error.
 func TestReadRefusals(t *testing.T) {
 	make3 := func() (*session, *bufferConn, [][]byte) {
@@ -389,7 +426,7 @@ func TestWelcomeForm(t *testing.T) {
 	if parse(append(long, 's')) == nil {
 		t.Error("a name too long")
 	}
-	w.flags = 8
+	w.flags = welcomeFlags + 1
 	if parse(w.encode()) == nil {
 		t.Error("an unknown flag")
 	}
@@ -496,8 +533,8 @@ func TestItemForm(t *testing.T) {
 // TestLineReader checks where lines end, and that a line which is too long is dropped alone.
 func TestLineReader(t *testing.T) {
 	longest := strings.Repeat("x", maxLine)
-	l := newLineReader(strings.NewReader("one\n\nthree\r\n"+longest+"\n"+longest+"yy\nsix\n"+longest+longest), maxLine)
-	for i, want := range []string{"one", "", "three\r", longest, "", "six", ""} {
+	l := newLineReader(strings.NewReader("one\n\nthree\r\n"+longest+"\r\n"+longest+"y\nsix\n"+longest+longest), maxLine)
+	for i, want := range []string{"one", "", "three", longest, "", "six", ""} {
 		line, err := l.next()
 		var long errLongLine
 		if i == 4 || i == 6 {
@@ -614,6 +651,7 @@ func TestUnknownKinds(t *testing.T) {
 func TestReadyBehindRekey(t *testing.T) {
 	client, server, _, toServer := twoSessions(t, false)
 	for _, behind := range []bool{false, true} {
+		client.out.bytes, server.in.bytes = leastRekeyBytes, leastRekeyBytes
 		putMessage(t, client, toServer, kindPing, nil)
 		toServer.Write(client.out.seal(nil, kindRekey))
 		if err := client.out.ratchet(); err != nil {
@@ -881,4 +919,29 @@ func BenchmarkOpen(b *testing.B) {
 			}
 		}
 	})
+}
+
+// TestForeignProtocols: what else may listen on a port or call it is named by its first bytes, before a frame of its
+// length could be there.
+func TestForeignProtocols(t *testing.T) {
+	hello := []byte("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+	for first, want := range map[string]string{
+		"SSH-2.0-OpenSSH_9.2\r\n": "an SSH", "HTTP/1.1 400 Bad Request\r\n": "an HTTP", "GET / HTTP/1.1\r\n": "an HTTP",
+		"POST / HTTP/1.1\r\n": "an HTTP", "220 mail ESMTP\r\n": "an SMTP or FTP", "220-mail\r\n": "an SMTP or FTP",
+		"EHLO x\r\n": "an SMTP or FTP", string(hello): "a TLS",
+	} {
+		r, w := net.Pipe()
+		go w.Write([]byte(first)) // the pipe stays open
+		_, err := readFrame(r, maxHandshakeFrame)
+		var foreign errForeign
+		if !errors.As(err, &foreign) || string(foreign) != want || !errors.Is(err, errMalformed) {
+			t.Errorf("%q: %v, not %s", first, err, want)
+		}
+		r.Close()
+	}
+	hello[8]++ // the lengths do not match
+	frame := append(hello, make([]byte, 0x1603)...)[:frameHeader+0x1603]
+	if body, err := readFrame(bytes.NewReader(frame), maxHandshakeFrame); err != nil || !bytes.Equal(body, frame[2:]) {
+		t.Errorf("a frame that only begins like TLS: %d bytes, %v", len(body), err)
+	}
 }

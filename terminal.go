@@ -137,6 +137,16 @@ func newTerminal(in, out *os.File) (*terminal, error) {
 	return t, nil
 }
 
+// newQuestions returns the controlling terminal for questions while the standard streams are pipes, or nil if there is
+// none. The kernel edits the answers, since other programs of a pipeline may write to the same terminal.
+func newQuestions() *terminal {
+	in, out, err := openControllingTerminal()
+	if err != nil {
+		return nil
+	}
+	return &terminal{in: in, out: out, keys: keyReader{r: bufio.NewReader(in)}, dumb: true, undo: func() {}}
+}
+
 // close restores the terminal, with the cursor at the start of a row. It may be called again, and while readLine waits.
 func (t *terminal) close() {
 	t.mu.Lock()

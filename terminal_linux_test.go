@@ -642,6 +642,12 @@ func FuzzTerminal(f *testing.F) {
 func startAtTerminal(t *testing.T, columns int, env string, args ...string) (*screen, *proc) {
 	t.Helper()
 	s := newScreen(t, columns)
+	return s, startOn(t, s, s.slave, env, args...)
+}
+
+// startOn starts securechat with stdin as its input and s for the other streams, as its controlling terminal.
+func startOn(t *testing.T, s *screen, stdin io.Reader, env string, args ...string) *proc {
+	t.Helper()
 	p := &proc{t: t, ended: make(chan struct{})}
 	p.cmd = exec.Command(os.Args[0], args...)
 	p.cmd.Dir = t.TempDir()
@@ -650,14 +656,14 @@ func startAtTerminal(t *testing.T, columns int, env string, args ...string) (*sc
 	if env != "" {
 		p.cmd.Env = append(p.cmd.Env, env)
 	}
-	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = s.slave, s.slave, s.slave
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = stdin, s.slave, s.slave
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 1}
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	go func() { p.cmd.Wait(); close(p.ended) }()
 	t.Cleanup(func() { p.cmd.Process.Kill(); <-p.ended })
-	return s, p
+	return p
 }
 
 // waitText waits until the screen's output contains text.
@@ -956,6 +962,70 @@ func TestFirstContact(t *testing.T) {
 	s.mu.Unlock()
 }
 
+// TestQuestionsWithPipedInput: a process whose stdin is a pipe asks its questions at its terminal, and its input stays
+// what comes through the pipe.
+func TestQuestionsWithPipedInput(t *testing.T) {
+	t.Parallel()
+	anna, bob, cleo := state(t, "anna"), state(t, "bob"), state(t, "cleo")
+	admit(t, anna, bob)
+	server, addr := serve(t, anna)
+	print := server.err.match(t, `key (SHA256:\S+)`)[1]
+	ask := func(dir string, args ...string) (*screen, *proc) {
+		s := newScreen(t, 200)
+		return s, startOn(t, s, strings.NewReader("yes\nof a job\n"), "",
+			append([]string{"-connect", addr, "-dir", dir}, args...)...)
+	}
+	s, p := ask(bob)
+	s.match(`The server \S+ is unknown here\. Its key is\r\n  ssh-ed25519 ` + regexp.QuoteMeta(print))
+	s.match(`Trust it\? \(yes / no / paste the fingerprint\)`)
+	s.send("no\n")
+	s.match(`127\.0\.0\.1:\d+ was not trusted`)
+	s.waitExit(p, exitUntrusted)
+	s, p = ask(bob)
+	s.match(`Trust it\?`)
+	s.send("\x03")
+	s.match(`was not trusted`)
+	s.waitExit(p, exitUntrusted)
+	s, p = ask(bob, "-timeout", "1s")
+	s.match(`Trust it\?`)
+	s.waitExit(p, exitTimeout)
+	s, p = ask(bob, "-json")
+	s.match(`Trust it\?`)
+	s.send("\x03")
+	s.waitExit(p, exitUntrusted)
+	s, p = ask(bob)
+	s.match(`Trust it\?`)
+	s.send("well\n")
+	s.match(`Please type yes, no, or the fingerprint: `)
+	s.send("yes\n")
+	s.waitExit(p, exitDone)
+	server.out.match(t, `(?m)^bob: yes\nbob: of a job$`)
+
+	runTool(t, "ssh-keygen", "-q", "-p", "-P", "", "-N", "open sesame", "-f", filepath.Join(bob, "identity"))
+	s, p = ask(bob)
+	s.match(`Passphrase for \S+identity: `)
+	s.send("open barley\n")
+	s.match(`Wrong passphrase\. Passphrase for \S+identity: `)
+	s.send("open sesame\n")
+	s.waitExit(p, exitDone)
+	if s.mu.Lock(); strings.Contains(string(s.raw), "sesame") || strings.Contains(string(s.raw), "barley") {
+		t.Error("the passphrase is shown")
+	}
+	s.mu.Unlock()
+
+	code, _, exit := runToEnd(t, t.TempDir(), "", "-invite", "cleo", "-dir", anna)
+	if exit != exitDone {
+		t.Fatal(exit)
+	}
+	s, p = ask(cleo, "-join")
+	s.match(`Invite code: `)
+	s.send("nonsense\n")
+	s.match(`the invite code has a typing error or is incomplete`)
+	s.send(code)
+	s.waitExit(p, exitDone)
+	server.out.match(t, `(?m)^cleo: of a job$`)
+}
+
 // TestOperator uses /invite and /allow at the server's prompt. The guest types the code, which is not shown.
 func TestOperator(t *testing.T) {
 	t.Parallel()
@@ -1102,6 +1172,8 @@ func TestAmbiguousName(t *testing.T) {
 	suffix := server.err.match(t, `B0b~([0-9a-f]{8}) joined`)[1]
 	s, p := startAtTerminal(t, 200, "", "-connect", addr, "-dir", anna)
 	s.match(`joined \S+ as anna`)
+	s.send("/who\r")
+	s.match(`\* 3 here: B0b~` + suffix + `, anna, bob~[0-9a-f]{8}\r`)
 	s.send("/msg bob for one of you\r")
 	choice := s.match(`bob is ambiguous: say which, B0b~` + suffix +
 		` or (bob~[0-9a-f]{8}); what you sent is in the log only`)[1]

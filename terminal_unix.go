@@ -5,6 +5,7 @@ package main
 // What the line editor needs of the system: signals about the window and stops, and stopping the process.
 
 import (
+	"errors"
 	"os"
 	"os/signal"
 	"syscall"
@@ -12,6 +13,24 @@ import (
 
 	"golang.org/x/sys/unix"
 )
+
+// openControllingTerminal opens the terminal that the process was started from, whatever the standard streams are. It
+// returns an error in a background job, which reading from the terminal would stop.
+func openControllingTerminal() (in, out *os.File, err error) {
+	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	group, err := unix.IoctlGetInt(int(tty.Fd()), unix.TIOCGPGRP)
+	if err == nil && group != unix.Getpgrp() {
+		err = errors.New("the process is in the background of its terminal")
+	}
+	if err != nil {
+		tty.Close()
+		return nil, nil, err
+	}
+	return tty, tty, nil
+}
 
 // canSuspend reports whether a shell can stop the process and continue it.
 const canSuspend = true

@@ -9,6 +9,20 @@ import (
 	"golang.org/x/sys/windows"
 )
 
+// openControllingTerminal opens the console that the process was started from, whatever the standard streams are.
+func openControllingTerminal() (in, out *os.File, err error) {
+	in, err = os.OpenFile("CONIN$", os.O_RDWR, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	out, err = os.OpenFile("CONOUT$", os.O_RDWR, 0)
+	if err != nil {
+		in.Close()
+		return nil, nil, err
+	}
+	return in, out, nil
+}
+
 // canSuspend reports whether a shell can stop the process and continue it.
 const canSuspend = false
 

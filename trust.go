@@ -3,15 +3,17 @@ package main
 // Decisions about keys: which clients a server admits (authorized_keys), which servers a client trusts (known_hosts),
 // and which keys neither of them accepts (revoked_keys). The rules:
 //
-//   - the files are read for each decision, so a change takes effect immediately;
+//   - each decision is by the files as they are then, so a change takes effect immediately. They are parsed once for each
+//     change;
 //   - a missing, empty or unreadable file trusts no key. Only revoked_keys may be missing, and while it cannot be
 //     read no key is trusted;
 //   - a line that cannot be parsed trusts no key and is reported, and the other lines stay valid. A @revoked line that
 //     cannot be parsed invalidates the whole file;
-//   - lines decide first. Without a line that names it, a machine's own identity is trusted on that machine only: a
-//     server admits it from, and a client accepts it at, a loopback address or an address of the machine's
-//     interfaces. So a stolen identity opens nothing from elsewhere, and a relay to the user's own room does not pass
-//     for a server with a line;
+//   - lines decide first, and lines for [host]:port before lines for the host. Without a line that names it, a
+//     machine's own identity is trusted on that machine only: a server admits it from, and a client accepts it at, a
+//     loopback address or an address of the machine's interfaces. So a stolen identity opens nothing from elsewhere,
+//     and a relay to the user's own room does not pass for a server with a line. A line that cannot be parsed counts
+//     as one that names the address;
 //   - a key that is listed itself is trusted with any certificate.
 
 import (
@@ -20,6 +22,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"runtime/debug"
@@ -36,12 +39,35 @@ type trust struct {
 	*stateFiles
 	own  ssh.PublicKey // the machine's own identity; nil with -paper
 	name string        // the name of the own identity, from its comment
+
+	authorized parsedFile[*authorizedKeys]
+	revoked    parsedFile[*revocations]
 }
 
 // openTrust returns the decisions for the state folder dir. warn prints a warning about a broken line.
 func openTrust(dir string, own ssh.PublicKey, name string, warn func(format string, a ...any)) *trust {
-	return &trust{newStateFiles(dir, warn), own, name}
+	files := newStateFiles(dir, warn)
+	return &trust{
+		stateFiles: files, own: own, name: name,
+		authorized: parsedFile[*authorizedKeys]{name: "authorized_keys", parse: func(data []byte) (*authorizedKeys, error) {
+			return parseAuthorized(files, data), nil
+		}},
+		revoked: parsedFile[*revocations]{name: "revoked_keys", parse: parseRevokedFile},
+	}
 }
+
+// readAuthorized returns authorized_keys as it is now.
+func (t *trust) readAuthorized() (*authorizedKeys, error) {
+	keys, err := t.authorized.get(t.stateFiles)
+	if err != nil {
+		t.report("authorized_keys", []string{fmt.Sprintf("%v: authorized_keys admits no key", err)})
+		return nil, err
+	}
+	return keys, nil
+}
+
+// readRevoked returns revoked_keys as it is now.
+func (t *trust) readRevoked() (*revocations, error) { return t.revoked.get(t.stateFiles) }
 
 // untrusted is a decision against a peer. Its reason is for the own log and the own user, and is not sent to the peer.
 type untrusted struct {
@@ -72,6 +98,12 @@ func isUnknown(err error) bool {
 	return errors.As(err, &u) && u.kind == unknownKey
 }
 
+// isRefusal reports whether err is a decision against a peer, and not the lack of one because a file cannot be read.
+func isRefusal(err error) bool {
+	var u *untrusted
+	return errors.As(err, &u) && u.kind != undecided
+}
+
 // grant is a decision for a client.
 type grant struct {
 	name, fingerprint string
@@ -81,9 +113,9 @@ type grant struct {
 
 // review reads the files that decide about clients, so that what is wrong with them is reported at once.
 func (t *trust) review() {
-	_, _ = readAuthorized(t.stateFiles) // it has reported its error
+	_, _ = t.readAuthorized() // it has reported its error
 	var faults []string
-	if _, err := readRevoked(t.stateFiles); err != nil {
+	if _, err := t.readRevoked(); err != nil {
 		faults = append(faults, t.revokedFault(err))
 	}
 	t.report("revoked_keys", faults)
@@ -101,18 +133,18 @@ func (t *trust) admit(id ssh.PublicKey, remote net.Addr, now time.Time) (grant, 
 // clientRules are the rules for clients as the files had them at one moment. They decide about many clients with one
 // reading of the files: also about connected ones, which have to leave once admit returns an error.
 type clientRules struct {
-	trust      *trust
-	lines      []authorizedLine
-	linesErr   error // authorized_keys cannot be read
-	revoked    *revocations
-	revokedErr error // revoked_keys cannot be read
+	trust         *trust
+	authorized    *authorizedKeys
+	authorizedErr error // authorized_keys cannot be read
+	revoked       *revocations
+	revokedErr    error // revoked_keys cannot be read
 }
 
 // clientRules reads the files that decide about clients.
 func (t *trust) clientRules() *clientRules {
 	r := &clientRules{trust: t}
-	r.lines, r.linesErr = readAuthorized(t.stateFiles)
-	r.revoked, r.revokedErr = readRevoked(t.stateFiles)
+	r.authorized, r.authorizedErr = t.readAuthorized()
+	r.revoked, r.revokedErr = t.readRevoked()
 	return r
 }
 
@@ -123,15 +155,12 @@ func (r *clientRules) admit(id ssh.PublicKey, remote net.Addr, now time.Time) (g
 	if err := t.checkRevoked(id, r.revoked, r.revokedErr); err != nil {
 		return g, err
 	}
-	if r.linesErr != nil {
-		return g, &untrusted{kind: undecided, reason: fmt.Sprintf("no client is admitted: %v", r.linesErr)}
+	if r.authorizedErr != nil {
+		return g, &untrusted{kind: undecided, reason: fmt.Sprintf("no client is admitted: %v", r.authorizedErr)}
 	}
 	from := remoteIP(remote)
 	var excluded error
-	for _, l := range r.lines {
-		if l.ca || !sameKey(l.key, id) {
-			continue
-		}
+	for l := range r.authorized.of(id, false) {
 		if err := l.allows(from, now); err != nil {
 			excluded = refuse("key %s: authorized_keys:%d %v", g.fingerprint, l.line, err)
 			continue
@@ -147,7 +176,7 @@ func (r *clientRules) admit(id ssh.PublicKey, remote net.Addr, now time.Time) (g
 		return g, nil
 	}
 	if cert, ok := id.(*ssh.Certificate); ok {
-		return t.admitCertificate(g, cert, r.lines, from, now)
+		return t.admitCertificate(g, cert, r.authorized, from, now)
 	}
 	return g, t.unlisted(id)
 }
@@ -191,13 +220,10 @@ func isInterfaceAddress(ip netip.Addr, addrs []net.Addr) bool {
 }
 
 // admitCertificate decides by the CAs of authorized_keys.
-func (t *trust) admitCertificate(g grant, cert *ssh.Certificate, lines []authorizedLine, from netip.Addr,
+func (t *trust) admitCertificate(g grant, cert *ssh.Certificate, keys *authorizedKeys, from netip.Addr,
 	now time.Time) (grant, error) {
 	var excluded error
-	for _, l := range lines {
-		if !l.ca || !sameKey(l.key, cert.SignatureKey) {
-			continue
-		}
+	for l := range keys.of(cert.SignatureKey, true) {
 		err := l.allows(from, now)
 		var principal string
 		if err == nil {
@@ -209,7 +235,7 @@ func (t *trust) admitCertificate(g grant, cert *ssh.Certificate, lines []authori
 			excluded = refuse("%s by CA authorized_keys:%d: %v", certName(cert), l.line, err)
 			continue
 		}
-		g.name = t.certificateName(cert, principal, &l, lines)
+		g.name = t.certificateName(cert, principal, l, keys)
 		g.by = fmt.Sprintf("%s by CA authorized_keys:%d", certName(cert), l.line)
 		g.until = earlier(l.expiry, certificateEnd(cert))
 		return g, nil
@@ -227,12 +253,12 @@ func (t *trust) admitCertificate(g grant, cert *ssh.Certificate, lines []authori
 // the line limits the principals, the name is the principal; else it is the key id if that is a valid name. A CA
 // cannot give away a name that belongs to another key: the name is then made from the key.
 func (t *trust) certificateName(cert *ssh.Certificate, principal string, ca *authorizedLine,
-	lines []authorizedLine) string {
+	keys *authorizedKeys) string {
 	name := cert.KeyId
 	if ca.principalsSet || !validName(name) {
 		name = keyName(principal, cert)
 	}
-	if t.nameHolder(lines, name, cert) != "" {
+	if t.nameHolder(keys, name, cert) != "" {
 		name = keyName("", cert)
 	}
 	return name
@@ -253,7 +279,7 @@ func keyText(id ssh.PublicKey) string { return strings.TrimSuffix(publicLine(id,
 
 // checkKey refuses a key that no line can make acceptable: a weak one or a revoked one.
 func (t *trust) checkKey(id ssh.PublicKey) error {
-	r, err := readRevoked(t.stateFiles)
+	r, err := t.readRevoked()
 	return t.checkRevoked(id, r, err)
 }
 
@@ -263,14 +289,21 @@ func (t *trust) checkRevoked(id ssh.PublicKey, r *revocations, err error) error 
 		return refuse("%v", err)
 	}
 	if err != nil {
-		hint := "repair it, or create it again with ssh-keygen -k"
-		return &untrusted{kind: undecided, reason: t.revokedFault(err), hint: hint}
+		u := &untrusted{kind: undecided, reason: t.revokedFault(err)}
+		if !isSystemError(err) {
+			u.hint = "repair it, or create it again with ssh-keygen -k"
+		}
+		return u
 	}
 	if why := r.revokes(id); why != "" {
 		return refuse("key %s: %s by revoked_keys", fingerprint(id), why)
 	}
 	return nil
 }
+
+// isSystemError reports whether a file could not be read at all, as when the process has too many open files. Its
+// contents may be right.
+func isSystemError(err error) bool { return errors.As(err, new(*fs.PathError)) }
 
 // checkServer decides about a server that shows id. The client has connected to addr, host:port. It returns the line
 // or CA by which the server is trusted.
@@ -285,7 +318,11 @@ func (t *trust) checkServer(addr string, remote net.Addr, id ssh.PublicKey, now 
 	file := t.path("known_hosts")
 	lines, err := readKnownHosts(t.stateFiles)
 	if err != nil {
-		return "", refuse("%v", err)
+		u := refuse("%v", err)
+		if isSystemError(err) {
+			u.kind = undecided
+		}
+		return "", u
 	}
 	for i := range lines {
 		if l := &lines[i]; l.revoked && (sameKey(l.key, id) || l.certifies(id)) {
@@ -293,12 +330,13 @@ func (t *trust) checkServer(addr string, remote net.Addr, id ssh.PublicKey, now 
 		}
 	}
 	found := findServer(lines, server)
-	for _, l := range found.pins() {
+	pins, cas := found.counting()
+	for _, l := range pins {
 		if sameKey(l.key, id) {
 			return fmt.Sprintf("known_hosts:%d", l.line), nil
 		}
 	}
-	by, err = t.checkServerCertificate(addr, server.host, found.cas(), remote, id, now)
+	by, err = t.checkServerCertificate(addr, server.host, cas, remote, id, now)
 	if by != "" || err != nil {
 		return by, err
 	}
@@ -313,7 +351,8 @@ func (t *trust) checkServer(addr string, remote net.Addr, id ssh.PublicKey, now 
 				"ssh-keygen -R %s -f %s", shellQuote(pinned.spelling(server)), shellQuote(file)),
 		}
 	}
-	if !found.any() && t.isOwnAt(id, remoteIP(remote)) && !namesRemote(lines, remote) {
+	isOwn := t.isOwnAt(id, remoteIP(remote))
+	if isOwn && !found.any() && !namesRemote(lines, remote) {
 		return "own identity", nil
 	}
 	u := &untrusted{
@@ -322,7 +361,7 @@ func (t *trust) checkServer(addr string, remote net.Addr, id ssh.PublicKey, now 
 		hint: fmt.Sprintf("compare the fingerprint with the one that the server prints, then add to %s: %s %s",
 			file, server.name, keyText(id)),
 	}
-	if cas := found.cas(); len(cas) > 0 {
+	if len(cas) > 0 {
 		ca := cas[0]
 		cert, ok := id.(*ssh.Certificate)
 		if ok {
@@ -333,15 +372,22 @@ func (t *trust) checkServer(addr string, remote net.Addr, id ssh.PublicKey, now 
 		}
 		u.reason += fmt.Sprintf(", without a certificate by CA %s of %s:%d", fingerprint(ca.key), file, ca.line)
 	}
-	if sameKey(id, t.own) {
+	switch {
+	case isOwn && !found.any():
+		u.hint += "\nthat key is this machine's own identity, but a line of known_hosts names this address or cannot be read"
+	case sameKey(id, t.own):
 		u.hint += "\nthat key is this machine's own identity, which is trusted without a line only on this machine"
 	}
 	return "", u
 }
 
-// namesRemote reports whether a line names the address that a client has connected to. A pin for [127.0.0.1]:9000 also
-// excludes the own identity at localhost:9000, and the reverse, since both names lead to the same server.
+// namesRemote reports whether a line names the address that a client has connected to, or may name it because it cannot
+// be parsed. A pin for [127.0.0.1]:9000 also excludes the own identity at localhost:9000, and the reverse, since both
+// names lead to the same server.
 func namesRemote(lines []knownLine, remote net.Addr) bool {
+	if slices.ContainsFunc(lines, func(l knownLine) bool { return l.key == nil }) {
+		return true
+	}
 	ip, port, err := net.SplitHostPort(remote.String())
 	if err != nil {
 		return true // an address of another form is none of this machine's
@@ -429,8 +475,8 @@ var errListed = errors.New("that key is already listed")
 var errNameTaken = errors.New("choose another name")
 
 // checkName returns an error if name belongs to another key than id, which can be nil.
-func (t *trust) checkName(lines []authorizedLine, name string, id ssh.PublicKey) error {
-	if holder := t.nameHolder(lines, name, id); holder != "" {
+func (t *trust) checkName(keys *authorizedKeys, name string, id ssh.PublicKey) error {
+	if holder := t.nameHolder(keys, name, id); holder != "" {
 		return fmt.Errorf("the name %s already belongs to another key (%s): %w", name, holder, errNameTaken)
 	}
 	return nil
@@ -438,11 +484,11 @@ func (t *trust) checkName(lines []authorizedLine, name string, id ssh.PublicKey)
 
 // checkNewName returns an error if the name that a key with this comment gets belongs to another key.
 func (t *trust) checkNewName(comment string) error {
-	lines, err := readAuthorized(t.stateFiles)
+	keys, err := t.readAuthorized()
 	if err != nil {
 		return err
 	}
-	return t.checkName(lines, cleanName(comment), nil)
+	return t.checkName(keys, cleanName(comment), nil)
 }
 
 // allow appends a public key line to authorized_keys. If name is not empty, it replaces the line's comment. allow
@@ -464,18 +510,16 @@ func (t *trust) allow(text []byte, name string, shareName bool) (grant, error) {
 	}
 	g := grant{name: name, fingerprint: fingerprint(l.key)}
 	err = t.lock(func() error {
-		lines, err := readAuthorized(t.stateFiles)
+		keys, err := t.readAuthorized()
 		if err != nil {
 			return err
 		}
-		for _, old := range lines {
-			if old.ca == l.ca && sameKey(old.key, l.key) {
-				g.name, g.by = keyName(old.comment, old.key), fmt.Sprintf("authorized_keys:%d", old.line)
-				return fmt.Errorf("%w as %s in %s:%d", errListed, g.name, t.path("authorized_keys"), old.line)
-			}
+		for old := range keys.of(l.key, l.ca) {
+			g.name, g.by = keyName(old.comment, old.key), fmt.Sprintf("authorized_keys:%d", old.line)
+			return fmt.Errorf("%w as %s in %s:%d", errListed, g.name, t.path("authorized_keys"), old.line)
 		}
 		if !l.ca && !shareName {
-			if err := t.checkName(lines, name, l.key); err != nil {
+			if err := t.checkName(keys, name, l.key); err != nil {
 				return err
 			}
 		}
@@ -501,19 +545,19 @@ func parseAllowed(text []byte) (authorizedLine, error) {
 	if what := explainKeyFile("FILE", text); what != "" {
 		return authorizedLine{}, errors.New("that is " + what)
 	}
-	var line []byte
+	var lines []string
 	for _, l := range textLines(text) {
-		if line != nil {
-			return authorizedLine{}, errors.New("that is more than one line: give one public key at a time")
-		}
-		line = l
+		lines = append(lines, string(l))
 	}
-	if line == nil {
+	if len(lines) == 0 {
 		return authorizedLine{}, errors.New("there is no public key line, such as ssh-ed25519 AAAA… name")
 	}
-	l, err := parseAuthorizedLine(line)
+	l, err := parseAuthorizedLine([]byte(lines[0]))
 	if err != nil {
 		return authorizedLine{}, fmt.Errorf("the line is not accepted: %w", err)
+	}
+	if len(lines) > 2 || len(lines) == 2 && lines[1] != fingerprint(l.key) { // -keygen prints the fingerprint too
+		return authorizedLine{}, errMoreThanOne
 	}
 	return l, nil
 }
@@ -546,11 +590,11 @@ func (t *trust) newInvite(name string, now time.Time) (code string, err error) {
 		return "", fmt.Errorf("creating an invite: %w", err)
 	}
 	err = t.lock(func() error {
-		lines, err := readAuthorized(t.stateFiles)
+		keys, err := t.readAuthorized()
 		if err != nil {
 			return err
 		}
-		if err := t.checkName(lines, name, nil); err != nil {
+		if err := t.checkName(keys, name, nil); err != nil {
 			return err
 		}
 		unused, err := readInvites(t.stateFiles, now)
@@ -590,7 +634,7 @@ func (t *trust) redeem(proof, h0, hpkePublic []byte, id ssh.PublicKey, now time.
 		if err != nil {
 			return err
 		}
-		lines, err := readAuthorized(t.stateFiles)
+		keys, err := t.readAuthorized()
 		if err != nil {
 			return err
 		}
@@ -602,19 +646,19 @@ func (t *trust) redeem(proof, h0, hpkePublic []byte, id ssh.PublicKey, now time.
 			}
 		}
 		g.name = unused[at].name
-		if holder := t.nameHolder(lines, g.name, id); holder != "" {
+		if holder := t.nameHolder(keys, g.name, id); holder != "" {
 			return refuse("key %s joins by an invite for %s, a name that now belongs to another key (%s)",
 				g.fingerprint, g.name, holder)
 		}
 		if !commit {
 			return nil
 		}
-		if l := lineForEverywhere(lines, id, now); l != nil {
+		if l := lineForEverywhere(keys, id, now); l != nil {
 			g.name, g.by = keyName(l.comment, id), fmt.Sprintf("invite, but listed before: authorized_keys:%d", l.line)
 		} else {
 			place, err := t.enrol(nil, id, g.name)
 			if err != nil {
-				return fmt.Errorf("key %s cannot join by its invite, which stays valid: %w", g.fingerprint, err)
+				return err
 			}
 			g.by = "invite, now " + place
 		}
@@ -623,32 +667,33 @@ func (t *trust) redeem(proof, h0, hpkePublic []byte, id ssh.PublicKey, now time.
 		}
 		return nil
 	}
+	var err error
 	if commit {
-		err := t.lock(redeem)
-		return g, err
+		err = t.lock(redeem)
+	} else {
+		err = redeem()
 	}
-	err := redeem()
+	if err != nil && !errors.As(err, new(*untrusted)) {
+		err = fmt.Errorf("key %s cannot join by its invite, which stays valid: %w", g.fingerprint, err)
+	}
 	return g, err
 }
 
 // lineForEverywhere returns the line that admits id now and from any address, or nil.
-func lineForEverywhere(lines []authorizedLine, id ssh.PublicKey, now time.Time) *authorizedLine {
-	i := slices.IndexFunc(lines, func(l authorizedLine) bool {
-		return !l.ca && sameKey(l.key, id) && l.from == nil && l.allows(netip.Addr{}, now) == nil
-	})
-	if i < 0 {
-		return nil
+func lineForEverywhere(keys *authorizedKeys, id ssh.PublicKey, now time.Time) *authorizedLine {
+	for l := range keys.of(id, false) {
+		if l.from == nil && l.allows(netip.Addr{}, now) == nil {
+			return l
+		}
 	}
-	return &lines[i]
+	return nil
 }
 
 // nameHolder returns where name, or a name that looks like it, belongs to another key than id: a line of
 // authorized_keys or the server's own identity. It returns "" if the name is free. id can be nil.
-func (t *trust) nameHolder(lines []authorizedLine, name string, id ssh.PublicKey) string {
-	for _, l := range lines {
-		if !l.ca && !sameKey(l.key, id) && foldName(keyName(l.comment, l.key)) == foldName(name) {
-			return fmt.Sprintf("authorized_keys:%d", l.line)
-		}
+func (t *trust) nameHolder(keys *authorizedKeys, name string, id ssh.PublicKey) string {
+	if l := keys.holder(name, id); l != nil {
+		return fmt.Sprintf("authorized_keys:%d", l.line)
 	}
 	if t.own != nil && !sameKey(t.own, id) && foldName(keyName(t.name, t.own)) == foldName(name) {
 		return "the server's own key"
@@ -681,11 +726,11 @@ func (t *trust) keyUse(id ssh.PublicKey) (string, error) {
 			return t.path(name), nil
 		}
 	}
-	authorized, err := readAuthorized(t.stateFiles)
+	authorized, err := t.readAuthorized()
 	if err != nil {
 		return "", err
 	}
-	for _, l := range authorized {
+	for _, l := range authorized.lines {
 		if sameKey(l.key, id) {
 			return fmt.Sprintf("%s:%d", t.path("authorized_keys"), l.line), nil
 		}

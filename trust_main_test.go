@@ -630,10 +630,10 @@ func TestIdentities(t *testing.T) {
 
 	path := filepath.Join(keys, "ed25519-256")
 	stderr, code := hello("-identity", path)
-	wantRun(t, "a passphrase and no terminal", stderr, code, exitTrouble,
+	wantRun(t, "a passphrase and no terminal", stderr, code, exitUsage,
 		`has a passphrase and there is no terminal to ask for it: use -passphrase-file`)
 	stderr, code = hello("-identity", path, "-passphrase-file", wrong)
-	wantRun(t, "a wrong passphrase", stderr, code, exitTrouble,
+	wantRun(t, "a wrong passphrase", stderr, code, exitUsage,
 		`wrong passphrase: the one in \S+wrong does not open \S+ed25519-256`)
 	if err := os.Chmod(pass, 0o644); err != nil {
 		t.Fatal(err)
@@ -785,7 +785,8 @@ func TestNamesInTheRoom(t *testing.T) {
 	first.out.match(t, `(?m)^anna~[0-9a-f]{8}: nor am I the operator$`)
 }
 
-// TestRefusalTable checks that the program's source contains the messages in docs/KEYS.md.
+// TestRefusalTable checks that the program's source contains the messages in docs/KEYS.md, and that the table there has
+// each reason of a decision against a peer.
 func TestRefusalTable(t *testing.T) {
 	files, err := filepath.Glob("*.go")
 	if err != nil {
@@ -803,6 +804,7 @@ func TestRefusalTable(t *testing.T) {
 	if !found {
 		t.Fatal("no table")
 	}
+	table, _, _ = strings.Cut(table, "\n\n")
 	n := 0
 	for line := range strings.Lines(table) {
 		cells := strings.Split(line, " | ")
@@ -818,6 +820,22 @@ func TestRefusalTable(t *testing.T) {
 	}
 	if n < 40 {
 		t.Errorf("%d sentences", n)
+	}
+	// The reverse: the table has the longest part of each reason of a decision against a peer.
+	reasons := regexp.MustCompile(`(?:\brefuse\(|reason:\s*(?:fmt\.Sprintf\(\s*)?)"([^"]+)"`).FindAllStringSubmatch(text, -1)
+	for _, reason := range reasons {
+		longest := ""
+		for _, part := range regexp.MustCompile(`%\S`).Split(reason[1], -1) {
+			if part = strings.Trim(part, " :,;"); len(part) > len(longest) {
+				longest = part
+			}
+		}
+		if !strings.Contains(table, longest) {
+			t.Errorf("the table has no %q", reason[1])
+		}
+	}
+	if len(reasons) < 15 {
+		t.Errorf("%d reasons", len(reasons))
 	}
 }
 
@@ -847,6 +865,10 @@ func TestOwnIdentityAndPins(t *testing.T) {
 	stderr, code = sendHello(t, bob, addr)
 	wantRun(t, "the own identity where a CA has a line", stderr, code, exitUntrusted,
 		`is unknown: its key is SHA256:\S+, without a certificate by CA`)
+	put(t, known, []byte("[127.0.0.1]:"+port+" ssh-ed25519 AAAAdamaged\n"))
+	stderr, code = sendHello(t, bob, addr)
+	wantRun(t, "the own identity where a line cannot be parsed", stderr, code, exitUntrusted,
+		`known_hosts:1 trusts no server: .*\n(.*\n)*.*is unknown: (.*\n)*.*own identity, but a line of known_hosts names this`)
 	if err := os.Remove(known); err != nil {
 		t.Fatal(err)
 	}
@@ -1072,7 +1094,7 @@ func TestPaperKeyElsewhere(t *testing.T) {
 	}
 	_, stderr, code := runToEnd(t, t.TempDir(), "", "-paper", "-connect", "127.0.0.1:1", "-dir", anna, "-identity", used,
 		"-peer", free+".pub")
-	wantRun(t, "with another state folder", stderr, code, exitTrouble, `connection refused`)
+	wantRun(t, "with another state folder", stderr, code, exitTrouble, `connection was refused`)
 }
 
 // TestRevocationReachesSessions: a client or a server that is no longer trusted loses its session within seconds: its
@@ -1111,6 +1133,8 @@ func TestRevocationReachesSessions(t *testing.T) {
 	cleo, cleoDir := join("cleo")
 	put(t, filepath.Join(anna, "revoked_keys"), []byte(readText(t, filepath.Join(cleoDir, "identity.pub"))))
 	wantExpelled(cleo, "cleo")
+	put(t, filepath.Join(anna, "revoked_keys"), []byte("rubbish\n"))
+	server.err.match(t, `(?m)^securechat: no key is trusted while \S+revoked_keys cannot be read: line 1`)
 	put(t, filepath.Join(anna, "revoked_keys"), []byte("# none\n"))
 
 	dora, _ := join("dora")
@@ -1123,5 +1147,93 @@ func TestRevocationReachesSessions(t *testing.T) {
 	appendFile(t, filepath.Join(emilDir, "known_hosts"), "@revoked * "+readText(t, filepath.Join(anna, "identity.pub")))
 	if code := emil.wait(); code != exitUntrusted || !strings.Contains(emil.err.String(), "revoked by") {
 		t.Errorf("a revoked server: exit %d, %s", code, emil.err)
+	}
+}
+
+// TestRevocationReachesRawSessions does the same for -raw: the server ends the session of a client that it no longer
+// admits, with the reason, and a client that of a server that it no longer trusts. No later byte is written.
+func TestRevocationReachesRawSessions(t *testing.T) {
+	t.Parallel()
+	anna, bob := state(t, "anna"), state(t, "bob")
+	key := publicKeyOf(t, bob) + " bob\n"
+	list, known := filepath.Join(anna, "authorized_keys"), filepath.Join(bob, "known_hosts")
+	for _, c := range []struct {
+		name           string
+		revoke         func()
+		client, server int
+		clientErr      string
+		serverErr      string
+	}{
+		{"its line is gone", func() { put(t, list, nil) }, exitLost, exitUntrusted,
+			`not all has arrived: the other side gave up: the key is no longer admitted; `,
+			`bob has to leave: key SHA256:\S+ is not in (.*\n)*securechat: not all has arrived: key SHA256:\S+ is not in`},
+		{"its line expires", func() {
+			until := time.Now().UTC().Add(2 * time.Second).Format("20060102150405Z")
+			put(t, list, []byte(`expiry-time="`+until+`" `+key))
+		}, exitLost, exitUntrusted, `the key is no longer admitted`, `authorized_keys:1 expired at`},
+		{"the server's key is revoked", func() { appendFile(t, known, "@revoked * "+publicKeyOf(t, anna)+"\n") },
+			exitUntrusted, exitLost, `not all has arrived: key SHA256:\S+ is revoked by \S+known_hosts:2`,
+			`the connection ended without secure-close|connection reset by peer`},
+	} {
+		put(t, list, []byte(key))
+		server := start(t, t.TempDir(), "-raw", "-listen", "127.0.0.1:0", "-dir", anna)
+		addr := server.err.match(t, `waiting for one client on (127\.0\.0\.1:\d+)`)[1]
+		put(t, known, nil)
+		pin(t, bob, addr, anna)
+		client := start(t, t.TempDir(), "-raw", "-connect", addr, "-dir", bob)
+		client.send("before")
+		server.out.match(t, `^before$`)
+		c.revoke()
+		code := client.wait()
+		wantRun(t, c.name+": the client", client.err.String(), code, c.client, c.clientErr)
+		code = server.wait()
+		wantRun(t, c.name+": the server", server.err.String(), code, c.server, c.serverErr)
+	}
+}
+
+// TestRevocationReachesPaperSessions does the same for -paper, whose keys must be neither revoked nor keys of the
+// default protocol.
+func TestRevocationReachesPaperSessions(t *testing.T) {
+	t.Parallel()
+	anna, bob, keys := closedDir(t), closedDir(t), t.TempDir()
+	at := func(name string) string { return filepath.Join(keys, name) }
+	for _, name := range []string{"s", "c"} {
+		runTool(t, "ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-N", "", "-m", "PEM", "-f", at(name))
+	}
+	server := start(t, t.TempDir(), "-paper", "-listen", "127.0.0.1:0", "-dir", anna, "-identity", at("s"), "-peer",
+		at("c.pub"))
+	addr := server.err.match(t, `room open on (127\.0\.0\.1:\d+)`)[1]
+	call := []string{"-paper", "-connect", addr, "-dir", bob, "-identity", at("c"), "-peer", at("s.pub"), "-stay"}
+	for _, c := range []struct {
+		list, key string
+		code      int
+		words     string // of the side that has the list
+	}{
+		{filepath.Join(anna, "revoked_keys"), "c.pub", exitLost, `c has to leave: key SHA256:\S+: revoked by revoked_keys`},
+		{filepath.Join(anna, "authorized_keys"), "c.pub", exitLost,
+			`c has to leave: this key serves the default protocol too \(\S+authorized_keys:1\)`},
+		{filepath.Join(bob, "revoked_keys"), "s.pub", exitUntrusted, `key SHA256:\S+: revoked by revoked_keys`},
+	} {
+		client := start(t, t.TempDir(), call...)
+		client.send("hello\n")
+		server.out.match(t, `c: hello\n`)
+		put(t, c.list, []byte(readText(t, at(c.key))))
+		code := client.wait()
+		wantRun(t, c.list, client.err.String(), code, c.code, ``)
+		if c.code == exitUntrusted {
+			client.err.match(t, c.words)
+		} else {
+			server.err.match(t, c.words)
+		}
+		_, stderr, code := runToEnd(t, t.TempDir(), "", call...)
+		if code == exitDone {
+			t.Errorf("%s: the next time: %s", c.list, stderr)
+		}
+		if err := os.Remove(c.list); err != nil {
+			t.Fatal(err)
+		}
+		server.out.mu.Lock()
+		server.out.buf.Reset()
+		server.out.mu.Unlock()
 	}
 }

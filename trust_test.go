@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -382,6 +383,9 @@ func TestCheckServer(t *testing.T) {
 		{"UTF-16", string(utf16Text("[chat.example]:9000 " + k)), addr, "is UTF-16 text", ""},
 		{"unknown marker", "[chat.example]:9000 " + k + "\n@revoke * " + k, addr, "while ", ""},
 		{"CA and no certificate", "@cert-authority *.example " + o, addr, "unknown", ""},
+		{"loose before an exact CA", "chat.example " + k + "\n@cert-authority [chat.example]:9000 " + o, addr, "unknown", ""},
+		{"exact and an exact CA", "[chat.example]:9000 " + k + "\n@cert-authority [chat.example]:9000 " + o, addr,
+			"known_hosts:1", ""},
 		{"exact before loose", "[chat.example]:9000 " + o + "\nchat.example " + k, addr, "changed", ""},
 		{"exact after loose", "chat.example " + k + "\n[chat.example]:9000 " + o, addr, "changed", ""},
 		{"exact before loose, hashed", knownhosts.HashHostname("[chat.example]:9000") + " " + o + "\nchat.example " + k,
@@ -674,6 +678,33 @@ func TestRevoked(t *testing.T) {
 	wantError(t, err, "no key is trusted")
 }
 
+// TestRevokedHint checks that a user is asked to repair revoked_keys only if its contents are wrong, and not if the
+// system could not read it.
+func TestRevokedHint(t *testing.T) {
+	tr, _ := newTrust(t)
+	_, key := newEd25519(t)
+	hint := func() string {
+		var u *untrusted
+		if err := tr.checkKey(key); !errors.As(err, &u) || u.kind != undecided {
+			t.Fatalf("%v", err)
+		}
+		return u.hint
+	}
+	put(t, tr.path("revoked_keys"), []byte("no key\n"))
+	if got := hint(); !strings.Contains(got, "repair it") {
+		t.Errorf("contents: hint %q", got)
+	}
+	if err := os.Remove(tr.path("revoked_keys")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("missing", tr.path("revoked_keys")); err != nil {
+		t.Fatal(err)
+	}
+	if got := hint(); got != "" {
+		t.Errorf("a file that cannot be opened: hint %q", got)
+	}
+}
+
 // TestKRLSections parses sections that ssh-keygen rarely or never writes, each in a valid and a damaged form.
 func TestKRLSections(t *testing.T) {
 	ca, caPub := testCA(t)
@@ -687,6 +718,8 @@ func TestKRLSections(t *testing.T) {
 	ext := func(critical byte) string { return str("x@y") + string([]byte{critical}) + str("z") }
 	head := krlMagic + "\x00\x00\x00\x01" + u64(1) + u64(2) + u64(0) + str("") + str("comment")
 	own := string(caPub.Marshal())
+	_, otherKey := newEd25519(t)
+	other := string(otherKey.Marshal())
 	for _, c := range []struct {
 		name, body    string
 		broken, holds bool // The cert is revoked.
@@ -703,7 +736,9 @@ func TestKRLSections(t *testing.T) {
 		{"bitmap above", certs(own, sec(0x22, u64(8)+str("\xff"))), false, false},
 		{"any CA", certs("", sec(0x20, u64(7))), false, true},
 		{"ids", certs(own, sec(0x23, str("bob")+str("ann"))), false, true},
-		{"second section", certs("other", sec(0x20, u64(7))) + certs(own, sec(0x20, u64(7))), false, true},
+		{"a CA that is no key", certs("other", sec(0x20, u64(7))), true, false},
+		{"a key that is no key", sec(2, str("key")), true, false},
+		{"second section", certs(other, sec(0x20, u64(7))) + certs(own, sec(0x20, u64(7))), false, true},
 		{"extension", sec(255, ext(0)) + certs(own, sec(0x39, ext(0))+sec(0x20, u64(7))), false, true},
 		{"critical extension", sec(255, ext(1)), true, false},
 		{"critical certificate extension", certs(own, sec(0x39, ext(1))), true, false},
@@ -845,8 +880,8 @@ func TestConcurrentAllow(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if lines, err := readAuthorized(tr.stateFiles); err != nil || len(lines) != 8 {
-		t.Errorf("%d of 8 lines, %v", len(lines), err)
+	if lines, err := tr.readAuthorized(); err != nil || len(lines.lines) != 8 {
+		t.Errorf("%d of 8 lines, %v", len(lines.lines), err)
 	}
 }
 
@@ -1273,8 +1308,8 @@ func TestInviteOnceOnly(t *testing.T) {
 	wg.Wait()
 	n := 0
 	won.Range(func(any, any) bool { n++; return true })
-	if lines, err := readAuthorized(tr.stateFiles); err != nil || n != 1 || len(lines) != 1 {
-		t.Errorf("%d of 8 redeemed one invite, %d lines, %v", n, len(lines), err)
+	if lines, err := tr.readAuthorized(); err != nil || n != 1 || len(lines.lines) != 1 {
+		t.Errorf("%d of 8 redeemed one invite, %d lines, %v", n, len(lines.lines), err)
 	}
 }
 
@@ -1376,4 +1411,116 @@ func FuzzInviteCode(f *testing.F) {
 			t.Fatal("the proof has another length")
 		}
 	})
+}
+
+// TestParsedFile: a file is parsed once for each change of its contents, and a change is noticed at once. A change that
+// leaves size and times as they were is noticed after trustTimes.
+func TestParsedFile(t *testing.T) {
+	files := newStateFiles(t.TempDir(), nil)
+	path := files.path("list")
+	parsed := 0
+	p := parsedFile[string]{name: "list", parse: func(data []byte) (string, error) {
+		parsed++
+		if len(data) == 1 {
+			return "", errors.New("too short")
+		}
+		return string(data), nil
+	}}
+	old := time.Now().Add(-time.Hour) // The file is too old for a change that its time does not show.
+	write := func(text string) {
+		put(t, path, []byte(text))
+		if err := os.Chtimes(path, old, old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(what, text string, times int) {
+		t.Helper()
+		for range 3 {
+			if got, err := p.get(files); got != text || parsed != times || (err != nil) != (text == "" && exists(path)) {
+				t.Errorf("%s: %q, parsed %d times, %v", what, got, parsed, err)
+			}
+		}
+	}
+	want("no file", "", 1)
+	write("one")
+	want("a new file", "one", 2)
+	write("longer")
+	want("another size", "longer", 3)
+	old = old.Add(time.Minute)
+	write("longer")
+	want("another time and the same contents", "longer", 3)
+	old = old.Add(time.Minute)
+	write("LONGER")
+	want("another time", "LONGER", 4)
+	put(t, path+".new", []byte("Longer"))
+	if err := errors.Join(os.Chtimes(path+".new", old, old), os.Rename(path+".new", path)); err != nil {
+		t.Fatal(err)
+	}
+	want("another file of the same size and time", "Longer", 5)
+	write("hidden")
+	p.read = p.read.Add(-trustTimes)
+	want("a hidden change", "hidden", 6)
+	put(t, path, []byte("young1"))
+	want("a young file", "young1", 7)
+	put(t, path, []byte("young2")) // perhaps at the same time by the file system's clock
+	want("a young file that changes again", "young2", 8)
+	write("x")
+	want("a file that cannot be parsed", "", 9)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	want("no file any more", "", 10)
+}
+
+// BenchmarkAdmission runs a handshake, both sides, at a server with a number of lines in authorized_keys. The client's
+// line is the last one.
+func BenchmarkAdmission(b *testing.B) {
+	for _, n := range []int{10, 10_000} {
+		b.Run(fmt.Sprintf("lines=%d", n), func(b *testing.B) {
+			client, server := twoParties(b)
+			tr := openTrust(closedDir(b), server.signer.PublicKey(), "server", nil)
+			path := tr.path("authorized_keys")
+			text := append(manyKeys(b, n-1), publicLine(client.signer.PublicKey(), "client")...)
+			put(b, path, text)
+			old := time.Now().Add(-time.Hour)
+			if err := os.Chtimes(path, old, old); err != nil {
+				b.Fatal(err)
+			}
+			admit := func(id ssh.PublicKey, _, _, _ []byte, _ bool) error {
+				_, err := tr.admit(id, nil, time.Now())
+				return err
+			}
+			b.ReportMetric(float64(len(text)), "bytes")
+			for b.Loop() {
+				here, there := net.Pipe()
+				done := make(chan error, 1)
+				go func() {
+					_, err := clientHandshake(here, client, trustAll, nil)
+					done <- err
+				}()
+				if _, _, err := serverHandshake(there, server, 0, admit); err != nil {
+					b.Fatal(err)
+				}
+				if err := <-done; err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// manyKeys returns n lines for authorized_keys, each with a key of its own.
+func manyKeys(b *testing.B, n int) (text []byte) {
+	for i := range n {
+		public, _, err := ed25519.GenerateKey(nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		key, err := ssh.NewPublicKey(public)
+		if err != nil {
+			b.Fatal(err)
+		}
+		text = append(text, publicLine(key, fmt.Sprintf("k%d", i))...)
+	}
+	return text
 }

@@ -230,7 +230,7 @@ func (m *vectorMaker) handshakes() {
 		{"no signature vector", "the third vector is missing", "hello: malformed", frame(body(hello)[:len(body(hello))-66])},
 		{"cut", "the last byte is missing, the frame's length says so", "hello: malformed",
 			frame(body(hello)[:len(body(hello))-1])},
-		{"frame cut", "the stream ends inside the frame", "unexpected EOF", hello[:len(hello)-1]},
+		{"frame cut", "the stream ends inside the frame", "the other side ended the connection", hello[:len(hello)-1]},
 		{"frame too long", "a length of 16385", "over the limit", binary.BigEndian.AppendUint16(nil, maxHandshakeFrame+1)},
 		{"no identity", "an empty identity", "no SSH key", frame(helloOf(0, nil, ek, sig))},
 		{"long identity", "an identity of 8193 bytes", "identity of 8193 bytes",
@@ -412,7 +412,7 @@ func (m *vectorMaker) handshakes() {
 			frame(append(bytes.Clone(body(stage1)), 0))},
 		{"cut", "the last byte is missing, the frame's length says so", "stage 1: malformed",
 			frame(body(stage1)[:len(body(stage1))-1])},
-		{"frame cut", "the stream ends inside the frame", "unexpected EOF", stage1[:len(stage1)-1]},
+		{"frame cut", "the stream ends inside the frame", "the other side ended the connection", stage1[:len(stage1)-1]},
 		{"empty", "an empty frame", "stage 1: malformed", frame(nil)},
 		{"frame too long", "a length of 16385", "over the limit", binary.BigEndian.AppendUint16(nil, maxHandshakeFrame+1)},
 		{"is a hello", "reflection: the server's hello comes back", "stage 1: malformed", hello},
@@ -428,7 +428,7 @@ func (m *vectorMaker) handshakes() {
 		{"bit of tag", "a bit of the wrapping's tag is flipped", "stage 3: the wrapping", edit(stage3, len(stage3)-1)},
 		{"trailing byte", "a byte more, the frame's length says so", "stage 3: the wrapping",
 			frame(append(bytes.Clone(body(stage3)), 0))},
-		{"frame cut", "the stream ends inside the frame", "unexpected EOF", stage3[:len(stage3)-1]},
+		{"frame cut", "the stream ends inside the frame", "the other side ended the connection", stage3[:len(stage3)-1]},
 		{"empty", "an empty frame", "stage 3: the wrapping", frame(nil)},
 		{"is stage 1", "stage 1 again", "stage 3: the wrapping", stage1},
 		{"is stage 2", "reflection: stage 2 comes back", "stage 3: the wrapping", stage2},
@@ -444,7 +444,7 @@ func (m *vectorMaker) handshakes() {
 		{"bit of tag", "a bit of the wrapping's tag is flipped", "stage 2: the wrapping", edit(stage2, len(stage2)-1)},
 		{"trailing byte", "a byte more, the frame's length says so", "stage 2: the wrapping",
 			frame(append(bytes.Clone(body(stage2)), 0))},
-		{"frame cut", "the stream ends inside the frame", "unexpected EOF", stage2[:len(stage2)-1]},
+		{"frame cut", "the stream ends inside the frame", "the other side ended the connection", stage2[:len(stage2)-1]},
 		{"empty", "an empty frame", "stage 2: the wrapping", frame(nil)},
 		{"is stage 1", "reflection: stage 1 comes back", "stage 2: the wrapping", stage1},
 		{"is stage 4", "stage 4 before its time", "stage 2: the wrapping", stage4},
@@ -458,7 +458,7 @@ func (m *vectorMaker) handshakes() {
 	}{
 		{"bit", "a bit is flipped", "stage 4: the wrapping", edit(stage4, 2)},
 		{"bit of tag", "a bit of the wrapping's tag is flipped", "stage 4: the wrapping", edit(stage4, len(stage4)-1)},
-		{"frame cut", "the stream ends inside the frame", "unexpected EOF", stage4[:len(stage4)-1]},
+		{"frame cut", "the stream ends inside the frame", "the other side ended the connection", stage4[:len(stage4)-1]},
 		{"empty", "an empty frame", "stage 4: the wrapping", frame(nil)},
 		{"is stage 2", "stage 2 again", "stage 4: the wrapping", stage2},
 		{"is stage 3", "reflection: stage 3 comes back", "stage 4: the wrapping", stage3},
@@ -549,7 +549,7 @@ func (m *vectorMaker) handshakes() {
 		putRefusal(c.name, c.defect, c.check, c.body)
 	}
 	cut := lies(inPlaceOf(2, refusal), one)[1]
-	put("client", "refusal frame cut", "the stream ends inside the frame", "unexpected EOF", frame(own), cut[:len(cut)-1])
+	put("client", "refusal frame cut", "the stream ends inside the frame", "the other side ended the connection", frame(own), cut[:len(cut)-1])
 	put("client", "refusal at stage 4 made for stage 2", "signed over h1, not h3", "a refusal with a bad signature",
 		frame(own), two, func() []byte {
 			var h1 []byte
@@ -746,6 +746,11 @@ func (m *vectorMaker) packets() {
 				hexField("digest", keys.digest[:]), hexField("secret", keys.toServer[:]),
 				hexField("stream", slices.Concat(stream...)))
 		}
+		putAfter := func(before int, name, defect, check string, stream []byte) {
+			m.put("packets", keys.cipher()+" "+name, defect, check, [2]string{"cipher", keys.cipher()},
+				hexField("digest", keys.digest[:]), hexField("secret", keys.toServer[:]),
+				[2]string{"before", strconv.Itoa(before)}, hexField("stream", stream))
+		}
 		const bad = "cannot be verified"
 		p := packets("one", "two", "three")
 		for _, n := range []int{0, 1, 10, 11, 12, maxBatch} {
@@ -761,8 +766,9 @@ func (m *vectorMaker) packets() {
 			}
 			return b
 		}())
-		rekeyed := func(ratchet bool, payload []byte) []byte {
+		rekeyed := func(before int, ratchet bool, payload []byte) []byte {
 			h := half()
+			h.skip(before)
 			b := h.seal(h.seal(nil, kindText, []byte("old")), kindRekey, payload)
 			if ratchet {
 				if err := h.ratchet(); err != nil {
@@ -771,9 +777,13 @@ func (m *vectorMaker) packets() {
 			}
 			return h.seal(b, kindText, []byte("new"))
 		}
-		put("rekey", "", "", rekeyed(true, nil))
-		put("rekey with the old key on", "the packet after a rekey is under the old key", bad, rekeyed(false, nil))
-		put("rekey with a payload", "a rekey has a payload", "wrong form", rekeyed(true, []byte{0}))
+		const least = leastRekeyPackets - 2 // before the first packet of rekeyed, so that its rekey is permitted
+		putAfter(least, "rekey", "", "", rekeyed(least, true, nil))
+		putAfter(least-1, "rekey too early", "the rekey is packet 4095 under its key", "wrong form",
+			rekeyed(least-1, true, nil))
+		putAfter(least, "rekey with the old key on", "the packet after a rekey is under the old key", bad,
+			rekeyed(least, false, nil))
+		putAfter(least, "rekey with a payload", "a rekey has a payload", "wrong form", rekeyed(least, true, []byte{0}))
 		put("parts", "", "", func() []byte {
 			h := half()
 			return h.seal(h.seal(nil, kindPart, []byte("front ")), kindText, []byte("back"))

@@ -245,9 +245,16 @@ func runVector(t *testing.T, v *vector) (out [][2]string, err error) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if before := v.get("before"); before != "" {
+			n, err := strconv.Atoi(before)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.in.skip(n)
+		}
 		for {
 			kind, payload, err := s.read()
-			if err == errTruncated && s.packets.r == s.packets.w && len(s.partial) == 0 {
+			if err == errTruncated && s.packets.r == s.packets.w && s.partial == nil {
 				return out, nil
 			}
 			if err != nil {

@@ -1,12 +1,12 @@
 package main
 
-// -verify-log: checks that each record of a log contains the hash of the record before it. An attacker who can write
-// the file can also recompute the whole chain, and a log without its last records is a valid shorter log. Only a head
-// that was noted elsewhere reveals these.
+// -verify-log, and the check of a log's end at a start: each record of a log contains the hash of the record before it.
+// docs/LOG.md has the limits of this check.
 
 import (
 	"bufio"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -19,11 +19,27 @@ type chainSummary struct {
 	first, head [sha256.Size]byte // the hash in the first record, and the hash of the last record
 }
 
-// verifyLogs checks the files of one log, the oldest first, and prints a line about each.
-func verifyLogs(paths []string, stdout io.Writer) error {
+// follows returns an error unless v is the chain of the file path that continues before, the chain of the file older.
+// A chain without a record follows every chain.
+func (v chainSummary) follows(before chainSummary, path, older string) error {
+	if v.records == 0 || before.records == 0 || v.first == before.head {
+		return nil
+	}
+	return fmt.Errorf("%s: line 1 does not follow the last line of %s: "+
+		"records between them were removed, or that line was edited or removed", path, older)
+}
+
+// verifyLogs checks the files of one log, the oldest first, and prints a line about each. Unless head is empty, it is
+// the hash of a record, in hexadecimal, that one of the files must have.
+func verifyLogs(paths []string, head string, stdout io.Writer) error {
+	found := ""
 	var before chainSummary
 	for i, path := range paths {
-		v, err := verifyFile(path)
+		v, err := verifyFile(path, func(line int, hash [sha256.Size]byte) {
+			if hex.EncodeToString(hash[:]) == head {
+				found = fmt.Sprintf("head found: line %d of %s", line, safe(path))
+			}
+		})
 		if err != nil {
 			return err
 		}
@@ -33,9 +49,11 @@ func verifyLogs(paths []string, stdout io.Writer) error {
 			}
 			continue
 		}
-		if before.records > 0 && v.first != before.head {
-			return fmt.Errorf("%s: line 1 does not follow the last line of %s: "+
-				"records between them were removed, or that line was edited or removed", path, paths[i-1])
+		if err := v.follows(before, path, paths[max(0, i-1)]); err != nil {
+			return err
+		}
+		if hex.EncodeToString(v.first[:]) == head && found == "" {
+			found = "head found: it precedes line 1 of " + safe(path)
 		}
 		begin := "begins a chain"
 		if v.first != [sha256.Size]byte{} {
@@ -47,26 +65,60 @@ func verifyLogs(paths []string, stdout io.Writer) error {
 		}
 		before = v
 	}
-	return nil
+	switch {
+	case head == "":
+		return nil
+	case found == "":
+		return fmt.Errorf("no record has the hash %s: "+
+			"records up to that one were removed or edited, or it is in a file that was not named", head)
+	}
+	_, err := fmt.Fprintln(stdout, found)
+	return err
 }
 
-// verifyFile is like verifyLog, for the file at path.
-func verifyFile(path string) (v chainSummary, err error) {
+// verifyFile is like verifyChain, for the file at path.
+func verifyFile(path string, use func(line int, hash [sha256.Size]byte)) (v chainSummary, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return v, fmt.Errorf("checking the log: %w", err)
 	}
 	defer f.Close()
-	v, err = verifyLog(f)
+	v, err = verifyChain(f, use)
 	if err != nil {
 		return v, fmt.Errorf("%s: %w", path, err)
 	}
 	return v, nil
 }
 
+// verifyEnd is like verifyLog, for the records that are in the last tail bytes of f as a whole. size is the end of its
+// last record.
+func verifyEnd(f *os.File, size, tail int64) (chainSummary, error) {
+	from := max(0, size-tail)
+	r := bufio.NewReaderSize(io.NewSectionReader(f, from, size-from), maxRecord)
+	if from == 0 {
+		return verifyLog(r)
+	}
+	for err := bufio.ErrBufferFull; err != nil; { // the rest of a record that begins before the tail
+		_, err = r.ReadSlice('\n')
+		if err != nil && err != bufio.ErrBufferFull {
+			return chainSummary{}, err
+		}
+	}
+	v, err := verifyLog(r)
+	if err != nil {
+		return v, fmt.Errorf("the last %d MiB: %w", tail>>20, err)
+	}
+	return v, nil
+}
+
 // verifyLog follows the chain. Its error names the first line that was changed. The hashes may leave two possibilities,
 // because the hash of a record is only in the next one.
-func verifyLog(r io.Reader) (v chainSummary, err error) {
+func verifyLog(r io.Reader) (chainSummary, error) {
+	return verifyChain(r, func(int, [sha256.Size]byte) {})
+}
+
+// verifyChain is like verifyLog, and calls use with the hash of each line.
+func verifyChain(r io.Reader, use func(line int, hash [sha256.Size]byte)) (v chainSummary, err error) {
 	in := bufio.NewReaderSize(r, maxRecord)
 	var previous [sha256.Size]byte // the hash of the record before the last
 	for {
@@ -98,6 +150,7 @@ func verifyLog(r io.Reader) (v chainSummary, err error) {
 		}
 		previous, v.head = v.head, hash
 		v.records = line
+		use(line, hash)
 	}
 }
 

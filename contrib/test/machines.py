@@ -1,0 +1,374 @@
+#!/usr/bin/env python3
+"""Runs a release on whole machines under qemu: a Debian with systemd, in which the .deb is installed, upgraded, removed and
+purged; the same machine with the power cut while lines are sent; an ARM and a MIPS machine with 64 MB of memory.
+
+    contrib/test/machines.py DIST [-work FOLDER] [-table FILE] [debian|powercut|armhf|mipsel|firstmips]…
+
+By default all but firstmips run, which generates keys on the MIPS machine: that takes from one to five minutes. -work keeps
+the machines for the next run; -table replaces the rows of the machines in a file, which has the
+table between two comments. Needs root, and Debian's packages that .ci/run names."""
+import argparse
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+from guest import Failure, Guest, Host, Report, field
+
+HERE = pathlib.Path(__file__).resolve().parent
+KEYS, LOGS = "/var/lib/private/securechat", "/var/log/private/securechat"
+LOG = LOGS + "/connection.log"
+CODE = r"^([A-Z0-9]+(?:-[A-Z0-9]+)+)$"
+JOIN = "securechat -connect 127.0.0.1:9000 -dir /root/ben"  # in the machine
+LINES = 20000  # of the power cut
+
+
+def copy_disk(guest):
+    """Gives the guest a disk of its own, without what earlier runs have written."""
+    subprocess.run(["cp", "--sparse=always", guest.folder / "disk", guest.folder / "live"], check=True)
+
+
+def installed(guest):
+    """Installs the package, opens the room and admits ben, who is in the machine. Returns the package's message."""
+    out = guest.sh("dpkg -i /root/first.deb 2>&1; systemctl is-enabled securechat.socket; systemctl is-active securechat.socket")
+    opened = guest.sh("systemctl enable -q --now securechat.socket; systemctl start securechat; systemctl is-active securechat")
+    if opened.strip() != "active":
+        raise Failure("the service did not start: " + opened + guest.sh("journalctl -u securechat --no-pager"))
+    return out
+
+
+def debian(options, folder):
+    guest, report = Guest(folder, "debian"), Report("Debian 12, amd64")
+    copy_disk(guest)
+    guest.start()
+    report.check("boots", True)
+    package(guest, report)
+    service(guest, report)
+    failures(guest, report)
+    removal(guest, report)
+    guest.cut()
+    return report.rows
+
+
+def package(guest, report):
+    out = installed(guest)
+    report.check("the .deb is installed, neither enabled nor started, and prints three lines",
+        len(re.findall(r"^securechat: ", out, re.M)) == 3 and out.endswith("disabled\ninactive\n"), out)
+    out = guest.sh(f"""code=$(securechat -invite ben 2>/root/err); cat /root/err
+echo hello | SECURECHAT_INVITE=$code {JOIN} -join; echo exit=$?
+find {KEYS} ! -user $(stat -c %u {KEYS}) | sed 's/^/another owner: /'; stat -c 'mode %a' {KEYS} {LOGS} {LOG} {KEYS}/identity""")
+    report.check("root's -invite finds the service's folder, and its guest joins", "using the service's folder" in out and
+        "exit=0" in out and "another owner" not in out and re.findall(r"mode (\d+)", out) == ["700", "700", "600", "600"], out)
+    out = guest.sh(f"""(i=0; until [ -e /root/upgraded ] || [ $i = 20000 ]; do i=$((i + 1)); echo "upgrade $i"
+[ $((i % 50)) != 0 ] || sleep 0.2; done; echo upgrade last; echo "sent $((i + 1))" >/root/sent) |
+{JOIN} -reconnect >/root/out 2>&1 & client=$!
+for i in $(seq 300); do grep -q '"upgrade 1"' {LOG} && break; sleep 0.1; done
+dpkg -i /root/second.deb; systemctl is-active securechat; touch /root/upgraded
+wait $client; echo exit=$?; cat /root/out /root/sent
+grep -o '"message":"upgrade [a-z0-9]*"' {LOG} | sort | uniq -c | awk '$1 == 1' | wc -l | sed 's/^/once /'; dpkg -s securechat | grep ^Version""")
+    report.check("an upgrade while a client with -reconnect sends lines: each is in the log once", "exit=0" in out and
+        "connecting again" in out and field(r"^sent (\d+)", out) == field(r"^once (\d+)", out) and
+        re.search(r"^Version: .*\.1$", out, re.M), out)
+
+
+def service(guest, report):
+    joins = f"echo hello | {JOIN}; echo exit=$?"
+    out = guest.sh("journalctl -u securechat -o cat --no-pager")
+    report.check("stderr is in the journal", "room open on" in out, out)
+    out = guest.sh("systemctl show -p DynamicUser,Type securechat; ps -o uid= -C securechat; "
+        "systemd-analyze security --no-pager securechat.service | tail -n 1")
+    report.check("DynamicUser, Type=notify, and systemd-analyze security of at most 1.0", "DynamicUser=yes" in out and
+        61184 <= int(field(r"^ *(\d+)$", out)) <= 65519 and "Type=notify" in out and float(field(r"securechat\.service: ([0-9.]+)", out)) <= 1.0, out)
+    out = guest.sh("systemctl stop securechat.service; systemctl is-active securechat.socket; " + joins)
+    report.check("socket activation", "active\n" in out and "exit=0" in out, out)
+    out = guest.sh(f"mv {LOG} {LOG}.1; systemctl reload securechat; {joins}; securechat -verify-log {LOG}.1 {LOG}; echo verified=$?")
+    report.check("reload continues in a new log, with an unbroken chain", "exit=0" in out and "verified=0" in out, out)
+    out = guest.sh(f"""before=$(systemctl show --value -p MainPID securechat); kill -9 $before
+for i in $(seq 100); do now=$(systemctl show --value -p MainPID securechat); [ $now = $before ] || [ $now = 0 ] || break; sleep 0.1; done
+{joins}; systemctl is-active securechat""")
+    report.check("kill -9: systemd starts it again", out.endswith("exit=0\nactive\n"), out)
+    out = guest.sh(f"""clients() {{ grep -c '"event":"connect"' {LOG}; }}; before=$(clients); for i in 1 2 3 4 5; do {JOIN} -stay </dev/null >/root/stay$i 2>&1 & done
+for i in $(seq 100); do [ $(clients) -lt $((before + 5)) ] || break; sleep 0.2; done
+s=$(date +%s%N); systemctl stop securechat.service; e=$(date +%s%N); echo took=$(( (e - s) / 1000000 )); tail -n 1 {LOG}""")
+    report.check("stop with five clients: within 5 s, and a stop record",
+        int(field(r"took=(\d+)", out)) < 5000 and '"event":"stop"' in out, out)
+    out = guest.sh("systemctl stop securechat.socket; systemctl start securechat.service; echo started=$?; "
+        "systemctl is-active securechat.socket; " + joins)
+    report.check("securechat.service started alone starts its socket", "started=0\nactive\n" in out and "exit=0" in out, out)
+    out = guest.sh(f"""logrotate -f /etc/logrotate.d/securechat; echo rotated=$?; {joins}
+logrotate -f /etc/logrotate.d/securechat; echo rotated=$?; {joins}
+zcat {LOG}.2.gz >/root/2; securechat -verify-log /root/2 {LOG}.1 {LOG}; echo verified=$?
+systemctl stop securechat.service securechat.socket; logrotate -f /etc/logrotate.d/securechat; echo rotated=$?
+systemctl start securechat""")
+    report.check("logrotate, also while the service is stopped; an unbroken chain",
+        out.count("rotated=0") == 3 and out.count("exit=0") == 2 and "verified=0" in out, out)
+
+
+def failures(guest, report):
+    out = guest.sh(f"""systemctl stop securechat.service; cp -p {KEYS}/identity /root/identity
+ssh-keygen -q -p -P '' -N 'correct horse' -f {KEYS}/identity; mkdir -p -m 700 /etc/credstore
+echo wrong >/etc/credstore/securechat.passphrase; systemctl reset-failed securechat; systemctl start securechat; sleep 4
+systemctl show -p NRestarts,ExecMainStatus,SubState securechat; journalctl -u securechat -o cat --no-pager -n 8
+echo 'correct horse' >/etc/credstore/securechat.passphrase; systemctl reset-failed securechat; systemctl start securechat
+systemctl is-active securechat; echo hello | {JOIN}; echo exit=$?""")
+    report.check("LoadCredential: a wrong passphrase is in the journal and ends the restarts; the right one opens the room",
+        "NRestarts=0" in out and "ExecMainStatus=2" in out and "wrong passphrase" in out and "\nactive\n" in out and "exit=0" in out, out)
+    out = guest.sh("""mkdir -p /run/systemd/system/securechat.service.d
+printf '[Service]\\nWatchdogSec=3\\n' >/run/systemd/system/securechat.service.d/watchdog.conf; systemctl daemon-reload
+systemctl restart securechat; sleep 5; systemctl show -p NRestarts securechat; since=$(date '+%F %T')
+kill -STOP $(systemctl show --value -p MainPID securechat)
+for i in $(seq 200); do systemctl show -p NRestarts securechat | grep -q =1 && break; sleep 0.1; done
+for i in $(seq 100); do systemctl is-active -q securechat && break; sleep 0.1; done
+systemctl show -p NRestarts,ActiveState securechat; journalctl -u securechat -o cat --no-pager --since "$since" """)
+    report.check("the watchdog restarts a stuck server, without a dump of registers or stacks", out.startswith("NRestarts=0") and
+        "NRestarts=1" in out and "ActiveState=active" in out and "Watchdog timeout" in out and
+        not re.search("goroutine|rax ", out), out)
+
+
+def removal(guest, report):
+    out = guest.sh(f"""dpkg -r securechat; systemctl is-active securechat.socket; ls {KEYS}/identity {LOG}
+systemctl is-enabled securechat.socket 2>&1; ls /etc/systemd/system/sockets.target.wants
+dpkg -P securechat; echo purged=$?; ls -d /var/lib/*/securechat /var/log/*/securechat /var/lib/securechat /etc/logrotate.d/securechat 2>/dev/null""")
+    report.check("removing keeps keys and log, purging removes them", f"inactive\n{KEYS}/identity\n{LOG}\n" in out and
+        "securechat.socket\n" not in out.split("identity\n")[1].split("Purging")[0] and out.endswith("purged=0\n"), out)
+
+
+def powercut(options, folder):
+    guest, report = Guest(folder, "debian"), Report("Debian 12, power cut")
+    copy_disk(guest)
+    guest.start()
+    installed(guest)
+    shutil.rmtree(folder / "host", ignore_errors=True)
+    host = Host(options.securechat, folder / "host", guest)
+    code = field(CODE, guest.sh(f"""mkdir -p /etc/systemd/system/securechat.service.d
+printf '[Service]\\nExecStart=\\nExecStart=/usr/bin/securechat -listen systemd -dir %s -log %s -sync\\n' '${{STATE_DIRECTORY}}' \
+'${{LOGS_DIRECTORY}}/connection.log' >/etc/systemd/system/securechat.service.d/sync.conf
+systemctl daemon-reload; systemctl restart securechat; securechat -invite host 2>/dev/null; sync"""))
+    status, out = host.join("-join", text="first\n", env={**os.environ, "SECURECHAT_INVITE": code})
+    report.check("boots; the room is open with -sync, and the client joins", status == 0, out)
+    cut_while_sending(guest, report, host)
+    code = field(CODE, guest.sh("securechat -invite late 2>/dev/null"))
+    shutil.rmtree(folder / "late", ignore_errors=True)
+    late = Host(options.securechat, folder / "late", guest)
+    status, out = late.join("-join", text="hi\n", env={**os.environ, "SECURECHAT_INVITE": code})
+    guest.cut()
+    if status != 0:
+        raise Failure("the guest of the second invite was not admitted: " + out)
+    guest.start()
+    status, out = late.join(text="after\n")
+    report.check("power cut right after an invite was used: its guest still joins", status == 0,
+        out + guest.sh(f"ls -la {KEYS}; journalctl -u securechat -o cat --no-pager -n 5"))
+    guest.cut()
+    return report.rows
+
+
+def cut_while_sending(guest, report, host):
+    """Ends the machine while lines are sent, boots it again, and checks that the client then completes."""
+    p = subprocess.Popen(host.arguments("-connect", host.address, "-json", "-reconnect"), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE)
+    acknowledged = [0]
+
+    def read():
+        for line in p.stdout:
+            o = json.loads(line)
+            if o["type"] == "ack":
+                acknowledged[0] = o["id"]
+
+    def write():
+        for i in range(1, LINES + 1):
+            p.stdin.write(b'{"text":"power cut %d"}\n' % i)
+            if i % 20 == 0:
+                p.stdin.flush()
+                time.sleep(0.002)
+        p.stdin.close()
+
+    for loop in read, write:
+        threading.Thread(target=loop, daemon=True).start()
+    try:
+        end = time.monotonic() + 90
+        while acknowledged[0] < LINES // 3 and time.monotonic() < end and p.poll() is None:
+            time.sleep(0.001)
+        guest.cut()
+        before = acknowledged[0]
+        if not 0 < before < LINES:
+            raise Failure(f"{before} lines were acknowledged before the power cut")
+        guest.start()
+        out = guest.sh(f"cat {LOG}; securechat -verify-log {LOG}; echo verified=$?")
+        logged = set(re.findall(r'"message":"power cut (\d+)"', out))
+        lost = [i for i in range(1, before + 1) if str(i) not in logged]
+        report.check(f"power cut in the middle of {LINES} lines with -sync: each acknowledged line is in the log", not lost and
+            "verified=0" in out, f"acknowledged {before}, lost {lost}; {out[-500:]}")
+        status = p.wait(120)
+        out = guest.sh(f"cat {LOG}; securechat -verify-log {LOG}; echo verified=$?")
+        logged = sorted(int(i) for i in re.findall(r'"message":"power cut (\d+)"', out))
+        report.check(f"the client reconnects and completes: {LINES} lines once each, an unbroken chain",
+            status == 0 and logged == list(range(1, LINES + 1)) and "verified=0" in out, f"exit {status}, {len(logged)} lines")
+    finally:
+        p.kill()
+        p.wait()
+
+
+# Starts a room as OpenWrt's init script does and waits until it is open; prints the seconds that this took, stderr, and the peak memory.
+SERVE = """(GOMEMLIMIT=32MiB securechat -listen :9000 -dir /state/keys -log /state/connection.log </dev/null >/state/out 2>/state/err & echo $! >/state/pid)
+a=$(cut -d' ' -f1 /proc/uptime); n=0
+until grep -q 'room open' /state/err || [ $n -gt 6000 ]; do usleep 50000; n=$((n + 1)); done
+echo "times $a $(cut -d' ' -f1 /proc/uptime)"; cat /state/err; grep VmHWM /proc/$(cat /state/pid)/status
+"""
+
+
+def armhf(options, folder):
+    return small(options, folder, "armhf", "ARM Cortex-A7, 64 MB", True, 50)
+
+
+def mipsel(options, folder):
+    return small(options, folder, "mipsel", "MIPS 24Kc, 64 MB", False, 10)
+
+
+def firstmips(options, folder):
+    return small(options, folder, "mipsel", "MIPS 24Kc, 64 MB, first start", True, 10)
+
+
+def small(options, folder, kind, machine, first, clients):
+    guest, report = Guest(folder, kind), Report(machine)
+    guest.start()
+    report.check("boots, without entropy from outside, the clock at 1970", True)
+    guest.sh("mount -t tmpfs -o size=12m,mode=700 state /state; mount -o remount,ro /; mkdir -m 700 /state/keys")
+    for name in "host", "keys":
+        shutil.rmtree(folder / name, ignore_errors=True)
+    host = Host(options.securechat, folder / "host", guest)
+    if not first:  # the keys come from outside, since generating them here takes too long for CI
+        Host(options.securechat, folder / "keys", guest)
+        for name in "identity", "identity.pub", "encryption":
+            guest.sh(f"cat >/state/keys/{name} <<'END'\n{(folder / 'keys' / name).read_text()}END\nchmod 600 /state/keys/{name}")
+    out = guest.sh(SERVE, 400)
+    a, b = field(r"times (\S+ \S+)", out).split()
+    what = "first start, generates keys" if first else "start with keys"
+    report.check(f"{what}, on a read-only root: {float(b) - float(a):.1f} s", "room open" in out, out)
+    if first:
+        out = guest.sh("kill $(cat /state/pid); sleep 1; " + SERVE)
+        a, b = field(r"times (\S+ \S+)", out).split()
+        report.check(f"start with keys: {float(b) - float(a):.1f} s", "room open" in out, out)
+    key = (folder / "host" / "identity.pub").read_text().strip()
+    pin = guest.sh(f"echo '{key}' >/state/keys/authorized_keys; chmod 600 /state/keys/authorized_keys; cat /state/keys/identity.pub").strip()
+    (folder / "host" / "known_hosts").write_text(f"[{host.address.split(':')[0]}]:{guest.room} {pin}\n")
+    status, out = host.join(text="from outside\n")
+    report.check("a client from outside joins", status == 0, out)
+    out = guest.sh("echo from inside | securechat -connect 127.0.0.1:9000 -dir /state/keys; echo exit=$?")
+    report.check("a client from inside joins", "exit=0" in out, out)
+    crowd(guest, report, host, clients)
+    status, out = host.join(text="".join(f"many {i}\n" for i in range(3000)))
+    report.check("3000 lines", status == 0, out)
+    full_flash(guest, report, host)
+    out = guest.sh("date -s @1795622400 >/dev/null; date; securechat -verify-log /state/connection.log; echo verified=$?; "
+        "grep VmHWM /proc/$(cat /state/pid)/status; dmesg | grep -ci 'out of memory'")
+    status, joined = host.join(text="after the clock was set\n")
+    peak = int(field(r"VmHWM:\s+(\d+)", out)) >> 10
+    report.check(f"the clock is set to 2026; peak memory {peak} MB, an unbroken chain",
+        status == 0 and "verified=0" in out and out.endswith("\n0\n"), out + joined)
+    guest.cut()
+    return report.rows
+
+
+def crowd(guest, report, host, clients):
+    """Has many clients in the room at once, and sends them a line."""
+    all = []
+    try:
+        for i in range(clients):
+            all.append(subprocess.Popen(host.arguments("-connect", host.address, "-count", "1", "-timeout", "100s", "-reconnect"),
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        end, joined = time.monotonic() + 90, 0
+        while joined < clients and time.monotonic() < end:
+            time.sleep(1)
+            out = guest.sh("grep -c '\"event\":\"connect\"' /state/connection.log; grep -c '\"event\":\"disconnect\"' /state/connection.log")
+            connects, leaves = (int(n) for n in out.split())
+            joined = connects - leaves
+        status, out = host.join(text="to all\n")
+        received = [p.communicate(timeout=60)[0] for p in all]
+        report.check(f"{clients} clients at once receive a line", status == 0 and joined == clients and
+            all_have(received, "to all"), f"{joined} joined; {out}; {received}")
+    finally:
+        for p in all:
+            p.kill()
+            p.wait()
+
+
+def all_have(texts, word):
+    return all(word in text for text in texts)
+
+
+def full_flash(guest, report, host):
+    """Leaves 100 KiB of the file system while lines are sent, then makes room."""
+    guest.sh("used=$(df -k /state | tail -n 1 | awk '{print $3}'); mount -o remount,size=$((used + 100))k /state")
+    p = subprocess.Popen(host.arguments("-connect", host.address), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True)
+    try:
+        p.stdin.write("".join(f"full {i}\n" for i in range(2000)))
+        p.stdin.flush()
+        p.stdin.close()
+        for _ in range(120):
+            out = guest.sh("cat /state/err")
+            if "no space left" in out or p.poll() is not None:
+                break
+            time.sleep(0.5)
+        waiting = p.poll() is None
+        guest.sh("mount -o remount,size=12m /state")
+        status = p.wait(120)
+        count = guest.sh("grep -c '\"message\":\"full ' /state/connection.log").strip()
+        report.check("a full flash is reported and acknowledges nothing; with space all 2000 lines are in the log",
+            "no space left" in out and waiting and status == 0 and count == "2000", f"exit {status}, {count} lines; {out}")
+    finally:
+        p.kill()
+        p.wait()
+
+
+def write_table(path, rows):
+    """Replaces the rows of the machines that were run, between the two comments in a file."""
+    begin, end = "<!-- machines -->\n", "<!-- end of machines -->"
+    head, rest = pathlib.Path(path).read_text().split(begin)
+    old, tail = rest.split(end)
+    machines = {row.split("|")[1] for row in rows}
+    kept = [row for row in old.splitlines() if row.startswith("| ") and row.split("|")[1] not in machines and not row.startswith("| machine ")]
+    table = ["| machine | check | holds | time |", "|---|---|---|---|", *sorted(kept + rows, key=lambda row: row.split("|")[1])]
+    pathlib.Path(path).write_text(head + begin + "\n".join(table) + "\n" + end + tail)
+
+
+def main():
+    runs = {f.__name__: f for f in (debian, powercut, armhf, mipsel, firstmips)}
+    parser = argparse.ArgumentParser()
+    parser.add_argument("dist", type=pathlib.Path)
+    parser.add_argument("-work", type=pathlib.Path)
+    parser.add_argument("-table")
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    options = parser.parse_intermixed_args()
+    options.securechat = str(options.dist.resolve() / "securechat-linux-amd64")
+    rows = []
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:  # a disk: /tmp may be memory, which cannot bypass a cache
+        work = options.work or pathlib.Path(folder)
+        for name in options.names or ["debian", "powercut", "armhf", "mipsel"]:
+            image = {"powercut": "debian", "firstmips": "mipsel"}.get(name, name)
+            began = time.monotonic()
+            if not (work / image / "initrd").exists() or image == "debian" and name != "powercut":
+                subprocess.run([HERE / "images.sh", options.dist, work / image, image], check=True, timeout=400)
+            made = time.monotonic()
+            rows += runs[name](options, work / image)
+            print(f"-- {name}: {made - began:.0f} s to make the machine, {time.monotonic() - made:.0f} s to run", flush=True)
+    if options.table:
+        write_table(options.table, rows)
+
+
+# End every machine that this script started, however it ends.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated by SIGTERM"))
+try:
+    main()
+except (Failure, OSError, subprocess.SubprocessError) as e:
+    sys.exit(f"failed: {e}")
+finally:
+    for guest in Guest.all:
+        guest.cut()

@@ -1,0 +1,137 @@
+#!/bin/bash
+# OpenWrt's package in a folder tree with busybox as its only other program: the .ipk is unpacked, its scripts run under
+# busybox's shell with stand-ins for rc.common and procd, and the room runs as the user securechat. The real rc.common,
+# procd and opkg are not among Debian's packages, so they are not run. Needs root and busybox-static.
+#
+#	contrib/test/openwrt.sh PACKAGE.ipk
+set -eu
+package=$(realpath "$1")
+root=$(mktemp -d)
+server=
+end() { [ -z "$server" ] || kill -KILL "$server" 2>/dev/null || true; rm -rf "$root"; }
+trap end EXIT
+fail() { echo "FAIL: $*"; cat "$root"/tmp/room.err 2>/dev/null; exit 1; }
+within() { timeout -k 5 60 "$@"; }
+sh() { within chroot "$root" /bin/sh -c "$1"; }
+
+chmod 755 "$root"
+mkdir -p "$root"/{bin,dev,etc/rc.d,lib,proc,root,tmp,usr/bin,mnt/usb,var/empty}
+chmod 1777 "$root/tmp"
+cp "$(command -v busybox)" "$root/bin/busybox"
+for name in $("$root/bin/busybox" --list); do [ "$name" = busybox ] || ln -s busybox "$root/bin/$name"; done
+mknod "$root/dev/null" c 1 3
+mknod "$root/dev/urandom" c 1 9
+chmod 666 "$root"/dev/*
+echo root:x:0:0:root:/root:/bin/sh >"$root/etc/passwd"
+echo root:x:0: >"$root/etc/group"
+cat >"$root/lib/functions.sh" <<'S'
+user_exists() { grep -q "^$1:" /etc/passwd; }
+user_add() { echo "$1:x:32768:$3:::/bin/false" >>/etc/passwd; }
+group_add_next() { echo "$1:x:32768:" >>/etc/group; echo 32768; }
+S
+# The stand-in for rc.common and procd: the settings are variables, and a start prints what procd would be asked for.
+cat >"$root/etc/rc.common" <<'S'
+script=$1 action=$2
+. /lib/functions.sh
+config_load() { . /etc/settings; }
+config_foreach() { "$1" main; }
+config_get() { eval "$1=\${option_$3:-\$4}"; }
+config_get_bool() { config_get "$@"; }
+procd_open_instance() { :; }
+procd_close_instance() { :; }
+procd_add_reload_trigger() { :; }
+procd_append_param() { echo "append $*"; }
+procd_set_param() { echo "$*"; }
+logger() { shift $(($# - 1)); echo "$1" >&2; }
+. "$script"
+case $action in
+start) start_service ;;
+enable) ln -sf "$script" /etc/rc.d/S95securechat ;;
+disable) rm -f /etc/rc.d/S95securechat ;;
+enabled) [ -L /etc/rc.d/S95securechat ] ;;
+stop) ;;
+esac
+S
+
+# The package.
+mkdir "$root/ipk" "$root/control"
+tar xzf "$package" -C "$root/ipk"
+tar xzf "$root/ipk/data.tar.gz" -C "$root"
+tar xzf "$root/ipk/control.tar.gz" -C "$root/control"
+sed -i '1s|.*|#!/bin/rc.sh|' "$root/etc/init.d/securechat"
+printf '#!/bin/sh\nexec /bin/sh /etc/rc.common "$@"\n' >"$root/bin/rc.sh"
+sed -i '1s|.*|#!/bin/sh /bin/rc.sh|' "$root/etc/init.d/securechat"
+chmod 755 "$root/bin/rc.sh"
+sh "/control/postinst configure" | tee "$root/tmp/message"
+[ "$(wc -l <"$root/tmp/message")" = 3 ] || fail "the message of the package has not three lines"
+grep -q '^securechat:x:32768:32768:' "$root/etc/passwd" || fail "no user"
+! sh "/etc/init.d/securechat enabled" || fail "the package enabled the service"
+grep -q "option enabled '0'" "$root/etc/config/securechat" || fail "the service would start"
+
+start() { # SETTING…: prints what procd is asked for
+	printf 'option_%s\n' enabled=1 "$@" >"$root/etc/settings"
+	sh "/etc/init.d/securechat start"
+}
+wants() { # TEXT SETTING…
+	local text=$1 got
+	shift
+	got=$(start "$@" 2>&1) || true
+	[[ $got = *"$text"* ]] || fail "$*: $got, not $text"
+}
+id() { stat -c '%u %a' "$root/$1"; }
+
+echo "-- the folder and the log are where the settings say"
+wants "command /usr/bin/securechat -listen :9000 -dir /etc/securechat -log off -history 1000 -max-clients 64" log=off
+[ "$(id etc/securechat)" = "32768 700" ] || fail "/etc/securechat: $(id etc/securechat)"
+wants "-log /etc/securechat/connection.log" log=connection.log
+[ ! -e "$root/etc/securechat/connection.log" ] || fail "the script created a file in the service's folder"
+wants "-log /connection.log" log=/connection.log
+[ "$(id connection.log)" = "32768 600" ] || fail "/connection.log: $(id connection.log)"
+wants "-log /mnt/usb/room/connection.log" log=/mnt/usb/room/connection.log
+[ "$(id mnt/usb/room)" = "32768 700" ] || fail "/mnt/usb/room: $(id mnt/usb/room)"
+wants "-dir /srv/a/b -log /tmp/room/connection.log" dir=/srv/a/b/ log=/tmp/room/connection.log
+[ "$(id srv/a) $(id srv/a/b) $(id tmp/room)" = "0 755 32768 700 32768 700" ] || fail "/srv/a/b or /tmp/room"
+wants "append command -log-text=false" log_text=0
+wants "cannot create" dir=keys
+! start | grep no_new_privs || fail "no_new_privs has no effect without a jail"
+
+echo "-- a link that the service plants gives it nothing of root's"
+echo secret >"$root/etc/shadow"
+chmod 600 "$root/etc/shadow"
+mkdir "$root/root/private"
+before=$(id etc/shadow)$(id root)$(id root/private)
+ln -s /etc/shadow "$root/etc/securechat/connection.log"
+ln -s /root "$root/mnt/usb/room/link"
+ln -s /etc/shadow "$root/tmp/planted.log"
+chown -h 32768:32768 "$root/etc/securechat/connection.log" "$root/mnt/usb/room/link" "$root/tmp/planted.log"
+for settings in log=connection.log "log=/mnt/usb/room/link/private/connection.log" log=/tmp/planted.log \
+	"dir=/mnt/usb/room/link/private" "dir=/mnt/usb/room/link/new" "log=/mnt/usb/room/link/new/connection.log"; do
+	start "$settings" >/dev/null 2>&1 || true
+done
+[ "$before" = "$(id etc/shadow)$(id root)$(id root/private)" ] || fail "the owner or the mode of root's files changed"
+[ -z "$(ls "$root/root/private")$(find "$root/root" -name new)" ] || fail "a file was created in root's folder"
+rm "$root/etc/securechat/connection.log"
+
+echo "-- the room runs as securechat; root's -invite and -allow work in its folder"
+port=$((20000 + RANDOM % 10000))
+command=$(start listen=127.0.0.1:$port log=connection.log | sed -n 's/^command //p')
+chroot --userspec=32768:32768 "$root" /bin/sh -c "HOME=/var/empty GOMEMLIMIT=32MiB exec $command" </dev/null >"$root/tmp/room.out" 2>"$root/tmp/room.err" &
+server=$!
+for _ in $(seq 600); do ! grep -q 'room open' "$root/tmp/room.err" || break; kill -0 $server || fail "the room ended"; sleep 0.1; done
+code=$(sh "HOME=/root securechat -invite ben 2>/root/err; cat /root/err >&2")
+grep -q "using the service's folder /etc/securechat" "$root/root/err" || fail "-invite: $(cat "$root/root/err")"
+sh "mkdir -m 700 /root/ben; echo 'hello from ben' | HOME=/root SECURECHAT_INVITE=$code securechat -connect 127.0.0.1:$port -join -dir /root/ben"
+sh "securechat -keygen -dir /root/anna >/dev/null 2>&1; HOME=/root securechat -allow /root/anna/identity.pub -dir /etc/securechat"
+sh "echo \"[127.0.0.1]:$port \$(cat /etc/securechat/identity.pub)\" >/root/anna/known_hosts; echo 'hello from anna' | securechat -connect 127.0.0.1:$port -dir /root/anna"
+[ -z "$(find "$root/etc/securechat" ! -uid 32768)" ] || fail "not the service's: $(find "$root/etc/securechat" ! -uid 32768)"
+kill $server
+wait $server || fail "the room ended with status $?"
+server=
+[ "$(grep -c '"message":"hello from' "$root/etc/securechat/connection.log")" = 2 ] || fail "lines are missing from the log"
+sh "securechat -verify-log /etc/securechat/connection.log"
+
+echo "-- removal keeps keys and log"
+sh "/etc/init.d/securechat enable; PKG_UPGRADE=1 /control/prerm; PKG_UPGRADE=1 /control/postinst; /etc/init.d/securechat enabled" || fail "an upgrade disabled the service"
+sh "/control/prerm; ! /etc/init.d/securechat enabled" || fail "a removal left the service enabled"
+[ -f "$root/etc/securechat/identity" ] || fail "the keys are gone"
+echo "OpenWrt's package works"

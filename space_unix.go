@@ -1,0 +1,22 @@
+//go:build linux || darwin || freebsd || dragonfly
+
+package main
+
+// The free space of a file system.
+
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// fileSystemSpace returns the bytes of the file system that f is in, and how many of them this user can still write.
+// total is 0 if the system does not know.
+func fileSystemSpace(f *os.File) (free, total uint64) {
+	var st unix.Statfs_t
+	if unix.Fstatfs(int(f.Fd()), &st) != nil {
+		return 0, 0
+	}
+	free = uint64(max(int64(st.Bavail), 0)) // FreeBSD counts below 0 what only root may write
+	return free * uint64(st.Bsize), uint64(st.Blocks) * uint64(st.Bsize)
+}
