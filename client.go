@@ -25,6 +25,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -50,6 +51,8 @@ type clientConfig struct {
 	to            string        // the receiver of every line; "" for all (-to)
 	keepReceiving bool          // the end of the input does not end the stay (-stay)
 	count         int           // messages after which the client leaves; 0 for no limit (-count)
+	last          int           // messages from before the first connection that the client asks for (-last)
+	place         place         // where the client goes on (-resume, -since)
 	timeout       time.Duration // after which the client leaves; 0 for no limit (-timeout)
 	reconnect     bool          // connect again after network trouble
 	persist       bool          // do so even if the first connection cannot be made (-reconnect was given)
@@ -61,10 +64,11 @@ type client struct {
 	stay
 	stream       streamID
 	box          *outbox
-	place        place
-	losses       losses
+	left         int // messages that -count still waits for; the reader's
 	people       people
 	asksWho      atomic.Bool   // the writer has to send kindWho
+	asksHistory  atomic.Uint64 // the writer has to send kindHistory with this number, unless it is 0
+	losses       losses
 	progress     atomic.Bool   // something was acknowledged or received since remain last looked
 	undelivered  atomic.Bool   // a line reached no receiver, and that was reported
 	wholeInput   atomic.Bool   // the input was read to its end
@@ -77,9 +81,10 @@ type client struct {
 func newClient(config clientConfig) *client {
 	box := newOutbox()
 	c := &client{
-		clientConfig: config, stay: newStay(box), box: box, place: place{count: config.count},
+		clientConfig: config, stay: newStay(box), box: box,
 		inputErr: make(chan error, 1), outputClosed: make(chan struct{}, 1),
 	}
+	c.left = config.count
 	rand.Read(c.stream[:])
 	return c
 }
@@ -122,14 +127,6 @@ func (s *stay) waitEnd() context.Context {
 		return s.over
 	}
 	return s.leaving
-}
-
-// place is the client's position among the items of the room. The reader of a connection owns it, and between two
-// connections the goroutine that connects.
-type place struct {
-	epoch [8]byte // of the room
-	seen  uint64  // the last item shown
-	count int     // messages that -count still waits for
 }
 
 // errLost is the end of a stay by the end of a connection: some lines may be lost.
@@ -408,11 +405,18 @@ func (c *client) orOffline(ctx context.Context, err error) error {
 func (c *client) join(ctx context.Context, conn net.Conn) (*clientConn, error) {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	req := joinRequest{stream: c.stream, flags: joinListens, epoch: c.place.epoch, seen: c.place.seen}
+	req := joinRequest{stream: c.stream, flags: joinListens}
 	switch {
 	case c.pipe != nil:
 		req.flags = joinRaw
-	case c.console.term != nil:
+	case c.place.known:
+		req.flags |= joinPlace
+		req.epoch, req.seen = c.place.epoch, c.place.seen
+	case c.last > 0:
+		req.flags |= joinLast
+		req.seen = uint64(c.last)
+	}
+	if c.console.term != nil {
 		req.flags |= joinPerson
 	}
 	server, l, w, err := c.protocol.dial(newPacedConn(conn, nil, nil), req)
@@ -440,15 +444,12 @@ func (c *client) takeWelcome(server *peer, w welcome) error {
 		return nil
 	}
 	c.console.setRoom(w.server, server.fingerprint, w.present)
-	gap, restarted := w.flags&welcomeGap != 0, w.epoch != c.place.epoch
-	switch {
-	case gap:
-		c.console.note("some messages were missed: the server no longer holds them")
-	case restarted && c.place.seen > 0:
-		c.console.note("the server has restarted: messages from just before may be missing")
+	if w.flags&welcomeGap != 0 {
+		c.console.note("some messages were missed: the server no longer has them")
 	}
-	if gap || restarted {
-		c.place.epoch, c.place.seen = w.epoch, w.seq
+	c.place.known, c.place.epoch, c.place.seen = true, w.epoch, w.seq
+	if err := c.place.keep(); err != nil {
+		return errPermanent{err}
 	}
 	acked := c.box.acknowledged()
 	lost, doubtful, err := c.box.resume(w.recorded, w.flags&welcomeForgotten != 0)
@@ -495,7 +496,7 @@ func (c *client) ask(term *terminal, id ssh.PublicKey) error {
 	term.setPrompt("Trust it? (yes / no / paste the fingerprint) ")
 	defer term.setPrompt("")
 	for {
-		answer, err := c.answer(term)
+		answer, pasted, err := c.answer(term)
 		switch {
 		case errors.Is(err, errTimeout):
 			return err
@@ -504,7 +505,7 @@ func (c *client) ask(term *terminal, id ssh.PublicKey) error {
 		}
 		answer = strings.TrimSpace(answer)
 		switch {
-		case answer == "yes" || slices.Contains(strings.Fields(answer), print):
+		case answer == "yes" && !pasted || slices.Contains(strings.Fields(answer), print):
 			return c.trust.remember(c.addr, id)
 		case answer == "no":
 			return &untrusted{reason: c.addr + " was not trusted"}
@@ -518,23 +519,24 @@ func (c *client) ask(term *terminal, id ssh.PublicKey) error {
 	}
 }
 
-// answer reads a line from the terminal. It returns an error when the client leaves, as after a signal.
-func (c *client) answer(term *terminal) (string, error) {
+// answer is readLine of the terminal, but returns an error when the client leaves, as after a signal.
+func (c *client) answer(term *terminal) (line string, pasted bool, err error) {
 	type result struct {
-		line string
-		err  error
+		line   string
+		pasted bool
+		err    error
 	}
 	read := make(chan result, 1)
 	go func() { // ends with the line, else with the process
 		defer c.console.guard()
-		line, _, err := term.readLine()
-		read <- result{line, err}
+		line, pasted, err := term.readLine()
+		read <- result{line, pasted, err}
 	}()
 	select {
 	case r := <-read:
-		return r.line, r.err
+		return r.line, r.pasted, r.err
 	case <-c.leaving.Done():
-		return "", context.Cause(c.leaving)
+		return "", false, context.Cause(c.leaving)
 	}
 }
 
@@ -559,7 +561,6 @@ func (c *client) input() {
 
 // readTyped fills the outbox with what a person types, until the person leaves.
 func (c *client) readTyped() error {
-	afterPaste := false
 	for {
 		line, pasted, err := c.console.read()
 		switch {
@@ -567,13 +568,9 @@ func (c *client) readTyped() error {
 			return nil
 		case err != nil:
 			return fmt.Errorf("reading standard input: %w", err)
-		case len(line) == 0 && !pasted && !afterPaste:
-			return nil // an empty line leaves, as in the paper
 		case len(line) == 0 && !pasted:
-			afterPaste = false // Enter was pressed to send the paste, which its last newline has sent already
-			continue
+			return nil // an empty line leaves, as in the paper
 		}
-		afterPaste = pasted
 		out, send := outLine{text: line, what: itemSay}, true
 		if !pasted {
 			var quit bool
@@ -601,7 +598,7 @@ func (c *client) readTyped() error {
 
 // command runs a typed command, or returns a line to send.
 func (c *client) command(line []byte) (out outLine, send, quit bool) {
-	out, name, _, err := parseTyped(line)
+	out, name, arg, err := parseTyped(line)
 	switch {
 	case err != nil:
 		c.console.notePlain("%v", err)
@@ -610,6 +607,8 @@ func (c *client) command(line []byte) (out outLine, send, quit bool) {
 	case name == "/who":
 		c.asksWho.Store(true)
 		wake(c.box.wake)
+	case name == "/history":
+		c.askHistory(arg)
 	case name == "/quit":
 		return out, false, true
 	case name == "/help":
@@ -618,6 +617,20 @@ func (c *client) command(line []byte) (out outLine, send, quit bool) {
 		c.console.notePlain(unknownCommand, name)
 	}
 	return out, false, false
+}
+
+// askHistory makes the writer ask for the last messages, as many as arg says.
+func (c *client) askHistory(arg string) {
+	n, err := strconv.ParseUint(arg, 10, 32)
+	switch {
+	case err != nil || n == 0:
+		c.console.notePlain("/history N shows the last N messages once more")
+	case !c.protocol.acknowledges():
+		c.console.notePlain("the paper's protocol has no history")
+	default:
+		c.asksHistory.Store(n)
+		wake(c.box.wake)
+	}
 }
 
 // readPiped fills the outbox with the lines of a pipe until the pipe ends. It returns an error if some of them could
@@ -680,9 +693,10 @@ func (c *client) session(conn *clientConn) error {
 	s := &clientSession{
 		client: c, clientConn: conn, quit: make(chan struct{}),
 		read: make(chan error, 1), written: make(chan error, 1), distrusted: make(chan error, 1),
+		report: newReadReport(conn.welcome.seq, c.protocol.acknowledges()),
 	}
 	defer s.close()
-	if err := s.printed(s.console.welcome(conn.welcome.name, conn.welcome.flags&welcomeGap != 0)); err != nil {
+	if err := s.printed(s.console.welcome(conn.welcome)); err != nil {
 		return err
 	}
 	if c.console.term != nil {
@@ -724,6 +738,7 @@ type clientSession struct {
 	written    chan error    // why the writer has ended, nil after secure-close; of capacity 1
 	distrusted chan error    // why the server is no longer trusted; of capacity 1
 	removed    bool          // the operator has removed this client; the reader's
+	report     *readReport
 }
 
 // reader ends when reading fails, which closing the connection makes it do, unless standard output is stuck.
@@ -811,6 +826,7 @@ func (s *clientSession) outcome(err error, goodbye bool) error {
 func (s *clientSession) send() error {
 	ping := time.NewTimer(pingInterval)
 	defer ping.Stop()
+	defer s.report.timer.Stop()
 	var buf, payload []byte
 	var taken []outLine
 	for {
@@ -819,13 +835,29 @@ func (s *clientSession) send() error {
 		buf = buf[:0]
 		var err error
 		if done {
-			return writeMessage(s.link, kindClose, []byte(closeText))
+			if buf, err = s.report.append(buf, s.link, true); err == nil {
+				buf, err = s.link.append(buf, kindClose, []byte(closeText))
+			}
+			if err != nil {
+				return err
+			}
+			return s.link.write(buf)
 		}
 		if s.asksWho.Swap(false) {
 			buf, err = s.link.append(buf, kindWho, nil)
 			if err != nil {
 				return err
 			}
+		}
+		if n := s.asksHistory.Swap(0); n > 0 {
+			buf, err = s.link.append(buf, kindHistory, binary.BigEndian.AppendUint64(nil, n))
+			if err != nil {
+				return err
+			}
+		}
+		buf, err = s.report.append(buf, s.link, false)
+		if err != nil {
+			return err
 		}
 		for len(batch) > 0 {
 			n := 0
@@ -842,6 +874,8 @@ func (s *clientSession) send() error {
 				continue
 			case <-s.quit:
 				return nil
+			case <-s.report.timer.C:
+				continue
 			case <-ping.C:
 				buf, err = s.link.append(buf, kindPing, nil)
 				if err != nil {
@@ -875,7 +909,7 @@ func (s *clientSession) receive() error {
 	s.link.setReadTimeout(peerTimeout, true)
 	for {
 		if !s.link.ready() {
-			if err := s.printed(s.console.flush()); err != nil {
+			if err := s.flushed(); err != nil {
 				return err
 			}
 		}
@@ -910,13 +944,31 @@ func (s *clientSession) receive() error {
 // closed handles the server's secure-close and returns how the session ended.
 func (s *clientSession) closed() error {
 	s.box.confirm()
-	if err := s.printed(s.console.flush()); err != nil {
+	if err := s.flushed(); err != nil {
 		return err
 	}
 	if s.removed {
 		return errRemoved
 	}
 	return errServerLeft
+}
+
+// flushed writes out what was shown. Only then the client's place is behind it: in the file of -resume, and for the
+// server.
+func (s *clientSession) flushed() error {
+	if err := s.printed(s.console.flush()); err != nil {
+		return err
+	}
+	if s.console.out.muted.Load() {
+		return nil // it went nowhere
+	}
+	if err := s.place.keep(); err != nil {
+		return errPermanent{err}
+	}
+	if s.report.wrote(s.place.seen) {
+		wake(s.box.wake)
+	}
+	return nil
 }
 
 // show prints the items of a message.
@@ -929,7 +981,6 @@ func (s *clientSession) show(payload []byte) error {
 		payload = rest
 		s.people.saw(it)
 		if it.seq > 0 {
-			s.place.seen = max(s.place.seen, it.seq)
 			s.progress.Store(true)
 		}
 		s.removed = s.removed || it.what == itemRemoved
@@ -939,7 +990,14 @@ func (s *clientSession) show(payload []byte) error {
 		if err := s.printed(s.console.show(it)); err != nil {
 			return err
 		}
-		if it.what <= itemDirect && s.place.count > 0 {
+		if it.what > itemDirect {
+			continue
+		}
+		if !s.console.out.muted.Load() { // after -count or a closed stdout nothing was shown
+			s.place.seen = max(s.place.seen, it.seq)
+			s.report.urgent = s.report.urgent || it.what == itemDirect
+		}
+		if s.left > 0 {
 			if err := s.countDown(); err != nil {
 				return err
 			}
@@ -950,11 +1008,11 @@ func (s *clientSession) show(payload []byte) error {
 
 // countDown counts one message for -count. After the last one nothing more is printed.
 func (s *clientSession) countDown() error {
-	s.place.count--
-	if s.place.count > 0 {
+	s.left--
+	if s.left > 0 {
 		return nil
 	}
-	err := s.printed(s.console.flush())
+	err := s.flushed()
 	s.console.mute()
 	s.leave(errCountReached)
 	return err

@@ -120,6 +120,7 @@ func TestBridge(t *testing.T) {
 	}
 	for line := 7; line <= 9; line++ {
 		server.err.match(t, fmt.Sprintf(`line %d: an object without "origin" and "name" of another server`, line))
+		server.out.match(t, fmt.Sprintf(`"type":"error","line":%d,`, line))
 	}
 	server.out.match(t, `(?s)("type":"error".*){3}`)
 	if got := strings.Count(server.out.String(), `"type":"error"`); got != 3 {
@@ -157,6 +158,7 @@ func TestBridgeSpeaksForOthers(t *testing.T) {
 	}
 	for line := 1; line <= 3; line++ {
 		server.err.match(t, fmt.Sprintf(`line %d: an object without "origin" and "name" of another server`, line))
+		server.out.match(t, fmt.Sprintf(`"type":"error","line":%d,`, line))
 	}
 	server.out.match(t, `(?s)("type":"error".*){3}`)
 	if got := strings.Count(server.out.String(), `"type":"error"`); got != 3 {
@@ -316,8 +318,8 @@ func TestHistory(t *testing.T) {
 		history string
 		want    []string
 		gap     bool
-	}{{"1000", []string{"2 said while you were away:", "a1", "a2"}, false},
-		{"1", []string{"1 said while you were away:", "a2"}, true}, {"0", nil, true}} {
+	}{{"1000", []string{"2 messages while you were away:", "a1", "a2"}, false},
+		{"1", []string{"1 message while you were away:", "a2"}, true}, {"0", nil, true}} {
 		anna := state(t, "anna")
 		server, addr := serve(t, anna, "-history", c.history)
 		bob := guest(t, anna, addr, "bob")
@@ -337,8 +339,12 @@ func TestHistory(t *testing.T) {
 					if it, payload, err = cutItem(payload); err != nil {
 						t.Fatal(err)
 					}
-					if last = it.seq; string(it.text) == say {
-						err := writeMessage(sess, kindClose, []byte(closeText))
+					last = max(last, it.seq)
+					if string(it.text) == say {
+						err := writeMessage(sess, kindAck, binary.BigEndian.AppendUint64(nil, last))
+						if err == nil {
+							err = writeMessage(sess, kindClose, []byte(closeText))
+						}
 						for err == nil {
 							_, _, err = sess.read()
 						}
@@ -353,7 +359,7 @@ func TestHistory(t *testing.T) {
 		}
 		person := joinRequest{stream: streamID{1}, flags: joinListens | joinPerson}
 		w, got, seen := visit(person, "first")
-		if len(got) != 0 || w.flags != 0 {
+		if !slices.Equal(got, []string{"2 here: anna, bob"}) || w.flags != 0 {
 			t.Errorf("a newcomer got %q", got)
 		}
 		server.err.match(t, "bob left")
@@ -365,7 +371,7 @@ func TestHistory(t *testing.T) {
 		if w, got, _ := visit(joinRequest{stream: streamID{9}, flags: joinListens}, "third"); len(got) != 0 || w.flags != 0 {
 			t.Errorf("history %s: a bot got %q, flags %d", c.history, got, w.flags)
 		}
-		cut := joinRequest{stream: streamID{1}, flags: joinListens, epoch: w.epoch, seen: seen}
+		cut := joinRequest{stream: streamID{1}, flags: joinListens | joinPlace, epoch: w.epoch, seen: seen}
 		if w, got, _ := visit(cut, "fourth"); c.history == "1000" &&
 			(!slices.Contains(got, "a1") || !slices.Contains(got, "second") || w.flags != 0) ||
 			c.history != "1000" && (slices.Contains(got, "a1") || w.flags != welcomeGap) {
@@ -547,6 +553,53 @@ func TestHostileServer(t *testing.T) {
 			}
 			if len(args) == 2 && c.code == exitDone && !strings.Contains(out, letters) {
 				t.Errorf("letters: %q", out)
+			}
+		}
+	}
+}
+
+// TestLongCertificates: a certificate with a key id and a principal of several kilobytes and forged lines costs each side
+// one short line and one short record, whether it is refused or not.
+func TestLongCertificates(t *testing.T) {
+	t.Parallel()
+	anna, bob, eve := state(t, "anna"), state(t, "bob"), state(t, "eve")
+	ca := filepath.Join(t.TempDir(), "ca")
+	runTool(t, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", ca)
+	long := strings.Repeat("\nsecurechat: forged\x1b[2J\u202e", 100)
+	sign := func(dir string, args ...string) {
+		args = append([]string{"-q", "-s", ca, "-I", long}, args...)
+		runTool(t, "ssh-keygen", append(args, filepath.Join(dir, "identity.pub"))...)
+	}
+	sign(eve, "-n", long+",bob")
+	sign(anna, "-h", "-n", long+"x")
+	server, addr := serve(t, anna)
+	pin(t, eve, addr, anna)
+	_, code := sendHello(t, eve, addr)
+	appendFile(t, filepath.Join(anna, "authorized_keys"), "cert-authority,principals=\"nobody\" "+readText(t, ca+".pub"))
+	_, again := sendHello(t, eve, addr)
+	if code != exitUntrusted || again != exitUntrusted {
+		t.Errorf("exit %d and %d", code, again)
+	}
+	put(t, filepath.Join(anna, "authorized_keys"), []byte("cert-authority "+readText(t, ca+".pub")))
+	_, admitted := sendHello(t, eve, addr)
+	if admitted != exitDone {
+		t.Errorf("exit %d", admitted)
+	}
+	server.err.match(t, `\* \S+ left`)
+	if log := records(t, filepath.Join(server.cmd.Dir, "connection.log")); len(log) < 6 {
+		t.Errorf("%d records", len(log))
+	}
+	shown := map[string]string{"stderr": server.err.String(),
+		"the log": readText(t, filepath.Join(server.cmd.Dir, "connection.log"))}
+	appendFile(t, filepath.Join(bob, "known_hosts"), "@cert-authority * "+readText(t, ca+".pub"))
+	shown["the client's stderr"], _ = sendHello(t, bob, addr)
+	for name, out := range shown {
+		if bad := harmful(out); bad != "" {
+			t.Errorf("%s has %s", name, bad)
+		}
+		for line := range strings.Lines(out) {
+			if len(line) > 6*maxReason && !strings.HasPrefix(line, "securechat: hint: ") || strings.HasPrefix(line, "securechat: forged") {
+				t.Errorf("%s has a line of %d bytes: %.100q", name, len(line), line)
 			}
 		}
 	}

@@ -4,16 +4,19 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 )
 
 const (
 	clientHelp = `/who              list the people in the room
+/history N        show the last N messages once more
 /msg NAME TEXT    send TEXT to NAME alone
 /me TEXT          describe what you do
 /quit             leave; an empty line, Ctrl-D and Ctrl-C do so too
 //TEXT            send a line that begins with one slash`
 	operatorHelp = `/who              list the people in the room
+/history N        show the last N messages once more
 /msg NAME TEXT    send TEXT to NAME alone
 /me TEXT          describe what you do
 /kick NAME        remove NAME from the room
@@ -34,8 +37,13 @@ func parseTyped(line []byte) (out outLine, command, arg string, err error) {
 	case !strings.HasPrefix(text, "/"):
 		return outLine{what: itemSay, text: line}, "", "", nil
 	}
-	command, arg, _ = strings.Cut(text, " ")
-	arg = strings.TrimSpace(arg)
+	command = text
+	if end := strings.IndexAny(text, " \n"); end >= 0 {
+		command, arg = text[:end], strings.TrimSpace(text[end:])
+	}
+	if strings.Contains(arg, "\n") {
+		return out, "", "", fmt.Errorf("%s takes one line, and the pasted text has several: nothing was done", command)
+	}
 	switch command {
 	case "/me":
 		if arg == "" {

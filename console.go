@@ -110,7 +110,7 @@ func (c *console) guard() {
 }
 
 // read returns the next line that is typed or piped in, valid until the next call. pasted reports that the line was
-// pasted: then an empty line is text, not a request to leave.
+// pasted: then it is text, not a command, and an empty line no request to leave.
 func (c *console) read() (line []byte, pasted bool, err error) {
 	if c.term == nil {
 		line, err = c.lines.next()
@@ -120,7 +120,8 @@ func (c *console) read() (line []byte, pasted bool, err error) {
 	return []byte(s), pasted, err
 }
 
-// ownLines is text of the program's own that may have several lines.
+// ownLines is text of the program's own that may have several lines. Those after its first newline are not broken into
+// rows on a terminal, because they may have a key or a code to copy.
 type ownLines string
 
 // note prints a note to the user after the name of the program. Only newlines of the format and of ownLines begin a
@@ -140,7 +141,7 @@ func (c *console) notePlain(format string, a ...any) {
 	for i, arg := range a {
 		switch arg := arg.(type) {
 		case ownLines:
-			args[i] = string(arg)
+			args[i] = strings.ReplaceAll(string(arg), "\n", "\n"+wholeLine)
 		case int, int64, uint64:
 			args[i] = arg
 		default:
@@ -148,8 +149,11 @@ func (c *console) notePlain(format string, a ...any) {
 		}
 	}
 	lines := strings.Split(fmt.Sprintf(format, args...), "\n")
-	for i := range lines {
-		lines[i] = safe(lines[i])
+	for i, line := range lines {
+		line, whole := strings.CutPrefix(line, wholeLine)
+		if lines[i] = safe(line); whole {
+			lines[i] = wholeLine + lines[i]
+		}
 	}
 	c.notes.add(lines)
 }
@@ -209,7 +213,13 @@ func eventLine(it item) string {
 // showMessage prints a message as text.
 func (c *console) showMessage(it item) error {
 	if !c.onTerminal {
-		return c.out.print(func(b []byte, _ *roomState) []byte { return append(appendMessageLine(b, it, false), '\n') })
+		return c.out.print(func(b []byte, _ *roomState) []byte {
+			b = appendMessageLine(b, it, false)
+			if c.out.screen == nil {
+				return append(b, '\n')
+			}
+			return append(b[:0], breakRows(string(b), columnsOf(c.out.screen), "", "")...)
+		})
 	}
 	layout := "15:04 "
 	if c.out.isHistory(it) {
@@ -255,10 +265,10 @@ func (c *console) prompt(name string) string {
 	return nameColor(name) + name + colorOff + "> "
 }
 
-// welcome prints, with -json, the object that begins a connection. name is the own name in the room.
-func (c *console) welcome(name string, gap bool) error {
+// welcome prints, with -json, the object that begins a connection.
+func (c *console) welcome(w welcome) error {
 	err := c.printObject(func(b []byte, room *roomState) []byte {
-		return appendWelcome(b, name, gap, room.server, room.origin)
+		return appendWelcome(b, w, room.server, room.origin)
 	})
 	if err != nil {
 		return err
@@ -357,7 +367,7 @@ func (d *display) print(text string) {
 		d.term.print(text)
 		return
 	}
-	fmt.Fprintln(d.stderr, text)
+	fmt.Fprint(d.stderr, breakRowsFor(d.stderr, text))
 }
 
 // restoreTerminal restores the terminal, if there is one.
@@ -380,7 +390,8 @@ func (r *roomState) isHistory(it item) bool { return it.seq != 0 && it.seq <= r.
 
 // output is the standard output.
 type output struct {
-	muted atomic.Bool // not under mu, which is held while stdout is stuck
+	muted  atomic.Bool // not under mu, which is held while stdout is stuck
+	screen *os.File    // stdout if it is a terminal, else nil
 
 	mu   sync.Mutex // guards the fields below
 	w    *bufio.Writer
@@ -388,7 +399,13 @@ type output struct {
 	room roomState
 }
 
-func newOutput(w io.Writer) *output { return &output{w: bufio.NewWriterSize(w, 64<<10)} }
+func newOutput(w io.Writer) *output {
+	o := &output{w: bufio.NewWriterSize(w, 64<<10)}
+	if f, ok := w.(*os.File); ok && isTerminal(f) {
+		o.screen = f
+	}
+	return o
+}
 
 // print writes the bytes that add appends to its argument.
 func (o *output) print(add func(b []byte, room *roomState) []byte) error {

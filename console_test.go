@@ -85,14 +85,14 @@ func TestShow(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if err := errors.Join(con.acked(7), con.welcome("ann", true)); err != nil {
+	if err := errors.Join(con.acked(7), con.welcome(welcome{name: "ann", seq: 6, epoch: [8]byte{1, 2}, flags: welcomeGap})); err != nil {
 		t.Error(err)
 	}
 	const start = `{"type":"message","seq":%d,"time":"2026-11-23T21:36:00.000Z","name":"bob","what":"say","text":`
 	want := fmt.Sprintf(start, 5) + `"old","history":true,"server":"pi","origin":"SHA256:abc"}` + "\n" +
 		fmt.Sprintf(start, 6) + `"hi\u001b[2J","server":"pi","origin":"SHA256:abc"}` + "\n" +
 		`{"type":"ack","id":7}` + "\n" +
-		`{"type":"welcome","name":"ann","gap":true,"server":"pi","origin":"SHA256:abc"}` + "\n"
+		`{"type":"welcome","name":"ann","seq":7,"epoch":"0102000000000000","gap":true,"server":"pi","origin":"SHA256:abc"}` + "\n"
 	if stdout.String() != want {
 		t.Errorf("objects: %s, want %s", stdout.String(), want)
 	}

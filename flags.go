@@ -72,8 +72,10 @@ type clientFlags struct {
 	join, acceptNew bool
 	to              string
 	stay, reconnect bool
-	count           int
+	count, last     int
 	timeout         time.Duration
+	resume          string
+	since           int
 }
 
 type serverFlags struct {
@@ -172,6 +174,12 @@ func (o *options) table() []optionGroup {
 				help: "end after N messages were received (implies -stay)"},
 			{name: "timeout", value: "D", field: &o.client.timeout, needs: client, check: o.checkTimeout,
 				help: "end after D, such as 10s or 10, with exit status 5 (implies -stay)"},
+			{name: "resume", value: "FILE", field: &o.client.resume, needs: client, excludes: neither,
+				check: o.checkResume, help: "keep the place in the room in FILE, and go on there"},
+			{name: "since", value: "SEQ", field: &o.client.since, needs: client, excludes: neither,
+				check: o.checkSince, help: "begin with the message after number SEQ"},
+			{name: "last", value: "N", field: &o.client.last, needs: client, excludes: neither, check: o.checkLast,
+				help: "begin with the last N messages"},
 			{name: "reconnect", field: &o.client.reconnect, common: true, needs: client, excludes: neither,
 				help: "connect again after network trouble, and send again what was not acknowledged " +
 					"(default at a terminal)"},
@@ -192,7 +200,7 @@ func (o *options) table() []optionGroup {
 			{name: "bridge", field: &o.server.bridge, needs: server, excludes: notRaw,
 				help: "like -json, and stdin has messages of other servers: none speaks as the operator"},
 			{name: "history", value: "N", initial: "1000", field: &o.server.history, needs: server, excludes: notRaw,
-				check: o.checkHistory, help: "keep N items for people who are away; 0 keeps none"},
+				check: o.checkHistory, help: "keep N messages for people who are away; 0 keeps none"},
 			{name: "delay", value: "D", field: &o.server.delay, needs: both, check: o.checkDelay,
 				help: "wait before each answer of a handshake, such as 1s (default 0s; with -paper 1s, on both sides)"},
 			{name: "head", value: "HASH", field: &o.head, needs: []string{"verify-log"}, check: o.checkHead,
@@ -536,6 +544,30 @@ func (o *options) checkCount() error {
 	return nil
 }
 
+func (o *options) checkResume() error {
+	if o.given["since"] {
+		return errors.New("-resume and -since exclude each other: each says where to begin")
+	}
+	return notEmpty("resume", o.client.resume)
+}
+
+func (o *options) checkSince() error {
+	if o.client.since < 0 {
+		return fmt.Errorf("-since %d: it must be the number of a message, or 0", o.client.since)
+	}
+	return nil
+}
+
+func (o *options) checkLast() error {
+	switch {
+	case o.given["since"]:
+		return errors.New("-last and -since exclude each other: each says where to begin")
+	case o.client.last < 1:
+		return fmt.Errorf("-last %d: it must be positive", o.client.last)
+	}
+	return nil
+}
+
 func (o *options) checkTimeout() error {
 	if o.client.timeout <= 0 {
 		return fmt.Errorf("-timeout %v: it must be positive", o.client.timeout)
@@ -571,7 +603,7 @@ func (o *options) checkRate() error {
 
 func (o *options) checkHistory() error {
 	if o.server.history < 0 {
-		return fmt.Errorf("-history %d: it must be a number of items, or 0 for none", o.server.history)
+		return fmt.Errorf("-history %d: it must be a number of messages, or 0 for none", o.server.history)
 	}
 	return nil
 }

@@ -143,7 +143,8 @@ func TestFlagValues(t *testing.T) {
 var flagSamples = map[string]string{
 	"listen": ":9000", "connect": "host:9000", "invite": "anna", "allow": "f", "verify-log": "f", "completion": "bash",
 	"identity": "f", "passphrase-file": "f", "type": "rsa", "bits": "2048", "comment": "anna", "dir": "d", "to": "bob",
-	"count": "1", "timeout": "1s", "log": "f", "max-clients": "1", "rate": "1", "history": "1", "delay": "1s", "peer": "f",
+	"count": "1", "resume": "f", "since": "1", "last": "1", "timeout": "1s", "log": "f",
+	"max-clients": "1", "rate": "1", "history": "1", "delay": "1s", "peer": "f",
 	"head": noHash,
 }
 
@@ -162,15 +163,15 @@ func TestFlagConflicts(t *testing.T) {
 		"force": "allow", "delay": "listen or -connect", "paper": "listen or -connect", "peer": "paper",
 		"head": "verify-log",
 	}
-	for name := range strings.FieldsSeq("join accept-new to stay count timeout reconnect") {
+	for name := range strings.FieldsSeq("join accept-new to stay count timeout resume since last reconnect") {
 		belongs[name] = "connect"
 	}
 	for name := range strings.FieldsSeq("log log-text sync max-clients rate norelay history bridge") {
 		belongs[name] = "listen"
 	}
 	excluded := map[string][]string{
-		"raw":   strings.Fields("to stay count reconnect rate norelay history bridge paper json nobell"),
-		"paper": strings.Fields("invite passphrase-file type bits comment join accept-new to reconnect"),
+		"raw":   strings.Fields("to stay count resume since last reconnect rate norelay history bridge paper json nobell"),
+		"paper": strings.Fields("invite passphrase-file type bits comment join accept-new to resume since last reconnect"),
 	}
 	for _, row := range flagTable() {
 		if row.mode {
@@ -273,7 +274,11 @@ func TestWrongFlagValues(t *testing.T) {
 		"-listen :1 -max-clients 0":          "-max-clients 0: it must be from 1 to 1048576",
 		"-listen :1 -rate 0":                 "-rate 0: it must be from 1 to 1048576",
 		"-listen :1 -max-clients 1048577":    "-max-clients 1048577: it must be from 1 to 1048576",
-		"-listen :1 -history -1":             "-history -1: it must be a number of items",
+		"-listen :1 -history -1":             "-history -1: it must be a number of messages",
+		"-connect :1 -last 0":                "-last 0: it must be positive",
+		"-connect :1 -since -1":              "-since -1: it must be the number of a message",
+		"-connect :1 -since 1 -last 1":       "-last and -since exclude each other",
+		"-connect :1 -since 1 -resume f":     "-resume and -since exclude each other",
 		"-listen :1 -delay 6s":               "-delay 6s: it must be from 0s to 5s",
 		"-listen :1 -delay -1s":              "-delay -1s: it must be from 0s to 5s",
 		"-connect :1 -delay 1s":              "-delay belongs to -listen, or to -paper on either side",

@@ -8,6 +8,7 @@ package main
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -210,11 +211,12 @@ func appendObject(b []byte, it item, history bool, server, origin string) []byte
 	return append(b, '}', '\n')
 }
 
-// appendWelcome appends the object that begins a connection. name is the own name in the room; gap reports that
-// missed items are gone.
-func appendWelcome(b []byte, name string, gap bool, server, origin string) []byte {
-	b = appendField(append(b, `{"type":"welcome"`...), "name", name)
-	if gap {
+// appendWelcome appends the object that begins a connection.
+func appendWelcome(b []byte, w welcome, server, origin string) []byte {
+	b = appendField(append(b, `{"type":"welcome"`...), "name", w.name)
+	b = strconv.AppendUint(append(b, `,"seq":`...), w.seq+1, 10)
+	b = appendField(b, "epoch", hex.EncodeToString(w.epoch[:]))
+	if w.flags&welcomeGap != 0 {
 		b = append(b, `,"gap":true`...)
 	}
 	b = appendField(b, "server", server)

@@ -695,8 +695,11 @@ func keyHex(pub ssh.PublicKey, n int) string {
 	return hex.EncodeToString(sum[:])[:n]
 }
 
-// certName describes a certificate for the log. The key id is quoted, because it is the peer's text until the CA's
-// signature has been verified.
+// maxKeyID bounds the key id of a certificate in messages and records.
+const maxKeyID = 128
+
+// certName describes a certificate for the log. The key id is quoted and cut, because it is the peer's text until the
+// CA's signature has been verified.
 func certName(c *ssh.Certificate) string {
-	return fmt.Sprintf("certificate %q serial %d", c.KeyId, c.Serial)
+	return fmt.Sprintf("certificate %q serial %d", clip(c.KeyId, maxKeyID), c.Serial)
 }

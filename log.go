@@ -8,7 +8,6 @@ package main
 // files; verify.go checks it, and a start checks what it reads. docs/LOG.md describes the log for an operator.
 
 import (
-	"bufio"
 	"bytes"
 	"crypto/sha256"
 	"errors"
@@ -29,8 +28,8 @@ const (
 	maxLogBuffer = 1 << 20  // bytes of buffer kept between writes
 	maxBacklog   = 64 << 10 // bytes of records that wait while the log cannot be written
 
-	// A start reads the last tailBytes of the log. The records of streams whose clients may reconnect are repeated
-	// every markBytes, so the tail contains them.
+	// A start reads the last tailBytes of the log at least (logtail.go). The records of the room, of its visitors and of
+	// streams whose clients may reconnect are repeated every markBytes, so the tail contains them.
 	tailBytes = 16 << 20
 	markBytes = 8 << 20
 
@@ -303,47 +302,6 @@ func lastRecord(f *os.File) (end logEnd, rest int64, err error) {
 }
 
 var errForeignLog = errors.New("its end is no record of this program, so it is left alone")
-
-// replay calls use, in the log's order, for each mark in the last tailBytes of the log. If the file is shorter, the end
-// of the rotated log is read first.
-func (l *connLog) replay(use func(m mark)) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.f == nil || l.path == logStdout {
-		return nil
-	}
-	if l.end.size < tailBytes {
-		if older, end := l.openOlder(); older != nil {
-			defer older.Close()
-			if err := replayTail(older, end.size, use); err != nil {
-				return fmt.Errorf("reading %s.1: %w", l.path, err)
-			}
-		}
-	}
-	if err := replayTail(l.f, l.end.size, use); err != nil {
-		return fmt.Errorf("reading the log %s: %w", l.path, err)
-	}
-	return nil
-}
-
-// replayTail calls use for each mark in the last tailBytes of f.
-func replayTail(f *os.File, size int64, use func(m mark)) error {
-	from := max(0, size-tailBytes)
-	r := bufio.NewReaderSize(io.NewSectionReader(f, from, size-from), 2*maxMarkRecord)
-	for begins := from == 0; ; { // at the beginning of a record
-		line, err := r.ReadSlice('\n')
-		if begins && len(line) > 0 {
-			marksOf(line, use)
-		}
-		begins = err == nil // after bufio.ErrBufferFull the rest of a long record follows
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil && err != bufio.ErrBufferFull {
-			return err
-		}
-	}
-}
 
 // write appends the records that add appends to its argument, in one write. After an error the file has none of them:
 // a torn record would make the next one unreadable too. marks, unless it is nil, appends the records of streams; it

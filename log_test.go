@@ -47,12 +47,12 @@ func TestRecords(t *testing.T) {
 		{appendRecord(nil, at, eventDisconnect, who, "reason", hostile),
 			map[string]any{"event": "disconnect", "reason": "\x00\x1b[2J\"}\n{\"event\":\"stop\"\u202e\ufffd"}},
 		{appendMessage(nil, at, who, 7, itemSay, "", nil, false),
-			map[string]any{"event": "message", "msg_id": 7., "msg_len": 0., "message": ""}},
+			map[string]any{"event": "message", "seq": 7., "msg_id": 7., "msg_len": 0., "message": ""}},
 		{appendMessage(nil, at, who, 1<<53, itemDirect, "anna", []byte("psst"), false),
-			map[string]any{"event": "message", "msg_id": float64(1 << 53), "msg_len": 4., "what": "direct", "to": "anna",
+			map[string]any{"event": "message", "seq": float64(1 << 53), "msg_id": float64(1 << 53), "msg_len": 4., "what": "direct", "to": "anna",
 				"message": "psst"}},
 		{appendMessage(nil, at, who, 1, itemAction, "", []byte(hostile), false),
-			map[string]any{"event": "message", "msg_id": 1., "msg_len": float64(len(hostile)),
+			map[string]any{"event": "message", "seq": 1., "msg_id": 1., "msg_len": float64(len(hostile)),
 				"what": "action", "message": "\x00\x1b[2J\"}\n{\"event\":\"stop\"\u202e\ufffd",
 				"base64": base64.StdEncoding.EncodeToString([]byte(hostile))}},
 	} {
@@ -125,7 +125,7 @@ func TestLogOff(t *testing.T) {
 // appendMessage appends the record of one line.
 func appendMessage(b []byte, at time.Time, who peerFields, id uint64, what byte, to string, text []byte,
 	digests bool) []byte {
-	return appendMessages(b, at, who, lines{first: id, what: what, to: to, texts: [][]byte{text}}, digests)
+	return appendMessages(b, at, who, lines{first: id, what: what, to: to, texts: [][]byte{text}}, id, digests)
 }
 
 // TestLogRejectsPath checks that a path that cannot be a log is rejected, with the option that helps.
@@ -573,7 +573,7 @@ func TestReplay(t *testing.T) {
 	if err := r.reopen(); err != nil {
 		t.Fatal(err)
 	}
-	if all := records(t, path); all[0]["event"] != eventRotate && all[0]["event"] != eventStream || len(all) != 2 {
+	if all := records(t, path); all[0]["event"] != eventRoom || len(all) != 6 {
 		t.Errorf("the new file begins with %v", all)
 	}
 	r.log.close()
@@ -708,7 +708,7 @@ func TestDigestsOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	all := records(t, path)
-	if got := all[1]; got["sha256"] != fmt.Sprintf("%x", sha256.Sum256([]byte("a secret"))) || got["msg_len"] != 8. ||
+	if got := all[len(all)-1]; got["sha256"] != fmt.Sprintf("%x", sha256.Sum256([]byte("a secret"))) || got["msg_len"] != 8. ||
 		got["message"] != nil || bytes.Contains(contents(t, path), []byte("secret")) {
 		t.Error(got)
 	}
@@ -763,7 +763,7 @@ func TestRemovedLog(t *testing.T) {
 	for _, rec := range all {
 		events = append(events, rec["event"])
 	}
-	if want := []any{eventDisconnect, eventStream, eventConnect, eventMessage}; !slices.Equal(events, want) {
+	if want := []any{eventDisconnect, eventRoom, eventVisitor, eventStream, eventConnect, eventMessage}; !slices.Equal(events, want) {
 		t.Errorf("the new file has %q", events)
 	}
 	if len(notified) != 4 || !strings.Contains(notified[1], "cannot write the log") ||
@@ -815,8 +815,8 @@ func TestShortenedLog(t *testing.T) {
 	}
 	v, err := verifyLog(bytes.NewReader(contents(t, path)))
 	all := records(t, path)
-	if err != nil || v.first == [32]byte{} || len(all) != 2 || all[0]["event"] != eventStream ||
-		all[1]["msg_id"] != 6. {
+	if err != nil || v.first == [32]byte{} || len(all) != 4 || all[0]["event"] != eventRoom ||
+		all[3]["msg_id"] != 6. {
 		t.Errorf("%v, %+v: %v", err, v, all)
 	}
 	put(t, path, before)
@@ -986,7 +986,7 @@ func BenchmarkLogWrite(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() { // 32 lines at a time, as in a packet
 		l.write(func(buf []byte) []byte {
-			return appendMessages(buf, now, who, lines{first: n + 1, what: itemSay, texts: texts}, false)
+			return appendMessages(buf, now, who, lines{first: n + 1, what: itemSay, texts: texts}, 1, false)
 		}, nil)
 		n += uint64(len(texts))
 	}
@@ -1092,7 +1092,7 @@ func TestFIFOAsOlderLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.close()
-	if err := l.replay(func(mark) { t.Error("a record") }); err != nil || l.began != "new" {
+	if err := l.replay(1, func([]byte, bool) { t.Error("a record") }); err != nil || l.began != "new" {
 		t.Errorf("%q, %v", l.began, err)
 	}
 }

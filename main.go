@@ -82,7 +82,8 @@ func exitCode(stderr io.Writer, err error) int {
 	if err == nil {
 		return exitDone
 	}
-	fmt.Fprintf(stderr, "securechat: %s%s\n", safe(err.Error()), hintOf(err))
+	lines := "securechat: " + safe(err.Error()) + strings.ReplaceAll(hintOf(err), "\n", "\n"+wholeLine)
+	fmt.Fprint(stderr, breakRowsFor(stderr, lines))
 	switch {
 	case errors.As(err, new(errUsage)), errors.As(err, new(errLocked)):
 		return exitUsage
@@ -406,12 +407,20 @@ func (p *process) connect() error {
 	o := p.options.client
 	config := clientConfig{
 		endpoint: *e, addr: p.options.connect, console: p.console,
-		to: o.to, keepReceiving: o.stay, count: o.count, timeout: o.timeout,
+		to: o.to, keepReceiving: o.stay, count: o.count, timeout: o.timeout, last: o.last,
 		reconnect: o.reconnect || p.console.term != nil && !p.options.given["reconnect"] && e.protocol.acknowledges(),
 		persist:   o.reconnect,
 	}
-	if p.options.output.raw {
+	switch {
+	case p.options.output.raw:
 		config.pipe = newRawPipe(p.stdin, p.stdout, p.console.progress())
+	case o.resume != "":
+		config.place, err = readPlace(o.resume)
+		if err != nil {
+			return err
+		}
+	case p.options.given["since"]:
+		config.place = place{known: true, seen: uint64(o.since)}
 	}
 	return newClient(config).run(ctx)
 }

@@ -11,17 +11,19 @@ import (
 
 // Kinds of messages, and what their payload holds.
 const (
-	kindText  = 1 + iota // C → S: lines of the client; S → C: items of the room
-	kindAck              // S → C: every line up to this number is in the log; both with -raw: a count of bytes
-	kindClose            // both: closeText, the authenticated end of the session
-	kindPing             // both: nothing; the sender is alive
-	kindRekey            // both: nothing; the last packet under this key. Sessions send and take it by themselves
-	kindJoin             // both: the first message, a joinRequest from C and a welcome from S
-	kindRaw              // both: bytes of -raw
-	kindPart             // both: the front of a message; the rest and the message's kind follow
-	kindWho              // C → S: nothing; asks for the list of the members, which arrives as a notice
-	kindFirst = kindText
-	kindLast  = kindWho
+	kindText = 1 + iota // C → S: lines of the client; S → C: items of the room
+	kindAck             // S → C: every line up to this number is recorded, and read if it was for one client alone;
+	//                      C → S: every message up to this number is written out; both with -raw: a count of bytes
+	kindClose   // both: closeText, the authenticated end of the session
+	kindPing    // both: nothing; the sender is alive
+	kindRekey   // both: nothing; the last packet under this key. Sessions send and take it by themselves
+	kindJoin    // both: the first message, a joinRequest from C and a welcome from S
+	kindRaw     // both: bytes of -raw
+	kindPart    // both: the front of a message; the rest and the message's kind follow
+	kindWho     // C → S: nothing; asks for the list of the members, which arrives as a notice
+	kindHistory // C → S: how many of the last messages to send once more
+	kindFirst   = kindText
+	kindLast    = kindHistory
 
 	// kindSent never goes over the wire. The paper's link reads it in place of kindAck, which its protocol lacks: the
 	// lines up to this number went to the network, and they are known to have arrived only when the server closes.
@@ -40,9 +42,10 @@ const (
 // joinRequest is a client's first message:
 //
 //	stream 16   names the lines of this client process, over all its connections
-//	flags  1    joinListens, joinPerson, joinRaw
-//	epoch  8    of the room that the client was in last, or zeros
-//	seen   8    the last item of that room that the client has, or 0
+//	flags  1    the constants below
+//	epoch  8    with joinPlace: of the room that the client was in last, or zeros for any
+//	seen   8    with joinPlace: the number of the last message that the client has, or 0
+//	            with joinLast: how many of the last messages it asks for
 type joinRequest struct {
 	stream streamID
 	flags  byte
@@ -67,7 +70,9 @@ const (
 	joinListens = 1 << iota // the client wants to receive items
 	joinPerson              // a person at a terminal, who receives the items since leaving
 	joinRaw                 // the client wants -raw and not a room
-	joinFlags   = joinListens | joinPerson | joinRaw
+	joinPlace               // the client has kept its place, and receives what was said since
+	joinLast                // the client wants the last messages; not with joinPlace
+	joinFlags   = joinListens | joinPerson | joinRaw | joinPlace | joinLast
 )
 
 const joinSize = 16 + 1 + 8 + 8
@@ -80,7 +85,7 @@ func (j joinRequest) encode() []byte {
 }
 
 func parseJoin(b []byte) (j joinRequest, err error) {
-	if len(b) != joinSize || b[16]&^joinFlags != 0 {
+	if len(b) != joinSize || b[16]&^joinFlags != 0 || b[16]&joinPlace != 0 && b[16]&joinLast != 0 {
 		return j, errMalformed
 	}
 	j.stream, j.flags = streamID(b[:16]), b[16]
@@ -91,9 +96,9 @@ func parseJoin(b []byte) (j joinRequest, err error) {
 
 // welcome is the server's first message:
 //
-//	epoch    8   of the room, new with every start of the server
-//	seq      8   the last item before those that the client will receive
-//	present  8   the last item before the client joined; items up to this one are history
+//	epoch    8   of the room: it names the numbers of its messages, and is as old as its log
+//	seq      8   the number before that of the first message that the client will receive
+//	present  8   the last message before the client joined; messages up to this one are history
 //	recorded 8   the last line of the client's stream that is in the log
 //	flags    1   welcomeGap, welcomeRaw, welcomeBusy, welcomeForgotten
 //	name     1 and name: the client's, as the others see it
@@ -107,7 +112,7 @@ type welcome struct {
 }
 
 const (
-	welcomeGap       = 1 << iota // the server no longer holds some items between the client's seen and seq
+	welcomeGap       = 1 << iota // the server no longer holds some messages that the client has missed
 	welcomeRaw                   // the server carries bytes and has no room
 	welcomeBusy                  // the server with -raw serves another client
 	welcomeForgotten             // the server does not know the stream, and may have known it before
@@ -260,7 +265,7 @@ func (p *packedLines) cut(most int) (front packedLines, cost int) {
 // item is one thing that happened in the room, as its receivers get it. A kindText from the server carries items:
 //
 //	length uvarint   of what follows
-//	seq    8         its place in the one order that all receivers share; 0 for a notice to one client
+//	seq    8         the number of a message, in the one order that all receivers share; 0 for everything else
 //	time   8         Unix time in milliseconds, by the server's clock
 //	what   1         one of the constants below
 //	name   1 and name: the sender; empty for the server

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -43,7 +44,7 @@ func newOperator(c *console, r *room, t *trust, refused *strangers, self *peer, 
 
 // show prints the room on the console until the room closes. An error of standard output does not close the room.
 func (o *operator) show() {
-	err := o.console.welcome(o.name, false)
+	err := o.console.welcome(o.room.operatorWelcome(o.member))
 	if err == nil {
 		o.room.start(o.member)
 		err = <-o.member.written
@@ -82,7 +83,7 @@ func (o *operator) deliver(d *delivery) error {
 // terminal Ctrl-D and Ctrl-C stop it.
 func (o *operator) read() {
 	for {
-		line, _, err := o.console.read()
+		line, pasted, err := o.console.read()
 		switch {
 		case err == errInterrupt || err == io.EOF && o.console.term != nil:
 			o.stop()
@@ -96,7 +97,7 @@ func (o *operator) read() {
 			o.console.note("reading standard input: %v; the room stays open", err)
 			return
 		}
-		l, ok := o.interpret(line)
+		l, ok := o.interpret(line, pasted)
 		if !ok {
 			continue
 		}
@@ -106,9 +107,9 @@ func (o *operator) read() {
 	}
 }
 
-// interpret returns what a line of the operator sends. ok is false if there is nothing to send: the line was a command,
+// interpret returns what a line of the operator sends. A pasted line is no command. ok is false if there is nothing to send: the line was a command,
 // which interpret runs, or it cannot be sent, which interpret reports.
-func (o *operator) interpret(line []byte) (l lines, ok bool) {
+func (o *operator) interpret(line []byte, pasted bool) (l lines, ok bool) {
 	l = lines{first: 1, what: itemSay, texts: [][]byte{line}} // the room counts the operator's lines
 	switch {
 	case o.console.json:
@@ -122,7 +123,7 @@ func (o *operator) interpret(line []byte) (l lines, ok bool) {
 		}
 		l.what, l.to, l.from, l.texts[0] = said.what, said.to, from, said.text
 		return l, said.text != nil
-	case o.console.term != nil:
+	case o.console.term != nil && !pasted:
 		said, send := o.command(line)
 		l.what, l.to, l.texts[0] = said.what, said.to, said.text
 		return l, send && len(line) > 0
@@ -143,6 +144,8 @@ func (o *operator) command(line []byte) (out outLine, send bool) {
 		o.console.notePlain("* %s", whoLine(o.room.names()))
 	case name == "/quit":
 		o.stop()
+	case name == "/history":
+		err = o.recall(arg)
 	case name == "/help":
 		o.console.notePlain(operatorHelp)
 	case o.trust == nil && (name == "/invite" || name == "/allow"):
@@ -160,6 +163,16 @@ func (o *operator) command(line []byte) (out outLine, send bool) {
 		o.console.note("%s", ownLines(err.Error()))
 	}
 	return out, false
+}
+
+// recall shows the last messages once more, as many as arg says.
+func (o *operator) recall(arg string) error {
+	n, err := strconv.ParseUint(arg, 10, 32)
+	if err != nil || n == 0 {
+		return errors.New("/history N shows the last N messages once more")
+	}
+	o.room.recall(o.member, n)
+	return nil
 }
 
 // allowStranger adds a key that was refused to authorized_keys, under the given name or one made of the key, and
@@ -255,7 +268,7 @@ const inviteWords = "An invite for %s, good once and for a day. On the other mac
 func makeInvite(t *trust, c *console, name, port string) error {
 	code, err := t.newInvite(name, time.Now())
 	if err == nil {
-		c.notePlain(inviteWords+"\n  %s", name, publicAddress(port), code)
+		c.notePlain(inviteWords+"%s", name, publicAddress(port), ownLines("\n  "+code))
 	}
 	return err
 }

@@ -71,6 +71,12 @@ func (p *peer) identify(key ssh.PublicKey) {
 	p.key, p.fingerprint, p.suffix = key, fingerprint(key), nameSuffix(key)
 }
 
+// listed reports whether a line of authorized_keys names the peer's key.
+func (p *peer) listed() bool {
+	_, certified := p.key.(*ssh.Certificate)
+	return !certified && strings.Contains(p.admittedBy, "authorized_keys:")
+}
+
 // errUnverified is wrapped by what failed verification, in either protocol, and by nothing else: a timeout or a closed
 // connection gets ordinary words, so that the warning keeps its force.
 var errUnverified = errors.New("it might be a man-in-the-middle attack")
@@ -96,7 +102,11 @@ func hintOf(err error) string {
 	var u *untrusted
 	switch {
 	case errors.As(err, &u) && u.hint != "":
-		return "\nsecurechat: hint: " + strings.ReplaceAll(u.hint, "\n", "\nsecurechat: hint: ")
+		var hint strings.Builder
+		for line := range strings.SplitSeq(u.hint, "\n") {
+			hint.WriteString("\nsecurechat: hint: " + safe(line))
+		}
+		return hint.String()
 	case errors.Is(err, errUnverified):
 		return "\nsecurechat: hint: the connection was dropped; try from another network, " +
 			"and compare fingerprints with the operator"

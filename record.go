@@ -21,9 +21,12 @@ const (
 	eventConnect    = "connect"
 	eventRefused    = "refused"
 	eventDisconnect = "disconnect"
-	eventAllow      = "allow"  // the operator admitted a key while the server runs
-	eventRotate     = "rotate" // after SIGHUP the running server continues in a new file at the path
-	eventStream     = "stream" // the last msg_id of each of many streams whose clients may reconnect
+	eventAllow      = "allow"   // the operator admitted a key while the server runs
+	eventRotate     = "rotate"  // after SIGHUP the running server continues in a new file at the path
+	eventStream     = "stream"  // the last msg_id of each of many streams whose clients may reconnect
+	eventRoom       = "room"    // the epoch and the number of the last message
+	eventVisitor    = "visitor" // what the room knows of a key
+	eventRevoked    = "revoked" // a key that was in the room is no longer admitted
 	eventStop       = "stop"
 )
 
@@ -32,6 +35,7 @@ const (
 	recordBegin = `{"time":"`
 	recordPrev  = `,"prev":"`
 	recordEnd   = "\"}\n"
+	recordTime  = "2006-01-02T15:04:05.000000Z"
 	prevSize    = len(recordPrev) + 2*sha256.Size + len(recordEnd)
 	maxRecord   = 1 << 20 // bytes: more than a record of a line of maxLine, as escapes and in base64
 )
@@ -182,15 +186,16 @@ func recordOf(at time.Time, event string, peer peerFields, field, value string) 
 	return func(b []byte) []byte { return appendRecord(b, at, event, peer, field, value) }
 }
 
-// appendMessages appends a record for each line of l. A text that is not UTF-8 is also recorded in base64. With
-// digests, the SHA-256 of a text is recorded instead of the text.
-func appendMessages(b []byte, at time.Time, peer peerFields, l lines, digests bool) []byte {
+// appendMessages appends a record for each line of l, of which the first has the number seq in the room. A text that is
+// not UTF-8 is also recorded in base64. With digests, the SHA-256 of a text is recorded instead of the text.
+func appendMessages(b []byte, at time.Time, peer peerFields, l lines, seq uint64, digests bool) []byte {
 	from := len(b)
 	b = appendStart(b, at, eventMessage, peer)
 	start := b[from:] // of each record
 	b = b[:from]
 	for i, text := range l.texts {
 		b = append(b, start...)
+		b = strconv.AppendUint(append(b, `,"seq":`...), seq+uint64(i), 10)
 		b = appendID(b, l.first+uint64(i))
 		b = append(b, `,"msg_len":`...)
 		b = strconv.AppendInt(b, int64(len(text)), 10)
@@ -266,7 +271,7 @@ func appendID(b []byte, id uint64) []byte {
 // appendStart appends the members that begin a record.
 func appendStart(b []byte, at time.Time, event string, peer peerFields) []byte {
 	b = append(b, recordBegin...)
-	b = at.UTC().AppendFormat(b, "2006-01-02T15:04:05.000000Z")
+	b = at.UTC().AppendFormat(b, recordTime)
 	b = append(b, `","event":"`...)
 	b = append(b, event...)
 	b = append(b, '"')

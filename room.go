@@ -23,33 +23,28 @@ const (
 	deliveryBytes = 8 << 20  // bytes of memory for the deliveries that are being sent, except for leastTake each
 	itemRef       = 24       // bytes of an item's slice in a delivery
 	maxNotices    = 16       // that wait for one member
-	maxMet        = 64 << 10 // keys whose first visit is remembered; later ones get no history
-	maxLeft       = 4 << 10  // people whose place is remembered after they left
+
+	// A direct line is acknowledged when its receiver has read it. After this time without that it is reported as kept:
+	// long enough for a slow link, and shorter than leaveTimeout, so that a client that leaves hears of it.
+	unreadTimeout = 3 * time.Second
 )
 
 // room is shared by all goroutines of a server.
 type room struct {
 	log     *connLog
-	epoch   [8]byte
-	history int           // items at most that a member gets of what it missed (-history)
+	history int           // messages at most that a member gets of what it missed (-history)
 	flush   chan struct{} // of capacity 1, wakes flushLog; nil without -sync
 
-	mu      sync.Mutex // guards the fields below, and the fields of members that say so
-	queue   queue
-	members map[*member]struct{}
-	streams streams
-	visits  visits
-	pending []*stream // with lines in the log that are not on disk yet (-sync)
-	closing bool
-	sending int    // bytes of the deliveries that are being sent
-	whoText string // the answer to kindWho; empty if the members have changed since the last one
-}
-
-// visits holds what the room remembers of keys, also while they are not in it.
-type visits struct {
-	met  map[string]uint64 // by fingerprint, the last item before the key first joined; maxMet at most
-	left map[string]uint64 // by fingerprint of a person, the last item delivered; maxLeft at most
-	last map[string]*peer  // by fingerprint of met, how the key was admitted last
+	mu         sync.Mutex // guards the fields below, and the fields of members that say so
+	memory                // its epoch never changes
+	members    map[*member]struct{}
+	pending    []*stream            // with lines in the log that are not on disk yet (-sync)
+	awaiting   map[*stream]struct{} // with direct lines that are not read yet
+	overdue    *time.Timer          // runs reportUnread; nil while it is not due
+	sinceReads int                  // bytes of messages recorded since the last records of reading
+	closing    bool
+	sending    int    // bytes of the deliveries that are being sent
+	whoText    string // the answer to kindWho; empty if the members have changed since the last one
 }
 
 // receiver is where a member's deliveries go: a client's connection, or the operator's console. One goroutine at a time
@@ -75,12 +70,12 @@ type member struct {
 	stream   *stream    // which of its lines are in the log
 	listens  bool       // it receives items
 	presence presence
-	next     uint64   // number of the next item to deliver
-	acked    uint64   // the last of its lines that was acknowledged to it
-	notices  [][]byte // encoded items for it alone, maxNotices at most
-	spoke    bool     // it has sent a line on this connection
-	readErr  error    // what ended reading from it; nil while reading goes on
-	ending   ending
+	reading
+	acked   uint64   // the last of its lines that was acknowledged to it
+	notices [][]byte // encoded items for it alone, maxNotices at most
+	spoke   bool     // it has sent a line on this connection
+	readErr error    // what ended reading from it; nil while reading goes on
+	ending  ending
 }
 
 // writer is what delivers items and acknowledgements to a member: room.write, on one goroutine at a time, which ends when
@@ -94,11 +89,24 @@ type writer struct {
 
 // presence is how a member's presence began.
 type presence struct {
-	present  uint64    // the last item before it joined
+	present  uint64    // the place of the last item before it joined
 	person   bool      // somebody at a terminal
-	returned bool      // a person that was in the room before, and receives the lines since then
+	returned bool      // a person that was in the room before, and receives what was said since then
+	stranger bool      // of returned: the key was in the room, but not at a terminal, so only direct messages are new
+	again    bool      // a client that reconnects, and receives the joins and leaves since then, too
 	expires  time.Time // when its admission expires; zero for never
 }
+
+// reading is how far a member has come with what the room sends it.
+type reading struct {
+	visitor *visitor // its key; nil for one that does not listen, and for the operator
+	next    uint64   // place of the next item to deliver
+	recall  places   // messages to deliver before that, because the client asked for them
+	read    uint64   // number of the last message that the client has written out, as it says
+}
+
+// places is a range of places in the queue, without its end.
+type places struct{ next, end uint64 }
 
 // ending is why a member has to leave. The zero value means that it stays.
 type ending struct {
@@ -109,29 +117,27 @@ type ending struct {
 // errEnding is the error for lines of a member that has to leave.
 var errEnding = errors.New("the server has ended this session")
 
-// Reasons for which a member has to leave.
-const (
-	reasonNotAdmitted = "the key is no longer admitted" // revoked or expired, or its line was removed
-	reasonRemoved     = "removed by the operator"
-	reasonStopping    = "the server is stopping"
-)
-
 // reasonSlow is the reason of a member whose place in the queue is gone.
 var reasonSlow = fmt.Sprintf("slow consumer: it left more than %d MiB unread", queueBytes>>20)
 
-// newRoom makes a room with the streams that the end of the log reports. With sync, lines are acknowledged once they
+// newRoom makes a room with the memory that the end of the log has. With sync, lines are acknowledged once they
 // are on disk, and flushLog must run.
 func newRoom(log *connLog, history int, sync bool) (*room, error) {
 	r := &room{
-		log: log, history: history, members: map[*member]struct{}{}, queue: queue{first: 1}, streams: newStreams(),
-		visits: visits{met: map[string]uint64{}, left: map[string]uint64{}, last: map[string]*peer{}},
+		log: log, history: history, memory: newMemory(), members: map[*member]struct{}{},
+		awaiting: map[*stream]struct{}{},
 	}
-	rand.Read(r.epoch[:])
 	if sync {
 		r.flush = make(chan struct{}, 1)
 	}
 	r.streams.forgot = log.off() // lines from before this start are in no log
-	return r, log.replay(r.streams.replay)
+	if err := log.replay(min(history, maxQueued), r.restore); err != nil {
+		return nil, err
+	}
+	if r.epoch == [8]byte{} {
+		rand.Read(r.epoch[:]) // there is no log to go on from
+	}
+	return r, nil
 }
 
 // newMember makes a member that is not in the room yet. Nothing is delivered to it before the first room.write.
@@ -156,22 +162,26 @@ func (r *room) join(m *member, req joinRequest, listens bool) (welcome, error) {
 	}
 	m.fields = newPeerFields(m.peer.addr, m.name, m.peer.fingerprint, m.peer.stream.String(), m.peer.digest)
 	now := time.Now()
-	record := recordOf(now, eventConnect, m.fields, "by", m.peer.admittedBy)
-	if err := r.log.write(record, r.streams.appendMarks); err != nil {
+	m.stream = r.streams.lookup(m.peer.fingerprint, m.peer.stream)
+	m.next = r.queue.end()
+	m.presence = presence{present: m.next, person: req.flags&joinPerson != 0, expires: m.peer.until}
+	w := welcome{epoch: r.epoch, seq: r.queue.said, present: r.queue.said, name: m.name}
+	who := m.fields
+	if listens {
+		if r.meetLocked(m, req, &w) {
+			w.flags |= welcomeGap
+		}
+		who = slices.Concat(who, m.visitor.fields())
+	}
+	if err := r.log.write(recordOf(now, eventConnect, who, "by", m.peer.admittedBy), r.appendMarks); err != nil {
 		return welcome{}, err
 	}
 	r.enterLocked(m, listens)
+	w.recorded = m.acked
 	r.queue.add(nil, item{time: now, what: itemJoin, name: m.name}, m.stream, nil)
-	m.next = r.queue.end()
-	m.presence = presence{present: m.next - 1, person: req.flags&joinPerson != 0, expires: m.peer.until}
-	w := welcome{epoch: r.epoch, present: m.presence.present, recorded: m.acked, name: m.name}
-	if r.rewindLocked(m, req) {
-		w.flags |= welcomeGap
-	}
 	if m.stream.unsure && w.recorded == 0 {
 		w.flags |= welcomeForgotten
 	}
-	w.seq = m.next - 1
 	r.wakeAllLocked()
 	return w, nil
 }
@@ -191,9 +201,22 @@ func (r *room) enterOperator(m *member) {
 
 func (r *room) enterLocked(m *member, listens bool) {
 	m.stream = r.streams.join(m.peer.fingerprint, m.peer.stream)
-	m.listens, m.acked = listens, m.stream.durable
+	m.stream.person = m.presence.person
+	m.listens, m.acked = listens, m.stream.acknowledged()
+	if m.visitor != nil {
+		m.visitor.here++
+		r.visitors.put(m.visitor)
+		r.visitors.wasLogged(m.visitor)
+	}
 	r.members[m] = struct{}{}
 	r.whoText = ""
+}
+
+// operatorWelcome returns what begins the stay of the operator's console.
+func (r *room) operatorWelcome(m *member) welcome {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return welcome{epoch: r.epoch, seq: r.beforeLocked(m), name: m.name}
 }
 
 // nameLocked returns the name of a peer in the room. If another key has a name that looks alike, ~XXXXXXXX is added;
@@ -211,70 +234,247 @@ func (r *room) nameLocked(p *peer) string {
 	return name
 }
 
-// rewindLocked moves m's place back to the first item that it missed, as far as the history reaches. After a connection
-// that was cut off, that is the item after seen; for a person, the item after the last one before the person left. gap
-// means that some of the missed items are gone.
-func (r *room) rewindLocked(m *member, req joinRequest) (gap bool) {
-	if !m.listens {
-		return false
+// meetLocked finds the visitor that m's key is, and moves m's place back to the first item that m missed, as far as the
+// history reaches. It sets w.seq. gap means that some of what m missed is gone.
+func (r *room) meetLocked(m *member, req joinRequest, w *welcome) (gap bool) {
+	v := r.visitors.byKey[m.peer.fingerprint]
+	known := v != nil
+	if !known {
+		v = &visitor{fingerprint: m.peer.fingerprint, since: r.queue.said}
 	}
-	key := m.peer.fingerprint
-	left, returned := r.visits.left[key]
-	from := m.next
+	v.name, v.listed, v.peer = m.peer.name, m.peer.listed(), m.peer
+	m.visitor = v
+	from, placed, gap := r.placeOf(req)
+	m.presence.again = placed && m.stream != nil
 	switch {
-	case req.epoch == r.epoch && 0 < req.seen && req.seen < m.presence.present:
-		from = req.seen + 1
-	case m.presence.person && returned:
-		from, m.presence.returned = min(left+1, from), true
+	case placed && m.presence.person:
+		v.read = max(v.read, from)
+	case !placed && m.presence.person && known:
+		m.presence.returned, m.presence.stranger = true, !v.person
+		from = v.read
 	}
-	if m.presence.person {
-		delete(r.visits.left, key)
+	// What was said before this key came is not for it, whatever the client claims to have seen.
+	gap = r.rewindLocked(m, max(from, v.since), placed || m.presence.returned) || gap
+	missed := r.missedLocked(m)
+	switch {
+	case req.flags&joinLast != 0 && !placed && uint64(missed) < req.seen:
+		r.recallLocked(m, req.seen)
+		m.next = r.queue.end()
+	case missed > 0 && m.presence.returned:
+		r.notifyLocked(m, itemNotice, plural(missed, "message")+" while you were away:")
+	case m.presence.person && !known:
+		r.notifyLocked(m, itemNotice, whoLine(append(r.namesLocked(), m.name)))
 	}
-	// Lines from before this key first joined are not for it, whatever seen claims.
-	from = max(from, r.firstMetLocked(m)+1)
-	oldest := max(r.queue.first, m.presence.present-min(m.presence.present, uint64(r.history)))
-	gap = from < r.queue.first
-	for ; !gap && from < oldest; from++ {
-		gap = m.wants(r.queue.at(from), from) // an item that is not for m is no gap
-	}
-	m.next = max(from, oldest)
-	missed := 0
-	for n := m.next; n <= m.presence.present; n++ {
-		if m.wants(r.queue.at(n), n) {
-			missed++
-		}
-	}
-	if missed > 0 && m.presence.returned {
-		r.notifyLocked(m, itemNotice, fmt.Sprintf("%d said while you were away:", missed))
+	w.seq = r.beforeLocked(m)
+	m.read = w.seq
+	if m.presence.person && (!v.person || !placed) {
+		v.person, v.read = true, max(v.read, w.seq)
 	}
 	return gap
 }
 
-// firstMetLocked returns the last item before m's key first joined, and remembers it.
-func (r *room) firstMetLocked(m *member) uint64 {
-	met, known := r.visits.met[m.peer.fingerprint]
-	if known {
-		r.visits.last[m.peer.fingerprint] = m.peer
-		return met
+// placeOf returns the place that a client has kept, as the number of the last message that it has. placed is false if it
+// has none in this room. gap means that it has one in another room, or one that the log does not reach any more.
+func (r *room) placeOf(req joinRequest) (seq uint64, placed, gap bool) {
+	any := req.epoch == [8]byte{} // a number that somebody has typed
+	switch {
+	case req.flags&joinPlace == 0:
+		return r.queue.said, false, false
+	case req.epoch != r.epoch && !any, req.seen > r.queue.said && !any:
+		return r.queue.said, false, true
 	}
-	if len(r.visits.met) < maxMet {
-		r.visits.met[m.peer.fingerprint], r.visits.last[m.peer.fingerprint] = m.presence.present, m.peer
-	}
-	return m.presence.present
+	return min(req.seen, r.queue.said), true, false
 }
 
-// wants reports whether m receives it, the item with number n.
-func (m *member) wants(it *queueItem, n uint64) bool {
-	missed := m.presence.returned && n <= m.presence.present
-	switch {
-	case it.from == m.stream:
+// rewindLocked moves m's place behind the message with number from, or as far back as the history reaches. Without back
+// it only looks whether m has missed something. gap means that some of the missed messages are gone.
+func (r *room) rewindLocked(m *member, from uint64, back bool) (gap bool) {
+	if !back {
 		return false
-	case missed && (it.what == itemJoin || it.what == itemLeave):
-		return false
-	case it.to != nil && !slices.Contains(it.to.streams, m.stream):
-		return missed && it.to.fingerprint == m.peer.fingerprint // sent to an earlier connection of the same person
 	}
-	return true
+	gap = r.queue.lost.since(from, m.stream) && !m.presence.stranger || m.visitor.lost > from
+	oldest := r.queue.said - min(r.queue.said, uint64(r.history))
+	m.next = max(r.queue.after(from), r.queue.first)
+	for ; m.next < r.queue.end(); m.next++ {
+		it := r.queue.at(m.next)
+		if it.seq > oldest || it.seq == oldest && !it.isMessage() {
+			break
+		}
+		gap = gap || it.isMessage() && m.wants(it, m.next)
+	}
+	for n := m.next; !gap && n < r.queue.end(); n++ {
+		gap = r.queue.at(n).enc == nil && m.wants(r.queue.at(n), n)
+	}
+	return gap
+}
+
+// missedLocked returns how many messages from before its presence m will receive.
+func (r *room) missedLocked(m *member) (n int) {
+	for at := m.next; at < r.queue.end(); at++ {
+		if it := r.queue.at(at); it.isMessage() && it.enc != nil && m.wants(it, at) {
+			n++
+		}
+	}
+	return n
+}
+
+// beforeLocked returns the number before that of the first message that m will receive.
+func (r *room) beforeLocked(m *member) uint64 {
+	for at := m.recall.next; at < m.recall.end; at++ {
+		if it := r.queue.at(at); m.recalls(it) {
+			return it.seq - 1
+		}
+	}
+	for at := m.next; at < r.queue.end(); at++ {
+		if it := r.queue.at(at); it.isMessage() && it.enc != nil && m.wants(it, at) {
+			return it.seq - 1
+		}
+	}
+	return r.queue.said
+}
+
+// plural returns n and the noun, with an s if need be.
+func plural(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// wants reports whether m receives it, the item in place n.
+func (m *member) wants(it *queueItem, n uint64) bool {
+	if it.from == m.stream {
+		return false
+	}
+	if n > m.presence.present {
+		return it.to == nil || slices.Contains(it.to.streams, m.stream)
+	}
+	if it.to != nil { // it was sent to the key, whichever connections this had
+		return it.to.visitor.fingerprint == m.peer.fingerprint
+	}
+	if !it.isMessage() {
+		return m.presence.again
+	}
+	// A person who returns knows what the same key has typed at another terminal.
+	own := it.from.person && it.from.owner.fingerprint == m.peer.fingerprint
+	return !m.presence.returned || !m.presence.stranger && !own
+}
+
+// recalls reports whether it is a message that m may read again.
+func (m *member) recalls(it *queueItem) bool {
+	mine := it.to == nil || it.to.visitor.fingerprint == m.peer.fingerprint
+	return it.isMessage() && it.enc != nil && mine && (m.operator || it.seq > m.visitor.since)
+}
+
+// recall sends m the last n messages that it may read, once more.
+func (r *room) recall(m *member, n uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if m.visitor == nil && !m.operator || m.ending.reason != "" {
+		return
+	}
+	found := r.recallLocked(m, n)
+	words := "no messages to show"
+	if found > 0 {
+		words = "the last " + plural(found, "message") + ":"
+	}
+	r.notifyLocked(m, itemNotice, words)
+}
+
+// recallLocked makes m receive the last n messages that it may read, as far as the history reaches, and returns their
+// number.
+func (r *room) recallLocked(m *member, n uint64) (found int) {
+	n = min(n, uint64(r.history))
+	end := r.queue.end()
+	m.recall = places{end, end}
+	for at := end; at > r.queue.first && uint64(found) < n; at-- {
+		if m.recalls(r.queue.at(at - 1)) {
+			m.recall.next = at - 1
+			found++
+		}
+	}
+	return found
+}
+
+// hasRead notes that m's client has written out the messages up to number seq.
+func (r *room) hasRead(m *member, seq uint64) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if m.visitor == nil || seq < m.read || seq > r.queue.said {
+		return errMalformed
+	}
+	m.read = seq
+	if m.presence.person {
+		r.visitors.reads(m.visitor, seq)
+	}
+	for st := range r.awaiting {
+		r.settleLocked(st, func(u unread) bool { return u.to == m.visitor && u.seq <= seq }, false)
+	}
+	return nil
+}
+
+// shownLocked returns the number up to which m has written out all messages that are for it.
+func (r *room) shownLocked(m *member) uint64 {
+	if m.next <= r.queue.first {
+		return m.read
+	}
+	for n := max(r.queue.after(m.read), r.queue.first); n < m.next; n++ {
+		if it := r.queue.at(n); it.isMessage() && it.enc != nil && m.wants(it, n) {
+			return m.read
+		}
+	}
+	return max(m.read, r.queue.at(m.next-1).seq)
+}
+
+// awaitLocked makes the acknowledgement of the last n lines of m's stream, direct lines to v, wait until they are read.
+func (r *room) awaitLocked(m *member, first uint64, v *visitor) {
+	m.stream.await(unread{first: first, seq: r.queue.said, to: v, until: time.Now().Add(unreadTimeout)})
+	r.awaiting[m.stream] = struct{}{}
+	if r.overdue == nil {
+		r.overdue = time.AfterFunc(unreadTimeout, r.reportUnread) // ends when no lines are unread
+	}
+}
+
+// reportUnread reports direct lines that were not read in time to their senders.
+func (r *room) reportUnread() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	var next time.Time
+	for st := range r.awaiting {
+		r.settleLocked(st, func(u unread) bool { return !now.Before(u.until) }, true)
+		if len(st.unread) > 0 && (next.IsZero() || st.unread[0].until.Before(next)) {
+			next = st.unread[0].until
+		}
+	}
+	r.overdue = nil
+	if !next.IsZero() {
+		r.overdue = time.AfterFunc(next.Sub(now), r.reportUnread)
+	}
+}
+
+// settleLocked ends the waiting for the unread lines of st for which over returns true. With kept, their sender is
+// notified that the lines are kept.
+func (r *room) settleLocked(st *stream, over func(u unread) bool, kept bool) {
+	to := st.settle(over)
+	if len(to) == 0 {
+		return
+	}
+	if len(st.unread) == 0 {
+		delete(r.awaiting, st)
+	}
+	for m := range r.members {
+		if m.stream != st {
+			continue
+		}
+		for _, v := range to {
+			if kept {
+				const text = "%s has not read it yet; what you sent is kept for %s"
+				r.notifyLocked(m, itemUndelivered, fmt.Sprintf(text, v.name, v.name))
+			}
+		}
+		r.wakeLocked(m)
+	}
 }
 
 // say records a member's lines and queues them for the others. Lines that the log has already, which were sent again
@@ -330,34 +530,80 @@ func (r *room) publishLocked(m *member, l lines) error {
 	if l.from != "" {
 		name, who = l.from, peerFields(appendField(slices.Clip([]byte(who)), "from", l.from))
 	}
-	records := func(b []byte) []byte { return appendMessages(b, now, who, l, r.log.digests) }
-	if err := r.log.write(records, r.streams.appendMarks); err != nil {
+	var to *audience // nil for all
+	var noReceiver error
+	if l.what == itemDirect {
+		to, noReceiver = r.audienceLocked(m, l.to)
+		if noReceiver == nil {
+			who = peerFields(appendField(slices.Clip([]byte(who)), "receiver", to.visitor.fingerprint))
+		}
+	}
+	if m.presence.person && m.visitor != nil {
+		r.visitors.reads(m.visitor, r.shownLocked(m))
+		who = slices.Concat(who, m.visitor.readField())
+	}
+	size := 0
+	for _, text := range l.texts {
+		size += len(text) + len(name) + itemOverhead
+	}
+	readsDue := r.readsDueLocked(size + len(l.texts)*len(who))
+	records := func(b []byte) []byte {
+		b = appendMessages(b, now, who, l, r.queue.said+1, r.log.digests)
+		if readsDue {
+			b = r.visitors.appendReads(b, now)
+		}
+		return b
+	}
+	if err := r.log.write(records, r.appendMarks); err != nil {
 		return err
 	}
+	r.recordedLocked(m, readsDue)
 	texts := m.stream.unheard(l)
+	r.queue.said += uint64(len(l.texts) - len(texts)) // the room has heard these under other numbers
 	if len(texts) == 0 {
 		return nil
 	}
-	var to *audience // nil for all
-	if l.what == itemDirect {
-		var err error
-		to, err = r.audienceLocked(m, l.to)
-		if err != nil {
-			r.notifyLocked(m, itemUndelivered, err.Error()+"; what you sent is in the log only")
-			return nil
-		}
-	}
-	size := 0
-	for _, text := range texts {
-		size += len(text) + len(name) + itemOverhead
+	if noReceiver != nil {
+		r.queue.said += uint64(len(texts))
+		r.notifyLocked(m, itemUndelivered, noReceiver.Error()+"; what you sent is in the log only")
+		return nil
 	}
 	enc := r.queue.space(size)
 	for _, text := range texts {
 		enc = r.queue.add(enc, item{time: now, what: l.what, name: name, text: text}, m.stream, to)
 	}
+	switch {
+	case to == nil || to.visitor == nil:
+	case len(to.streams) == 0:
+		name := to.visitor.name
+		r.notifyLocked(m, itemUndelivered, fmt.Sprintf("%s is not here; what you sent is kept for %s", name, name))
+	case !m.operator && to.visitor.here > 0:
+		r.awaitLocked(m, l.first, to.visitor)
+	}
 	r.skipLocked(m)
 	r.wakeAllLocked()
 	return nil
+}
+
+// readsDueLocked reports whether records of reading are due, when size more bytes of messages are recorded.
+func (r *room) readsDueLocked(size int) bool {
+	r.sinceReads += size
+	return r.sinceReads >= readShare*readMarkBytes*max(1, len(r.visitors.ahead))
+}
+
+// recordedLocked notes how far the log has the reading, after a record of m's messages was written, and with all after
+// records of everybody's reading.
+func (r *room) recordedLocked(m *member, all bool) {
+	if m.presence.person && m.visitor != nil {
+		r.visitors.wasLogged(m.visitor)
+	}
+	if !all {
+		return
+	}
+	r.sinceReads = 0
+	for v := range r.visitors.ahead {
+		r.visitors.wasLogged(v)
+	}
 }
 
 // skipLocked moves m's place past items that m does not receive. Without it, a member that sends much is taken for a
@@ -368,16 +614,30 @@ func (r *room) skipLocked(m *member) {
 	}
 }
 
-// audienceLocked returns who receives a direct message from m to name.
+// audienceLocked returns who receives a direct message from m to name: the connections of a key that is in the room, or
+// a key that is away and gets the message when it returns.
 func (r *room) audienceLocked(m *member, name string) (*audience, error) {
 	found, err := r.findLocked(name)
+	if errors.Is(err, errAbsent) && r.history > 0 {
+		v, awayErr := r.visitors.away(name)
+		switch {
+		case v != nil:
+			return &audience{visitor: v}, nil
+		case !errors.Is(awayErr, errAbsent):
+			return nil, awayErr
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
-	to := &audience{fingerprint: found[0].peer.fingerprint}
+	to := &audience{visitor: &visitor{fingerprint: found[0].peer.fingerprint}}
 	for _, other := range found {
-		if other.listens && other.stream != m.stream {
-			to.streams = append(to.streams, other.stream)
+		if !other.listens || other.stream == m.stream {
+			continue
+		}
+		to.streams = append(to.streams, other.stream)
+		if other.visitor != nil {
+			to.visitor = other.visitor
 		}
 	}
 	if len(to.streams) == 0 {
@@ -408,9 +668,9 @@ func (r *room) findLocked(name string) ([]*member, error) {
 	case len(found) > 0:
 		return found, nil
 	case len(choice) == 1:
-		return nil, fmt.Errorf("nobody here is called %s; %s is here", name, choice[0])
+		return nil, fmt.Errorf("%w %s; %s is here", errAbsent, name, choice[0])
 	}
-	return nil, fmt.Errorf("nobody here is called %s", name)
+	return nil, fmt.Errorf("%w %s", errAbsent, name)
 }
 
 // kick ends the connections of a person.
@@ -428,6 +688,20 @@ func (r *room) kick(name string) error {
 		r.endLocked(m, reasonRemoved)
 	}
 	return nil
+}
+
+// away returns the visitors that have not been in the room since the start, by fingerprint: whether a line of
+// authorized_keys admitted them.
+func (r *room) away() map[string]bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	away := map[string]bool{}
+	for print, v := range r.visitors.byKey {
+		if v.here == 0 && v.peer == nil {
+			away[print] = v.listed
+		}
+	}
+	return away
 }
 
 // due returns the clients whose admission has expired, or with all every client.
@@ -449,9 +723,9 @@ func hasPassed(expiry, now time.Time) bool { return !expiry.IsZero() && !now.Bef
 func (r *room) visitorsDue(now time.Time, all bool) (due []*peer) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, p := range r.visits.last {
-		if all || hasPassed(p.until, now) {
-			due = append(due, p)
+	for _, v := range r.visitors.byKey {
+		if v.peer != nil && v.here == 0 && (all || hasPassed(v.peer.until, now)) {
+			due = append(due, v.peer)
 		}
 	}
 	return due
@@ -461,18 +735,11 @@ func (r *room) visitorsDue(now time.Time, all bool) (due []*peer) {
 func (r *room) renewVisitor(p *peer, until time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.visits.last[p.fingerprint] == p {
+	if v := r.visitors.byKey[p.fingerprint]; v != nil && v.peer == p {
 		renewed := *p
 		renewed.until = until
-		r.visits.last[p.fingerprint] = &renewed
+		v.peer = &renewed
 	}
-}
-
-// forget makes lines from before the next visit of a key not for it.
-func (r *room) forget(p *peer) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.visits.forget(p)
 }
 
 // renew sets when a member's admission expires.
@@ -591,9 +858,8 @@ func (r *room) next(m *member, d *delivery) (ok, over bool) {
 	if !left { // otherwise only the last acknowledgement and the goodbye are sent
 		d.items, d.missed = r.takeLocked(m, d.items, d.limit)
 	}
-	if m.stream.durable > m.acked {
-		m.acked = m.stream.durable
-		d.acked = m.acked
+	if n := m.stream.acknowledged(); n > m.acked {
+		m.acked, d.acked = n, n
 	}
 	if len(d.items) == 0 && (left || m.doneLocked(r)) {
 		d.goodbye, d.reason = true, m.ending.reason
@@ -611,7 +877,7 @@ func (r *room) next(m *member, d *delivery) (ok, over bool) {
 // doneLocked reports whether a member that has to leave has been delivered and acknowledged everything.
 func (m *member) doneLocked(r *room) bool {
 	delivered := !m.listens || m.next >= min(r.queue.end(), m.ending.until)
-	return m.ending.reason != "" && delivered && m.stream.durable == m.stream.last
+	return m.ending.reason != "" && delivered && m.stream.acknowledged() == m.stream.last
 }
 
 // countSendingLocked counts n bytes of memory for the delivery that m's goroutine sends, in place of the one before.
@@ -633,13 +899,20 @@ func (r *room) takeLocked(m *member, into [][]byte, limit int) (items [][]byte, 
 		m.next = end
 		return into, 0
 	}
+	n := 0
+	for m.recall.next = max(m.recall.next, r.queue.first); m.recall.next < m.recall.end && n < limit; m.recall.next++ {
+		if it := r.queue.at(m.recall.next); m.recalls(it) {
+			into = append(into, it.enc)
+			n += len(it.enc) + itemRef
+		}
+	}
 	if m.next < r.queue.first {
 		missed = r.queue.first - m.next
 		m.next = r.queue.first
 	}
-	for n := 0; m.next < end && n < limit; m.next++ {
+	for ; m.next < end && n < limit; m.next++ {
 		it := r.queue.at(m.next)
-		if m.wants(it, m.next) {
+		if it.enc != nil && m.wants(it, m.next) {
 			into = append(into, it.enc)
 			n += len(it.enc) + itemRef
 		}
@@ -675,6 +948,7 @@ func (r *room) endLocked(m *member, reason string) {
 	if m.ending.reason == "" {
 		m.ending = ending{reason, r.queue.end()}
 	}
+	r.settleLocked(m.stream, func(unread) bool { return true }, true)
 	r.wakeLocked(m)
 }
 
@@ -701,12 +975,8 @@ func (r *room) leave(m *member, reason string) {
 	if m.ending.reason != "" {
 		reason = m.ending.reason
 	}
-	switch {
-	case reason == reasonNotAdmitted:
-		r.visits.forget(m.peer)
-	case m.presence.person && m.listens:
-		r.visits.leave(m)
-	}
+	r.streams.leave(m.stream, reason == errLeft.Error())
+	r.partLocked(m)
 	shown := reason
 	if reason == errLeft.Error() {
 		shown = "" // the item's kind shows that already
@@ -714,31 +984,49 @@ func (r *room) leave(m *member, reason string) {
 	now := time.Now()
 	r.queue.add(nil, item{time: now, what: itemLeave, name: m.name, text: []byte(shown)}, m.stream, nil)
 	r.wakeAllLocked()
-	r.streams.leave(m.stream, reason == errLeft.Error())
-	r.log.record(recordOf(now, eventDisconnect, m.fields, "reason", reason), r.streams.appendMarks)
-}
-
-// leave remembers the last item that a person received. Beyond maxLeft people, the one that has missed most is
-// forgotten.
-func (v *visits) leave(m *member) {
-	key := m.peer.fingerprint
-	if _, known := v.left[key]; !known && len(v.left) >= maxLeft {
-		longest := ""
-		for who, at := range v.left {
-			if longest == "" || at < v.left[longest] {
-				longest = who
-			}
-		}
-		delete(v.left, longest)
+	who := m.fields
+	if m.visitor != nil && m.presence.person {
+		who = slices.Concat(who, m.visitor.readField())
 	}
-	v.left[key] = m.next - 1
+	r.log.record(recordOf(now, eventDisconnect, who, "reason", reason), r.appendMarks)
+	if reason == reasonNotAdmitted {
+		r.visitors.forget(m.peer.fingerprint)
+	}
 }
 
-// forget forgets the visits of a key.
-func (v *visits) forget(p *peer) {
-	delete(v.met, p.fingerprint)
-	delete(v.left, p.fingerprint)
-	delete(v.last, p.fingerprint)
+// partLocked notes how far m's person has come, and that direct lines to m, and the acknowledgements of m's own, wait for
+// m no longer.
+func (r *room) partLocked(m *member) {
+	if m.stream.here == 0 {
+		r.settleLocked(m.stream, func(unread) bool { return true }, false)
+	}
+	v := m.visitor
+	if v == nil {
+		return
+	}
+	if m.presence.person {
+		r.visitors.reads(v, r.shownLocked(m))
+		r.visitors.wasLogged(v)
+	}
+	v.here--
+	r.visitors.touch(v)
+	if v.here > 0 {
+		return
+	}
+	for st := range r.awaiting {
+		r.settleLocked(st, func(u unread) bool { return u.to == v }, true)
+	}
+}
+
+// revoke notes that a key that is away is no longer admitted: what is said from now on is not for it, even if it is
+// admitted again.
+func (r *room) revoke(fingerprint string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if v := r.visitors.byKey[fingerprint]; v != nil && v.here == 0 {
+		r.visitors.forget(fingerprint)
+		r.log.record(recordOf(time.Now(), eventRevoked, nil, "fingerprint", fingerprint), r.appendMarks)
+	}
 }
 
 // close rejects further members and makes all members leave.
@@ -832,14 +1120,14 @@ func (r *room) mute(m *member) {
 func (r *room) record(add func(b []byte) []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.log.record(add, r.streams.appendMarks)
+	r.log.record(add, r.appendMarks)
 }
 
 // recordStart writes the first record of this start of the server, with the marks of the streams.
 func (r *room) recordStart(add func(b []byte) []byte) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.log.write(add, r.streams.appendMarks)
+	return r.log.write(add, r.appendMarks)
 }
 
 // reopen continues in a new file after a rotation. No record is lost or written twice.
@@ -849,7 +1137,7 @@ func (r *room) reopen() error {
 	if moved, err := r.log.reopen(); err != nil || !moved {
 		return err
 	}
-	r.log.record(recordOf(time.Now(), eventRotate, nil, "", ""), r.streams.appendMarks)
+	r.log.record(recordOf(time.Now(), eventRotate, r.memory.fields(), "", ""), r.appendMarks)
 	return nil
 }
 
@@ -885,10 +1173,17 @@ func (r *room) durable(some []*stream, last []uint64) {
 		s.durable = max(s.durable, last[i])
 	}
 	for m := range r.members {
-		if m.stream.durable > m.acked {
+		if m.stream.acknowledged() > m.acked {
 			r.wakeLocked(m)
 		}
 	}
+}
+
+// began returns the fields of the record of a start, by which a log without earlier records has an epoch.
+func (r *room) began() peerFields {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.memory.fields()
 }
 
 // lostLines removes the records since the last sync from the log, after a sync has failed. Their clients have to leave,

@@ -395,7 +395,7 @@ func TestHistoryStartsAtFirstJoin(t *testing.T) {
 	}
 	for _, seen := range []uint64{1, 1<<64 - 1} {
 		m := stubMember("mallory", "key m", byte(seen))
-		if _, err := r.join(m, joinRequest{epoch: r.epoch, seen: seen, flags: joinListens}, true); err != nil {
+		if _, err := r.join(m, joinRequest{epoch: r.epoch, seen: seen, flags: joinListens | joinPlace}, true); err != nil {
 			t.Fatal(err)
 		}
 		for _, got := range heard(t, r, m) {
@@ -632,7 +632,7 @@ func TestRoomQueue(t *testing.T) {
 // TestQueueAudience: the receivers of direct items count in the queue's limit, once for items in sequence.
 func TestQueueAudience(t *testing.T) {
 	const streams, takes = 256, audienceSize + 8*256
-	newAudience := func() *audience { return &audience{streams: make([]*stream, streams)} }
+	newAudience := func() *audience { return &audience{&visitor{}, make([]*stream, streams)} }
 	var q queue
 	shared := newAudience()
 	for range 3 {

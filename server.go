@@ -16,6 +16,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -107,8 +108,15 @@ func (s *server) run(ctx context.Context, listeners []net.Listener) error {
 		}
 	}
 	self := newPeerFields(addr, s.name, fingerprint(s.id), "", nil)
-	if err := s.room.recordStart(recordOf(time.Now(), eventStart, self, "log", s.log.began)); err != nil {
+	who := self
+	if s.pipe == nil {
+		who = slices.Concat(self, s.room.began())
+	}
+	if err := s.room.recordStart(recordOf(time.Now(), eventStart, who, "log", s.log.began)); err != nil {
 		return err
+	}
+	if s.trust != nil {
+		s.recheck(true) // a key may have been revoked while no server was running
 	}
 	go s.watch(ctx, stop) // ends with ctx
 	stopping := make(chan struct{})
@@ -378,6 +386,10 @@ func (s *server) receive(m *member, l link, b *batch, kind byte, payload []byte)
 		return s.gather(m, l, b, payload)
 	case kind == kindWho:
 		s.room.who(m)
+	case kind == kindAck && len(payload) == 8:
+		return s.room.hasRead(m, binary.BigEndian.Uint64(payload))
+	case kind == kindHistory && len(payload) == 8:
+		s.room.recall(m, binary.BigEndian.Uint64(payload))
 	case kind == kindPing:
 	case kind == kindClose && string(payload) == closeText:
 		return errLeft
@@ -629,6 +641,7 @@ func (s *server) reportRefused(p *peer, err error) {
 	reason, hint := clip(err.Error(), maxReason), hintOf(err)
 	var u *untrusted
 	if errors.As(err, &u) && u.kind == unknownKey && p.key != nil {
+		s.room.revoke(p.fingerprint)
 		s.strangers.add(p.key)
 		if s.console.term != nil {
 			hint += "\nsecurechat: hint: or type /allow NAME"
@@ -658,6 +671,11 @@ func (s *server) recheck(changed bool) {
 	if raw != nil && !changed && !hasPassed(raw.until, now) {
 		raw = nil
 	}
+	if changed && s.trust != nil {
+		for _, print := range s.trust.clientRules().excluded(s.room.away(), now) {
+			s.room.revoke(print)
+		}
+	}
 	if len(due)+len(away) == 0 && raw == nil {
 		return
 	}
@@ -678,7 +696,7 @@ func (s *server) recheck(changed bool) {
 		case err == nil:
 			s.room.renewVisitor(p, until)
 		case isRefusal(err):
-			s.room.forget(p)
+			s.room.revoke(p.fingerprint)
 		}
 	}
 	if raw != nil {

@@ -16,6 +16,7 @@ const (
 	// The marks of maxStreams and the records of markBytes fit tailBytes together, so the tail has a mark of each stream.
 	maxKeyStreams = 4096     // remembered of one key
 	maxStreams    = 64 << 10 // remembered of all keys
+	maxUnread     = 64       // runs of direct lines of one stream that wait until they are read
 )
 
 // stream is the state of one client process's stream. Its address stands for the key and the id together, since another
@@ -29,6 +30,8 @@ type stream struct {
 	here    int           // connections of it in the room
 	changed uint64        // when a connection of it last joined or left, by streams.changes
 	place   *list.Element // in owner.streams
+	person  bool          // somebody at a terminal sends it
+	unread  []unread      // the direct lines that hold back the acknowledgement, in order
 }
 
 // unheard returns the texts of l, which was recorded, that the room has not heard, and counts them as heard. After a
@@ -50,6 +53,49 @@ type owner struct {
 	fingerprint string
 	streams     list.List // the longest unchanged first
 	forgot      bool      // a stream with lines had to be forgotten: an unknown one may be that one
+}
+
+// unread is a run of direct lines that were delivered to a receiver which has not acknowledged yet that it read them.
+type unread struct {
+	first uint64 // line of the run in its stream
+	seq   uint64 // the number of the last line in the room
+	to    *visitor
+	until time.Time // when the sender is told that the lines are kept
+}
+
+// acknowledged returns the number of the last line to acknowledge to the client: the lines up to it are recorded, and
+// the direct ones among them are read, or reported as kept.
+func (st *stream) acknowledged() uint64 {
+	if len(st.unread) == 0 {
+		return st.durable
+	}
+	return min(st.durable, st.unread[0].first-1)
+}
+
+// await makes the acknowledgement of a run of direct lines wait. With many runs the last one takes up further ones.
+func (st *stream) await(u unread) {
+	if n := len(st.unread); n >= maxUnread {
+		last := &st.unread[n-1]
+		if last.to == u.to {
+			last.seq = u.seq
+		}
+		return
+	}
+	st.unread = append(st.unread, u)
+}
+
+// settle removes the runs for which over returns true, and returns the receivers of these.
+func (st *stream) settle(over func(u unread) bool) (to []*visitor) {
+	st.unread = slices.DeleteFunc(st.unread, func(u unread) bool {
+		if !over(u) {
+			return false
+		}
+		if !slices.Contains(to, u.to) {
+			to = append(to, u.to)
+		}
+		return true
+	})
+	return to
 }
 
 // streams holds the streams of all keys. The room's lock guards it.
@@ -100,6 +146,11 @@ func (s *streams) find(fingerprint string, id streamID) *stream {
 	s.known[st.streamKey] = st
 	s.touch(st)
 	return st
+}
+
+// lookup returns a key's stream, or nil if it is not remembered.
+func (s *streams) lookup(fingerprint string, id streamID) *stream {
+	return s.known[streamKey{s.owners[fingerprint], id}]
 }
 
 // join returns the stream of a connection that enters the room.
@@ -169,7 +220,7 @@ func (s *streams) replay(m mark) {
 	case m.forgot:
 		s.ownerOf(m.fingerprint).forgot = true
 	case m.left:
-		if st := s.known[streamKey{s.owners[m.fingerprint], m.id}]; st != nil {
+		if st := s.lookup(m.fingerprint, m.id); st != nil {
 			s.remove(st)
 		}
 	default:

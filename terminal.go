@@ -9,6 +9,9 @@ package main
 //     therefore right for any width that this terminal gives a Chinese letter or an emoji. Estimated widths, which
 //     are rather too large than too small, only decide how much of the line is drawn.
 //   - Typed and pasted text is drawn through appendSafe. Callers of print make text from peers safe.
+//   - A printed line that is longer than a row continues on indented rows, so it cannot imitate a line of its own.
+//   - Pasted text is marked. The caller learns whether a line's first word has pasted characters, and takes such a line
+//     as text.
 //   - The terminal is restored at every kind of end: close, panics (console.guard), Ctrl-Z and fg.
 //   - With TERM=dumb the kernel edits the line, and no escape sequence is written.
 //
@@ -17,6 +20,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -26,6 +30,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -37,11 +42,30 @@ const (
 	maxHistory      = 100       // lines kept for the arrow keys,
 	maxHistoryBytes = 256 << 10 // and bytes of all of them
 	maxSequence     = 32        // bytes of a key's escape sequence
+	maxBurst        = 128       // bytes that keys bring at once, outside the marks of a paste
+
+	// A paste whose end mark is lost ends after maxSilence without bytes, or with a Ctrl-C or Ctrl-D that arrives alone
+	// and is followed by nothing for keyPause. Neither is shorter, because a slow link delays parts of a paste.
+	maxSilence = time.Second
+	keyPause   = 100 * time.Millisecond
+
+	// close discards what was typed ahead, such as the rest of a paste, until nothing arrives for discardPause, but not
+	// longer than maxDiscard.
+	discardPause = 100 * time.Millisecond
+	maxDiscard   = time.Second
+
+	rowIndent      = 6  // columns before the later rows of a line, as many as the time of a message takes
+	defaultColumns = 80 // of a terminal that does not know its size
 
 	pasteOn, pasteOff = "\x1b[?2004h", "\x1b[?2004l"
 	pasteStart        = "\x1b[200~"
 	pasteEnd          = "\x1b[201~"
 	colorOff          = "\x1b[0m"
+	wrapOff, wrapOn   = "\x1b[?7l", "\x1b[?7h"
+
+	// wholeLine begins a printed line that is left to the terminal's own wrapping, so that it can be copied: a command,
+	// a key or an invite code. Safe text never has this character.
+	wholeLine = "\x00"
 )
 
 // The keys with a meaning that are control characters.
@@ -76,10 +100,11 @@ type terminal struct {
 
 	// Only readLine and readSecret use these. complete returns the candidates for the word that ends at byte pos of
 	// line; it may be nil, and must be set before the first line is read.
-	complete func(line string, pos int) []string
-	keys     keyReader
-	history  history
-	tabs     int // Tab keys in a row
+	complete   func(line string, pos int) []string
+	keys       keyReader
+	history    history
+	tabs       int  // Tab keys in a row
+	afterPaste bool // the last line ended in a paste: Enter without a line is meant to send that paste
 
 	mu      sync.Mutex  // guards the fields below
 	saved   *term.State // nil: not in raw mode (closed, or dumb without a secret being asked for)
@@ -89,6 +114,7 @@ type terminal struct {
 	secret  bool       // the line is not drawn
 	line    lineEditor // written only by readLine and readSecret, which therefore read it without the lock
 	closed  bool
+	chats   bool // readLine has been called: close discards what was typed ahead
 	waiting bool // Ctrl-C is a signal, until the next prompt
 }
 
@@ -115,7 +141,7 @@ func nameColor(name string) string {
 
 // newTerminal takes over the terminal that in and out are. The caller must call close at the end, also after a panic.
 func newTerminal(in, out *os.File) (*terminal, error) {
-	t := &terminal{in: in, out: out, keys: keyReader{r: bufio.NewReader(in)}, dumb: isDumb(), undo: func() {}}
+	t := &terminal{in: in, out: out, keys: newKeyReader(in), dumb: isDumb(), undo: func() {}}
 	if !isTerminal(in) || !isTerminal(out) {
 		return nil, errors.New("input and output are not a terminal; use a pipe without a prompt")
 	}
@@ -156,8 +182,18 @@ func (t *terminal) close() {
 	}
 	t.closed = true
 	t.undo()
+	if t.chats {
+		t.discardTypedAhead()
+	}
 	t.release()
 	t.saved = nil
+}
+
+// discardTypedAhead reads away what the terminal still holds, so that the shell does not run it. The caller holds the
+// lock.
+func (t *terminal) discardTypedAhead() {
+	for end := time.Now().Add(maxDiscard); discardInput(t.in, discardPause) && time.Now().Before(end); {
+	}
 }
 
 // release leaves raw mode, for close and for Ctrl-Z. The caller holds the lock.
@@ -216,7 +252,7 @@ func (t *terminal) write(s string) { _, _ = t.out.WriteString(s) }
 func (t *terminal) print(text string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	text += "\n"
+	text = t.rows(text)
 	if t.saved != nil {
 		text = strings.ReplaceAll(text, "\n", "\r\n")
 	}
@@ -227,6 +263,15 @@ func (t *terminal) print(text string) {
 		text = "\r\x1b[J" + text + t.row()
 	}
 	t.write(text)
+}
+
+// rows breaks text into rows, which all end with a newline. The terminal's own wrapping is off meanwhile: it would begin a row
+// without indent if this terminal shows a rune wider than width takes it for.
+func (t *terminal) rows(text string) string {
+	if t.dumb || t.closed {
+		return breakRows(text, columnsOf(t.out), "", "")
+	}
+	return breakRows(text, columnsOf(t.out), wrapOff, wrapOn) + wrapOn
 }
 
 // bell rings the bell.
@@ -263,10 +308,7 @@ func (t *terminal) draw() {
 
 // row returns the output that draws the prompt and the part of the line around the cursor on an empty row.
 func (t *terminal) row() string {
-	columns, _, err := term.GetSize(int(t.out.Fd()))
-	if err != nil || columns <= 0 {
-		columns = 80
-	}
+	columns := columnsOf(t.out)
 	prompt := t.prompt
 	room := columns - width(prompt) - 1
 	if room < 10 && prompt != "" {
@@ -278,7 +320,7 @@ func (t *terminal) row() string {
 	}
 	from, to := visiblePart(line, pos, room)
 	var b strings.Builder
-	b.WriteString("\x1b[?7l" + prompt)
+	b.WriteString(wrapOff + prompt)
 	if from > 0 {
 		b.WriteByte('<')
 	}
@@ -286,22 +328,27 @@ func (t *terminal) row() string {
 	if to < len(line) {
 		b.WriteByte('>')
 	}
-	b.WriteString("\x1b8\x1b[?7h")
+	b.WriteString("\x1b8" + wrapOn)
 	return b.String()
 }
 
-// readLine returns the next line. pasted reports that the line ended inside a paste: then an empty line is text, not a
-// request to leave. A pasted line longer than maxInput is returned in parts. The error is io.EOF for Ctrl-D on an empty
-// line and for the end of the terminal, and errInterrupt for Ctrl-C.
+// readLine returns the next line. pasted reports that its first word has pasted characters, or that the line ended
+// inside a paste: then it is text, not a command, and an empty line no request to leave. A pasted line longer than
+// maxInput is returned in parts. A line that begins with one typed slash takes the newlines of a paste as characters,
+// because the lines of the paste are meant for the command. The error is io.EOF for Ctrl-D on an empty line and for the
+// end of the terminal, and errInterrupt for Ctrl-C.
 func (t *terminal) readLine() (line string, pasted bool, err error) {
+	t.mu.Lock()
+	t.chats = true
+	t.mu.Unlock()
 	if t.dumb {
 		line, err = t.readCooked()
 		return line, false, err
 	}
 	t.begin(false)
 	line, pasted, err = t.edit()
-	if err == nil && line != "" && !pasted {
-		t.history.remember(line)
+	if err == nil && line != "" && !t.keys.pasting {
+		t.history.remember(historyLine{text: line, pasted: pasted})
 	}
 	return line, pasted, err
 }
@@ -405,8 +452,14 @@ func (t *terminal) edit() (line string, pasted bool, err error) {
 			t.tabs = 0
 		}
 		switch {
+		case (r == '\r' || r == '\n') && t.keys.pasting && t.line.isCommand() && !t.secret:
+			t.insert('\n')
+		case (r == '\r' || r == '\n') && t.afterPaste && !t.keys.pasting && len(t.line.runes) == 0:
+			t.afterPaste = false
 		case r == '\r' || r == '\n':
-			return t.finish(""), t.keys.pasting, nil
+			t.afterPaste = t.keys.pasting
+			pasted = t.keys.pasting || t.line.startsPasted()
+			return t.finish(""), pasted, nil
 		case string(r) == esc && t.keys.pasting && t.keys.endsPaste():
 		case string(r) == esc && !t.keys.pasting:
 			seq, err := t.keys.sequence()
@@ -414,7 +467,7 @@ func (t *terminal) edit() (line string, pasted bool, err error) {
 				return "", false, err
 			}
 			t.key(esc + seq)
-		case t.keys.pasting && !t.line.fits(r):
+		case t.keys.pasting && !t.line.fits(r) && !t.line.isCommand():
 			part := t.finish("")
 			t.insert(r)
 			return part, true, nil
@@ -452,7 +505,7 @@ func (t *terminal) finish(mark string) string {
 		t.write("\r\n")
 		return line
 	}
-	t.write("\r\x1b[J" + t.prompt + text + mark + "\r\n")
+	t.write("\r\x1b[J" + strings.ReplaceAll(t.rows(t.prompt+text+mark), "\n", "\r\n"))
 	return line
 }
 
@@ -464,21 +517,23 @@ func (t *terminal) insert(r rune) {
 		t.write("\a")
 		return
 	}
-	t.line.replace(t.line.pos, t.line.pos, []rune{r})
+	t.line.replace(t.line.pos, t.line.pos, []rune{r}, t.keys.pasting)
 }
 
-// replace replaces part of the line by text, and puts the cursor after it.
-func (t *terminal) replace(from, to int, text []rune) {
+// replace replaces part of the line by text, and puts the cursor after it. pasted marks the text.
+func (t *terminal) replace(from, to int, text []rune, pasted bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.line.replace(from, to, text)
+	t.line.replace(from, to, text, pasted)
 }
 
 // key performs the action of a key: a control character, or ESC and a sequence.
 func (t *terminal) key(key string) {
 	switch key {
 	case pasteStart:
-		t.keys.pasting = true
+		t.keys.pasting, t.keys.endLost = true, false
+	case pasteEnd:
+		t.keys.endLost = false
 	case ctrlP, "\x1b[A", "\x1bOA":
 		t.recall(-1)
 	case ctrlN, "\x1b[B", "\x1bOB":
@@ -503,8 +558,9 @@ func (t *terminal) recall(step int) {
 	if t.secret {
 		return
 	}
-	if text, ok := t.history.move(step, t.line.runes); ok {
-		t.replace(0, len(t.line.runes), text)
+	current := historyLine{text: string(t.line.runes), pasted: slices.Contains(t.line.pasted, true)}
+	if line, ok := t.history.move(step, current); ok {
+		t.replace(0, len(t.line.runes), []rune(line.text), line.pasted)
 	}
 }
 
@@ -529,7 +585,7 @@ func (t *terminal) completeWord() {
 		common += " "
 	}
 	if len(common) > len(word) {
-		t.replace(start, pos, []rune(common))
+		t.replace(start, pos, []rune(common), slices.Contains(t.line.pasted[start:pos], true))
 		return
 	}
 	t.tabs++
@@ -555,14 +611,120 @@ func commonPrefix(words []string) string {
 // keyReader reads keys: runes, escape sequences and the marks of a paste.
 type keyReader struct {
 	r       *bufio.Reader
-	pasting bool // between the marks of a paste
-	afterCR bool // the last rune was a carriage return
+	in      *timedReader // what r reads; nil for input whose reads do not wait
+	pasting bool         // between the marks of a paste
+	endLost bool         // the last paste ended without its mark
+	afterCR bool         // the last rune was a carriage return
 }
 
-// next reads a rune. At the end of the terminal the error is io.EOF.
+func newKeyReader(in io.Reader) keyReader {
+	timed := &timedReader{r: in}
+	return keyReader{r: bufio.NewReader(timed), in: timed}
+}
+
+// next reads a rune. At the end of the terminal the error is io.EOF. A paste whose end mark is lost ends here.
 func (k *keyReader) next() (rune, error) {
-	r, _, err := k.r.ReadRune()
-	return r, terminalError(err)
+	for {
+		if k.endLost && !k.pasting && k.r.Buffered() == 0 {
+			k.setTimeout(0)
+			_, _ = k.r.Peek(1) // an error shows again below
+			k.pasting = k.restOfPaste(0)
+		}
+		k.setTimeout(0)
+		if k.pasting {
+			k.setTimeout(maxSilence)
+		}
+		alone := k.r.Buffered() == 0
+		r, _, err := k.r.ReadRune()
+		switch {
+		case err == errSilence && k.pasting:
+			k.pasting, k.endLost = false, true
+			continue
+		case err == errSilence:
+			continue
+		case err != nil:
+			return 0, terminalError(err)
+		}
+		if k.pasting && alone && (string(r) == ctrlC || string(r) == ctrlD) && k.silent() {
+			k.pasting, k.endLost = false, true
+		}
+		return r, nil
+	}
+}
+
+// silent reports whether nothing follows for keyPause.
+func (k *keyReader) silent() bool {
+	k.setTimeout(keyPause)
+	_, err := k.r.Peek(1)
+	return err == errSilence
+}
+
+func (k *keyReader) setTimeout(d time.Duration) {
+	if k.in != nil {
+		k.in.timeout = d
+	}
+}
+
+// restOfPaste reports whether the bytes that have arrived, without the first skip, continue a paste that seemed to have
+// ended: an end mark follows, or more bytes than keys bring at once. This is so after a pause in a paste, and after an
+// end mark that is part of the pasted text.
+func (k *keyReader) restOfPaste(skip int) bool {
+	ahead, _ := k.r.Peek(k.r.Buffered())
+	ahead, _, _ = bytes.Cut(ahead[min(skip, len(ahead)):], []byte(pasteStart))
+	return len(ahead) > maxBurst || bytes.Contains(ahead, []byte(pasteEnd))
+}
+
+// errSilence is the error of a timedReader that timed out.
+var errSilence = errors.New("nothing was read in time")
+
+// timedReader is a reader with a timeout. A Read that timed out continues, and the next one returns its bytes.
+type timedReader struct {
+	r       io.Reader
+	timeout time.Duration // of a Read; 0 for none
+	pending chan readResult
+	rest    []byte // read and not returned yet
+}
+
+type readResult struct {
+	bytes []byte
+	err   error
+}
+
+func (t *timedReader) Read(p []byte) (int, error) {
+	if len(t.rest) > 0 {
+		n := copy(p, t.rest)
+		t.rest = t.rest[n:]
+		return n, nil
+	}
+	if t.pending == nil {
+		if t.timeout == 0 {
+			return t.r.Read(p)
+		}
+		t.pending = make(chan readResult, 1)
+		go readInto(t.pending, t.r, len(p)) // ends with its Read, else with the process
+	}
+	var late <-chan time.Time
+	if t.timeout > 0 {
+		timer := time.NewTimer(t.timeout)
+		defer timer.Stop()
+		late = timer.C
+	}
+	select {
+	case got := <-t.pending:
+		t.pending = nil
+		n := copy(p, got.bytes)
+		t.rest = got.bytes[n:]
+		return n, got.err
+	case <-late:
+		return 0, errSilence
+	}
+}
+
+// readInto sends the result of one Read of at most size bytes.
+func readInto(result chan<- readResult, r io.Reader, size int) {
+	buf := make([]byte, size)
+	n, err := r.Read(buf)
+	result <- readResult{buf[:n], err}
 }
 
 // terminalError describes an error of reading from the terminal, except io.EOF.
@@ -602,11 +764,11 @@ func (k *keyReader) sequence() (string, error) {
 }
 
 // endsPaste reports whether the ESC just read begins the mark at the end of the paste, and reads the rest of the
-// mark. Any other ESC is pasted text. Looking ahead does not wait, because at least the mark follows it.
+// mark. Any other ESC is pasted text, and so is a mark after which the paste goes on.
 func (k *keyReader) endsPaste() bool {
 	rest := pasteEnd[len(esc):]
 	ahead, err := k.r.Peek(len(rest))
-	if err != nil || string(ahead) != rest {
+	if err != nil || string(ahead) != rest || k.restOfPaste(len(rest)) {
 		return false
 	}
 	_, err = k.r.Discard(len(rest))
@@ -635,20 +797,26 @@ func (k *keyReader) cookedLine() (string, error) {
 
 // history holds earlier lines for the arrow keys.
 type history struct {
-	lines []string
-	at    int    // the index in lines of the line shown; len(lines) for a new line
-	draft []rune // the new line, while an earlier one is shown
+	lines []historyLine
+	at    int         // the index in lines of the line shown; len(lines) for a new line
+	draft historyLine // the new line, while an earlier one is shown
+}
+
+// historyLine is a line of the history. pasted marks all of its runes.
+type historyLine struct {
+	text   string
+	pasted bool
 }
 
 // remember adds a line, unless it repeats the last one, and drops old lines.
-func (h *history) remember(line string) {
+func (h *history) remember(line historyLine) {
 	if n := len(h.lines); n > 0 && h.lines[n-1] == line {
 		return
 	}
 	h.lines = append(h.lines, line)
 	total := 0
 	for i, l := range slices.Backward(h.lines) {
-		total += len(l)
+		total += len(l.text)
 		if total > maxHistoryBytes || len(h.lines)-i > maxHistory {
 			h.lines = slices.Clone(h.lines[i+1:])
 			return
@@ -659,37 +827,56 @@ func (h *history) remember(line string) {
 // rewind begins a new line.
 func (h *history) rewind() { h.at = len(h.lines) }
 
-// move returns the line step places after the one shown, or false if there is none. current is the text of the line
-// shown.
-func (h *history) move(step int, current []rune) (text []rune, ok bool) {
+// move returns the line step places after the one shown, or false if there is none. current is the line shown.
+func (h *history) move(step int, current historyLine) (line historyLine, ok bool) {
 	to := h.at + step
 	if to < 0 || to > len(h.lines) {
-		return nil, false
+		return line, false
 	}
 	if h.at == len(h.lines) {
-		h.draft = slices.Clone(current)
+		h.draft = current
 	}
 	h.at = to
 	if to == len(h.lines) {
 		return h.draft, true
 	}
-	return []rune(h.lines[to]), true
+	return h.lines[to], true
 }
 
 // lineEditor is a line and the cursor in it.
 type lineEditor struct {
-	runes []rune
-	pos   int // of the cursor, an index of runes at the start of a cluster
-	size  int // bytes of the line in UTF-8
+	runes  []rune
+	pasted []bool // for each rune, whether it was pasted
+	pos    int    // of the cursor, an index of runes at the start of a cluster
+	size   int    // bytes of the line in UTF-8
+}
+
+// startsPasted reports whether the first word has pasted runes.
+func (e *lineEditor) startsPasted() bool {
+	for i, r := range e.runes {
+		if i > 0 && unicode.IsSpace(r) {
+			return false
+		}
+		if e.pasted[i] {
+			return true
+		}
+	}
+	return false
+}
+
+// isCommand reports whether the line begins with one slash, and its first word was typed.
+func (e *lineEditor) isCommand() bool {
+	return len(e.runes) > 0 && e.runes[0] == '/' && (len(e.runes) == 1 || e.runes[1] != '/') && !e.startsPasted()
 }
 
 // fits reports whether the line has room for r.
 func (e *lineEditor) fits(r rune) bool { return e.size+utf8.RuneLen(r) <= maxInput }
 
-// replace replaces runes[from:to] by text, and puts the cursor after it.
-func (e *lineEditor) replace(from, to int, text []rune) {
+// replace replaces runes[from:to] by text, which pasted marks, and puts the cursor after it.
+func (e *lineEditor) replace(from, to int, text []rune, pasted bool) {
 	e.size += runesSize(text) - runesSize(e.runes[from:to])
 	e.runes = slices.Replace(e.runes, from, to, text...)
+	e.pasted = slices.Replace(e.pasted, from, to, slices.Repeat([]bool{pasted}, len(text))...)
 	e.pos = from + len(text)
 }
 
@@ -707,7 +894,7 @@ func (e *lineEditor) take(wipe bool) string {
 	if wipe {
 		clear(e.runes)
 	}
-	e.runes, e.pos, e.size = e.runes[:0], 0, 0
+	e.runes, e.pasted, e.pos, e.size = e.runes[:0], e.pasted[:0], 0, 0
 	return line
 }
 
@@ -727,17 +914,17 @@ func (e *lineEditor) key(key string) {
 	case "\x1b[1;5C", "\x1b[1;3C", "\x1bf":
 		e.pos = e.nextWord()
 	case backspace, del:
-		e.replace(prevCluster(e.runes, e.pos), e.pos, nil)
+		e.replace(prevCluster(e.runes, e.pos), e.pos, nil, false)
 	case ctrlD, "\x1b[3~":
-		e.replace(e.pos, nextCluster(e.runes, e.pos), nil)
+		e.replace(e.pos, nextCluster(e.runes, e.pos), nil, false)
 	case ctrlW, esc + del, esc + backspace:
-		e.replace(e.prevWord(), e.pos, nil)
+		e.replace(e.prevWord(), e.pos, nil, false)
 	case "\x1bd":
-		e.replace(e.pos, e.nextWord(), nil)
+		e.replace(e.pos, e.nextWord(), nil, false)
 	case ctrlU:
-		e.replace(0, e.pos, nil)
+		e.replace(0, e.pos, nil, false)
 	case ctrlK:
-		e.replace(e.pos, len(e.runes), nil)
+		e.replace(e.pos, len(e.runes), nil, false)
 	}
 }
 
@@ -877,10 +1064,80 @@ func runeWidth(r rune) int {
 	switch {
 	case r >= ' ' && r < 0x7f:
 		return 1
-	case unicode.In(r, unicode.Mn, unicode.Me, unicode.Cf):
+	case unicode.In(r, unicode.Mn, unicode.Me, unicode.Cf) && !unicode.Is(visibleFormat, r):
 		return 0
 	case unicode.In(r, wide, pictographic):
 		return 2
 	}
 	return 1
+}
+
+// columnsOf returns the width of the terminal f.
+func columnsOf(f *os.File) int {
+	columns, _, err := term.GetSize(int(f.Fd()))
+	if err != nil || columns <= 0 {
+		return defaultColumns
+	}
+	return columns
+}
+
+// breakRowsFor is breakRows for text that goes to w. If w is not a terminal, no line is broken.
+func breakRowsFor(w io.Writer, text string) string {
+	f, ok := w.(*os.File)
+	if !ok || !isTerminal(f) {
+		return strings.ReplaceAll(text, wholeLine, "") + "\n"
+	}
+	return breakRows(text, columnsOf(f), "", "")
+}
+
+// breakRows breaks each line of text, which may have colours, into rows of at most columns, if possible between words.
+// All rows of a line but the first are indented, and all end with a newline. A line that wholeLine begins is not broken.
+// whole is written before each such line, and broken before each other one.
+func breakRows(text string, columns int, broken, whole string) string {
+	b := make([]byte, 0, len(text)+len(text)/4)
+	for line := range strings.SplitSeq(text, "\n") {
+		if line, ok := strings.CutPrefix(line, wholeLine); ok {
+			b = append(b, whole+line...)
+		} else {
+			b = appendRows(append(b, broken...), line, columns)
+		}
+		b = append(b, '\n')
+	}
+	return string(b)
+}
+
+// appendRows appends the rows of one line.
+func appendRows(b []byte, line string, columns int) []byte {
+	indent := "\n" + strings.Repeat(" ", min(rowIndent, columns/4))
+	used := 0              // columns of the row
+	word, wordUsed := 0, 0 // where in b the last word begins, and its columns; 0 for the first word of a row
+	for len(line) > 0 {
+		if end := strings.IndexByte(line, 'm'); end > 0 && strings.HasPrefix(line, "\x1b[") {
+			b, line = append(b, line[:end+1]...), line[end+1:]
+			continue
+		}
+		r, n := utf8.DecodeRuneInString(line)
+		w := runeWidth(r)
+		if used+w > columns && w > 0 {
+			switch {
+			case r == ' ':
+				b = append(b, indent...)
+				used, word, wordUsed = len(indent)-1, 0, 0
+				line = line[n:]
+				continue
+			case word > 0 && len(indent)-1+wordUsed+w <= columns:
+				b = slices.Insert(b, word, []byte(indent)...)
+				used = len(indent) - 1 + wordUsed
+			default:
+				b = append(b, indent...)
+				used = len(indent) - 1
+			}
+			word, wordUsed = 0, 0
+		}
+		b, line, used, wordUsed = append(b, line[:n]...), line[n:], used+w, wordUsed+w
+		if r == ' ' {
+			word, wordUsed = len(b), 0
+		}
+	}
+	return b
 }

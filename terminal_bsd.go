@@ -10,3 +10,6 @@ const (
 	ioctlSetTermios = unix.TIOCSETA
 	noCharacter     = 0xff
 )
+
+// flushInput discards what the terminal holds. The constant is FREAD: the input.
+func flushInput(fd int) error { return unix.IoctlSetPointerInt(fd, unix.TIOCFLUSH, 1) }

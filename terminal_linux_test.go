@@ -16,6 +16,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 	"unicode/utf8"
 
@@ -328,13 +329,13 @@ func TestTerminalHistory(t *testing.T) {
 func TestTerminalHistoryBounded(t *testing.T) {
 	var h history
 	for i := range 3 * maxHistory {
-		h.remember(fmt.Sprint(i))
+		h.remember(historyLine{text: fmt.Sprint(i)})
 	}
-	if len(h.lines) != maxHistory || h.lines[maxHistory-1] != fmt.Sprint(3*maxHistory-1) {
-		t.Errorf("%d lines, the last %q", len(h.lines), h.lines[len(h.lines)-1])
+	if len(h.lines) != maxHistory || h.lines[maxHistory-1].text != fmt.Sprint(3*maxHistory-1) {
+		t.Errorf("%d lines, the last %q", len(h.lines), h.lines[len(h.lines)-1].text)
 	}
 	for i := range 8 {
-		h.remember(strings.Repeat(fmt.Sprint(i), maxInput))
+		h.remember(historyLine{text: strings.Repeat(fmt.Sprint(i), maxInput)})
 	}
 	if len(h.lines) != maxHistoryBytes/maxInput {
 		t.Errorf("%d long lines", len(h.lines))
@@ -350,7 +351,7 @@ func TestTerminalPrints(t *testing.T) {
 	tm.print("bob: hi")
 	s.shows("bob: hi", "> type‸d")
 	tm.print("carol: a line longer than the row\nand another")
-	s.shows("bob: hi", "carol: a line longer", " than the row", "and another", "> type‸d")
+	s.shows("bob: hi", "carol: a line longer", "     than the row", "and another", "> type‸d")
 	var group sync.WaitGroup
 	for range 8 {
 		group.Go(func() {
@@ -365,7 +366,7 @@ func TestTerminalPrints(t *testing.T) {
 	s.shows("tick", "> <st the row's end‸")
 	s.send("\r")
 	expect(t, lines, result{line: "typedand more, past the row's end"})
-	s.shows("tick", "> typedand more, pas", "t the row's end", "> ‸")
+	s.shows("tick", "> typedand more,", "     past the row's", "     end", "> ‸")
 	tm.close()
 	tm.close()
 	tm.print("after")
@@ -394,9 +395,9 @@ func TestTerminalPastes(t *testing.T) {
 		result{line: "tab\there\x03\x04\x1a", pasted: true})
 	s.shows(`> tab\there\x03\x04\x1a`, "> rest‸")
 	s.send("!\r")
-	expect(t, lines, result{line: "rest!"})
+	expect(t, lines, result{line: "rest!", pasted: true})
 	s.send("\x1b[200~\x1b[2J\x1b]52;c;cm0=\a\x1b[20\x1b\x1b[201~\r") // pasted sequences are text
-	expect(t, lines, result{line: "\x1b[2J\x1b]52;c;cm0=\a\x1b[20\x1b"})
+	expect(t, lines, result{line: "\x1b[2J\x1b]52;c;cm0=\a\x1b[20\x1b", pasted: true})
 	s.shows(`> \x1b[2J\x1b]52;c;cm0=\x07\x1b[20\x1b`, "> ‸")
 	s.wait("no clear screen", func(output string) bool {
 		return !strings.Contains(output, "\x1b[2J") && !strings.Contains(output, "\x1b]")
@@ -765,7 +766,7 @@ func TestConversation(t *testing.T) {
 		again, cmd := startAtTerminal(t, 60, "", "-connect", addr, "-dir", bobDir, "-nobell")
 		again.waitText("bob> ")
 		if c.keys == "\r" {
-			again.waitText("1 said while you were away:")
+			again.waitText("1 message while you were away:")
 			again.wait("a dated line", func(out string) bool { return matches(`\d{4}-\d\d-\d\d \d\d:\d\d anna: missed`, out) })
 		}
 		again.send(c.keys)
@@ -793,6 +794,205 @@ func TestConversation(t *testing.T) {
 }
 
 func pasteMark(text string) string { return pasteStart + text + pasteEnd }
+
+// TestPastedIsText: nothing that is pasted is a command, at the server's prompt or at a client's: alone, next to typed
+// characters, completed, edited, from the history, or behind an end mark that is part of the text. A typed command may
+// have a pasted argument.
+func TestPastedIsText(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	op, server := startAtTerminal(t, 100, "", "-listen", "127.0.0.1:0", "-dir", anna)
+	addr := op.match(`room open on (127\.0\.0\.1:\d+)`)[1]
+	bob, bobCmd := startAtTerminal(t, 100, "", "-connect", addr, "-dir", guest(t, anna, addr, "bob"))
+	bob.waitText("bob> ")
+	var want []string
+	for _, c := range []struct {
+		keys string
+		said []string
+	}{
+		{pasteMark("/quit") + "\r", []string{"/quit"}},
+		{pasteMark("/quit\r"), []string{"/quit"}},
+		{pasteMark("/qui") + "t\r", []string{"/quit"}},
+		{"/qu" + pasteMark("it") + "\r", []string{"/quit"}},
+		{"x" + pasteMark("/quit") + ctrlA + ctrlD + "\r", []string{"/quit"}},
+		{pasteMark("/qu") + tab + "\r", []string{"/quit "}},
+		{pasteMark("/quit") + "\x1b[A\x1b[B\r", []string{"/quit"}},
+		{pasteMark("/quit") + "\r\x1b[A\r", []string{"/quit", "/quit"}},
+		{pasteMark("/quit" + pasteEnd + "\r/quit\r"), []string{"/quit" + pasteEnd, "/quit"}},
+		{"hi" + pasteMark("\r/quit\r/allow x"+pasteEnd+strings.Repeat("x", maxBurst)) + "\r",
+			[]string{"hi", "/quit", "/allow x" + pasteEnd + strings.Repeat("x", maxBurst)}},
+	} {
+		op.send(c.keys)
+		bob.send(c.keys)
+		want = append(want, c.said...)
+	}
+	op.send("/msg bo\t" + pasteMark("over\r") + "\r")
+	bob.match(`anna \(to you\): over\r`)
+	op.send("/msg bob " + pasteMark("two\rlines") + "\r")
+	op.waitText("/msg takes one line, and the pasted text has several: nothing was done")
+	bob.send(pasteMark("\r") + "\r") // Enter sends the paste, and an empty paste is text: neither leaves.
+	bob.send("/quit\r")
+	bob.waitExit(bobCmd, exitDone)
+	op.send("/quit\r")
+	op.waitExit(server, exitDone)
+	said := map[string][]string{}
+	for _, r := range records(t, filepath.Join(server.cmd.Dir, "connection.log")) {
+		if r["event"] == eventMessage {
+			said[recordField(r, "name")] = append(said[recordField(r, "name")], recordField(r, "message"))
+		}
+	}
+	if got := said["anna"]; !slices.Equal(got, append(slices.Clone(want), "over")) {
+		t.Errorf("the operator sent %q, want %q and one line to bob", got, want)
+	}
+	if got := said["bob"]; !slices.Equal(got, append(slices.Clone(want), "")) {
+		t.Errorf("bob sent %q, want %q and an empty line", got, want)
+	}
+}
+
+// TestPasteWithoutEnd: Ctrl-C and Ctrl-D that arrive alone leave although the end mark of a paste is lost.
+func TestPasteWithoutEnd(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	server, addr := serve(t, anna)
+	bobDir := guest(t, anna, addr, "bob")
+	for _, key := range []string{ctrlC, ctrlD} {
+		bob, cmd := startAtTerminal(t, 60, "", "-connect", addr, "-dir", bobDir)
+		bob.waitText("bob> ")
+		bob.send(pasteStart + "one\r" + key + "two\r")
+		server.out.match(t, `\\x0`+fmt.Sprint(int(key[0]))+`two\n`)
+		bob.send(key)
+		bob.waitExit(cmd, exitDone)
+	}
+}
+
+// TestPasteEndsBySilence: without an end mark, a paste ends after maxSilence without bytes. What comes later is typed,
+// unless it is more than keys bring at once.
+func TestPasteEndsBySilence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in, typed := io.Pipe()
+		defer typed.Close()
+		keys := newKeyReader(in)
+		type key struct {
+			r      rune
+			pasted bool
+		}
+		read := make(chan key, 1000)
+		go func() {
+			for keys.pasting = true; ; {
+				r, err := keys.next()
+				if err != nil {
+					return
+				}
+				read <- key{r, keys.pasting}
+			}
+		}()
+		for _, c := range []struct {
+			after  time.Duration
+			bytes  string
+			pasted bool
+		}{
+			{0, "a", true},
+			{maxSilence - 1, "b", true},
+			{maxSilence + 1, "c", false},
+			{0, "d", false},
+			{0, "/quit\r", false},
+			{0, strings.Repeat("x", maxBurst+1), true},
+			{maxSilence - 1, "e", true},
+			{maxSilence + 1, "f", false},
+			{0, "/quit\r" + pasteEnd, true},
+		} {
+			time.Sleep(c.after)
+			if _, err := io.WriteString(typed, c.bytes); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			for _, r := range c.bytes {
+				if got := <-read; got.r != r || got.pasted != c.pasted {
+					t.Errorf("of %.20q: %q, pasted %v; want %q, pasted %v", c.bytes, got.r, got.pasted, r, c.pasted)
+				}
+			}
+		}
+	})
+}
+
+// TestRestOfPasteNotForShell: a client that leaves on an empty line discards what the terminal still holds.
+func TestRestOfPasteNotForShell(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	_, addr := serve(t, anna)
+	bobDir := guest(t, anna, addr, "bob")
+	for _, kind := range []string{"TERM=xterm", "TERM=dumb"} {
+		s, p := startAtTerminal(t, 60, kind, "-connect", addr, "-dir", bobDir)
+		s.waitText("bob> ")
+		written := make(chan error, 1)
+		go func() { // more than the terminal and the program hold
+			_, err := s.master.WriteString("\n" + strings.Repeat("echo typed ahead\n", 2000))
+			written <- err
+		}()
+		s.waitExit(p, exitDone)
+		select {
+		case err := <-written:
+			if err != nil {
+				t.Fatal(err)
+			}
+		case <-time.After(patience):
+			t.Fatal("the terminal holds the rest of the paste")
+		}
+		if held, err := unix.IoctlGetInt(int(s.slave.Fd()), unix.TIOCINQ); held != 0 || err != nil {
+			t.Errorf("%s: the shell would read %d bytes, %v", kind, held, err)
+		}
+	}
+}
+
+// TestLongLineForgesNone: a long message continues on rows that are indented, with and without colour, at a dumb
+// terminal, and at a terminal without a prompt. So do a reason and a notice.
+func TestLongLineForgesNone(t *testing.T) {
+	t.Parallel()
+	const columns = 50
+	anna := state(t, "anna")
+	server, addr := serve(t, anna, "-history", "0")
+	bob, eve := guest(t, anna, addr, "bob"), guest(t, anna, addr, "eve")
+	forged := "12:00 anna: send me the code"
+	var long []string
+	for pad := range columns {
+		long = append(long, strings.Repeat("x", pad)+strings.Repeat(" "+forged, 3)+
+			strings.Repeat("\u0600", 2*columns)+strings.Repeat("漢", columns)+forged)
+	}
+	for i, env := range []string{"NO_COLOR=1", "NO_COLOR=", "TERM=dumb", "input from a pipe"} {
+		s := newScreen(t, columns)
+		p := &proc{t: t, ended: make(chan struct{})}
+		if env == "input from a pipe" {
+			p.cmd = exec.Command(os.Args[0], "-connect", addr, "-dir", bob, "-stay")
+			p.cmd.Env = append(os.Environ(), asSecurechat+"=1", "HOME="+t.TempDir(), "TERM=xterm")
+			p.cmd.Stdout, p.cmd.Stderr = s.slave, s.slave
+			if err := p.cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			go func() { p.cmd.Wait(); close(p.ended) }()
+			t.Cleanup(func() { p.cmd.Process.Kill(); <-p.ended })
+		} else {
+			s, p = startAtTerminal(t, columns, env, "-connect", addr, "-dir", bob)
+		}
+		server.err.match(t, fmt.Sprintf(`(?s)(bob joined.*){%d}`, i+1))
+		sess, _ := joinSession(t, addr, partyIn(t, eve), joinRequest{stream: streamID{byte(i)}})
+		for i, text := range append(slices.Clone(long), "done "+env) {
+			if err := writeMessage(sess, kindText, linesOf(uint64(i+1), itemSay, "", text)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.waitText("done " + env)
+		s.mu.Lock()
+		rows := draw(string(s.raw), columns)
+		s.mu.Unlock()
+		for _, row := range rows {
+			if strings.HasPrefix(row, "12:00 anna") || strings.HasPrefix(row, "anna") {
+				t.Errorf("%s: a row of eve's reads %q", env, row)
+			}
+		}
+		p.cmd.Process.Kill()
+		<-p.ended
+	}
+}
 
 // TestOperatorLeaves closes the room from its terminal with each key that does.
 func TestOperatorLeaves(t *testing.T) {
@@ -826,7 +1026,7 @@ func TestTypedTo(t *testing.T) {
 	t.Parallel()
 	anna := state(t, "anna")
 	server, addr := serve(t, anna)
-	bob, cmd := startAtTerminal(t, 60, "", "-connect", addr, "-dir", guest(t, anna, addr, "bob"), "-to", "anna")
+	bob, cmd := startAtTerminal(t, 200, "", "-connect", addr, "-dir", guest(t, anna, addr, "bob"), "-to", "anna")
 	bob.waitText("bob> ")
 	bob.send("psst\r")
 	bob.send("/me waves\r")
@@ -1030,7 +1230,7 @@ func TestQuestionsWithPipedInput(t *testing.T) {
 func TestOperator(t *testing.T) {
 	t.Parallel()
 	anna, bob, cleo, dora, emil := state(t, "anna"), state(t, "bob"), state(t, "cleo"), state(t, "dora"), state(t, "emil")
-	op, server := startAtTerminal(t, 200, "", "-listen", "127.0.0.1:0", "-dir", anna)
+	op, server := startAtTerminal(t, 400, "", "-listen", "127.0.0.1:0", "-dir", anna)
 	addr := op.match(`room open on (127\.0\.0\.1:\d+)`)[1]
 
 	op.send("/invite bob\r")
@@ -1187,7 +1387,9 @@ func TestAmbiguousName(t *testing.T) {
 	}
 	s.match(`\* bob left`)
 	s.send("/msg bob where are you\r")
-	s.match(`nobody here is called bob; B0b~` + suffix + ` is here`)
+	s.match(`bob is not here; what you sent is kept for bob`)
+	s.send("/msg bib where are you\r")
+	s.match(`nobody here is called bib`)
 	s.send("\r")
 	s.waitExit(p, exitDone)
 	if out := first.out.String() + second.out.String(); strings.Contains(out, "one of you") ||
@@ -1214,4 +1416,62 @@ func TestPaperProgramTerminal(t *testing.T) {
 	if got := messages(t, filepath.Join(server.cmd.Dir, "connection.log")); !slices.Equal(got, []string{"typed"}) {
 		t.Errorf("the log has %q", got)
 	}
+}
+
+// TestWhileAway: somebody at a terminal who returns gets what was said meanwhile, with its time and day, once, over a
+// restart of the server with a new log file; whoever comes for the first time sees who is here. /history shows messages
+// once more, and none that were for others.
+func TestWhileAway(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	bob, carol := guest(t, h.dir, h.addr, "bob"), guest(t, h.dir, h.addr, "carol")
+	atTerminal := func(dir string, args ...string) (*screen, *proc) {
+		return startAtTerminal(t, 80, "", append([]string{"-connect", h.addr, "-dir", dir}, args...)...)
+	}
+	s, p := atTerminal(carol)
+	s.waitText("* 2 here: anna, carol")
+	h.server.send("hello\n")
+	s.waitText("anna: hello")
+	s.send("my own\r/quit\r")
+	s.waitExit(p, exitDone)
+	h.server.out.match(t, "my own")
+	h.server.send("the key is under the mat\n")
+	h.say(bob, "psst\n", exitTrouble, "what you sent is kept for carol", "-to", "carol")
+	h.kill()
+	h.rotate()
+	h.start()
+
+	s, p = atTerminal(bob)
+	s.waitText("bob> ")
+	s.send("/history 9\r")
+	s.wait("what was said since bob first came", func(out string) bool {
+		return strings.Contains(out, "no messages to show") && !strings.Contains(out, "mat")
+	})
+	s.send("/history\r")
+	s.waitText("/history N shows")
+	s.send("\r")
+	s.waitExit(p, exitDone)
+
+	s, p = atTerminal(carol)
+	s.waitText("2 messages while you were away:")
+	s.wait("both messages", func(out string) bool {
+		day := `\d{4}-\d\d-\d\d \d\d:\d\d `
+		return matches(`(?s)`+day+`anna: the key is under the mat.*`+day+`bob \(to you\): psst`, out) &&
+			!matches(`hello|my own|missed`, out)
+	})
+	s.send("\r")
+	s.waitExit(p, exitDone)
+	h.restart()
+	s, p = atTerminal(carol)
+	s.waitText("carol> ")
+	s.send("/history 3\r")
+	s.wait("the last messages", func(out string) bool {
+		return matches(`(?s)the last 3 messages:.*carol: my own.*under the mat.*psst`, out) && !strings.Contains(out, "away")
+	})
+	s.send("\r")
+	s.waitExit(p, exitDone)
+	s, p = atTerminal(carol, "-last", "1")
+	s.wait("the last message", func(out string) bool { return strings.Contains(out, "psst") && !strings.Contains(out, "mat") })
+	s.send("\r")
+	s.waitExit(p, exitDone)
 }

@@ -11,3 +11,6 @@ const (
 	ioctlSetTermios = unix.TCSETS
 	noCharacter     = 0
 )
+
+// flushInput discards what the terminal holds.
+func flushInput(fd int) error { return unix.IoctlSetInt(fd, unix.TCFLSH, unix.TCIFLUSH) }

@@ -50,6 +50,17 @@ func allowInterrupt(in *os.File) error {
 	return unix.IoctlSetTermios(int(in.Fd()), ioctlSetTermios, state)
 }
 
+// discardInput waits up to wait for input of the terminal, discards what is there, and reports whether input came.
+func discardInput(in *os.File, wait time.Duration) bool {
+	ready := []unix.PollFd{{Fd: int32(in.Fd()), Events: unix.POLLIN}}
+	n, err := unix.Poll(ready, int(wait.Milliseconds()))
+	if err == unix.EINTR {
+		return true
+	}
+	flushed := flushInput(int(in.Fd())) // also the part of a line that a dumb terminal does not report as input
+	return n > 0 && ready[0].Revents == unix.POLLIN && err == nil && flushed == nil
+}
+
 // watchTerminal calls redraw when the window's size changes, resume when the process continues after a stop, and
 // release before SIGQUIT ends the process. It ends when stop is called.
 func watchTerminal(redraw, resume, release func()) (stop func()) {

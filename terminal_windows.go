@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/windows"
 )
@@ -48,6 +49,13 @@ func allowInterrupt(in *os.File) error {
 		return err
 	}
 	return windows.SetConsoleMode(console, mode|windows.ENABLE_PROCESSED_INPUT)
+}
+
+// discardInput waits up to wait for input of the console, discards what is there, and reports whether input came.
+func discardInput(in *os.File, wait time.Duration) bool {
+	console := windows.Handle(in.Fd())
+	event, err := windows.WaitForSingleObject(console, uint32(wait.Milliseconds()))
+	return err == nil && event == windows.WAIT_OBJECT_0 && windows.FlushConsoleInputBuffer(console) == nil
 }
 
 // watchTerminal does nothing: the size is read each time the row is drawn, and no shell stops the process.

@@ -181,6 +181,30 @@ func (r *clientRules) admit(id ssh.PublicKey, remote net.Addr, now time.Time) (g
 	return g, t.unlisted(id)
 }
 
+// excluded returns the keys among away that are certainly admitted no more, wherever they come from. away has the
+// fingerprints of keys, and whether a line of authorized_keys admitted them. Of a certificate's key nothing is certain.
+func (r *clientRules) excluded(away map[string]bool, now time.Time) (keys []string) {
+	if r.authorizedErr != nil || r.revokedErr != nil {
+		return nil
+	}
+	admitted, listed := map[string]bool{}, map[string]bool{}
+	for _, l := range r.authorized.lines {
+		if l.ca {
+			continue
+		}
+		print := fingerprint(l.key)
+		listed[print] = true
+		expired := !l.expiry.IsZero() && !now.Before(l.expiry)
+		admitted[print] = admitted[print] || !expired && r.revoked.revokes(l.key) == ""
+	}
+	for print, hadLine := range away {
+		if (hadLine || listed[print]) && !admitted[print] {
+			keys = append(keys, print)
+		}
+	}
+	return keys
+}
+
 // recheckEvery is the time between two looks at the files that decide about peers.
 const recheckEvery = 2 * time.Second
 
@@ -232,7 +256,7 @@ func (t *trust) admitCertificate(g grant, cert *ssh.Certificate, keys *authorize
 			})
 		}
 		if err != nil {
-			excluded = refuse("%s by CA authorized_keys:%d: %v", certName(cert), l.line, err)
+			excluded = refuse("%s by CA authorized_keys:%d: %s", certName(cert), l.line, clip(err.Error(), maxReason))
 			continue
 		}
 		g.name = t.certificateName(cert, principal, l, keys)
@@ -421,7 +445,7 @@ func (t *trust) checkServerCertificate(addr, host string, cas []*knownLine, remo
 		if failed == nil {
 			return fmt.Sprintf("%s by CA known_hosts:%d", certName(cert), ca.line), nil
 		}
-		err = refuse("%s of %s by CA known_hosts:%d: %v", certName(cert), addr, ca.line, failed)
+		err = refuse("%s of %s by CA known_hosts:%d: %s", certName(cert), addr, ca.line, clip(failed.Error(), maxReason))
 	}
 	return "", err
 }

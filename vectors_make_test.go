@@ -844,6 +844,12 @@ func (m *vectorMaker) messages() {
 	j := joinRequest{stream: streamID{15: 7}, flags: joinListens | joinPerson, epoch: epoch, seen: 9}.encode()
 	put("join", "good", "", "", j)
 	put("join", "first", "", "", joinRequest{}.encode())
+	placed := joinRequest{stream: streamID{15: 7}, flags: joinListens | joinPlace, epoch: epoch, seen: 9}
+	put("join", "place", "", "", placed.encode())
+	placed.flags, placed.epoch = joinListens|joinPerson|joinLast, [8]byte{}
+	put("join", "last", "", "", placed.encode())
+	placed.flags |= joinPlace
+	put("join", "place and last", "two flags that exclude each other", bad, placed.encode())
 	put("join", "cut", "a byte is missing", bad, j[1:])
 	put("join", "trailing byte", "a byte follows", bad, append(bytes.Clone(j), 0))
 	put("join", "empty", "no byte", bad, nil)

@@ -1,0 +1,283 @@
+package main
+
+// The room's memory: what was said, to whom, by which stream, and what each key has had of it. A running server fills it
+// as it publishes; a start fills it from the end of the log.
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// memory is what a room knows. The room's lock guards it.
+type memory struct {
+	epoch    [8]byte // names the numbers of the messages; it is as old as the log
+	queue    queue
+	streams  streams
+	visitors visitors
+}
+
+func newMemory() memory {
+	return memory{queue: queue{first: 1}, streams: newStreams(), visitors: newVisitors()}
+}
+
+// fields returns the fields with which the records at the beginning of a file, and every markBytes, carry the epoch and
+// the number of the last message.
+func (m *memory) fields() peerFields {
+	b := appendField(nil, "epoch", hex.EncodeToString(m.epoch[:]))
+	return strconv.AppendUint(append(b, `,"seq":`...), m.queue.said, 10)
+}
+
+// appendMarks appends the records that make the end of the log enough for a start.
+func (m *memory) appendMarks(b []byte) []byte {
+	now := time.Now()
+	b = appendRecord(b, now, eventRoom, m.fields(), "", "")
+	b = m.visitors.appendMarks(b, now)
+	return m.streams.appendMarks(b)
+}
+
+// restore applies one record of the log. recent means that the record, if it is a message, is one that the history
+// reaches. A record that says nothing about the room changes nothing, as those of older versions do.
+func (m *memory) restore(record []byte, recent bool) {
+	marksOf(record, m.streams.replay)
+	var r logRecord
+	r.read(record)
+	switch string(r.event) {
+	case eventStart, eventRotate, eventRoom:
+		m.restoreEpoch(&r)
+	case eventConnect, eventVisitor:
+		m.restoreVisitor(&r)
+	case eventDisconnect:
+		m.restoreRead(&r)
+		if string(r.reason) == reasonNotAdmitted {
+			m.visitors.forget(string(r.fingerprint))
+		}
+	case eventRevoked:
+		m.visitors.forget(string(r.fingerprint))
+	case eventMessage:
+		m.restoreMessage(&r, recent)
+	}
+}
+
+// restoreEpoch applies a record that has the epoch and the number of the last message before it.
+func (m *memory) restoreEpoch(r *logRecord) {
+	var epoch [8]byte
+	if len(r.epoch) != hex.EncodedLen(len(epoch)) {
+		return
+	}
+	if _, err := hex.Decode(epoch[:], r.epoch); err != nil {
+		return
+	}
+	m.epoch = epoch
+	if said, ok := numberIn(r.seq); ok && said > m.queue.said {
+		m.queue.lost.add(said, nil) // what was said before is not in this part of the log
+		m.queue.said = said
+	}
+}
+
+// restoreVisitor applies a record that says since when messages are for a key.
+func (m *memory) restoreVisitor(r *logRecord) {
+	since, ok := numberIn(r.since)
+	if !ok {
+		return
+	}
+	print := string(r.fingerprint)
+	v := m.visitors.byKey[print]
+	if v == nil {
+		v = &visitor{fingerprint: print}
+	}
+	v.name, _ = strings.CutSuffix(string(r.name), "~"+suffixOf(print))
+	v.since, v.listed = since, string(r.listed) == "true"
+	m.visitors.put(v)
+	m.restoreRead(r)
+}
+
+// restoreRead applies the read of a record, if it has one. It reports whether the record is a person's.
+func (m *memory) restoreRead(r *logRecord) (person bool) {
+	read, person := numberIn(r.reading)
+	if v := m.visitors.byKey[string(r.fingerprint)]; v != nil && person {
+		v.person, v.read = true, max(v.read, read)
+		v.logged = v.read
+	}
+	return person
+}
+
+// restoreMessage puts a message into the queue, if it is recent, as publishing did.
+func (m *memory) restoreMessage(r *logRecord, recent bool) {
+	seq, ok := numberIn(r.seq)
+	if !ok || seq <= m.queue.said {
+		return
+	}
+	if seq > 1 && m.queue.said == 0 {
+		m.queue.lost.add(seq-1, nil) // the part of the log that is read begins here
+	}
+	person := m.restoreRead(r)
+	if !recent {
+		m.queue.lost.add(seq, nil)
+		m.queue.said = seq
+		return
+	}
+	from := m.sender(r)
+	from.person = from.person || person
+	var to *audience
+	it := item{seq: seq, what: itemSay, name: string(r.name)}
+	switch string(r.what) {
+	case itemNames[itemAction]:
+		it.what = itemAction
+	case itemNames[itemDirect]:
+		it.what = itemDirect
+		if len(r.receiver) == 0 { // it reached nobody
+			m.queue.said = seq
+			return
+		}
+		to = &audience{visitor: m.receiver(string(r.receiver))}
+	}
+	if r.from != nil {
+		it.name = string(r.from)
+	}
+	at, err := time.Parse(recordTime, string(r.time))
+	text, known := r.text()
+	if err != nil || !known || !validShown(it.name) || len(text) > maxLine {
+		m.queue.put(queueItem{seq: seq, what: it.what, from: from, to: to})
+		return
+	}
+	it.time, it.text = at, text
+	m.queue.add(m.queue.space(len(text)+len(it.name)+itemOverhead), it, from, to)
+}
+
+// sender returns the stream that a message came from. One that the room does not remember is like no other.
+func (m *memory) sender(r *logRecord) *stream {
+	print := string(r.fingerprint)
+	var id streamID
+	if id.parse(r.stream) {
+		if known := m.streams.lookup(print, id); known != nil {
+			return known
+		}
+	}
+	return &stream{streamKey: streamKey{&owner{fingerprint: print}, id}}
+}
+
+// receiver returns the visitor with this fingerprint. One that the room does not remember receives nothing.
+func (m *memory) receiver(print string) *visitor {
+	if v := m.visitors.byKey[print]; v != nil {
+		return v
+	}
+	return &visitor{fingerprint: print}
+}
+
+// logRecord has the members of a record that the room needs, as they stand in it: strings without their quotes. A member
+// that the record does not have is nil.
+type logRecord struct {
+	time, event, name, fingerprint, stream []byte
+	seq, what, receiver, from              []byte
+	message, base64                        []byte
+	reason, since, listed, reading, epoch  []byte
+}
+
+// member returns where the value of a member is kept, or nil.
+func (r *logRecord) member(name []byte) *[]byte {
+	switch string(name) {
+	case "time":
+		return &r.time
+	case "event":
+		return &r.event
+	case "name":
+		return &r.name
+	case "fingerprint":
+		return &r.fingerprint
+	case "stream":
+		return &r.stream
+	case "seq":
+		return &r.seq
+	case "what":
+		return &r.what
+	case "receiver":
+		return &r.receiver
+	case "from":
+		return &r.from
+	case "message":
+		return &r.message
+	case "base64":
+		return &r.base64
+	case "reason":
+		return &r.reason
+	case "since":
+		return &r.since
+	case "listed":
+		return &r.listed
+	case "read":
+		return &r.reading
+	case "epoch":
+		return &r.epoch
+	}
+	return nil
+}
+
+// read sets the members. A record that this program has not written may set none, or some.
+func (r *logRecord) read(record []byte) {
+	b, ok := bytes.CutPrefix(record, []byte(`{"`))
+	for ok {
+		name, value, found := bytes.Cut(b, []byte(`":`))
+		if !found {
+			return
+		}
+		if value, b, ok = cutValue(value); !ok {
+			return
+		}
+		if to := r.member(name); to != nil {
+			*to = value
+		}
+		b, ok = bytes.CutPrefix(b, []byte(`,"`))
+	}
+}
+
+// cutValue takes a string, without its quotes, or a word such as a number from the front of b.
+func cutValue(b []byte) (value, rest []byte, ok bool) {
+	quoted, isString := bytes.CutPrefix(b, []byte(`"`))
+	if !isString {
+		end := bytes.IndexAny(b, ",}")
+		if end < 0 {
+			return nil, nil, false
+		}
+		return b[:end], b[end:], true
+	}
+	for end := 0; ; end++ {
+		n := bytes.IndexByte(quoted[end:], '"')
+		if n < 0 {
+			return nil, nil, false
+		}
+		end += n
+		escapes := 0
+		for escapes < end && quoted[end-1-escapes] == '\\' {
+			escapes++
+		}
+		if escapes%2 == 0 {
+			return quoted[:end], quoted[end+1:], true
+		}
+	}
+}
+
+// text returns the text of a message, or false if the record has only its digest.
+func (r *logRecord) text() (text []byte, ok bool) {
+	if r.base64 != nil {
+		text, err := base64.StdEncoding.AppendDecode(nil, r.base64)
+		return text, err == nil
+	}
+	if bytes.IndexByte(r.message, '\\') < 0 {
+		return r.message, r.message != nil
+	}
+	var s string
+	err := json.Unmarshal(slices.Concat([]byte{'"'}, r.message, []byte{'"'}), &s)
+	return []byte(s), err == nil
+}
+
+// numberIn returns the number that a member holds.
+func numberIn(digits []byte) (n uint64, ok bool) {
+	n, err := strconv.ParseUint(string(digits), 10, 64)
+	return n, err == nil
+}

@@ -1,0 +1,191 @@
+package main
+
+// Visitors: what the room knows of each key that has received messages in it, also while the key is away and after a
+// restart: since when messages are for it, and how far its person has read. Records of the log carry both.
+
+import (
+	"cmp"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	maxVisitors = 4096 // beyond this number, the key that has been away longest is forgotten
+
+	// Records of reading are written when readShare times as many bytes of messages were written since the last ones,
+	// so that they take a small part of the log however many people read.
+	readShare     = 16
+	readMarkBytes = 256 // about the size of such a record
+)
+
+// Reasons for which a member has to leave.
+const (
+	reasonNotAdmitted = "the key is no longer admitted" // revoked or expired, or its line was removed
+	reasonRemoved     = "removed by the operator"
+	reasonStopping    = "the server is stopping"
+)
+
+// errAbsent is wrapped by the error for a name that nobody has.
+var errAbsent = errors.New("nobody here is called")
+
+// visitor is a key that has received messages in the room.
+type visitor struct {
+	fingerprint string
+	name        string // of the key
+	peer        *peer  // how it was admitted last; nil if that was before the start
+	since       uint64 // the messages after this number are for the key: it came, or was admitted again, after it
+	person      bool   // it has been at a terminal
+	read        uint64 // of a person, the last message that the terminal has shown, or a later one that was not for it
+	logged      uint64 // read, as the log has it
+	listed      bool   // a line of authorized_keys admitted it
+	lost        uint64 // the last message to the key alone that the queue does not hold any more
+	here        int    // its connections that receive messages
+	used        uint64 // when it came or left last, by visitors.used
+}
+
+// suffix returns the XXXXXXXX of name~XXXXXXXX, which distinguishes keys of one name.
+func (v *visitor) suffix() string { return suffixOf(v.fingerprint) }
+
+// suffixOf returns what nameSuffix returns for the key with this fingerprint.
+func suffixOf(fingerprint string) string {
+	sum, err := base64.RawStdEncoding.DecodeString(strings.TrimPrefix(fingerprint, "SHA256:"))
+	digits := hex.EncodeToString(sum)
+	if err != nil || len(digits) < suffixDigits {
+		return ""
+	}
+	return digits[:suffixDigits]
+}
+
+// visitors holds all that the room knows of. The room's lock guards it.
+type visitors struct {
+	byKey map[string]*visitor   // by fingerprint
+	ahead map[*visitor]struct{} // those whose read is ahead of logged
+	used  uint64                // counts comings and goings
+}
+
+func newVisitors() visitors {
+	return visitors{byKey: map[string]*visitor{}, ahead: map[*visitor]struct{}{}}
+}
+
+// put adds v, and forgets the key that has been away longest if there are too many. A key that is in the room is never
+// forgotten.
+func (s *visitors) put(v *visitor) {
+	if old := s.byKey[v.fingerprint]; old == nil && len(s.byKey) >= maxVisitors {
+		var longest *visitor
+		for _, other := range s.byKey {
+			if other.here == 0 && (longest == nil || other.used < longest.used) {
+				longest = other
+			}
+		}
+		if longest != nil {
+			s.forget(longest.fingerprint)
+		}
+	}
+	s.byKey[v.fingerprint] = v
+	s.touch(v)
+}
+
+// touch notes that v came or left now.
+func (s *visitors) touch(v *visitor) {
+	s.used++
+	v.used = s.used
+}
+
+// forget forgets a key. If it comes again, it is new, and only what is said from then on is for it.
+func (s *visitors) forget(fingerprint string) {
+	delete(s.ahead, s.byKey[fingerprint])
+	delete(s.byKey, fingerprint)
+}
+
+// reads notes that the terminal of v has shown what was said up to seq.
+func (s *visitors) reads(v *visitor, seq uint64) {
+	if !v.person || seq <= v.read {
+		return
+	}
+	v.read = seq
+	s.ahead[v] = struct{}{}
+}
+
+// wasLogged notes that the log has v's read.
+func (s *visitors) wasLogged(v *visitor) {
+	v.logged = v.read
+	delete(s.ahead, v)
+}
+
+// away returns the visitor that name means, of those who are not in the room. If several keys have the name, it is
+// ambiguous and only name~suffix finds one.
+func (s *visitors) away(name string) (*visitor, error) {
+	var found []*visitor
+	for _, v := range s.byKey {
+		full := v.name + "~" + v.suffix()
+		if v.here == 0 && (name == full || strings.EqualFold(name, v.name)) {
+			found = append(found, v)
+		}
+	}
+	if len(found) == 1 {
+		return found[0], nil
+	}
+	if len(found) == 0 {
+		return nil, fmt.Errorf("%w %s", errAbsent, name)
+	}
+	var choice []string
+	for _, v := range found {
+		choice = append(choice, v.name+"~"+v.suffix())
+	}
+	slices.Sort(choice)
+	return nil, fmt.Errorf("%s is ambiguous: say which, %s", name, strings.Join(choice, " or "))
+}
+
+// appendMarks appends a record for each visitor, so that the end of the log, which a start reads, has them all. The one
+// that came or left last is the last.
+func (s *visitors) appendMarks(b []byte, at time.Time) []byte {
+	all := make([]*visitor, 0, len(s.byKey))
+	for _, v := range s.byKey {
+		all = append(all, v)
+	}
+	slices.SortFunc(all, func(a, b *visitor) int { return cmp.Compare(a.used, b.used) })
+	for _, v := range all {
+		b = v.appendMark(b, at)
+	}
+	return b
+}
+
+// appendReads appends a record for each visitor whose read is ahead of the log's.
+func (s *visitors) appendReads(b []byte, at time.Time) []byte {
+	for v := range s.ahead {
+		b = v.appendMark(b, at)
+	}
+	return b
+}
+
+// appendMark appends a record of what the room knows of v.
+func (v *visitor) appendMark(b []byte, at time.Time) []byte {
+	b = appendStart(b, at, eventVisitor, nil)
+	b = appendField(b, "name", v.name)
+	b = appendField(b, "fingerprint", v.fingerprint)
+	b = append(b, v.fields()...)
+	return appendEnd(b)
+}
+
+// fields returns the fields of v's since and read, for a record that has its name and fingerprint.
+func (v *visitor) fields() []byte {
+	b := strconv.AppendUint([]byte(`,"since":`), v.since, 10)
+	if v.listed {
+		b = append(b, `,"listed":true`...)
+	}
+	return append(b, v.readField()...)
+}
+
+// readField returns the field of v's read, which the records of a person's messages and leaves have too.
+func (v *visitor) readField() []byte {
+	if !v.person {
+		return nil
+	}
+	return strconv.AppendUint([]byte(`,"read":`), v.read, 10)
+}
