@@ -515,9 +515,10 @@ func TestRepairReported(t *testing.T) {
 	if p.wait() != exitDone {
 		t.Error(p.err)
 	}
-	if all := records(t, path); all[3]["event"] != eventStream || all[4]["event"] != eventStart ||
-		!strings.HasPrefix(fmt.Sprint(all[4]["log"]), "repaired") {
-		t.Errorf("the start record: %v", all[4])
+	all := records(t, path)
+	at := slices.IndexFunc(all, func(r map[string]any) bool { return r["event"] == eventStart })
+	if at < 4 || all[at-1]["event"] != eventStream || !strings.HasPrefix(fmt.Sprint(all[at]["log"]), "repaired") {
+		t.Errorf("the start record, at %d of %v", at, all)
 	}
 	if out, stderr, code := runToEnd(t, dir, "", "-verify-log", path); code != exitDone {
 		t.Errorf("%s%s", out, stderr)
