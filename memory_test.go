@@ -477,3 +477,43 @@ func TestVisitorsBounded(t *testing.T) {
 		t.Errorf("%d visitors", len(r.visitors.byKey))
 	}
 }
+
+// TestRecallBeforePlace: the messages that a member asks to read again come from before its place. Those that it has not
+// received yet come once and in order: a client that had the last of them first would lose the others with a connection.
+func TestRecallBeforePlace(t *testing.T) {
+	r, _ := quietRoom(t)
+	r.history = 100
+	anna, _ := visit(t, r, "anna", "key a", 1)
+	bob, _ := enter(t, r, "bob", "key b", 2)
+	heard(t, r, anna)
+	if err := r.say(bob, says(1, "one", "two", "three")); err != nil {
+		t.Fatal(err)
+	}
+	r.recall(anna, 2)
+	wantHeard(t, r, anna, "notice  no messages to show", "say bob one", "say bob two", "say bob three")
+	r.recall(anna, 2)
+	r.recall(anna, 3) // dropped, since the notice of the first is not delivered
+	wantHeard(t, r, anna, "notice  the last 2 messages:", "say bob two", "say bob three")
+	r.recall(anna, 1<<63)
+	wantHeard(t, r, anna, "notice  the last 3 messages:", "say bob one", "say bob two", "say bob three")
+}
+
+// TestLastHasWhatWasMissed: -last N does not leave out a missed message because the key's other terminal sent N more.
+func TestLastHasWhatWasMissed(t *testing.T) {
+	r, _ := quietRoom(t)
+	r.history = 100
+	anna, _ := visit(t, r, "anna", "key a", 1)
+	bob, _ := enter(t, r, "bob", "key b", 2)
+	if err := r.say(bob, says(1, "missed")); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.say(anna, says(1, "own", "more")); err != nil { // the terminal has not shown what bob said
+		t.Fatal(err)
+	}
+	again := stubMember("anna", "key a", 3)
+	req := joinRequest{flags: joinListens | joinPerson | joinLast, seen: 2}
+	if _, err := r.join(again, req, true); err != nil {
+		t.Fatal(err)
+	}
+	wantHeard(t, r, again, "say bob missed", "say anna own", "say anna more")
+}

@@ -258,8 +258,10 @@ func (r *room) meetLocked(m *member, req joinRequest, w *welcome) (gap bool) {
 	missed := r.missedLocked(m)
 	switch {
 	case req.flags&joinLast != 0 && !placed && uint64(missed) < req.seen:
-		r.recallLocked(m, req.seen)
+		missedFrom := m.next
 		m.next = r.queue.end()
+		r.recallLocked(m, req.seen)
+		m.recall.next = min(m.recall.next, missedFrom)
 	case missed > 0 && m.presence.returned:
 		r.notifyLocked(m, itemNotice, plural(missed, "message")+" while you were away:")
 	case m.presence.person && !known:
@@ -293,7 +295,7 @@ func (r *room) rewindLocked(m *member, from uint64, back bool) (gap bool) {
 		return false
 	}
 	gap = r.queue.lost.since(from, m.stream) && !m.presence.stranger || m.visitor.lost > from
-	oldest := r.queue.said - min(r.queue.said, uint64(r.history))
+	oldest := r.oldestLocked()
 	m.next = max(r.queue.after(from), r.queue.first)
 	for ; m.next < r.queue.end(); m.next++ {
 		it := r.queue.at(m.next)
@@ -307,6 +309,9 @@ func (r *room) rewindLocked(m *member, from uint64, back bool) (gap bool) {
 	}
 	return gap
 }
+
+// oldestLocked returns the number before that of the first message that the history reaches.
+func (r *room) oldestLocked() uint64 { return r.queue.said - min(r.queue.said, uint64(r.history)) }
 
 // missedLocked returns how many messages from before its presence m will receive.
 func (r *room) missedLocked(m *member) (n int) {
@@ -366,11 +371,12 @@ func (m *member) recalls(it *queueItem) bool {
 	return it.isMessage() && it.enc != nil && mine && (m.operator || it.seq > m.visitor.since)
 }
 
-// recall sends m the last n messages that it may read, once more.
+// recall sends m the last n messages that it may read, once more. A request is dropped while a notice waits for m: a
+// client that keeps asking must not keep the room busy.
 func (r *room) recall(m *member, n uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if m.visitor == nil && !m.operator || m.ending.reason != "" {
+	if m.visitor == nil && !m.operator || m.ending.reason != "" || len(m.notices) > 0 {
 		return
 	}
 	found := r.recallLocked(m, n)
@@ -381,13 +387,13 @@ func (r *room) recall(m *member, n uint64) {
 	r.notifyLocked(m, itemNotice, words)
 }
 
-// recallLocked makes m receive the last n messages that it may read, as far as the history reaches, and returns their
-// number.
+// recallLocked makes m receive the last n messages before its place that it may read, as far as the history reaches, and
+// returns their number. The messages from its place on follow in any case. If some of these came first, a client that
+// loses its connection would have the last ones, and never receive those before them.
 func (r *room) recallLocked(m *member, n uint64) (found int) {
-	n = min(n, uint64(r.history))
-	end := r.queue.end()
-	m.recall = places{end, end}
-	for at := end; at > r.queue.first && uint64(found) < n; at-- {
+	m.recall = places{m.next, m.next}
+	oldest := r.oldestLocked()
+	for at := m.next; at > r.queue.first && r.queue.at(at-1).seq > oldest && uint64(found) < n; at-- {
 		if m.recalls(r.queue.at(at - 1)) {
 			m.recall.next = at - 1
 			found++
