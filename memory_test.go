@@ -517,3 +517,35 @@ func TestLastHasWhatWasMissed(t *testing.T) {
 	}
 	wantHeard(t, r, again, "say bob missed", "say anna own", "say anna more")
 }
+
+// TestShown: how far a terminal has come moves over its own lines, and not over what was dropped before it was shown.
+func TestShown(t *testing.T) {
+	r, _ := quietRoom(t)
+	anna, _ := visit(t, r, "anna", "key a", 1)
+	bob, _ := enter(t, r, "bob", "key b", 2)
+	heard(t, r, anna)
+	for n := range uint64(3) {
+		if err := r.say(anna, says(n+1, "own")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if anna.shown != 2 || anna.read != 0 { // each line is shown when the next one is sent
+		t.Errorf("shown up to %d, read up to %d", anna.shown, anna.read)
+	}
+	if err := r.say(bob, says(1, "never read")); err != nil {
+		t.Fatal(err)
+	}
+	heard(t, r, anna) // its connection has it, and the terminal does not
+	for n := range uint64(queueBytes/maxLine + 2) {
+		if err := r.say(anna, says(n+4, strings.Repeat("x", maxLine))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.leave(anna, "lost")
+	if v := r.visitors.byKey["key a"]; v.read > 3 {
+		t.Errorf("read up to %d, of which message 4 was not", v.read)
+	}
+	if _, w := visit(t, r, "anna", "key a", 3); w.flags&welcomeGap == 0 {
+		t.Error("a message that is lost is no gap")
+	}
+}

@@ -103,6 +103,7 @@ type reading struct {
 	next    uint64   // place of the next item to deliver
 	recall  places   // messages to deliver before that, because the client asked for them
 	read    uint64   // number of the last message that the client has written out, as it says
+	shown   uint64   // what shownLocked returned last
 }
 
 // places is a range of places in the queue, without its end.
@@ -409,6 +410,9 @@ func (r *room) hasRead(m *member, seq uint64) error {
 	if m.visitor == nil || seq < m.read || seq > r.queue.said {
 		return errMalformed
 	}
+	if seq == m.read {
+		return nil // without the search below, since a client can send this as often as it likes
+	}
 	m.read = seq
 	if m.presence.person {
 		r.visitors.reads(m.visitor, seq)
@@ -421,15 +425,18 @@ func (r *room) hasRead(m *member, seq uint64) error {
 
 // shownLocked returns the number up to which m has written out all messages that are for it.
 func (r *room) shownLocked(m *member) uint64 {
-	if m.next <= r.queue.first {
-		return m.read
+	m.shown = max(m.shown, m.read) // a member that sends much does not search its own lines again for each further one
+	lost := r.queue.lost.since(m.shown, m.stream) || m.visitor.lost > m.shown
+	if m.next <= r.queue.first || lost {
+		return m.shown
 	}
-	for n := max(r.queue.after(m.read), r.queue.first); n < m.next; n++ {
+	for n := r.queue.after(m.shown); n < m.next; n++ {
 		if it := r.queue.at(n); it.isMessage() && it.enc != nil && m.wants(it, n) {
-			return m.read
+			return m.shown
 		}
 	}
-	return max(m.read, r.queue.at(m.next-1).seq)
+	m.shown = max(m.shown, r.queue.at(m.next-1).seq)
+	return m.shown
 }
 
 // awaitLocked makes the acknowledgement of the last n lines of m's stream, direct lines to v, wait until they are read.
