@@ -54,9 +54,6 @@ func (m *memory) restore(record []byte, recent bool) {
 		m.restoreVisitor(&r)
 	case eventDisconnect:
 		m.restoreRead(&r)
-		if string(r.reason) == reasonNotAdmitted {
-			m.visitors.forget(string(r.fingerprint))
-		}
 	case eventRevoked:
 		m.visitors.forget(string(r.fingerprint))
 	case eventMessage:
@@ -176,7 +173,7 @@ type logRecord struct {
 	time, event, name, fingerprint, stream []byte
 	seq, what, receiver, from              []byte
 	message, base64                        []byte
-	reason, since, listed, reading, epoch  []byte
+	since, listed, reading, epoch          []byte
 }
 
 // member returns where the value of a member is kept, or nil.

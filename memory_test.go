@@ -549,3 +549,51 @@ func TestShown(t *testing.T) {
 		t.Error("a message that is lost is no gap")
 	}
 }
+
+// TestRevokedWhileLeaving: what is said after a key was revoked is not for it once it is admitted again, even if a
+// connection of it was about to leave for another reason, or stays longer than the revocation; also after a restart.
+func TestRevokedWhileLeaving(t *testing.T) {
+	r, _ := quietRoom(t)
+	r.history = 100
+	bob, _ := enter(t, r, "bob", "key b", 2)
+	for n, kick := range []bool{true, false} {
+		stream := byte(10 * (n + 1))
+		anna, _ := visit(t, r, "anna", "key a", stream)
+		if err := r.hasRead(anna, r.queue.said); err != nil {
+			t.Fatal(err)
+		}
+		if kick {
+			if err := r.kick("anna"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, m := range r.due(time.Now(), true) {
+			if m == anna {
+				r.expel(m)
+			}
+		}
+		if err := r.say(bob, says(bob.stream.last+1, "secret")); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.hasRead(anna, r.queue.said); err != nil { // it claims to have read that
+			t.Fatal(err)
+		}
+		if kick {
+			r.leave(anna, "lost")
+		}
+		back, w := visit(t, r, "anna", "key a", stream+1)
+		if back.presence.returned || w.seq != r.queue.said {
+			t.Errorf("kick %v: welcome %+v", kick, w)
+		}
+		r.leave(back, "lost")
+		r.leave(anna, "lost") // a second time, or after the key was admitted again
+		if err := r.say(bob, says(bob.stream.last+1, "for anna again")); err != nil {
+			t.Fatal(err)
+		}
+		r = reopened(t, r, 100)
+		bob, _ = enter(t, r, "bob", "key b", 2)
+		back, _ = visit(t, r, "anna", "key a", stream+2)
+		wantHeard(t, r, back, "notice  1 message while you were away:", "say bob for anna again")
+		r.leave(back, "lost")
+	}
+}

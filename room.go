@@ -717,12 +717,13 @@ func (r *room) away() map[string]bool {
 	return away
 }
 
-// due returns the clients whose admission has expired, or with all every client.
+// due returns the clients whose admission has expired, or with all every client. A client that has to leave for another
+// reason can take its time, so it is among them.
 func (r *room) due(now time.Time, all bool) (due []*member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for m := range r.members {
-		if !m.operator && m.ending.reason == "" && (all || hasPassed(m.presence.expires, now)) {
+		if !m.operator && m.ending.reason != reasonNotAdmitted && (all || hasPassed(m.presence.expires, now)) {
 			due = append(due, m)
 		}
 	}
@@ -768,6 +769,16 @@ func (r *room) expel(m *member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.endLocked(m, reasonNotAdmitted)
+	m.ending.reason = reasonNotAdmitted
+	r.forgetLocked(m.visitor)
+}
+
+// forgetLocked makes what is said from now on not for the key of v, even if the key is admitted again.
+func (r *room) forgetLocked(v *visitor) {
+	if v != nil && r.visitors.byKey[v.fingerprint] == v {
+		r.visitors.forget(v.fingerprint)
+		r.log.record(recordOf(time.Now(), eventRevoked, nil, "fingerprint", v.fingerprint), r.appendMarks)
+	}
 }
 
 // delivery is what room.write sends in one write, in the order of the fields. It comes from a pool while
@@ -1002,9 +1013,6 @@ func (r *room) leave(m *member, reason string) {
 		who = slices.Concat(who, m.visitor.readField())
 	}
 	r.log.record(recordOf(now, eventDisconnect, who, "reason", reason), r.appendMarks)
-	if reason == reasonNotAdmitted {
-		r.visitors.forget(m.peer.fingerprint)
-	}
 }
 
 // partLocked notes how far m's person has come, and that direct lines to m, and the acknowledgements of m's own, wait for
@@ -1037,8 +1045,7 @@ func (r *room) revoke(fingerprint string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if v := r.visitors.byKey[fingerprint]; v != nil && v.here == 0 {
-		r.visitors.forget(fingerprint)
-		r.log.record(recordOf(time.Now(), eventRevoked, nil, "fingerprint", fingerprint), r.appendMarks)
+		r.forgetLocked(v)
 	}
 }
 
