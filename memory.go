@@ -115,8 +115,13 @@ func (m *memory) restoreMessage(r *logRecord, recent bool) {
 	}
 	person := m.restoreRead(r)
 	if !recent {
-		m.queue.lost.add(seq, nil)
 		m.queue.said = seq
+		switch {
+		case string(r.what) != itemNames[itemDirect]:
+			m.queue.lost.add(seq, nil)
+		case len(r.receiver) > 0:
+			m.receiver(string(r.receiver)).lost = seq
+		}
 		return
 	}
 	from := m.sender(r)
@@ -201,8 +206,6 @@ func (r *logRecord) member(name []byte) *[]byte {
 		return &r.message
 	case "base64":
 		return &r.base64
-	case "reason":
-		return &r.reason
 	case "since":
 		return &r.since
 	case "listed":

@@ -597,3 +597,28 @@ func TestRevokedWhileLeaving(t *testing.T) {
 		r.leave(back, "lost")
 	}
 }
+
+// TestDirectBeyondHistory: after a restart, a direct message that the history does not reach is a gap only for its
+// receiver.
+func TestDirectBeyondHistory(t *testing.T) {
+	r, _ := quietRoom(t)
+	r.history = 100
+	anna, _ := visit(t, r, "anna", "key a", 1)
+	bob, _ := visit(t, r, "bob", "key b", 2)
+	cleo, _ := visit(t, r, "cleo", "key c", 3)
+	r.leave(anna, "lost")
+	r.leave(bob, "lost")
+	l := says(1, "for bob")
+	l.what, l.to = itemDirect, "bob"
+	for _, l := range []lines{l, says(2, "to all")} {
+		if err := r.say(cleo, l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r = reopened(t, r, 1)
+	for name, gap := range map[string]bool{"anna": false, "bob": true} {
+		if _, w := visit(t, r, name, "key "+name[:1], 9); (w.flags&welcomeGap != 0) != gap {
+			t.Errorf("%s: flags %d", name, w.flags)
+		}
+	}
+}
