@@ -1,24 +1,32 @@
 #!/usr/bin/env python3
-"""Two servers join their rooms through a real broker, with pipes alone. A client at each sends lines while the broker
-restarts and while it is down. Each client receives every line of the other once, in order, with its origin, and none of
-its own.
+"""Two servers join their rooms through a real broker. A client at each sends lines while every part is killed again and
+again with SIGKILL, and the logs are rotated. Then one of them sends as fast as it can. Each server's log has every line
+of the other server once, in order, with its origin.
 
-    contrib/mqtt/test.py SECURECHAT      needs mosquitto and mosquitto-clients
+    contrib/mqtt/test.py SECURECHAT [KILLS]      needs mosquitto and mosquitto-clients
 """
 import json
 import os
 import pathlib
+import random
 import re
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 SECURECHAT = str(pathlib.Path(sys.argv[1]).resolve())
-PATIENCE = 120  # seconds
+KILLS = int(sys.argv[2]) if len(sys.argv) > 2 else 24
+PATIENCE = 60  # seconds
+PACE = 1000  # lines in a second at each side while parts are killed
+FAST = 40000  # lines to measure the speed with
+LEAST = 5000  # lines a second from room to room
+UNUSUAL = [b"", b"\xff\xfe\x00", "\u202e \u00e9 \U0001f512".encode(), b'"\\,"from":"', b'"' * 65536, b"\xff" * 65536,
+           b"end"]
 started = []  # every process that this script started; each leads a session
 
 
@@ -27,7 +35,7 @@ def until(what, check):
     while not (got := check()):
         if time.monotonic() > end:
             raise SystemExit(f"timed out waiting for {what}")
-        time.sleep(0.02)
+        time.sleep(0.05)
     return got
 
 
@@ -36,138 +44,224 @@ def start(argv, **how):
     return started[-1]
 
 
-class Broker:
-    def __init__(self, folder):
-        self.folder = folder
-        with socket.create_server(("127.0.0.1", 0)) as s:
-            self.port = s.getsockname()[1]
-        conf = (HERE / "mosquitto.conf").read_text()
-        conf = conf.replace("/var/lib/mosquitto/", f"{folder}/").replace("listener 1883", f"listener {self.port}")
-        (folder / "mosquitto.conf").write_text(conf + "user root\nlog_type all\n")
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as s:
+        return s.getsockname()[1]
+
+
+def kill(pid):
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # it has ended meanwhile
+
+
+class Part:
+    """A process that is started again whenever it ends, as a service manager does it."""
+
+    def __init__(self, argv, folder):
+        self.argv, self.folder, self.stopping, self.starts = argv, folder, threading.Event(), 0
+        self.err = open(folder / "err", "ab")
+        self.keeper = threading.Thread(target=self.keep)
         self.start()
+        self.keeper.start()
 
     def start(self):
-        with open(self.folder / "broker.log", "ab") as log:
-            self.popen = start(["mosquitto", "-c", self.folder / "mosquitto.conf"], stdout=log, stderr=log)
+        self.starts += 1
+        self.popen = start(self.argv, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=self.err, stderr=self.err)
 
-        def up():
-            if self.popen.poll() is not None:
-                raise SystemExit("mosquitto ended: " + (self.folder / "broker.log").read_text())
-            try:
-                socket.create_connection(("127.0.0.1", self.port)).close()
-                return True
-            except OSError:
-                return False
-        until("the broker", up)
+    def keep(self):
+        while True:
+            self.popen.wait()
+            if self.stopping.wait(0.2):
+                return
+            self.start()
 
-    def published(self, server):
-        return (self.folder / "broker.log").read_text().count(f"Received PUBLISH from {server}-out")
+    def children(self, name):
+        found = subprocess.run(["pgrep", "-P", str(self.popen.pid), "-x", name], capture_output=True, timeout=PATIENCE)
+        return [int(pid) for pid in found.stdout.split()]
 
     def stop(self):
-        self.popen.terminate()
-        self.popen.wait(PATIENCE)
+        self.stopping.set()
+        while self.keeper.is_alive():
+            self.popen.terminate()
+            self.keeper.join(1)
+
+
+class Broker(Part):
+    def __init__(self, folder):
+        folder.mkdir()
+        self.port = free_port()
+        conf = (HERE / "mosquitto.conf").read_text().replace("listener 1883", f"listener {self.port}")
+        (folder / "mosquitto.conf").write_text(conf + "user root\nlog_type error\n")
+        super().__init__(["mosquitto", "-c", folder / "mosquitto.conf"], folder)
 
 
 class Side:
     """A server with its bridge, and a client of that server."""
 
     def __init__(self, folder, broker, server, client):
-        self.folder, self.client_name, self.server_name = folder / server, client, server
+        self.folder, self.client_name, self.server_name, self.port = folder / server, client, server, free_port()
         self.folder.mkdir()
         for name in server, client:
             self.run("-keygen", "-dir", name, "-comment", name)
         self.run("-allow", f"{client}/identity.pub", "-dir", server)
-        self.err = open(self.folder / "err", "wb")
-        self.bridge = start(
-            [HERE / "bridge", server, f"-h 127.0.0.1 -p {broker.port}",
-             SECURECHAT, "-listen", "127.0.0.1:0", "-dir", server],
-            cwd=self.folder, stdin=subprocess.DEVNULL, stdout=self.err, stderr=self.err)
-        address = until("the room", lambda: re.search(r"room open on (\S+) as", (self.folder / "err").read_text()))[1]
-        with open(self.folder / "heard", "wb") as out:
-            self.client = start(
-                [SECURECHAT, "-connect", address, "-dir", client, "-accept-new", "-json", "-stay"],
-                cwd=self.folder, stdin=subprocess.PIPE, stdout=out, stderr=self.err)
-        until("the client", lambda: self.heard("welcome"))
-        self.said = 0
+        self.said, self.count, self.rest = 0, {}, b""
+        self.bridge = Part([HERE / "bridge", server, f"-h 127.0.0.1 -p {broker.port}",
+                            SECURECHAT, "-listen", f"127.0.0.1:{self.port}", "-dir", server], self.folder)
+        until("the room", lambda: b"room open" in (self.folder / "err").read_bytes())
+        self.client_err = open(self.folder / "client-err", "wb")
+        self.client = start([SECURECHAT, "-connect", f"127.0.0.1:{self.port}", "-dir", client, "-accept-new",
+                             "-reconnect"],
+                            cwd=self.folder, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self.client_err)
+        self.path = self.folder / "connection.log"
+        self.logs = [open(self.path, "rb")]  # oldest first
 
     def run(self, *args):
         subprocess.run([SECURECHAT, *args], cwd=self.folder, check=True, capture_output=True, timeout=PATIENCE)
 
-    def heard(self, kind):
-        lines = (self.folder / "heard").read_text().split("\n")[:-1]
-        return [o for o in map(json.loads, lines) if o["type"] == kind]
-
     def say(self, n):
-        """Sends n lines, and returns when they are in the server's log."""
-        for _ in range(n):
-            self.said += 1
-            self.client.stdin.write(json.dumps({"text": f"{self.client_name} {self.said}"}).encode() + b"\n")
+        lines = [f"{self.client_name} {self.said + i + 1}\n" for i in range(n)]
+        self.client.stdin.write("".join(lines).encode())
         self.client.stdin.flush()
-        until("acknowledgements", lambda: any(o["id"] == self.said for o in self.heard("ack")))
+        self.said += n
+
+    def rotate(self):
+        for i in range(len(self.logs), 0, -1):
+            os.rename(f"{self.path}.{i - 1}" if i > 1 else self.path, f"{self.path}.{i}")
+        for pid in until("a server", lambda: pids("server", None, self)):
+            os.kill(pid, signal.SIGHUP)
+        until("a new log", self.path.exists)
+        self.logs.append(open(self.path, "rb"))
+
+    def has(self):
+        """Returns how many lines each sender has in the log, and fails if one is not in its turn."""
+        data = self.rest + b"".join(log.read() for log in self.logs)
+        *lines, self.rest = data.split(b"\n")
+        for line in lines:
+            if b'"event":"message"' not in line:
+                continue
+            record = json.loads(line)
+            name = record.get("from", record["name"])
+            self.count[name] = self.count.get(name, 0) + 1
+            want = f"{name.split('@')[0]} {self.count[name]}"
+            if record["message"] != want:
+                raise SystemExit(f"{self.server_name} has {record['message']!r} of {name} in place of {want!r}")
+        return self.count
 
     def has_all_of(self, other):
-        return until(f"all lines of {other.client_name}", lambda: len(self.heard("message")) >= other.said)
-
-    def texts(self):
-        log = (self.folder / "connection.log").read_text().split("\n")[:-1]
-        return [r["message"] for r in map(json.loads, log) if r["event"] == "message"]
+        name = f"{other.client_name}@{other.server_name}"
+        until(f"all lines of {name}", lambda: self.has().get(name, 0) >= other.said)
 
     def end(self):
-        self.client.stdin.close()
-        self.client.terminate()
+        self.client.kill()
         self.client.wait(PATIENCE)
-        os.killpg(self.bridge.pid, signal.SIGTERM)
-        self.bridge.wait(PATIENCE)
+        self.bridge.stop()
+
+
+def pids(part, broker, side):
+    """Returns the processes that a part has at present."""
+    bridge = side.bridge
+    return {
+        "server": lambda: bridge.children(pathlib.Path(SECURECHAT).name[:15]),
+        "bridge": lambda: [bridge.popen.pid],
+        "broker": lambda: [broker.popen.pid],
+        "publisher": lambda: bridge.children("mosquitto_pub"),
+        "subscriber": lambda: bridge.children("mosquitto_sub"),
+        "all at once": lambda: [pid for one in PARTS[:-1] for pid in pids(one, broker, side)],
+    }[part]()
+
+
+PARTS = "server", "bridge", "broker", "publisher", "subscriber", "all at once"
+
+
+def kill_parts(broker, sides, kills):
+    """Kills one part after the other while lines are sent. Returns how often each was killed."""
+    killed = dict.fromkeys(PARTS, 0)
+    done = threading.Event()
+
+    def speak():
+        while not done.wait(0.1):
+            for side in sides:
+                side.say(PACE // 10)
+    speaker = threading.Thread(target=speak)
+    speaker.start()
+    try:
+        for i in range(kills):
+            part, side = PARTS[i % len(PARTS)], sides[i // len(PARTS) % 2]
+            for pid in until(f"a running {part}", lambda: pids(part, broker, side)):
+                kill(pid)
+            killed[part] += 1
+            if part == "broker":
+                side.rotate()
+            time.sleep(random.uniform(0.05, 1.5))
+    finally:
+        done.set()
+        speaker.join()
+    return killed
+
+
+def compare_texts(here, there):
+    """Sends unusual lines, and compares what the two logs have of them."""
+    here.client.stdin.write(b"".join(line + b"\n" for line in UNUSUAL))
+    here.client.stdin.flush()
+
+    def last_of(side, name):
+        found = []
+        for line in side.path.read_bytes().split(b"\n")[:-1]:
+            record = json.loads(line)
+            if record["event"] == "message" and record.get("from", record["name"]) == name:
+                found.append((record["message"], record.get("base64")))
+        return found[-len(UNUSUAL):]
+    name = f"{here.client_name}@{here.server_name}"
+    last = (UNUSUAL[-1].decode(), None)
+    until("the unusual lines", lambda: last in last_of(there, name))
+    want, got = last_of(here, here.client_name), last_of(there, name)
+    if got != want:
+        raise SystemExit(f"{there.server_name} has {got} in place of {want}")
+
+
+def measure(here, there):
+    began = time.monotonic()
+    here.say(FAST)
+    there.has_all_of(here)
+    return FAST / (time.monotonic() - began)
 
 
 def main():
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        broker = Broker(folder)
+        broker = Broker(folder / "broker")
         sides = []
         try:
             sides += [Side(folder, broker, "north", "anna")]
             sides += [Side(folder, broker, "south", "bob")]
             north, south = sides
-            both = lambda n: [side.say(n) for side in sides]
-            # A first subscription does not receive earlier messages, so wait for both subscriptions.
-            until("subscriptions", lambda: (folder / "broker.log").read_text().count("SUBACK") >= 2)
-            both(5)
-            north.has_all_of(south), south.has_all_of(north)
-            both(30)  # in transit while the broker restarts
-            broker.stop()
-            both(30)  # while it is down
-            broker.start()
-            both(30)
-            north.has_all_of(south), south.has_all_of(north)
-            # A subscriber that returns late receives the messages that were waiting.
-            pgrep = ["pgrep", "-g", str(north.bridge.pid), "-x", "mosquitto_sub"]
-            late = int(subprocess.check_output(pgrep, timeout=PATIENCE))
-            os.kill(late, signal.SIGSTOP)
-            broker.stop()
-            published = broker.published("south")
-            broker.start()
-            south.say(5)
-            until("south's lines at the broker", lambda: broker.published("south") == published + 5)
-            os.kill(late, signal.SIGCONT)
-            both(5)
-            north.has_all_of(south), south.has_all_of(north)
-            for here, there in (north, south), (south, north):
-                got = here.heard("message")
-                want = [f"{there.client_name} {i + 1}" for i in range(there.said)]
-                if [o["text"] for o in got] != want:
-                    raise SystemExit(f"{here.client_name} received {[o['text'] for o in got]}")
-                if {o["name"] for o in got} != {f"{there.client_name}@{there.server_name}"}:
-                    raise SystemExit(f"{here.client_name} received them from {set(o['name'] for o in got)}")
-                own = [f"{here.client_name} {i + 1}" for i in range(here.said)]
-                if sorted(here.texts()) != sorted(want + own):
-                    raise SystemExit(f"the log of {here.server_name} has {here.texts()}")
-            print(f"{north.said} and {south.said} lines, two restarts of the broker: each line received once, in order, "
-                  f"from {south.heard('message')[0]['name']} and {north.heard('message')[0]['name']}")
-        except BaseException:
+            # A bridge begins with the messages after its first contact with another one.
             for side in sides:
-                print((side.folder / "err").read_text(), file=sys.stderr)
-            print((folder / "broker.log").read_text()[-3000:], file=sys.stderr)
+                state = side.folder / f"bridge-{side.server_name}" / "state"
+                until("the first contact", lambda: json.loads(state.read_text())["recorded"])
+            killed = kill_parts(broker, sides, KILLS)
+            north.has_all_of(south), south.has_all_of(north)
+            print(f"{north.said} and {south.said} lines while parts were killed "
+                  f"({', '.join(f'{part} {n}' for part, n in killed.items())}): each once and in order in both rooms")
+            for side in sides:
+                side.rotate()
+            for _ in range(3):  # other programs may use the machine
+                speed = measure(north, south)
+                print(f"{speed:.0f} lines a second from room to room at QoS 1")
+                if speed >= LEAST:
+                    break
+            for side in sides:
+                names = {o: f"{o.client_name}{'' if o is side else '@' + o.server_name}" for o in sides}
+                if side.has() != {name: o.said for o, name in names.items() if o.said}:
+                    raise SystemExit(f"{side.server_name} has recorded {side.has()}")
+            compare_texts(south, north)
+            if speed < LEAST:
+                raise SystemExit(f"that is less than {LEAST}")
+        except BaseException:
+            for part in broker.folder, *(side.folder for side in sides):
+                print(part.name, (part / "err").read_text()[-2000:], file=sys.stderr)
             raise
         finally:
             for side in sides:
