@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -49,6 +50,82 @@ func TestProtocolExample(t *testing.T) {
 		if n := utf8.RuneCountInString(line) - 1; n > 120 {
 			t.Errorf("a line of %d columns in the example: %.40s…", n, line)
 		}
+	}
+}
+
+// TestProtocolOfServer holds a server to what the document says about lines before the welcome, repeated lines, lines to
+// the server, acks of a client that receives nothing, and the end of each session.
+func TestProtocolOfServer(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	server, addr := serve(t, anna)
+	me := partyIn(t, guest(t, anna, addr, "bob"))
+	for _, c := range []struct {
+		name string
+		sent []exampleMessage // in one write
+		want string           // a pattern for the kinds and numbers received; an error ends them
+	}{
+		{"lines and close before the welcome", []exampleMessage{
+			{kind: kindText, payload: linesOf(1, itemSay, "", "early")},
+			{kind: kindClose, payload: []byte(closeText)},
+		}, "welcome, ack 1, close, the connection ended without secure-close"},
+		{"lines that are repeated", []exampleMessage{
+			{kind: kindText, payload: linesOf(1, itemSay, "", "one", "two")},
+			{kind: kindText, payload: linesOf(1, itemSay, "", "one", "two")},
+			{kind: kindText, payload: linesOf(3, itemSay, "", "three")},
+			{kind: kindText, payload: linesOf(2, itemSay, "", "two")},
+			{kind: kindClose, payload: []byte(closeText)},
+		}, "welcome, ack 3, close, the connection ended without secure-close"},
+		{"a line to the server", []exampleMessage{
+			{kind: kindText, payload: linesOf(1, itemDirect, "Anna", "psst")},
+			{kind: kindClose, payload: []byte(closeText)},
+		}, "welcome, ack 1, close, the connection ended without secure-close"},
+		{"a number that is left out", []exampleMessage{
+			{kind: kindText, payload: linesOf(5, itemSay, "", "a stream that is not known begins with 5")},
+			{kind: kindText, payload: linesOf(7, itemSay, "", "6 is missing")},
+		}, "welcome(, ack 5)?, the connection ended without secure-close"},
+		{"an ack of a client without flag 1", []exampleMessage{
+			{kind: kindAck, payload: make([]byte, 8)},
+		}, "welcome, the connection ended without secure-close"},
+	} {
+		sess := openSession(t, addr, me)
+		join := joinRequest{stream: streamID([]byte(c.name))}
+		buf, err := sess.append(nil, kindJoin, join.encode())
+		for _, m := range c.sent {
+			if err == nil {
+				buf, err = sess.append(buf, m.kind, m.payload)
+			}
+		}
+		if err == nil {
+			err = sess.write(buf)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(receivedKinds(sess), ", "); !regexp.MustCompile("^(" + c.want + ")$").MatchString(got) {
+			t.Errorf("%s: received %s; the document says %q", c.name, got, c.want)
+		}
+	}
+	server.out.match(t, `early\n(?s:.*)psst`)
+}
+
+// receivedKinds reads until an error, which is the last entry. Acks are merged if one follows another, because a server
+// may acknowledge the lines of one write together or one after the other.
+func receivedKinds(sess *session) (all []string) {
+	sess.setReadTimeout(patience, false)
+	for {
+		kind, payload, err := sess.read()
+		if err != nil {
+			return append(all, err.Error())
+		}
+		word := map[byte]string{kindJoin: "welcome", kindText: "text", kindClose: "close"}[kind]
+		if kind == kindAck {
+			word = fmt.Sprintf("ack %d", binary.BigEndian.Uint64(payload))
+			if strings.HasPrefix(all[len(all)-1], "ack") {
+				all = all[:len(all)-1]
+			}
+		}
+		all = append(all, word)
 	}
 }
 
