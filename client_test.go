@@ -468,8 +468,8 @@ func TestHostileClient(t *testing.T) {
 	}
 }
 
-// joinSession joins the room at addr as me, with req, over a session that the test reads and writes itself.
-func joinSession(t testing.TB, addr string, me *party, req joinRequest) (*session, welcome) {
+// openSession returns a session with the server at addr, before its first packet, that the test reads and writes itself.
+func openSession(t testing.TB, addr string, me *party) *session {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
@@ -484,6 +484,13 @@ func joinSession(t testing.TB, addr string, me *party, req joinRequest) (*sessio
 	if err != nil {
 		t.Fatal(err)
 	}
+	return sess
+}
+
+// joinSession joins the room at addr as me, with req, over a session that the test reads and writes itself.
+func joinSession(t testing.TB, addr string, me *party, req joinRequest) (*session, welcome) {
+	t.Helper()
+	sess := openSession(t, addr, me)
 	if err := writeMessage(sess, kindJoin, req.encode()); err != nil {
 		t.Fatal(err)
 	}

@@ -2,7 +2,7 @@
 
 package main
 
-// The generator of testdata/vectors, which vectors_test.go runs:
+// The generator of testdata/vectors, which vectors_test.go runs, and of the example in docs/PROTOCOL.md:
 //
 //	go test -tags vectors -run TestMakeVectors
 //
@@ -60,6 +60,41 @@ func TestMakeVectors(t *testing.T) {
 	m.invites()
 	m.paperHandshakes()
 	m.paperPackets()
+	m.example()
+}
+
+// example makes the vectors of the session in docs/PROTOCOL.md, and replaces the example in that document.
+func (m *vectorMaker) example() {
+	run := exampleVector(m.t, "handshake-client-run")
+	digest := [64]byte(run.hex(m.t, "out digest"))
+	for direction, name := range map[string]string{toServer: "to server", toClient: "to client"} {
+		secret := [64]byte(run.hex(m.t, "out "+name))
+		h, err := newHalfConn(&secret, &digest, true)
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		var stream []byte
+		for _, message := range exampleSession() {
+			if message.direction == direction {
+				stream = h.seal(stream, message.kind, message.payload)
+			}
+		}
+		m.put("packets", "example "+name, "", "", [2]string{"cipher", "AES-256-GCM"}, hexField("digest", digest[:]),
+			hexField("secret", secret[:]), hexField("stream", stream))
+	}
+	document, err := os.ReadFile(protocolDocument)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	front, rest, ok1 := strings.Cut(string(document), exampleBegin)
+	_, back, ok2 := strings.Cut(rest, exampleEnd)
+	if !ok1 || !ok2 {
+		m.t.Fatalf("%s has no example to replace", protocolDocument)
+	}
+	text := front + exampleBegin + protocolExample(m.t) + exampleEnd + back
+	if err := os.WriteFile(protocolDocument, []byte(text), 0o644); err != nil {
+		m.t.Fatal(err)
+	}
 }
 
 // put runs a vector and writes it. check is empty if it is accepted.
