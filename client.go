@@ -401,13 +401,10 @@ func (c *client) orOffline(ctx context.Context, err error) error {
 	return errOffline
 }
 
-// join joins the room over conn, within the handshake's deadline.
+// join joins the room over conn.
 func (c *client) join(ctx context.Context, conn net.Conn) (*clientConn, error) {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	if err := conn.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
-		return nil, errUnreachable{err}
-	}
 	req := joinRequest{stream: c.stream, flags: joinListens}
 	switch {
 	case c.pipe != nil:
@@ -422,7 +419,7 @@ func (c *client) join(ctx context.Context, conn net.Conn) (*clientConn, error) {
 	if c.console.term != nil {
 		req.flags |= joinPerson
 	}
-	server, l, w, err := c.protocol.dial(conn, req)
+	server, l, w, err := c.protocol.dial(newPacedConn(conn, nil, nil), req)
 	if err != nil {
 		return nil, err
 	}

@@ -614,8 +614,7 @@ func (o *options) checkDelay() error {
 	case o.mode == "connect" && !o.paper.on:
 		return errors.New("-delay belongs to -listen, or to -paper on either side")
 	case d < 0 || d > 5*time.Second:
-		return fmt.Errorf("-delay %v: it must be from 0s to 5s: four delays must fit into a handshake's %v",
-			d, handshakeTimeout)
+		return fmt.Errorf("-delay %v: it must be from 0s to 5s", d)
 	}
 	return nil
 }

@@ -99,8 +99,8 @@ type (
 	admitFunc func(id ssh.PublicKey, proof, h0, hpkePublic []byte, confirmed bool) error
 )
 
-// clientHandshake runs the client's side of the handshake on conn. The caller sets conn's deadline and closes conn
-// after an error. The server receives nothing before trusts accepts its identity; the error of trusts is returned as it
+// clientHandshake runs the client's side of the handshake on conn. The caller closes conn after an error, and sets
+// deadlines unless conn is a pacedConn. The server receives nothing before trusts accepts its identity; the error of trusts is returned as it
 // is. proof is nil without an invite. Any other error wraps errRefused after a refusal and errUnverified after a failed
 // check, or else is trouble of the network or of this machine.
 func clientHandshake(conn net.Conn, me *party, trusts trustFunc, proof proofFunc) (*secrets, error) {
@@ -172,8 +172,8 @@ func clientHandshake(conn net.Conn, me *party, trusts trustFunc, proof proofFunc
 	return x.deliverKey(recipient.Export, m.serials(), me.aes && serverAES)
 }
 
-// serverHandshake runs the server's side of the handshake on conn. The caller sets conn's deadline and closes conn
-// after an error. The server waits pause before stages 2 and 4 (-delay). It calls admit only with an identity whose
+// serverHandshake runs the server's side of the handshake on conn. The caller closes conn after an error, and sets
+// deadlines unless conn is a pacedConn. The server waits pause before stages 2 and 4 (-delay). It calls admit only with an identity whose
 // signature it has verified, so that a client cannot find out whether somebody else's key is listed. It returns that
 // identity also with an error. A client that admit refuses receives a refusal if the error is a decision against the
 // client (isDecision), and otherwise nothing.
@@ -538,8 +538,8 @@ func (x *exchange) deliverKey(export func(label string, n int) ([]byte, error), 
 	return s, nil
 }
 
-func (x *exchange) read() ([]byte, error) {
-	body, err := readFrame(x.conn, maxHandshakeFrame)
+func (x *exchange) read() (body []byte, err error) {
+	err = receiveOn(x.conn, func() (err error) { body, err = readFrame(x.conn, maxHandshakeFrame); return })
 	x.wire = frameHeader + len(body)
 	if err != nil {
 		return nil, plainError(err)
@@ -557,7 +557,7 @@ func (x *exchange) write(body []byte) error {
 
 // wait sleeps for the pause between two stages, which does not count as a stage's time.
 func (x *exchange) wait(pause time.Duration) {
-	time.Sleep(pause)
+	pauseOn(x.conn, pause)
 	x.began = time.Now()
 }
 

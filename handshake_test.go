@@ -28,6 +28,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -679,6 +681,158 @@ func TestStall(t *testing.T) {
 	})
 }
 
+// TestSlowServer: clients that come at the same moment join one by one, however long the last one waits within
+// handshakeTimeout. Further ones learn that the server is busy, cost it no computation except for one
+// that gives up meanwhile, and get no penalty.
+func TestSlowServer(t *testing.T) {
+	client, server := twoParties(t)
+	for crowd, joined := range map[int]int{50: 50, 70: 59} {
+		synctest.Test(t, func(t *testing.T) {
+			turns, begin := newTurns(1), time.Now()
+			var wg sync.WaitGroup
+			var in, busy, computed atomic.Int64
+			for range crowd {
+				here, there := net.Pipe()
+				wg.Go(func() {
+					defer there.Close()
+					conn := newPacedConn(there, turns, func() error { return nil })
+					_, _, err := serverHandshake(conn, server, 0, func(_ ssh.PublicKey, _, _, _ []byte, confirmed bool) error {
+						if !confirmed {
+							computed.Add(1)
+							time.Sleep(1010 * time.Millisecond) // a slow processor
+						}
+						return nil
+					})
+					conn.endTurn()
+					if errors.Is(err, io.ErrClosedPipe) {
+						err = syscall.EPIPE // as from TCP
+					}
+					if err != nil && (!errors.Is(conn.orBusy(err), errBusy) || penaltyFor(conn.orBusy(err)) != 0) {
+						t.Errorf("the server's log: %v", conn.orBusy(err))
+					}
+				})
+				wg.Go(func() {
+					defer here.Close()
+					_, err := clientHandshake(newPacedConn(here, nil, nil), client, trustAll, nil)
+					text := (&securechat2{client: securechat2Client{addr: "host:9000"}}).handshakeError(err).Error()
+					switch {
+					case err == nil:
+						in.Add(1)
+					case strings.Contains(text, "the server is busy or stuck: it did not answer within 1m0s"):
+						busy.Add(1)
+					default:
+						t.Errorf("the user reads %q", text)
+					}
+				})
+			}
+			wg.Wait()
+			if took := time.Since(begin); in.Load() != int64(joined) || took > handshakeTimeout+time.Second ||
+				computed.Load() != int64(min(crowd, joined+1)) || busy.Load() != int64(crowd-joined) {
+				t.Errorf("%d of %d joined, %d were computed for, %d learned that it is busy; it took %v", in.Load(), crowd,
+					computed.Load(), busy.Load(), took)
+			}
+			if turns.free != 1 || turns.waiting() != 0 {
+				t.Errorf("%d turns are free, %d handshakes wait", turns.free, turns.waiting())
+			}
+		})
+	}
+}
+
+// TestBlameForLeaving: what the server reports about a client that left during the handshake depends on how long the
+// client had to wait for the server.
+func TestBlameForLeaving(t *testing.T) {
+	for _, c := range []struct {
+		name           string
+		own, away      time.Duration // of the server's time, and of the client's
+		heard, crowded bool
+		err            error
+		want           string
+		penalty        time.Duration
+	}{
+		{"no trust", 0, time.Minute, false, false, io.EOF, "EOF", penaltyLeft},
+		{"a crowd", 0, time.Second, false, true, io.EOF,
+			"it left before saying who it is, while handshakes waited for the processor (1): this server is busy", 0},
+		{"a crowd, after it was heard", 0, time.Second, true, true, io.EOF, "EOF", penaltyLeft},
+		{"a slow server", 30 * time.Second, time.Second, true, false, io.EOF,
+			"it left when the server had taken 30s for its handshake: this server is busy", 0},
+		{"a slow server, a bad signature", 30 * time.Second, 0, true, false, errUnverified, errUnverified.Error(),
+			penaltyRefused},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			turns := newTurns(1)
+			conn := newPacedConn(nil, turns, nil)
+			time.Sleep(c.own)
+			conn.pause(c.away)
+			conn.heard = c.heard
+			if c.crowded {
+				turns.take(true)
+				go turns.take(true)
+				synctest.Wait()
+				defer turns.end()
+			}
+			err := conn.orBusy(c.err)
+			if err.Error() != c.want || penaltyFor(err) != c.penalty {
+				t.Errorf("%s: %v, penalty %v", c.name, err, penaltyFor(err))
+			}
+		})
+	}
+}
+
+// TestTurns: turns are given in the order in which they were asked for, those for later messages first. A handshake
+// whose connection was closed meanwhile does not use its turn, and a pause is no part of one.
+func TestTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		turns := newTurns(1)
+		turns.take(true)
+		var order []string
+		for _, name := range []string{"first 1", "later 1", "first 2", "later 2"} {
+			go func() {
+				turns.take(strings.HasPrefix(name, "first"))
+				order = append(order, name)
+				turns.end()
+			}()
+			synctest.Wait()
+		}
+		turns.end()
+		synctest.Wait()
+		if want := []string{"later 1", "later 2", "first 1", "first 2"}; !slices.Equal(order, want) {
+			t.Errorf("the order is %q", order)
+		}
+
+		here, there := net.Pipe()
+		defer here.Close()
+		conn := newPacedConn(there, turns, func() error { return nil })
+		if err := conn.receive(func() error { return nil }); err != nil || turns.free != 0 {
+			t.Errorf("%v, %d turns are free", err, turns.free)
+		}
+		go conn.pause(time.Second)
+		synctest.Wait()
+		if turns.free != 1 {
+			t.Error("a pause holds a turn")
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if turns.free != 0 {
+			t.Error("no turn after a pause")
+		}
+		go conn.Write([]byte("a client that does not read"))
+		synctest.Wait()
+		if turns.free != 1 {
+			t.Error("writing holds a turn")
+		}
+		turns.take(true)
+		time.AfterFunc(handshakeTimeout, turns.end)
+		if err := conn.takeTurn(); !errors.Is(err, errBusy) {
+			t.Errorf("after the patience of a client: %v", err)
+		}
+		conn.endTurn()
+		there.Close()
+		if err := conn.takeTurn(); !errors.Is(err, io.ErrClosedPipe) {
+			t.Errorf("a closed connection: %v", err)
+		}
+	})
+}
+
 // TestNetworkErrorsWithoutAddresses: the text of a network error in a handshake has no addresses, which are reported
 // beside it, and no words of Go's network library.
 func TestNetworkErrorsWithoutAddresses(t *testing.T) {
@@ -702,7 +856,7 @@ func TestNetworkErrorsWithoutAddresses(t *testing.T) {
 		}
 	}
 	text := (&securechat2{client: securechat2Client{addr: "host:9000"}}).handshakeError(errRead).Error()
-	if !strings.Contains(text, "host:9000: the server did not answer in time") {
+	if !strings.Contains(text, "host:9000: the server is busy or stuck: it did not answer within 1m0s") {
 		t.Errorf("the user reads %q", text)
 	}
 }

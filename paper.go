@@ -72,7 +72,7 @@ func paperClientHandshake(
 		return key, at.fail(err)
 	}
 	at.report(paperSealed, "sent", paperSerialA)
-	time.Sleep(delay)
+	pauseOn(conn, delay)
 
 	// Stage 2, S → C: seq_id 2 ‖ Ra ‖ Rb, signed by S, sealed to C.
 	at = paperStage{2, toClient, time.Now(), tr}
@@ -102,7 +102,7 @@ func paperClientHandshake(
 		return key, at.fail(err)
 	}
 	at.report(paperSealed, "sent", paperSerialB)
-	time.Sleep(delay)
+	pauseOn(conn, delay)
 
 	// Stage 4, S → C: Sm, signed by S, sealed to C, in base64. In Fig. 3 seq_id 5 precedes Sm; the programs send Sm
 	// alone. Any other length is an error. Otherwise stage 2 would pass for a session key of 72 bytes.
@@ -181,7 +181,7 @@ func paperServerHandshake(
 		return key, -1, at.fail(err)
 	}
 	at.report(paperSealed, "sent", paperSerialA, paperSerialB)
-	time.Sleep(delay)
+	pauseOn(conn, delay)
 
 	// Stage 3, C → S: seq_id 3 ‖ Rb, signed by C, sealed to S.
 	at = paperStage{3, toServer, time.Now(), tr}
@@ -214,7 +214,7 @@ func paperServerHandshake(
 		return key, -1, at.fail(err)
 	}
 	at.reportKey(paperStage4, "sent")
-	time.Sleep(delay)
+	pauseOn(conn, delay)
 	return sm, client, nil
 }
 
@@ -275,7 +275,8 @@ func checkPaperKeys(keys ...*rsa.PublicKey) error {
 // messages, so a stage ends after its length, and the next byte belongs to the next stage.
 func paperReceive(conn net.Conn, n int, peer string) ([]byte, error) {
 	wire := make([]byte, n)
-	got, err := io.ReadFull(conn, wire)
+	var got int
+	err := receiveOn(conn, func() (err error) { got, err = io.ReadFull(conn, wire); return })
 	switch {
 	case err == nil:
 		return wire, nil

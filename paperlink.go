@@ -601,7 +601,7 @@ func (p *paperMode) check(line outLine) error {
 	return nil
 }
 
-func (p *paperMode) accept(conn net.Conn) (*peer, link, joinRequest, error) {
+func (p *paperMode) accept(conn *pacedConn) (*peer, link, joinRequest, error) {
 	from := newPeer(conn)
 	key, i, err := paperServerHandshake(conn, p.me, p.peers, p.delay, p.tracer(from.addr+"  "))
 	if err != nil {
@@ -619,10 +619,10 @@ func (p *paperMode) accept(conn net.Conn) (*peer, link, joinRequest, error) {
 	digest := sha512.Sum512(key[:])
 	from.digest = digest[:]
 	rand.Read(from.stream[:])
-	return from, newPaperServerLink(conn, &key), joinRequest{stream: from.stream}, nil
+	return from, newPaperServerLink(conn.Conn, &key), joinRequest{stream: from.stream}, nil
 }
 
-func (p *paperMode) dial(conn net.Conn, _ joinRequest) (*peer, link, welcome, error) {
+func (p *paperMode) dial(conn *pacedConn, _ joinRequest) (*peer, link, welcome, error) {
 	id, err := ssh.NewPublicKey(p.peers[0])
 	if err != nil {
 		return nil, nil, welcome{}, err
@@ -647,7 +647,7 @@ func (p *paperMode) dial(conn net.Conn, _ joinRequest) (*peer, link, welcome, er
 		}
 		return nil, nil, welcome{}, errUnreachable{err}
 	}
-	return server, newPaperClientLink(conn, &key), welcome{name: keyName("", p.id)}, nil
+	return server, newPaperClientLink(conn.Conn, &key), welcome{name: keyName("", p.id)}, nil
 }
 
 // paperWarning is printed once at the start.

@@ -12,21 +12,18 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// handshakeTimeout bounds a whole handshake with its first messages. A crowded server allows less (gate.go).
-const handshakeTimeout = 20 * time.Second
-
 // maxPeers bounds the clients' keys of -paper, and so the cost of a stage 1, which a server verifies with each of them.
 // It stands here because flags.go checks it, and builds without paper.go.
 const maxPeers = 64
 
-// protocol is a handshake, followed by the first message each way. The caller sets a deadline on conn and closes conn
-// after an error. Nothing of a protocol keeps state between connections, so its methods are for any goroutine.
+// protocol is a handshake, followed by the first message each way. The caller closes conn after an error, and resets the
+// deadlines of its connection otherwise. Nothing of a protocol keeps state between connections, so its methods are for any goroutine.
 type protocol interface {
 	// dial is the client's side. It sends req, and returns the server and its answer. Its errors are *untrusted,
 	// errUnreachable, errServerLeft, errPermanent, or one that wraps errUnverified or errBadPacket.
-	dial(conn net.Conn, req joinRequest) (*peer, link, welcome, error)
+	dial(conn *pacedConn, req joinRequest) (*peer, link, welcome, error)
 	// accept is the server's side. The peer is never nil: after an error it holds what was proven before the error.
-	accept(conn net.Conn) (*peer, link, joinRequest, error)
+	accept(conn *pacedConn) (*peer, link, joinRequest, error)
 	// keepAlive is the KeepAlive of the net.Dialer or net.ListenConfig that makes the connections.
 	keepAlive() time.Duration
 	// check returns an error if the protocol cannot carry the line.

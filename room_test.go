@@ -961,136 +961,279 @@ func TestManyConnectionsOfOne(t *testing.T) {
 
 // The gate: connections that are dropped before the handshake, for failures of their address or because of a crowd.
 
-func TestSources(t *testing.T) {
+// shut is a connection that can only be closed, and counts that.
+type shut struct{ times int }
+
+func (s *shut) Close() error { s.times++; return nil }
+
+// enters reports whether a handshake from ip may begin, which it ends at once, and the rejection otherwise.
+func (g *gate) enters(ip string, now time.Time) *rejection {
+	e, r := g.enter(new(shut), netip.MustParseAddr(ip), now)
+	if r == nil {
+		r = g.leave(e, now)
+	}
+	return r
+}
+
+// fill begins n handshakes, each from the address that from returns for its number.
+func (g *gate) fill(t *testing.T, n int, from func(i int) netip.Addr) (entries []*entry) {
+	t.Helper()
+	for i := range n {
+		e, r := g.enter(new(shut), from(i), testNow)
+		if r != nil {
+			t.Fatalf("%v, number %d: %v", from(i), i+1, r)
+		}
+		entries = append(entries, e)
+	}
+	return entries
+}
+
+func TestNetworks(t *testing.T) {
 	for ip, want := range map[string]string{
-		"192.0.2.1": "192.0.2.1/32", "::ffff:192.0.2.1": "192.0.2.1/32", "2001:db8:1:2:3::4": "2001:db8:1:2::/64",
-		"fe80::1%eth0": "fe80::/64", "127.0.0.1": "invalid Prefix", "127.9.9.9": "invalid Prefix", "::1": "invalid Prefix",
-		"::ffff:127.0.0.1": "invalid Prefix",
+		"192.0.2.1": "[192.0.2.1 192.0.2.0/24 all networks]", "::ffff:192.0.2.1": "[192.0.2.1 192.0.2.0/24 all networks]",
+		"2001:db8:1:2:3::4": "[2001:db8:1:2::/64 2001:db8:1::/56 2001:db8:1::/48 all networks]",
+		"fe80::1%eth0":      "[fe80::/64 fe80::/56 fe80::/48 all networks]",
+		"127.0.0.1":         "[loopback all networks]", "127.9.9.9": "[loopback all networks]", "::1": "[loopback all networks]",
+		"::ffff:127.0.0.1": "[loopback all networks]",
 	} {
-		if got := sourceOf(netip.MustParseAddr(ip)).String(); got != want {
+		if got := fmt.Sprint(networksOf(netip.MustParseAddr(ip))); got != want {
 			t.Errorf("%s: %s, want %s", ip, got, want)
 		}
 	}
-	if sourceOf(netip.Addr{}).IsValid() {
-		t.Error("no address is a source")
+	if got := fmt.Sprint(networksOf(netip.Addr{})); got != "[loopback all networks]" {
+		t.Errorf("no address: %s", got)
 	}
 }
 
 // TestPenalties: failures add up, block an address after more than penaltyStart of them, are reported once, expire, and
 // can be cleared.
 func TestPenalties(t *testing.T) {
-	var g gate
+	g := newGate()
 	now := testNow
-	bad, good := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
-	mapped := netip.MustParseAddr("::ffff:192.0.2.1")
-	enters := func(ip netip.Addr) bool {
-		t.Helper()
-		r := g.enter(ip, now)
-		if r == nil {
-			g.leave()
-		}
-		return r == nil
-	}
+	bad, mapped := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("::ffff:192.0.2.1")
 	for range 3 {
 		g.penalise(bad, penaltyRefused, now)
-		if !enters(bad) {
+		if r := g.enters("192.0.2.1", now); r != nil {
 			t.Fatal("kept out for what is tolerated")
 		}
 	}
 	g.penalise(mapped, penaltyRefused, now)
-	r := g.enter(bad, now)
+	r := g.enters("192.0.2.1", now)
 	if r == nil || !r.first || r.Error() != "too many failed tries from 192.0.2.1: it is kept out for 20s" {
 		t.Fatalf("got %+v", r)
 	}
-	if r := g.enter(mapped, now); r == nil || r.first {
+	if r := g.enters("::ffff:192.0.2.1", now); r == nil || r.first {
 		t.Fatalf("a second time: %+v", r)
 	}
-	if !enters(good) || !enters(netip.MustParseAddr("127.0.0.1")) {
+	if g.enters("192.0.2.2", now) != nil || g.enters("127.0.0.1", now) != nil {
 		t.Error("others are kept out too")
 	}
 	now = now.Add(19 * time.Second)
-	if enters(bad) {
+	if g.enters("192.0.2.1", now) == nil {
 		t.Error("a penalty that has begun ends before its time")
 	}
 	now = now.Add(time.Second)
-	if !enters(bad) {
+	if g.enters("192.0.2.1", now) != nil {
 		t.Error("a penalty does not end")
 	}
 	for range 1000 {
 		g.penalise(bad, penaltyInvite, now)
 		g.penalise(netip.MustParseAddr("::1"), penaltyInvite, now)
 	}
-	if enters(bad) || !enters(netip.MustParseAddr("::1")) {
+	if g.enters("192.0.2.1", now) == nil || g.enters("::1", now) != nil {
 		t.Error("loopback is penalised, or the other is not")
 	}
-	if until := g.sources[sourceOf(bad)].until; until != now.Add(penaltyMost) {
+	if g.enters("192.0.2.2", now) != nil {
+		t.Error("the failures of one address keep its network out")
+	}
+	if until := g.penalties[networksOf(bad)[0]].until; until != now.Add(penaltyMost) {
 		t.Errorf("until %v, %v from now", until, until.Sub(now))
 	}
 	g.forgive(mapped)
-	if !enters(bad) || len(g.sources) != 0 {
+	if g.enters("192.0.2.1", now) != nil {
 		t.Error("a penalty outlives success")
+	}
+}
+
+// TestNetworkPenalties: whoever owns a network has a fixed number of failures in it, however many addresses it has. Its
+// networks then have to wait, and no others. A success at one of its addresses does not help the rest.
+func TestNetworkPenalties(t *testing.T) {
+	for _, c := range []struct {
+		name         string
+		from         func(i int) netip.Addr
+		most         int
+		inside, last string
+		outside      string
+	}{
+		{"an IPv4 /24", func(i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}) }, 25,
+			"192.0.2.200", "192.0.2.0/24", "192.0.3.1"},
+		{"the same in IPv6's form", func(i int) netip.Addr {
+			return netip.AddrFrom16(netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}).As16())
+		}, 25, "192.0.2.200", "192.0.2.0/24", "192.0.3.1"},
+		{"an IPv6 /56", func(i int) netip.Addr {
+			return netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 0, 1, 0, byte(i)})
+		}, 7, "2001:db8:1:a0::1", "2001:db8:1::/56", "2001:db8:1:100::1"},
+		{"an IPv6 /48", func(i int) netip.Addr {
+			return netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 0, 1, byte(i), byte(i >> 8)})
+		}, 13, "2001:db8:1:ffff::1", "2001:db8:1::/48", "2001:db8:2::1"},
+	} {
+		g, failed := newGate(), 0
+		for i := range 65536 {
+			if g.enters(c.from(i).String(), testNow) == nil {
+				failed++
+				g.penalise(c.from(i), penaltyRefused, testNow)
+			}
+		}
+		if failed != c.most {
+			t.Errorf("%s: %d failures, want %d", c.name, failed, c.most)
+		}
+		g.forgive(netip.MustParseAddr(c.inside))
+		if r := g.enters(c.inside, testNow); r == nil || !strings.HasPrefix(r.Error(), "too many failed tries from "+c.last) {
+			t.Errorf("%s: %v", c.name, r)
+		}
+		if r := g.enters(c.outside, testNow); r != nil {
+			t.Errorf("%s: its neighbour: %v", c.name, r)
+		}
+	}
+}
+
+// TestPenaltyBeforeTurn: a handshake that had begun before its network has to wait ends at its turn.
+func TestPenaltyBeforeTurn(t *testing.T) {
+	g := newGate()
+	bad := netip.MustParseAddr("2001:db8::1")
+	e := g.fill(t, 1, func(int) netip.Addr { return bad })[0]
+	if err := g.hear(e, testNow); err != nil {
+		t.Fatal(err)
+	}
+	g.penalise(bad, penaltyStart+time.Second, testNow)
+	var r *rejection
+	if err := g.hear(e, testNow); !errors.As(err, &r) || !r.first {
+		t.Errorf("got %v", err)
+	}
+	if err := g.hear(e, testNow); !errors.As(err, &r) || r.first {
+		t.Errorf("a second time: %v", err)
 	}
 }
 
 // TestPenaltiesAreBounded: the number of penalties is bounded. The one that would expire first is removed.
 func TestPenaltiesAreBounded(t *testing.T) {
-	var g gate
-	source := func(i int) netip.Addr {
-		return netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 0, 0, byte(i >> 8), byte(i)})
-	}
-	for i := range maxSources {
-		g.penalise(source(i), penaltySilent+time.Duration(maxSources-i)*time.Millisecond, testNow)
+	g := newGate()
+	source := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{198, byte(i >> 8), byte(i), 1}) }
+	for i := range maxPenalties {
+		g.penalise(source(i), penaltySilent+time.Duration(maxPenalties-i)*time.Millisecond, testNow)
 	}
 	for range 2 {
 		g.penalise(netip.MustParseAddr("192.0.2.1"), penaltyInvite, testNow)
 	}
-	if len(g.sources) != maxSources || g.sources[sourceOf(source(maxSources-1))] != nil ||
-		g.sources[sourceOf(source(0))] == nil {
-		t.Errorf("%d sources, or the wrong one is gone", len(g.sources))
+	if len(g.penalties) != maxPenalties || g.penalties[networksOf(source(0))[0]] == nil ||
+		g.penalties[networksOf(source(0))[1]] != nil {
+		t.Errorf("%d penalties, or the wrong one is gone", len(g.penalties))
 	}
-	if g.enter(netip.MustParseAddr("192.0.2.1"), testNow) == nil {
+	if g.enters("192.0.2.1", testNow) == nil {
 		t.Error("a connection beyond a full table is admitted")
 	}
 	g.penalise(netip.MustParseAddr("192.0.2.2"), penaltyLeft, testNow.Add(time.Hour))
-	if len(g.sources) != 1 {
-		t.Errorf("%d sources are kept after their time", len(g.sources))
+	if len(g.penalties) != 2 {
+		t.Errorf("%d penalties are kept after their time", len(g.penalties))
 	}
 }
 
-// TestCrowd: the gate drops a share of new connections that grows with their number, up to all of them. It reports this
-// seldom, and never drops a loopback connection at random.
+// TestCrowd: handshakes in progress are limited in each network and in all together. A full network reports this
+// seldom.
 func TestCrowd(t *testing.T) {
-	for n, want := range map[int]int{0: 0, 9: 0, 10: 30, 55: 65, 99: 99, 100: 100, 1000: 100} {
-		if got := dropPercent(n); got != want {
-			t.Errorf("%d in progress: %d %%, want %d", n, got, want)
+	for name, c := range map[string]struct {
+		most    int
+		from    func(i int) netip.Addr
+		another string
+	}{
+		"an address": {64, func(int) netip.Addr { return netip.MustParseAddr("192.0.2.1") }, "192.0.2.1"},
+		"an IPv4 /24": {96, func(i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}) },
+			"192.0.2.95"},
+		"an IPv6 /64": {64, func(i int) netip.Addr { return netip.AddrFrom16([16]byte{0x20, 15: byte(i)}) }, "2000::ffff"},
+		"an IPv6 /56": {96, func(i int) netip.Addr { return netip.AddrFrom16([16]byte{0x20, 7: byte(i)}) }, "2000:0:0:5f::1"},
+		"an IPv6 /48": {128, func(i int) netip.Addr { return netip.AddrFrom16([16]byte{0x20, 6: byte(i)}) },
+			"2000:0:0:7f00::1"},
+		"loopback": {maxHandshakes, func(int) netip.Addr { return netip.MustParseAddr("127.0.0.1") }, "::1"},
+		"all": {maxHandshakes, func(i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, byte(i), 1}) },
+			"192.0.255.1"},
+	} {
+		g := newGate()
+		entries := g.fill(t, c.most, c.from)
+		for _, e := range entries {
+			if err := g.hear(e, testNow); err != nil {
+				t.Fatal(err)
+			}
+		}
+		reports := 0
+		for i := range 120 {
+			if r := g.enters(c.another, testNow.Add(time.Duration(i)*time.Second)); r == nil {
+				t.Fatalf("%s: one too many is let in", name)
+			} else if r.first {
+				reports++
+			}
+		}
+		if reports != 2 {
+			t.Errorf("%s: %d reports in two minutes", name, reports)
+		}
+		for _, e := range entries {
+			if r := g.leave(e, testNow); r != nil || e.conn.(*shut).times != 0 {
+				t.Errorf("%s: ended for one that was rejected: %v", name, r)
+			}
+		}
+		if r := g.enters(c.another, testNow); r != nil || len(g.entries) != 0 || len(g.held) != 0 {
+			t.Errorf("%s: room again, and yet %v, %d entries, %d networks", name, r, len(g.entries), len(g.held))
 		}
 	}
-	var g gate
-	here := netip.MustParseAddr("127.0.0.1")
-	for i := range startupsFull {
-		if r := g.enter(here, testNow); r != nil {
-			t.Fatalf("number %d: %v", i+1, r)
+}
+
+// TestNewcomerInACrowd: a newcomer in a full network replaces the oldest handshake of the neighbour that has the most,
+// in each tier and among all networks.
+func TestNewcomerInACrowd(t *testing.T) {
+	v4 := func(ip ...byte) netip.Addr { return netip.AddrFrom4([4]byte(ip)) }
+	for name, c := range map[string]struct {
+		most     int
+		from     func(i int) netip.Addr
+		newcomer string
+		evicted  int // the number of the handshake that ends
+	}{
+		"one address fills its /24": {96, func(i int) netip.Addr { return v4(192, 0, 2, byte(max(0, 32-i))) }, "192.0.2.99", 32},
+		"one /64 fills its /56": {96, func(i int) netip.Addr {
+			return netip.AddrFrom16([16]byte{0x20, 7: byte(max(0, 32-i))})
+		}, "2000:0:0:99::1", 32},
+		"three networks fill the server": {256, func(i int) netip.Addr {
+			return v4(192, 0, []byte{1, 2, 3}[min(2, i/85)], byte(i%85))
+		}, "2000::1", 170},
+		"everyone has one":            {256, func(i int) netip.Addr { return v4(192, 0, byte(i), 1) }, "2000::1", 0},
+		"loopback has all":            {256, func(int) netip.Addr { return netip.MustParseAddr("::1") }, "2000::1", 0},
+		"loopback has been silent":    {256, func(int) netip.Addr { return netip.MustParseAddr("::1") }, "127.0.0.1", 1},
+		"one address has been silent": {64, func(int) netip.Addr { return v4(192, 0, 2, 1) }, "192.0.2.1", 1},
+		"loopback comes":              {256, func(i int) netip.Addr { return v4(192, 0, byte(i%4), byte(i)) }, "127.0.0.1", 0},
+	} {
+		g := newGate()
+		entries := g.fill(t, c.most, c.from)
+		if err := g.hear(entries[0], testNow); err != nil {
+			t.Fatal(err)
 		}
-	}
-	words := 0
-	for i := range 120 {
-		if r := g.enter(netip.MustParseAddr("192.0.2.1"), testNow.Add(time.Duration(i)*time.Second)); r == nil {
-			t.Fatal("one too many is let in")
-		} else if r.first {
-			words++
+		now := testNow.Add(silentGrace - 1)
+		if strings.HasSuffix(name, "silent") {
+			if r := g.enters(c.newcomer, now); r == nil {
+				t.Errorf("%s, for too short a time: it is replaced", name)
+			}
+			now = now.Add(1)
 		}
-	}
-	if g.enter(here, testNow) == nil {
-		t.Error("one too many from loopback is let in")
-	}
-	if words != 2 {
-		t.Errorf("%d words of it in two minutes", words)
-	}
-	for range startupsFull {
-		g.leave()
-	}
-	if g.enter(netip.MustParseAddr("192.0.2.1"), testNow) != nil || g.inProgress != 1 {
-		t.Error("room again, and yet shut")
+		if r := g.enters(c.newcomer, now); r != nil {
+			t.Errorf("%s: %v", name, r)
+			continue
+		}
+		for i, e := range entries {
+			r := g.leave(e, testNow)
+			if gone := r != nil; gone != (i == c.evicted) || e.conn.(*shut).times != map[bool]int{true: 1}[gone] {
+				t.Errorf("%s: number %d: %v, closed %d times", name, i, r, e.conn.(*shut).times)
+			}
+		}
+		if len(g.entries) != 0 || len(g.held) != 0 {
+			t.Errorf("%s: %d entries and %d networks are left", name, len(g.entries), len(g.held))
+		}
 	}
 }
 
@@ -1102,7 +1245,7 @@ func TestPenaltyFor(t *testing.T) {
 		want time.Duration
 	}{
 		{refuse("x"), penaltyRefused}, {wrong, penaltyInvite}, {fmt.Errorf("stage 1: %w", errUnverified), penaltyRefused},
-		{os.ErrDeadlineExceeded, penaltySilent}, {io.ErrUnexpectedEOF, penaltyLeft}, {errTruncated, penaltyLeft},
+		{os.ErrDeadlineExceeded, penaltySilent}, {fmt.Errorf("%w: %w", errBusy, io.EOF), 0}, {io.ErrUnexpectedEOF, penaltyLeft}, {errTruncated, penaltyLeft},
 		{errors.New("cannot write the log"), 0},
 	} {
 		if got := penaltyFor(c.err); got != c.want {
@@ -1144,18 +1287,25 @@ func (l *farListener) dial(ip string) net.Conn {
 	return here
 }
 
-// TestServerPenalises: the server drops connections of an address with too many failures before any cryptography, and
-// of no other address. A success clears the failures.
-func TestServerPenalises(t *testing.T) {
+// farServer is a server in a synctest bubble whose clients come from any address.
+type farServer struct {
+	*farListener
+	t    *testing.T
+	me   *party // of the server and of all clients
+	told *watched
+}
+
+// serveFar runs test in a bubble, with a server, which it stops afterwards. The log can then be read.
+func serveFar(t *testing.T, test func(t *testing.T, s *farServer)) (path string) {
+	t.Helper()
 	dir := state(t, "anna")
 	k, err := loadKeys(keyOptions{dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
 	me := partyOf(t, k.signer, k.encryption)
-	path := filepath.Join(t.TempDir(), "log")
+	path = filepath.Join(t.TempDir(), "log")
 	put(t, filepath.Join(dir, "authorized_keys"), []byte(publicLine(k.signer.PublicKey(), "anna")))
-	put(t, filepath.Join(dir, "known_hosts"), []byte("* "+publicLine(k.signer.PublicKey(), "")))
 	synctest.Test(t, func(t *testing.T) {
 		log, err := openLog(logOptions{path: path})
 		if err != nil {
@@ -1176,80 +1326,7 @@ func TestServerPenalises(t *testing.T) {
 		ctx, stop := context.WithCancel(context.Background())
 		served := make(chan error)
 		go func() { served <- s.serve(ctx, []net.Listener{l}, s.join) }()
-
-		// try fails a handshake and reports whether the server sent a hello.
-		try := func(ip string) bool {
-			conn := l.dial(ip)
-			defer conn.Close()
-			if _, err := readFrame(conn, maxHandshakeFrame); err != nil {
-				return false
-			}
-			if err := writeFrame(conn, make([]byte, 100)); err != nil {
-				t.Error(err)
-			}
-			if _, err := conn.Read(make([]byte, 1)); err != io.EOF {
-				t.Errorf("after a failure: %v", err)
-			}
-			return true
-		}
-		succeed := func(ip string) error {
-			conn := l.dial(ip)
-			secrets, err := clientHandshake(conn, me, trustAll, nil)
-			if err != nil {
-				return err
-			}
-			sess, err := newSession(conn, secrets, false, pipeTraffic)
-			if err != nil {
-				return err
-			}
-			if err := writeMessage(sess, kindJoin, joinRequest{}.encode()); err != nil {
-				return err
-			}
-			_, _, err = sess.read()
-			conn.Close()
-			synctest.Wait()
-			return err
-		}
-		for i := range 4 {
-			if !try("192.0.2.1") {
-				t.Errorf("try %d: kept out already", i+1)
-			}
-		}
-		for range 10 {
-			if try("192.0.2.1") {
-				t.Error("not kept out after four failures")
-			}
-			if !try("127.0.0.1") {
-				t.Error("loopback is kept out")
-			}
-		}
-		if err := succeed("192.0.2.2"); err != nil {
-			t.Errorf("a neighbour: %v", err)
-		}
-		<-time.After(20 * time.Second)
-		for range 3 {
-			if !try("192.0.2.1") {
-				t.Error("kept out for too long")
-			}
-		}
-		if err := succeed("192.0.2.1"); err != nil {
-			t.Error(err)
-		}
-		for range 2 {
-			if !try("192.0.2.1") {
-				t.Error("success does not clear what failed before")
-			}
-		}
-		silent := []net.Conn{l.dial("192.0.2.3"), l.dial("192.0.2.3")}
-		for _, conn := range silent {
-			if _, err := readFrame(conn, maxHandshakeFrame); err != nil {
-				t.Error(err)
-			}
-		}
-		<-time.After(handshakeTimeout + time.Second)
-		if try("192.0.2.3") {
-			t.Error("silence costs nothing")
-		}
+		test(t, &farServer{l, t, me, told})
 		stop()
 		if err := <-served; err != nil {
 			t.Error(err)
@@ -1258,19 +1335,179 @@ func TestServerPenalises(t *testing.T) {
 		if err := log.close(); err != nil {
 			t.Error(err)
 		}
-		if n := strings.Count(told.String(),
-			"refused 192.0.2.1:4711: too many failed tries from 192.0.2.1: it is kept out for"); n != 1 {
-			t.Errorf("reported %d times: %s", n, told)
-		}
 	})
-	n := 0
+	return path
+}
+
+// silent connects from ip, and returns the connection if the server sends a hello, else nil.
+func (s *farServer) silent(ip string) net.Conn {
+	conn := s.dial(ip)
+	if _, err := readFrame(conn, maxHandshakeFrame); err != nil {
+		conn.Close()
+		return nil
+	}
+	return conn
+}
+
+// try fails a handshake and reports whether the server sent a hello.
+func (s *farServer) try(ip string) bool {
+	conn := s.silent(ip)
+	if conn == nil {
+		return false
+	}
+	defer conn.Close()
+	if err := writeFrame(conn, make([]byte, 100)); err != nil {
+		s.t.Error(err)
+	}
+	if _, err := conn.Read(make([]byte, 1)); err != io.EOF {
+		s.t.Errorf("after a failure: %v", err)
+	}
+	return true
+}
+
+// succeed joins from ip and leaves.
+func (s *farServer) succeed(ip string) error {
+	conn := s.dial(ip)
+	defer conn.Close()
+	secrets, err := clientHandshake(conn, s.me, trustAll, nil)
+	if err != nil {
+		return err
+	}
+	sess, err := newSession(conn, secrets, false, pipeTraffic)
+	if err != nil {
+		return err
+	}
+	if err := writeMessage(sess, kindJoin, joinRequest{}.encode()); err != nil {
+		return err
+	}
+	_, _, err = sess.read()
+	conn.Close()
+	synctest.Wait()
+	return err
+}
+
+// refusals counts the log's records of refusals of client whose reason starts with text.
+func refusals(t *testing.T, path, client, text string) (n int) {
+	t.Helper()
 	for _, r := range records(t, path) {
-		if r["event"] == eventRefused && strings.HasPrefix(r["reason"].(string), "too many failed tries from 192.0.2.1:") &&
-			r["client"] == "192.0.2.1:4711" {
+		if r["event"] == eventRefused && strings.HasPrefix(r["reason"].(string), text) && r["client"] == client {
 			n++
 		}
 	}
-	if n != 1 {
+	return n
+}
+
+// TestServerPenalises: the server drops connections of an address with too many failures before any cryptography, and
+// of no other address. A success clears the failures.
+func TestServerPenalises(t *testing.T) {
+	path := serveFar(t, func(t *testing.T, s *farServer) {
+		for i := range 4 {
+			if !s.try("192.0.2.1") {
+				t.Errorf("try %d: kept out already", i+1)
+			}
+		}
+		for range 10 {
+			if s.try("192.0.2.1") {
+				t.Error("not kept out after four failures")
+			}
+			if !s.try("127.0.0.1") {
+				t.Error("loopback is kept out")
+			}
+		}
+		if err := s.succeed("192.0.2.2"); err != nil {
+			t.Errorf("a neighbour: %v", err)
+		}
+		<-time.After(20 * time.Second)
+		for range 3 {
+			if !s.try("192.0.2.1") {
+				t.Error("kept out for too long")
+			}
+		}
+		if err := s.succeed("192.0.2.1"); err != nil {
+			t.Error(err)
+		}
+		for range 2 {
+			if !s.try("192.0.2.1") {
+				t.Error("success does not clear what failed before")
+			}
+		}
+		for range 2 {
+			if s.silent("192.0.2.3") == nil {
+				t.Error("kept out before it was silent")
+			}
+		}
+		<-time.After(handshakeTimeout + time.Second)
+		if s.try("192.0.2.3") {
+			t.Error("silence costs nothing")
+		}
+		early := s.silent("192.0.2.4")
+		for range 4 {
+			s.try("192.0.2.4")
+		}
+		if err := writeFrame(early, make([]byte, 100)); err != nil {
+			t.Error(err)
+		}
+		s.told.match(t, "refused 192.0.2.4:4711: stage 1: too many failed tries from 192.0.2.4: it is kept out for 20s")
+		s.told.match(t, "refused 192.0.2.1:4711: too many failed tries from 192.0.2.1: it is kept out for")
+	})
+	if n := refusals(t, path, "192.0.2.1:4711", "too many failed tries from 192.0.2.1:"); n != 1 {
 		t.Errorf("%d records of it", n)
+	}
+}
+
+// TestServerUnderAttack: an attacker with all of a /24 and a /48 fills its networks with silent connections and fails
+// as often as it can. Clients from elsewhere join at once, also when further networks take all places.
+func TestServerUnderAttack(t *testing.T) {
+	path := serveFar(t, func(t *testing.T, s *farServer) {
+		join := func(ip string) {
+			t.Helper()
+			begin := time.Now()
+			if err := s.succeed(ip); err != nil || time.Since(begin) > time.Second {
+				t.Errorf("%s: %v after %v", ip, err, time.Since(begin))
+			}
+		}
+		var silent []net.Conn
+		hold := func(n int, from func(i int) string) (held int) {
+			for i := range n {
+				if conn := s.silent(from(i)); conn != nil {
+					silent = append(silent, conn)
+					held++
+				}
+			}
+			return held
+		}
+		tries := 0
+		for i := range 1000 {
+			if s.try(fmt.Sprintf("2001:db8:1:%x::1", i*64)) {
+				tries++
+			}
+			if s.try(fmt.Sprintf("198.51.100.%d", i%256)) {
+				tries++
+			}
+		}
+		if tries != 13+25 {
+			t.Errorf("%d failures are free", tries)
+		}
+		join("203.0.113.1")
+		<-time.After(penaltyMost)
+		if n := hold(400, func(i int) string { return "198.51.100.1" }); n != 64 {
+			t.Errorf("one address has %d places", n)
+		}
+		hold(400, func(i int) string { return fmt.Sprintf("198.51.100.%d", i%256) })
+		hold(400, func(i int) string { return fmt.Sprintf("2001:db8:1:%x::1", i*64) })
+		join("203.0.113.1")
+		join("2001:db8:2::1")
+		for i := range 100 {
+			hold(10, func(int) string { return fmt.Sprintf("10.%d.0.1", i) })
+		}
+		join("203.0.113.1")
+		join("127.0.0.1")
+		for _, conn := range silent {
+			conn.Close()
+		}
+		synctest.Wait()
+	})
+	if n := refusals(t, path, "198.51.100.1:4711", "64 handshakes from 198.51.100.1 are in progress: dropped 1 conn"); n != 1 {
+		t.Errorf("%d records of full networks", n)
 	}
 }

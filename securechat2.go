@@ -65,7 +65,7 @@ func (s *securechat2) traffic(otherwise *traffic) *traffic {
 	return otherwise
 }
 
-func (s *securechat2) dial(conn net.Conn, req joinRequest) (*peer, link, welcome, error) {
+func (s *securechat2) dial(conn *pacedConn, req joinRequest) (*peer, link, welcome, error) {
 	p := newPeer(conn)
 	pin := false
 	var proof proofFunc
@@ -89,7 +89,7 @@ func (s *securechat2) dial(conn net.Conn, req joinRequest) (*peer, link, welcome
 		return nil, nil, welcome{}, s.handshakeError(err)
 	}
 	p.digest = secrets.digest[:]
-	sess, err := newSession(conn, secrets, false, s.traffic(pipeTraffic))
+	sess, err := newSession(conn.Conn, secrets, false, s.traffic(pipeTraffic))
 	if err != nil {
 		return nil, nil, welcome{}, err
 	}
@@ -103,7 +103,7 @@ func (s *securechat2) dial(conn net.Conn, req joinRequest) (*peer, link, welcome
 }
 
 // enter exchanges the first messages with server. With pin, it adds the server's key to known_hosts after that.
-func (s *securechat2) enter(conn net.Conn, sess *session, req joinRequest, server *peer, pin bool) (welcome, error) {
+func (s *securechat2) enter(conn *pacedConn, sess *session, req joinRequest, server *peer, pin bool) (welcome, error) {
 	w, err := s.join(conn, sess, req)
 	if err != nil {
 		return welcome{}, err
@@ -139,8 +139,8 @@ func (s *securechat2) checkMode(w welcome) error {
 	return nil
 }
 
-// join sends the client's first message and reads the server's, within the handshake's deadline.
-func (s *securechat2) join(conn net.Conn, sess *session, req joinRequest) (welcome, error) {
+// join sends the client's first message and receives the server's.
+func (s *securechat2) join(conn *pacedConn, sess *session, req joinRequest) (welcome, error) {
 	buf, err := sess.append(nil, kindJoin, req.encode())
 	if err != nil {
 		return welcome{}, err
@@ -148,7 +148,8 @@ func (s *securechat2) join(conn net.Conn, sess *session, req joinRequest) (welco
 	if _, err := conn.Write(buf); err != nil {
 		return welcome{}, s.handshakeError(err)
 	}
-	w, err := readWelcome(sess)
+	var w welcome
+	err = conn.receive(func() (err error) { w, err = readWelcome(sess); return })
 	if err != nil && !errors.Is(err, errServerLeft) {
 		return welcome{}, s.handshakeError(err)
 	}
@@ -196,7 +197,7 @@ func (s *securechat2) handshakeError(err error) error {
 		err = errors.New("the server closed the connection: it may be stopping or busy, " +
 			"or reject this address for a while after failed attempts; try again in a minute")
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		err = netTrouble{"the server did not answer in time", err}
+		err = netTrouble{fmt.Sprintf("the server is busy or stuck: it did not answer within %v", handshakeTimeout), err}
 	}
 	err = fmt.Errorf("handshake with %s: %w", s.client.addr, err)
 	if errors.Is(err, errUnverified) || errors.Is(err, errBadPacket) {
@@ -242,7 +243,7 @@ func (s *securechat2) notAdmitted() error {
 	return u
 }
 
-func (s *securechat2) accept(conn net.Conn) (*peer, link, joinRequest, error) {
+func (s *securechat2) accept(conn *pacedConn) (*peer, link, joinRequest, error) {
 	remote := conn.RemoteAddr()
 	p := newPeer(conn)
 	admit := func(id ssh.PublicKey, proof, h0, hpkePublic []byte, confirmed bool) error {
@@ -270,11 +271,12 @@ func (s *securechat2) accept(conn net.Conn) (*peer, link, joinRequest, error) {
 	}
 	digest := secrets.digest
 	p.digest = digest[:]
-	sess, err := newSession(conn, secrets, true, s.traffic(chatTraffic))
+	sess, err := newSession(conn.Conn, secrets, true, s.traffic(chatTraffic))
 	if err != nil {
 		return p, nil, joinRequest{}, err
 	}
-	req, err := readJoin(sess)
+	var req joinRequest
+	err = conn.receive(func() (err error) { req, err = readJoin(sess); return })
 	if err != nil {
 		sess.wipe()
 		return p, nil, joinRequest{}, fmt.Errorf("first packet: %w", plainError(err))

@@ -51,7 +51,8 @@ type serverConfig struct {
 type server struct {
 	serverConfig
 	room       *room
-	gate       gate
+	gate       *gate
+	turns      *turns
 	conns      connSet
 	limits     keyLimits
 	parts      partsBudget
@@ -74,6 +75,8 @@ func newServer(c serverConfig) (*server, error) {
 	return &server{
 		serverConfig: c,
 		room:         room,
+		gate:         newGate(),
+		turns:        newTurns(runtime.GOMAXPROCS(0)),
 		conns:        connSet{open: map[net.Conn]struct{}{}},
 		recheckAll:   make(chan struct{}, 1),
 		saying:       make(chan struct{}, 1),
@@ -236,21 +239,23 @@ func (s *server) accept(ctx context.Context, l net.Listener, wg *sync.WaitGroup,
 		case err != nil:
 			return fmt.Errorf("accepting connections: %w", err)
 		}
-		if !s.passesGate(conn) {
+		entry, rejected := s.gate.enter(conn, remoteIP(conn.RemoteAddr()), time.Now())
+		if rejected != nil {
+			s.reportRefused(newPeer(conn), rejected)
 			conn.Close()
 			continue
 		}
 		if !s.conns.add(conn) {
 			return nil
 		}
-		wg.Go(func() { s.handle(conn, wg, join) }) // ends with the handshake, which has a deadline
+		wg.Go(func() { s.handle(conn, entry, wg, join) }) // ends with the handshake, which has deadlines
 	}
 }
 
 // handle runs the handshake of a connection. A client that is admitted is served on another goroutine, so that the deep
 // stack of the handshake is freed.
-func (s *server) handle(conn net.Conn, wg *sync.WaitGroup, join joinFunc) {
-	serve := s.admit(conn, join)
+func (s *server) handle(conn net.Conn, entry *entry, wg *sync.WaitGroup, join joinFunc) {
+	serve := s.admit(conn, entry, join)
 	if serve == nil {
 		s.conns.remove(conn)
 		return
@@ -260,12 +265,19 @@ func (s *server) handle(conn net.Conn, wg *sync.WaitGroup, join joinFunc) {
 
 // admit runs the handshake, takes a place for the client and returns what serves it. That ends the connection and frees
 // the place. admit returns nil, without a place, if the client is not served; it has reported why.
-func (s *server) admit(conn net.Conn, join joinFunc) (serve func()) {
+func (s *server) admit(conn net.Conn, entry *entry, join joinFunc) (serve func()) {
 	from, changes := remoteIP(conn.RemoteAddr()), s.changes.Load()
-	conn.SetDeadline(time.Now().Add(s.gate.timeout()))
-	p, l, req, err := s.protocol.accept(conn)
-	s.gate.leave()
+	paced := newPacedConn(conn, s.turns, func() error { return s.gate.hear(entry, time.Now()) })
+	p, l, req, err := s.protocol.accept(paced)
+	paced.endTurn()
+	rejected := s.gate.leave(entry, time.Now())
 	s.freeMemory.Reset(freePause)
+	switch {
+	case err != nil && rejected != nil:
+		err = rejected
+	case err != nil:
+		err = paced.orBusy(err)
+	}
 	if err != nil {
 		s.gate.penalise(from, penaltyFor(err), time.Now())
 		s.reportRefused(p, err)
@@ -619,17 +631,13 @@ func leaveReason(readErr, writeErr error) string {
 	return netReason(err)
 }
 
-// passesGate reports whether a connection may begin its handshake, and reports a rejection.
-func (s *server) passesGate(conn net.Conn) bool {
-	r := s.gate.enter(remoteIP(conn.RemoteAddr()), time.Now())
-	if r != nil && r.first {
-		s.reportRefused(newPeer(conn), r)
-	}
-	return r == nil
-}
-
-// reportRefused records and reports why a connection came to nothing. It sends nothing to the peer.
+// reportRefused records and reports why a connection came to nothing, unless the gate has reported that already. It
+// sends nothing to the peer.
 func (s *server) reportRefused(p *peer, err error) {
+	var r *rejection
+	if errors.As(err, &r) && !r.first {
+		return
+	}
 	reason, hint := clip(err.Error(), maxReason), hintOf(err)
 	var u *untrusted
 	if errors.As(err, &u) && u.kind == unknownKey && p.key != nil {

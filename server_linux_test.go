@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	mrand "math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -17,6 +18,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -904,6 +906,78 @@ func TestNoSocket(t *testing.T) {
 			t.Errorf("%v: %v", c, err)
 		}
 	}
+}
+
+// BenchmarkNewcomer reports how long a client takes from its start to its exit, with one line acknowledged, while all
+// of an IPv4 /24 and of an IPv6 /48 attack the server: half of the attackers' connections stay silent until the server
+// closes them, the others send a stage 1 whose RSA block does not open, and each is replaced at once. It needs a network
+// namespace in which these networks are local, which bench/gate.sh makes.
+func BenchmarkNewcomer(b *testing.B) {
+	anna, bob := state(b, "anna"), state(b, "bob")
+	admit(b, anna, bob)
+	server := start(b, b.TempDir(), "-listen", ":0", "-dir", anna)
+	port := server.err.match(b, `room open on .*:(\d+) as`)[1]
+	stage1 := appendVector(appendVector(nil, make([]byte, 1500)), bytes.Repeat([]byte{1}, 256+128))
+	var tried, unreached, open atomic.Int64
+	attack := func(silent bool, from func() net.IP, to string) {
+		for range 150 {
+			go func() { // ends with the benchmark
+				for b.Context().Err() == nil {
+					dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: from()}}
+					conn, err := dialer.Dial("tcp", net.JoinHostPort(to, port))
+					if err != nil {
+						unreached.Add(1)
+						continue
+					}
+					tried.Add(1)
+					open.Add(1)
+					if _, err := readFrame(conn, maxHandshakeFrame); err == nil && !silent {
+						writeFrame(conn, stage1) // an error is the attacker's loss
+					}
+					conn.Read(make([]byte, 1))
+					conn.Close()
+					open.Add(-1)
+				}
+			}()
+		}
+	}
+	v4 := func() net.IP { return net.IPv4(198, 51, 100, byte(1+mrand.N(254))) }
+	v6 := func() net.IP {
+		ip := net.ParseIP("2001:db8:1::1")
+		binary.BigEndian.PutUint16(ip[6:], uint16(mrand.N(1<<16)))
+		return ip
+	}
+	for _, attacked := range []bool{false, true} {
+		b.Run(fmt.Sprintf("attacked=%v", attacked), func(b *testing.B) {
+			if attacked && tried.Load() == 0 {
+				for _, silent := range []bool{false, true} {
+					attack(silent, v4, "198.51.100.1")
+					attack(silent, v6, "2001:db8:1::1")
+				}
+				time.Sleep(3 * time.Second)
+			}
+			before, begin := tried.Load(), time.Now()
+			var took []time.Duration
+			failed := 0
+			for b.Loop() {
+				begin := time.Now()
+				_, _, code := runToEnd(b, b.TempDir(), "hello\n", "-connect", "192.0.2.1:"+port, "-dir", bob, "-accept-new")
+				if code != exitDone {
+					failed++
+				}
+				took = append(took, time.Since(begin))
+			}
+			slices.Sort(took)
+			b.ReportMetric(float64(took[len(took)/2].Milliseconds()), "ms-median")
+			b.ReportMetric(float64(took[len(took)-1].Milliseconds()), "ms-longest")
+			b.ReportMetric(float64(failed), "failed")
+			b.ReportMetric(float64(tried.Load()-before)/time.Since(begin).Seconds(), "attacks/s")
+			b.ReportMetric(float64(open.Load()), "attackers-connected")
+			b.ReportMetric(float64(unreached.Load()), "attackers-unreached")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+	b.Logf("the server's %s", memoryOf(server.cmd.Process.Pid))
 }
 
 // serviceState returns a state folder that belongs to the user of a service, if the test runs as root.

@@ -48,7 +48,11 @@ func quietServer(t *testing.T) (*server, *client, *bytes.Buffer) {
 // serveConn serves one connection to its end.
 func serveConn(s *server, conn net.Conn) {
 	var wg sync.WaitGroup
-	s.handle(conn, &wg, s.join)
+	e, rejected := s.gate.enter(conn, remoteIP(conn.RemoteAddr()), time.Now())
+	if rejected != nil {
+		panic(rejected)
+	}
+	s.handle(conn, e, &wg, s.join)
 	wg.Wait()
 }
 
@@ -79,10 +83,9 @@ func TestServerDeadline(t *testing.T) {
 				}
 			}()
 			go c.join(t.Context(), here)
-			s.gate.inProgress = 1
 			serveConn(s, there)
-			if d := time.Since(begin); d != handshakeTimeout || s.gate.inProgress != 0 {
-				t.Errorf("%d frames: it ended after %v with %d handshakes in progress", frames, d, s.gate.inProgress)
+			if d := time.Since(begin); d != handshakeTimeout || len(s.gate.entries) != 0 {
+				t.Errorf("%d frames: it ended after %v with %d handshakes in progress", frames, d, len(s.gate.entries))
 			}
 			printNotes(s.console)
 			if !strings.Contains(notes.String(), "did not answer in time") {
@@ -93,6 +96,35 @@ func TestServerDeadline(t *testing.T) {
 			middle.Close()
 			synctest.Wait()
 		})
+	}
+}
+
+// TestServerReportsBusy: the server does not blame a client's trust if the client leaves while others wait for their
+// turn.
+func TestServerReportsBusy(t *testing.T) {
+	s, _, notes := quietServer(t)
+	for waiting, want := range []string{"perhaps because it does not trust this server's key yet",
+		"while handshakes waited for the processor (1): this server is busy"} {
+		synctest.Test(t, func(t *testing.T) {
+			s.turns = newTurns(waiting ^ 1)
+			if waiting == 1 {
+				go s.turns.take(true)
+				synctest.Wait()
+				defer s.turns.end()
+			}
+			here, there := net.Pipe()
+			go serveConn(s, there)
+			if _, err := readFrame(here, maxHandshakeFrame); err != nil {
+				t.Error(err)
+			}
+			here.Close()
+			synctest.Wait()
+		})
+		printNotes(s.console)
+		if !strings.Contains(notes.String(), "it left before saying who it is, "+want) {
+			t.Errorf("the operator saw %q", notes)
+		}
+		notes.Reset()
 	}
 }
 
@@ -860,7 +892,7 @@ func TestTurnedAwayFreesPlace(t *testing.T) {
 		defer close(over)
 		serveConn(s, asTCP{there})
 	}()
-	if _, _, _, err := c.protocol.dial(here, joinRequest{flags: joinRaw}); err != nil {
+	if _, _, _, err := c.protocol.dial(newPacedConn(here, nil, nil), joinRequest{flags: joinRaw}); err != nil {
 		t.Fatal(err)
 	}
 	<-over
