@@ -4,7 +4,7 @@ package main
 // restart: since when messages are for it, and how far its person has read. Records of the log carry both.
 
 import (
-	"cmp"
+	"container/list"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -37,16 +37,16 @@ var errAbsent = errors.New("nobody here is called")
 // visitor is a key that has received messages in the room.
 type visitor struct {
 	fingerprint string
-	name        string // of the key
-	peer        *peer  // how it was admitted last; nil if that was before the start
-	since       uint64 // the messages after this number are for the key: it came, or was admitted again, after it
-	person      bool   // it has been at a terminal
-	read        uint64 // of a person, the last message that the terminal has shown, or a later one that was not for it
-	logged      uint64 // read, as the log has it
-	listed      bool   // a line of authorized_keys admitted it
-	lost        uint64 // the last message to the key alone that the queue does not hold any more
-	here        int    // its connections that receive messages
-	used        uint64 // when it came or left last, by visitors.used
+	name        string        // of the key
+	peer        *peer         // how it was admitted last; nil if that was before the start
+	since       uint64        // the messages after this number are for the key: it came, or was admitted again, after it
+	person      bool          // it has been at a terminal
+	read        uint64        // of a person, the last message that the terminal has shown, or a later one that was not for it
+	logged      uint64        // read, as the log has it
+	listed      bool          // a line of authorized_keys admitted it
+	lost        uint64        // the last message to the key alone that the queue does not hold any more
+	here        int           // its connections that receive messages
+	place       *list.Element // in visitors.order; nil if it is forgotten
 }
 
 // suffix returns the XXXXXXXX of name~XXXXXXXX, which distinguishes keys of one name.
@@ -66,41 +66,52 @@ func suffixOf(fingerprint string) string {
 type visitors struct {
 	byKey map[string]*visitor   // by fingerprint
 	ahead map[*visitor]struct{} // those whose read is ahead of logged
-	used  uint64                // counts comings and goings
+	order *list.List            // of visitors; the one that came or left last is the last
 }
 
 func newVisitors() visitors {
-	return visitors{byKey: map[string]*visitor{}, ahead: map[*visitor]struct{}{}}
+	return visitors{byKey: map[string]*visitor{}, ahead: map[*visitor]struct{}{}, order: list.New()}
 }
 
 // put adds v, and forgets the key that has been away longest if there are too many. A key that is in the room is never
 // forgotten.
 func (s *visitors) put(v *visitor) {
-	if old := s.byKey[v.fingerprint]; old == nil && len(s.byKey) >= maxVisitors {
-		var longest *visitor
-		for _, other := range s.byKey {
-			if other.here == 0 && (longest == nil || other.used < longest.used) {
-				longest = other
-			}
-		}
-		if longest != nil {
-			s.forget(longest.fingerprint)
-		}
+	if s.byKey[v.fingerprint] == nil && len(s.byKey) >= maxVisitors {
+		s.forgetLongestAway()
 	}
 	s.byKey[v.fingerprint] = v
+	if v.place == nil {
+		v.place = s.order.PushBack(v)
+	}
 	s.touch(v)
+}
+
+func (s *visitors) forgetLongestAway() {
+	for e := s.order.Front(); e != nil; e = e.Next() {
+		if v := e.Value.(*visitor); v.here == 0 {
+			s.forget(v.fingerprint)
+			return
+		}
+	}
 }
 
 // touch notes that v came or left now.
 func (s *visitors) touch(v *visitor) {
-	s.used++
-	v.used = s.used
+	if v.place != nil {
+		s.order.MoveToBack(v.place)
+	}
 }
 
 // forget forgets a key. If it comes again, it is new, and only what is said from then on is for it.
 func (s *visitors) forget(fingerprint string) {
-	delete(s.ahead, s.byKey[fingerprint])
+	v := s.byKey[fingerprint]
+	if v == nil {
+		return
+	}
+	delete(s.ahead, v)
 	delete(s.byKey, fingerprint)
+	s.order.Remove(v.place)
+	v.place = nil
 }
 
 // reads notes that the terminal of v has shown what was said up to seq.
@@ -145,13 +156,8 @@ func (s *visitors) away(name string) (*visitor, error) {
 // appendMarks appends a record for each visitor, so that the end of the log, which a start reads, has them all. The one
 // that came or left last is the last.
 func (s *visitors) appendMarks(b []byte, at time.Time) []byte {
-	all := make([]*visitor, 0, len(s.byKey))
-	for _, v := range s.byKey {
-		all = append(all, v)
-	}
-	slices.SortFunc(all, func(a, b *visitor) int { return cmp.Compare(a.used, b.used) })
-	for _, v := range all {
-		b = v.appendMark(b, at)
+	for e := s.order.Front(); e != nil; e = e.Next() {
+		b = e.Value.(*visitor).appendMark(b, at)
 	}
 	return b
 }

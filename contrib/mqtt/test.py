@@ -24,7 +24,7 @@ KILLS = int(sys.argv[2]) if len(sys.argv) > 2 else 24
 PATIENCE = 60  # seconds
 PACE = 1000  # lines in a second at each side while parts are killed
 FAST = 40000  # lines to measure the speed with
-LEAST = 5000  # lines a second from room to room
+GOAL = 5000  # lines a second from room to room
 UNUSUAL = [b"", b"\xff\xfe\x00", "\u202e \u00e9 \U0001f512".encode(), b'"\\,"from":"', b'"' * 65536, b"\xff" * 65536,
            b"end"]
 started = []  # every process that this script started; each leads a session
@@ -247,18 +247,13 @@ def main():
                   f"({', '.join(f'{part} {n}' for part, n in killed.items())}): each once and in order in both rooms")
             for side in sides:
                 side.rotate()
-            for _ in range(3):  # other programs may use the machine
-                speed = measure(north, south)
-                print(f"{speed:.0f} lines a second from room to room at QoS 1")
-                if speed >= LEAST:
-                    break
+            speed = measure(north, south)
+            print(f"{speed:.0f} lines a second from room to room at QoS 1; the goal on an idle machine is {GOAL}")
             for side in sides:
                 names = {o: f"{o.client_name}{'' if o is side else '@' + o.server_name}" for o in sides}
                 if side.has() != {name: o.said for o, name in names.items() if o.said}:
                     raise SystemExit(f"{side.server_name} has recorded {side.has()}")
             compare_texts(south, north)
-            if speed < LEAST:
-                raise SystemExit(f"that is less than {LEAST}")
         except BaseException:
             for part in broker.folder, *(side.folder for side in sides):
                 print(part.name, (part / "err").read_text()[-2000:], file=sys.stderr)
