@@ -820,6 +820,12 @@ func TestTurns(t *testing.T) {
 		if turns.free != 1 {
 			t.Error("writing holds a turn")
 		}
+		turns.take(true)
+		time.AfterFunc(handshakeTimeout, turns.end)
+		if err := conn.takeTurn(); !errors.Is(err, errBusy) {
+			t.Errorf("after the patience of a client: %v", err)
+		}
+		conn.endTurn()
 		there.Close()
 		if err := conn.takeTurn(); !errors.Is(err, io.ErrClosedPipe) {
 			t.Errorf("a closed connection: %v", err)

@@ -1440,6 +1440,14 @@ func TestServerPenalises(t *testing.T) {
 		if s.try("192.0.2.3") {
 			t.Error("silence costs nothing")
 		}
+		early := s.silent("192.0.2.4")
+		for range 4 {
+			s.try("192.0.2.4")
+		}
+		if err := writeFrame(early, make([]byte, 100)); err != nil {
+			t.Error(err)
+		}
+		s.told.match(t, "refused 192.0.2.4:4711: stage 1: too many failed tries from 192.0.2.4: it is kept out for 20s")
 		s.told.match(t, "refused 192.0.2.1:4711: too many failed tries from 192.0.2.1: it is kept out for")
 	})
 	if n := refusals(t, path, "192.0.2.1:4711", "too many failed tries from 192.0.2.1:"); n != 1 {

@@ -99,6 +99,36 @@ func TestServerDeadline(t *testing.T) {
 	}
 }
 
+// TestServerReportsBusy: the server does not blame a client's trust if the client leaves while others wait for their
+// turn.
+func TestServerReportsBusy(t *testing.T) {
+	s, _, notes := quietServer(t)
+	for waiting, want := range []string{"perhaps because it does not trust this server's key yet",
+		"while handshakes waited for the processor (1): this server is busy"} {
+		synctest.Test(t, func(t *testing.T) {
+			s.turns = newTurns(waiting ^ 1)
+			if waiting == 1 {
+				go s.turns.take(true)
+				synctest.Wait()
+				defer s.turns.end()
+			}
+			here, there := net.Pipe()
+			go serveConn(s, there)
+			if _, err := readFrame(here, maxHandshakeFrame); err != nil {
+				t.Error(err)
+			}
+			synctest.Wait() // until the server reads: a pipe has another error before that
+			here.Close()
+			synctest.Wait()
+		})
+		printNotes(s.console)
+		if !strings.Contains(notes.String(), "it left before saying who it is, "+want) {
+			t.Errorf("the operator saw %q", notes)
+		}
+		notes.Reset()
+	}
+}
+
 // TestServerRefusals: any violation by an admitted client ends its connection without an answer. The log has the
 // reason, and the next client is served.
 func TestServerRefusals(t *testing.T) {
