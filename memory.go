@@ -54,9 +54,6 @@ func (m *memory) restore(record []byte, recent bool) {
 		m.restoreVisitor(&r)
 	case eventDisconnect:
 		m.restoreRead(&r)
-		if string(r.reason) == reasonNotAdmitted {
-			m.visitors.forget(string(r.fingerprint))
-		}
 	case eventRevoked:
 		m.visitors.forget(string(r.fingerprint))
 	case eventMessage:
@@ -118,8 +115,13 @@ func (m *memory) restoreMessage(r *logRecord, recent bool) {
 	}
 	person := m.restoreRead(r)
 	if !recent {
-		m.queue.lost.add(seq, nil)
 		m.queue.said = seq
+		switch {
+		case string(r.what) != itemNames[itemDirect]:
+			m.queue.lost.add(seq, nil)
+		case len(r.receiver) > 0:
+			m.receiver(string(r.receiver)).lost = seq
+		}
 		return
 	}
 	from := m.sender(r)
@@ -176,7 +178,7 @@ type logRecord struct {
 	time, event, name, fingerprint, stream []byte
 	seq, what, receiver, from              []byte
 	message, base64                        []byte
-	reason, since, listed, reading, epoch  []byte
+	since, listed, reading, epoch          []byte
 }
 
 // member returns where the value of a member is kept, or nil.
@@ -204,8 +206,6 @@ func (r *logRecord) member(name []byte) *[]byte {
 		return &r.message
 	case "base64":
 		return &r.base64
-	case "reason":
-		return &r.reason
 	case "since":
 		return &r.since
 	case "listed":

@@ -477,3 +477,148 @@ func TestVisitorsBounded(t *testing.T) {
 		t.Errorf("%d visitors", len(r.visitors.byKey))
 	}
 }
+
+// TestRecallBeforePlace: the messages that a member asks to read again come from before its place. Those that it has not
+// received yet come once and in order: a client that had the last of them first would lose the others with a connection.
+func TestRecallBeforePlace(t *testing.T) {
+	r, _ := quietRoom(t)
+	r.history = 100
+	anna, _ := visit(t, r, "anna", "key a", 1)
+	bob, _ := enter(t, r, "bob", "key b", 2)
+	heard(t, r, anna)
+	if err := r.say(bob, says(1, "one", "two", "three")); err != nil {
+		t.Fatal(err)
+	}
+	r.recall(anna, 2)
+	wantHeard(t, r, anna, "notice  no messages to show", "say bob one", "say bob two", "say bob three")
+	r.recall(anna, 2)
+	r.recall(anna, 3) // dropped, since the notice of the first is not delivered
+	wantHeard(t, r, anna, "notice  the last 2 messages:", "say bob two", "say bob three")
+	r.recall(anna, 1<<63)
+	wantHeard(t, r, anna, "notice  the last 3 messages:", "say bob one", "say bob two", "say bob three")
+}
+
+// TestLastHasWhatWasMissed: -last N does not leave out a missed message because the key's other terminal sent N more.
+func TestLastHasWhatWasMissed(t *testing.T) {
+	r, _ := quietRoom(t)
+	r.history = 100
+	anna, _ := visit(t, r, "anna", "key a", 1)
+	bob, _ := enter(t, r, "bob", "key b", 2)
+	if err := r.say(bob, says(1, "missed")); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.say(anna, says(1, "own", "more")); err != nil { // the terminal has not shown what bob said
+		t.Fatal(err)
+	}
+	again := stubMember("anna", "key a", 3)
+	req := joinRequest{flags: joinListens | joinPerson | joinLast, seen: 2}
+	if _, err := r.join(again, req, true); err != nil {
+		t.Fatal(err)
+	}
+	wantHeard(t, r, again, "say bob missed", "say anna own", "say anna more")
+}
+
+// TestShown: how far a terminal has come moves over its own lines, and not over what was dropped before it was shown.
+func TestShown(t *testing.T) {
+	r, _ := quietRoom(t)
+	anna, _ := visit(t, r, "anna", "key a", 1)
+	bob, _ := enter(t, r, "bob", "key b", 2)
+	heard(t, r, anna)
+	for n := range uint64(3) {
+		if err := r.say(anna, says(n+1, "own")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if anna.shown != 2 || anna.read != 0 { // each line is shown when the next one is sent
+		t.Errorf("shown up to %d, read up to %d", anna.shown, anna.read)
+	}
+	if err := r.say(bob, says(1, "never read")); err != nil {
+		t.Fatal(err)
+	}
+	heard(t, r, anna) // its connection has it, and the terminal does not
+	for n := range uint64(queueBytes/maxLine + 2) {
+		if err := r.say(anna, says(n+4, strings.Repeat("x", maxLine))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.leave(anna, "lost")
+	if v := r.visitors.byKey["key a"]; v.read > 3 {
+		t.Errorf("read up to %d, of which message 4 was not", v.read)
+	}
+	if _, w := visit(t, r, "anna", "key a", 3); w.flags&welcomeGap == 0 {
+		t.Error("a message that is lost is no gap")
+	}
+}
+
+// TestRevokedWhileLeaving: what is said after a key was revoked is not for it once it is admitted again, even if a
+// connection of it was about to leave for another reason, or stays longer than the revocation; also after a restart.
+func TestRevokedWhileLeaving(t *testing.T) {
+	r, _ := quietRoom(t)
+	r.history = 100
+	bob, _ := enter(t, r, "bob", "key b", 2)
+	for n, kick := range []bool{true, false} {
+		stream := byte(10 * (n + 1))
+		anna, _ := visit(t, r, "anna", "key a", stream)
+		if err := r.hasRead(anna, r.queue.said); err != nil {
+			t.Fatal(err)
+		}
+		if kick {
+			if err := r.kick("anna"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, m := range r.due(time.Now(), true) {
+			if m == anna {
+				r.expel(m)
+			}
+		}
+		if err := r.say(bob, says(bob.stream.last+1, "secret")); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.hasRead(anna, r.queue.said); err != nil { // it claims to have read that
+			t.Fatal(err)
+		}
+		if kick {
+			r.leave(anna, "lost")
+		}
+		back, w := visit(t, r, "anna", "key a", stream+1)
+		if back.presence.returned || w.seq != r.queue.said {
+			t.Errorf("kick %v: welcome %+v", kick, w)
+		}
+		r.leave(back, "lost")
+		r.leave(anna, "lost") // a second time, or after the key was admitted again
+		if err := r.say(bob, says(bob.stream.last+1, "for anna again")); err != nil {
+			t.Fatal(err)
+		}
+		r = reopened(t, r, 100)
+		bob, _ = enter(t, r, "bob", "key b", 2)
+		back, _ = visit(t, r, "anna", "key a", stream+2)
+		wantHeard(t, r, back, "notice  1 message while you were away:", "say bob for anna again")
+		r.leave(back, "lost")
+	}
+}
+
+// TestDirectBeyondHistory: after a restart, a direct message that the history does not reach is a gap only for its
+// receiver.
+func TestDirectBeyondHistory(t *testing.T) {
+	r, _ := quietRoom(t)
+	r.history = 100
+	anna, _ := visit(t, r, "anna", "key a", 1)
+	bob, _ := visit(t, r, "bob", "key b", 2)
+	cleo, _ := visit(t, r, "cleo", "key c", 3)
+	r.leave(anna, "lost")
+	r.leave(bob, "lost")
+	l := says(1, "for bob")
+	l.what, l.to = itemDirect, "bob"
+	for _, l := range []lines{l, says(2, "to all")} {
+		if err := r.say(cleo, l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r = reopened(t, r, 1)
+	for name, gap := range map[string]bool{"anna": false, "bob": true} {
+		if _, w := visit(t, r, name, "key "+name[:1], 9); (w.flags&welcomeGap != 0) != gap {
+			t.Errorf("%s: flags %d", name, w.flags)
+		}
+	}
+}

@@ -1273,7 +1273,7 @@ func leaveRoom(l *session) error {
 }
 
 // visit joins, sends count lines, waits for their acknowledgement, and leaves, with or without a close.
-func visit(addr string, me *party, count int, politely bool) error {
+func peerVisit(addr string, me *party, count int, politely bool) error {
 	l, err := dialRoom(addr, me, true)
 	if err != nil {
 		return err
@@ -1378,7 +1378,7 @@ func BenchmarkPeersSoak(b *testing.B) {
 					continue
 				}
 				politely := n%8 != 3
-				if err := visit(addr, me, saying, politely); err != nil {
+				if err := peerVisit(addr, me, saying, politely); err != nil {
 					b.Errorf("a visit: %v", err)
 					failed.Add(1)
 					continue

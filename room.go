@@ -103,6 +103,7 @@ type reading struct {
 	next    uint64   // place of the next item to deliver
 	recall  places   // messages to deliver before that, because the client asked for them
 	read    uint64   // number of the last message that the client has written out, as it says
+	shown   uint64   // what shownLocked returned last
 }
 
 // places is a range of places in the queue, without its end.
@@ -258,8 +259,10 @@ func (r *room) meetLocked(m *member, req joinRequest, w *welcome) (gap bool) {
 	missed := r.missedLocked(m)
 	switch {
 	case req.flags&joinLast != 0 && !placed && uint64(missed) < req.seen:
-		r.recallLocked(m, req.seen)
+		missedFrom := m.next
 		m.next = r.queue.end()
+		r.recallLocked(m, req.seen)
+		m.recall.next = min(m.recall.next, missedFrom)
 	case missed > 0 && m.presence.returned:
 		r.notifyLocked(m, itemNotice, plural(missed, "message")+" while you were away:")
 	case m.presence.person && !known:
@@ -293,7 +296,7 @@ func (r *room) rewindLocked(m *member, from uint64, back bool) (gap bool) {
 		return false
 	}
 	gap = r.queue.lost.since(from, m.stream) && !m.presence.stranger || m.visitor.lost > from
-	oldest := r.queue.said - min(r.queue.said, uint64(r.history))
+	oldest := r.oldestLocked()
 	m.next = max(r.queue.after(from), r.queue.first)
 	for ; m.next < r.queue.end(); m.next++ {
 		it := r.queue.at(m.next)
@@ -307,6 +310,9 @@ func (r *room) rewindLocked(m *member, from uint64, back bool) (gap bool) {
 	}
 	return gap
 }
+
+// oldestLocked returns the number before that of the first message that the history reaches.
+func (r *room) oldestLocked() uint64 { return r.queue.said - min(r.queue.said, uint64(r.history)) }
 
 // missedLocked returns how many messages from before its presence m will receive.
 func (r *room) missedLocked(m *member) (n int) {
@@ -366,11 +372,12 @@ func (m *member) recalls(it *queueItem) bool {
 	return it.isMessage() && it.enc != nil && mine && (m.operator || it.seq > m.visitor.since)
 }
 
-// recall sends m the last n messages that it may read, once more.
+// recall sends m the last n messages that it may read, once more. A request is dropped while a notice waits for m: a
+// client that keeps asking must not keep the room busy.
 func (r *room) recall(m *member, n uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if m.visitor == nil && !m.operator || m.ending.reason != "" {
+	if m.visitor == nil && !m.operator || m.ending.reason != "" || len(m.notices) > 0 {
 		return
 	}
 	found := r.recallLocked(m, n)
@@ -381,13 +388,13 @@ func (r *room) recall(m *member, n uint64) {
 	r.notifyLocked(m, itemNotice, words)
 }
 
-// recallLocked makes m receive the last n messages that it may read, as far as the history reaches, and returns their
-// number.
+// recallLocked makes m receive the last n messages before its place that it may read, as far as the history reaches, and
+// returns their number. The messages from its place on follow in any case. If some of these came first, a client that
+// loses its connection would have the last ones, and never receive those before them.
 func (r *room) recallLocked(m *member, n uint64) (found int) {
-	n = min(n, uint64(r.history))
-	end := r.queue.end()
-	m.recall = places{end, end}
-	for at := end; at > r.queue.first && uint64(found) < n; at-- {
+	m.recall = places{m.next, m.next}
+	oldest := r.oldestLocked()
+	for at := m.next; at > r.queue.first && r.queue.at(at-1).seq > oldest && uint64(found) < n; at-- {
 		if m.recalls(r.queue.at(at - 1)) {
 			m.recall.next = at - 1
 			found++
@@ -403,6 +410,9 @@ func (r *room) hasRead(m *member, seq uint64) error {
 	if m.visitor == nil || seq < m.read || seq > r.queue.said {
 		return errMalformed
 	}
+	if seq == m.read {
+		return nil // without the search below, since a client can send this as often as it likes
+	}
 	m.read = seq
 	if m.presence.person {
 		r.visitors.reads(m.visitor, seq)
@@ -415,15 +425,18 @@ func (r *room) hasRead(m *member, seq uint64) error {
 
 // shownLocked returns the number up to which m has written out all messages that are for it.
 func (r *room) shownLocked(m *member) uint64 {
-	if m.next <= r.queue.first {
-		return m.read
+	m.shown = max(m.shown, m.read) // a member that sends much does not search its own lines again for each further one
+	lost := r.queue.lost.since(m.shown, m.stream) || m.visitor.lost > m.shown
+	if m.next <= r.queue.first || lost {
+		return m.shown
 	}
-	for n := max(r.queue.after(m.read), r.queue.first); n < m.next; n++ {
+	for n := r.queue.after(m.shown); n < m.next; n++ {
 		if it := r.queue.at(n); it.isMessage() && it.enc != nil && m.wants(it, n) {
-			return m.read
+			return m.shown
 		}
 	}
-	return max(m.read, r.queue.at(m.next-1).seq)
+	m.shown = max(m.shown, r.queue.at(m.next-1).seq)
+	return m.shown
 }
 
 // awaitLocked makes the acknowledgement of the last n lines of m's stream, direct lines to v, wait until they are read.
@@ -704,12 +717,13 @@ func (r *room) away() map[string]bool {
 	return away
 }
 
-// due returns the clients whose admission has expired, or with all every client.
+// due returns the clients whose admission has expired, or with all every client. A client that has to leave for another
+// reason can take its time, so it is among them.
 func (r *room) due(now time.Time, all bool) (due []*member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for m := range r.members {
-		if !m.operator && m.ending.reason == "" && (all || hasPassed(m.presence.expires, now)) {
+		if !m.operator && m.ending.reason != reasonNotAdmitted && (all || hasPassed(m.presence.expires, now)) {
 			due = append(due, m)
 		}
 	}
@@ -755,6 +769,16 @@ func (r *room) expel(m *member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.endLocked(m, reasonNotAdmitted)
+	m.ending.reason = reasonNotAdmitted
+	r.forgetLocked(m.visitor)
+}
+
+// forgetLocked makes what is said from now on not for the key of v, even if the key is admitted again.
+func (r *room) forgetLocked(v *visitor) {
+	if v != nil && r.visitors.byKey[v.fingerprint] == v {
+		r.visitors.forget(v.fingerprint)
+		r.log.record(recordOf(time.Now(), eventRevoked, nil, "fingerprint", v.fingerprint), r.appendMarks)
+	}
 }
 
 // delivery is what room.write sends in one write, in the order of the fields. It comes from a pool while
@@ -989,9 +1013,6 @@ func (r *room) leave(m *member, reason string) {
 		who = slices.Concat(who, m.visitor.readField())
 	}
 	r.log.record(recordOf(now, eventDisconnect, who, "reason", reason), r.appendMarks)
-	if reason == reasonNotAdmitted {
-		r.visitors.forget(m.peer.fingerprint)
-	}
 }
 
 // partLocked notes how far m's person has come, and that direct lines to m, and the acknowledgements of m's own, wait for
@@ -1024,8 +1045,7 @@ func (r *room) revoke(fingerprint string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if v := r.visitors.byKey[fingerprint]; v != nil && v.here == 0 {
-		r.visitors.forget(fingerprint)
-		r.log.record(recordOf(time.Now(), eventRevoked, nil, "fingerprint", fingerprint), r.appendMarks)
+		r.forgetLocked(v)
 	}
 }
 

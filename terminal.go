@@ -106,16 +106,21 @@ type terminal struct {
 	tabs       int  // Tab keys in a row
 	afterPaste bool // the last line ended in a paste: Enter without a line is meant to send that paste
 
-	mu      sync.Mutex  // guards the fields below
-	saved   *term.State // nil: not in raw mode (closed, or dumb without a secret being asked for)
-	undo    func()      // stops watching signals and restores what enableOutput changed
-	prompt  string
-	shown   bool       // the prompt's row is on the screen
-	secret  bool       // the line is not drawn
+	mu    sync.Mutex  // guards the fields below
+	saved *term.State // nil: not in raw mode (closed, or dumb without a secret being asked for)
+	undo  func()      // stops watching signals and restores what enableOutput changed
+	promptRow
 	line    lineEditor // written only by readLine and readSecret, which therefore read it without the lock
 	closed  bool
 	chats   bool // readLine has been called: close discards what was typed ahead
 	waiting bool // Ctrl-C is a signal, until the next prompt
+}
+
+// promptRow is the row in which a line is typed.
+type promptRow struct {
+	prompt string
+	shown  bool // it is on the screen
+	secret bool // the line is not drawn
 }
 
 func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }

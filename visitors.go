@@ -105,7 +105,7 @@ func (s *visitors) forget(fingerprint string) {
 
 // reads notes that the terminal of v has shown what was said up to seq.
 func (s *visitors) reads(v *visitor, seq uint64) {
-	if !v.person || seq <= v.read {
+	if !v.person || seq <= v.read || s.byKey[v.fingerprint] != v { // a forgotten one must not be in the log again
 		return
 	}
 	v.read = seq
