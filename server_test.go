@@ -117,6 +117,7 @@ func TestServerReportsBusy(t *testing.T) {
 			if _, err := readFrame(here, maxHandshakeFrame); err != nil {
 				t.Error(err)
 			}
+			synctest.Wait() // until the server reads: a pipe has another error before that
 			here.Close()
 			synctest.Wait()
 		})
