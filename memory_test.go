@@ -623,9 +623,8 @@ func TestDirectBeyondHistory(t *testing.T) {
 	}
 }
 
-// TestStartWithManyKeys: a start takes about as long for a log of many more keys than the room remembers as for one key.
+// TestStartWithManyKeys: a start remembers at most maxVisitors keys, however many the log has.
 func TestStartWithManyKeys(t *testing.T) {
-	took := map[int]time.Duration{}
 	for _, keys := range []int{1, 2 * maxVisitors} {
 		m := newMemory()
 		var log []byte
@@ -633,17 +632,11 @@ func TestStartWithManyKeys(t *testing.T) {
 			v := visitor{fingerprint: fmt.Sprint("SHA256:", n%keys), name: "anna"}
 			log = v.appendMark(log, time.Now())
 		}
-		begin := time.Now()
 		for record := range bytes.Lines(log) {
 			m.restore(record, true)
 		}
-		took[keys] = time.Since(begin)
 		if len(m.visitors.byKey) != min(keys, maxVisitors) {
 			t.Errorf("%d keys: %d visitors", keys, len(m.visitors.byKey))
 		}
-	}
-	t.Logf("%v", took)
-	if took[2*maxVisitors] > 10*took[1]+100*time.Millisecond {
-		t.Errorf("a start takes %v with one key and %v with many", took[1], took[2*maxVisitors])
 	}
 }
