@@ -921,8 +921,8 @@ func TestSignalBeforeEnd(t *testing.T) {
 	}
 	for _, sig := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
 		sender := join()
-		go func() { // ends with the client
-			for {
+		go func() { // its input does not end
+			for range 200 {
 				if _, err := io.WriteString(sender.stdin, strings.Repeat("{\"text\":\"x\"}\n", 100)); err != nil {
 					return
 				}
