@@ -80,8 +80,8 @@ func (a *authorizedKeys) add(l authorizedLine) {
 	}
 }
 
-// of yields the lines for a key, or for the key in a certificate, in their order: those that admit it or, with ca, those
-// that admit what it has signed.
+// of yields the lines for a key, or for the key in a certificate, in their order: those that admit it or, with ca,
+// those that admit what it has signed.
 func (a *authorizedKeys) of(key ssh.PublicKey, ca bool) iter.Seq[*authorizedLine] {
 	return func(yield func(*authorizedLine) bool) {
 		for _, at := range a.byKey[string(plainKey(key).Marshal())] {

@@ -469,7 +469,8 @@ func TestHostileClient(t *testing.T) {
 	}
 }
 
-// openSession returns a session with the server at addr, before its first packet, that the test reads and writes itself.
+// openSession returns a session with the server at addr, before its first packet, that the test reads and writes
+// itself.
 func openSession(t testing.TB, addr string, me *party) *session {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)
@@ -566,8 +567,8 @@ func TestHostileServer(t *testing.T) {
 	}
 }
 
-// TestLongCertificates: a certificate with a key id and a principal of several kilobytes and forged lines costs each side
-// one short line and one short record, whether it is refused or not.
+// TestLongCertificates: a certificate with a key id and a principal of several kilobytes and forged lines costs each
+// side one short line and one short record, whether it is refused or not.
 func TestLongCertificates(t *testing.T) {
 	t.Parallel()
 	anna, bob, eve := state(t, "anna"), state(t, "bob"), state(t, "eve")

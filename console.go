@@ -505,8 +505,8 @@ func (e errLongLine) Error() string {
 }
 
 // next returns the next line without its end, valid until the next call. A line ends with a newline, or with a carriage
-// return and a newline, as programs of Windows write it. A last line without an end is a line. The error at the end of the
-// stream is io.EOF.
+// return and a newline, as programs of Windows write it. A last line without an end is a line. The error at the end of
+// the stream is io.EOF.
 func (l *lineReader) next() ([]byte, error) {
 	line, err := l.r.ReadSlice('\n')
 	switch {

@@ -557,9 +557,9 @@ func TestFaultAtEachByte(t *testing.T) {
 		"whole", struck[true], struck[false], said, 2*((8000+stride-1)/stride), full)
 }
 
-// TestNothingMissed kills the server, with and without a rotation, and a program with -resume again and again, while two
-// clients send to all and to one. Each receiver has all that was for it, in the log's order: one with -reconnect once,
-// the program with -resume once but for the last write before a kill. Nothing private is anywhere else.
+// TestNothingMissed kills the server, with and without a rotation, and a program with -resume again and again, while
+// two clients send to all and to one. Each receiver has all that was for it, in the log's order: one with -reconnect
+// once, the program with -resume once but for the last write before a kill. Nothing private is anywhere else.
 func TestNothingMissed(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{nil, {"-sync"}} {
@@ -958,8 +958,9 @@ func TestSignalBeforeEnd(t *testing.T) {
 	wantRun(t, "all sent", whole.err.String(), code, exitDone, "^$")
 }
 
-// TestShortPauses: a link breaks again and again after lines were recorded, and before their acknowledgements. The client
-// learns from each welcome that they were, so its pauses do not grow: seven growing ones take six seconds at least.
+// TestShortPauses: a link breaks again and again after lines were recorded, and before their acknowledgements. The
+// client learns from each welcome that they were, so its pauses do not grow: seven growing ones take six seconds at
+// least.
 func TestShortPauses(t *testing.T) {
 	t.Parallel()
 	anna := state(t, "anna")

@@ -1,8 +1,8 @@
 package main
 
 // The files of the state folder: reading them with a bound, replacing them in one step, locking the folder, and
-// checking who else can read a secret. In a folder that belongs to another user, root's files get that user as owner, and
-// root follows no link: the user could have placed it to read or change a file of root's.
+// checking who else can read a secret. In a folder that belongs to another user, root's files get that user as owner,
+// and root follows no link: the user could have placed it to read or change a file of root's.
 
 import (
 	"bytes"
@@ -365,7 +365,8 @@ func (w *fileWatch) changed(now time.Time) bool {
 	return changed
 }
 
-// parsedFile is a file of the state folder that is parsed once for each change of its contents. Any goroutine may use it.
+// parsedFile is a file of the state folder that is parsed once for each change of its contents. Any goroutine may use
+// it.
 type parsedFile[T any] struct {
 	name  string
 	parse func(data []byte) (T, error) // data is nil if there is no file
@@ -380,8 +381,8 @@ type parsedFile[T any] struct {
 	err   error
 }
 
-// trustTimes is how long the contents of a file are not read again while its size and times stay the same. Some programs
-// set a file's time back after they have changed it.
+// trustTimes is how long the contents of a file are not read again while its size and times stay the same. Some
+// programs set a file's time back after they have changed it.
 const trustTimes = 2 * time.Second
 
 // get returns what parse made of the file as it is now. An error of reading the file is returned and not remembered.

@@ -4,9 +4,9 @@ package main
 // can keep the others out. A network is an address or one of the larger networks around it, each of them a tier with
 // its limits; IPv4 in IPv6's form counts as IPv4. The rules:
 //
-//   - the handshakes in progress are limited in each network. In a full network a newcomer replaces the oldest handshake
-//     of the neighbour that has the most, if its own part of the network has fewer; else the oldest one whose client has
-//     been silent for silentGrace; else it is rejected;
+//   - the handshakes in progress are limited in each network. In a full network a newcomer replaces the oldest
+//     handshake of the neighbour that has the most, if its own part of the network has fewer; else the oldest one whose
+//     client has been silent for silentGrace; else it is rejected;
 //   - a network with too many failures has to wait, as with sshd's PerSourcePenalties. A failure counts for the larger
 //     networks too, at a fraction, and only until the smaller one has to wait. So a few bad addresses do not keep a
 //     whole network out, and a network's owner cannot start from zero at each of its addresses;
@@ -226,7 +226,8 @@ func (g *gate) droppedLocked(n network, now time.Time) *rejection {
 	return r
 }
 
-// leave frees the place of a handshake that is over. It returns a rejection if enter has given the place to another one.
+// leave frees the place of a handshake that is over. It returns a rejection if enter has given the place to another
+// one.
 func (g *gate) leave(e *entry, now time.Time) *rejection {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -100,9 +100,9 @@ type (
 )
 
 // clientHandshake runs the client's side of the handshake on conn. The caller closes conn after an error, and sets
-// deadlines unless conn is a pacedConn. The server receives nothing before trusts accepts its identity; the error of trusts is returned as it
-// is. proof is nil without an invite. Any other error wraps errRefused after a refusal and errUnverified after a failed
-// check, or else is trouble of the network or of this machine.
+// deadlines unless conn is a pacedConn. The server receives nothing before trusts accepts its identity; the error of
+// trusts is returned as it is. proof is nil without an invite. Any other error wraps errRefused after a refusal and
+// errUnverified after a failed check, or else is trouble of the network or of this machine.
 func clientHandshake(conn net.Conn, me *party, trusts trustFunc, proof proofFunc) (*secrets, error) {
 	x := newExchange(conn, me)
 
@@ -173,10 +173,10 @@ func clientHandshake(conn net.Conn, me *party, trusts trustFunc, proof proofFunc
 }
 
 // serverHandshake runs the server's side of the handshake on conn. The caller closes conn after an error, and sets
-// deadlines unless conn is a pacedConn. The server waits pause before stages 2 and 4 (-delay). It calls admit only with an identity whose
-// signature it has verified, so that a client cannot find out whether somebody else's key is listed. It returns that
-// identity also with an error. A client that admit refuses receives a refusal if the error is a decision against the
-// client (isDecision), and otherwise nothing.
+// deadlines unless conn is a pacedConn. The server waits pause before stages 2 and 4 (-delay). It calls admit only with
+// an identity whose signature it has verified, so that a client cannot find out whether somebody else's key is listed.
+// It returns that identity also with an error. A client that admit refuses receives a refusal if the error is a
+// decision against the client (isDecision), and otherwise nothing.
 func serverHandshake(conn net.Conn, me *party, pause time.Duration, admit admitFunc) (*secrets, ssh.PublicKey, error) {
 	x := newExchange(conn, me)
 

@@ -18,9 +18,9 @@ import (
 	"unicode/utf8"
 )
 
-// appendQuoted appends text as a JSON string. What appendSafe escapes, and each space or joiner that is not plain to see,
-// becomes a \u escape, which any JSON reader turns back into the text that was sent. Bytes that are not UTF-8, which
-// JSON cannot hold, become U+FFFD.
+// appendQuoted appends text as a JSON string. What appendSafe escapes, and each space or joiner that is not plain to
+// see, becomes a \u escape, which any JSON reader turns back into the text that was sent. Bytes that are not UTF-8,
+// which JSON cannot hold, become U+FFFD.
 func appendQuoted(b, text []byte) []byte {
 	b = append(b, '"')
 	var around textContext

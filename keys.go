@@ -418,8 +418,8 @@ func (o *keyOptions) parsePrivate(path string, data []byte, info fs.FileInfo) (a
 	return nil, fmt.Errorf("%s is not a private key in a known format: %w", path, err)
 }
 
-// errLocked is the error of a key whose passphrase, with no terminal to ask for it, is missing or wrong. A service manager
-// need not start the program again.
+// errLocked is the error of a key whose passphrase, with no terminal to ask for it, is missing or wrong. A service
+// manager need not start the program again.
 type errLocked struct{ error }
 
 // unlock decrypts a private key with a passphrase from a file or the user.

@@ -41,8 +41,8 @@ const (
 	spaceTime  = time.Second
 )
 
-// logStdout is the path of a log that is written to stdout, for a container. It has no file: it is never read, cut, synced
-// or reopened, so a start continues neither its chain nor the streams of clients.
+// logStdout is the path of a log that is written to stdout, for a container. It has no file: it is never read, cut,
+// synced or reopened, so a start continues neither its chain nor the streams of clients.
 const logStdout = "-"
 
 // logOptions say where the log is and what it records.

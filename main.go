@@ -167,7 +167,8 @@ func newProcess(o *options, stdin, stdout, stderr *os.File) (*process, error) {
 }
 
 // chooseService makes root's -invite, -allow and -fingerprint act on the folder of the service, if there is one and no
-// other folder was named. If root has keys of its own, they are used as always, and the operator hears of the other folder.
+// other folder was named. If root has keys of its own, they are used as always, and the operator hears of the other
+// folder.
 func (p *process) chooseService(service string) {
 	o := p.options
 	switch o.mode {

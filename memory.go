@@ -1,7 +1,7 @@
 package main
 
-// The room's memory: what was said, to whom, by which stream, and what each key has had of it. A running server fills it
-// as it publishes; a start fills it from the end of the log.
+// The room's memory: what was said, to whom, by which stream, and what each key has had of it. A running server fills
+// it as it publishes; a start fills it from the end of the log.
 
 import (
 	"bytes"
@@ -172,8 +172,8 @@ func (m *memory) receiver(print string) *visitor {
 	return &visitor{fingerprint: print}
 }
 
-// logRecord has the members of a record that the room needs, as they stand in it: strings without their quotes. A member
-// that the record does not have is nil.
+// logRecord has the members of a record that the room needs, as they stand in it: strings without their quotes. A
+// member that the record does not have is nil.
 type logRecord struct {
 	time, event, name, fingerprint, stream []byte
 	seq, what, receiver, from              []byte

@@ -197,8 +197,8 @@ func parseLines(b []byte, into [][]byte) (lines, error) {
 	return p.lines, nil
 }
 
-// packedLines are lines whose texts are in the form of a message, which takes less memory than texts. The texts of lines
-// are nil.
+// packedLines are lines whose texts are in the form of a message, which takes less memory than texts. The texts of
+// lines are nil.
 type packedLines struct {
 	lines
 	count  int

@@ -107,8 +107,8 @@ func (o *operator) read() {
 	}
 }
 
-// interpret returns what a line of the operator sends. A pasted line is no command. ok is false if there is nothing to send: the line was a command,
-// which interpret runs, or it cannot be sent, which interpret reports.
+// interpret returns what a line of the operator sends. A pasted line is no command. ok is false if there is nothing to
+// send: the line was a command, which interpret runs, or it cannot be sent, which interpret reports.
 func (o *operator) interpret(line []byte, pasted bool) (l lines, ok bool) {
 	l = lines{first: 1, what: itemSay, texts: [][]byte{line}} // the room counts the operator's lines
 	switch {

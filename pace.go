@@ -5,8 +5,8 @@ package main
 //   - each message has its own deadline, which counts the wait for the other side and nothing else. A server that has
 //     too much to do may therefore be slow, but breaks off no handshake for that;
 //   - a server computes for as many handshakes at a time as it has processors, in the order in which messages arrived,
-//     so that a crowd joins one by one instead of all too late. Handshakes of clients that it has admitted at stage 1 go
-//     first;
+//     so that a crowd joins one by one instead of all too late. Handshakes of clients that it has admitted at stage 1
+//     go first;
 //   - a server computes nothing for a client that must have given up by then.
 
 import (

@@ -58,8 +58,8 @@ var errMalformed = errors.New("a message of the wrong form")
 // errBadPacket is the only error for a packet that is not the next one of its direction under the session's key.
 var errBadPacket = errors.New("a packet that cannot be verified")
 
-// readFrame reads one frame of a handshake. It rejects a length over max before it allocates memory, and another protocol
-// as soon as its first bytes are there (errForeign).
+// readFrame reads one frame of a handshake. It rejects a length over max before it allocates memory, and another
+// protocol as soon as its first bytes are there (errForeign).
 func readFrame(r io.Reader, max int) ([]byte, error) {
 	var first [9]byte // of the frame, header included
 	if _, err := io.ReadFull(r, first[:frameHeader]); err != nil {
@@ -95,9 +95,9 @@ func (e errForeign) Error() string {
 }
 func (e errForeign) Unwrap() error { return errMalformed }
 
-// foreignProtocol returns an errForeign if b, the first two to nine bytes from a peer, begin another protocol. Two letters
-// would be the length of a frame over the limit. A TLS record is longer, and its lengths have to match, since a frame of
-// a handshake may begin with any bytes.
+// foreignProtocol returns an errForeign if b, the first two to nine bytes from a peer, begin another protocol. Two
+// letters would be the length of a frame over the limit. A TLS record is longer, and its lengths have to match, since a
+// frame of a handshake may begin with any bytes.
 func foreignProtocol(b []byte) error {
 	be := binary.BigEndian.Uint16
 	switch two := string(b[:2]); {

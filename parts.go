@@ -14,7 +14,8 @@ import (
 const budgetBytes = 8 << 20
 
 // errNoBudget ends the connection of a message that was dropped.
-var errNoBudget = fmt.Errorf("its unfinished message was dropped: those of all clients exceeded %d MiB", budgetBytes>>20)
+var errNoBudget = fmt.Errorf("its unfinished message was dropped: those of all clients exceeded %d MiB",
+	budgetBytes>>20)
 
 // partialMessage is a message in parts. The goroutine that reads the connection uses it, except for size.
 type partialMessage struct {
@@ -59,8 +60,8 @@ func (b *partsBudget) add(p *partialMessage, part []byte) error {
 	return p.cause(nil)
 }
 
-// grow counts n more bytes for p and drops messages until the rest is within the budget. It waits while the goroutines of
-// dropped messages still hold as much again.
+// grow counts n more bytes for p and drops messages until the rest is within the budget. It waits while the goroutines
+// of dropped messages still hold as much again.
 func (b *partsBudget) grow(p *partialMessage, n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

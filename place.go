@@ -131,8 +131,8 @@ func (r *readReport) wrote(seq uint64) bool {
 	return true
 }
 
-// append appends a report to buf, if there is something to report and it is due or last, and sets the timer if it is not
-// due.
+// append appends a report to buf, if there is something to report and it is due or last, and sets the timer if it is
+// not due.
 func (r *readReport) append(buf []byte, l link, last bool) ([]byte, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

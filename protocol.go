@@ -16,8 +16,9 @@ import (
 // It stands here because flags.go checks it, and builds without paper.go.
 const maxPeers = 64
 
-// protocol is a handshake, followed by the first message each way. The caller closes conn after an error, and resets the
-// deadlines of its connection otherwise. Nothing of a protocol keeps state between connections, so its methods are for any goroutine.
+// protocol is a handshake, followed by the first message each way. The caller closes conn after an error, and resets
+// the deadlines of its connection otherwise. Nothing of a protocol keeps state between connections, so its methods are
+// for any goroutine.
 type protocol interface {
 	// dial is the client's side. It sends req, and returns the server and its answer. Its errors are *untrusted,
 	// errUnreachable, errServerLeft, errPermanent, or one that wraps errUnverified or errBadPacket.

@@ -78,8 +78,9 @@ type member struct {
 	ending  ending
 }
 
-// writer is what delivers items and acknowledgements to a member: room.write, on one goroutine at a time, which ends when
-// there is nothing to deliver. A goroutine that waited would keep the stack of a delivery, 4 KiB for each idle client.
+// writer is what delivers items and acknowledgements to a member: room.write, on one goroutine at a time, which ends
+// when there is nothing to deliver. A goroutine that waited would keep the stack of a delivery, 4 KiB for each idle
+// client.
 type writer struct {
 	running bool        // a goroutine is in room.write, is not started yet, or has ended for good
 	ping    *time.Timer // runs out when nothing was delivered for pingInterval
@@ -276,8 +277,8 @@ func (r *room) meetLocked(m *member, req joinRequest, w *welcome) (gap bool) {
 	return gap
 }
 
-// placeOf returns the place that a client has kept, as the number of the last message that it has. placed is false if it
-// has none in this room. gap means that it has one in another room, or one that the log does not reach any more.
+// placeOf returns the place that a client has kept, as the number of the last message that it has. placed is false if
+// it has none in this room. gap means that it has one in another room, or one that the log does not reach any more.
 func (r *room) placeOf(req joinRequest) (seq uint64, placed, gap bool) {
 	any := req.epoch == [8]byte{} // a number that somebody has typed
 	switch {
@@ -388,9 +389,9 @@ func (r *room) recall(m *member, n uint64) {
 	r.notifyLocked(m, itemNotice, words)
 }
 
-// recallLocked makes m receive the last n messages before its place that it may read, as far as the history reaches, and
-// returns their number. The messages from its place on follow in any case. If some of these came first, a client that
-// loses its connection would have the last ones, and never receive those before them.
+// recallLocked makes m receive the last n messages before its place that it may read, as far as the history reaches,
+// and returns their number. The messages from its place on follow in any case. If some of these came first, a client
+// that loses its connection would have the last ones, and never receive those before them.
 func (r *room) recallLocked(m *member, n uint64) (found int) {
 	m.recall = places{m.next, m.next}
 	oldest := r.oldestLocked()
@@ -807,7 +808,8 @@ func (d *delivery) free() {
 	}
 }
 
-// fit sets the limit of a delivery for which free bytes of deliveryBytes are left. It gives up memory that is too large.
+// fit sets the limit of a delivery for which free bytes of deliveryBytes are left. It gives up memory that is too
+// large.
 func (d *delivery) fit(free int) {
 	if cap(d.buf)+itemRef*cap(d.items) > max(free, leastTake) {
 		d.buf, d.items = nil, nil
@@ -824,8 +826,8 @@ func (d *delivery) memory() int {
 	return max(cap(d.buf), min(size, d.limit)) + itemRef*cap(d.items)
 }
 
-// start begins deliveries to m. They end when m.written receives: nil after a goodbye or once reading has failed, or else
-// the error of a delivery, after which reading ends too.
+// start begins deliveries to m. They end when m.written receives: nil after a goodbye or once reading has failed, or
+// else the error of a delivery, after which reading ends too.
 func (r *room) start(m *member) {
 	m.writer.ping = time.AfterFunc(pingInterval, func() { // stopped by the last delivery
 		r.mu.Lock()
@@ -868,8 +870,8 @@ func (r *room) writeNext(m *member) (wrote, end bool, err error) {
 	return true, d.goodbye, err
 }
 
-// next fills d with what m has to receive. ok is false if there is nothing; then the caller's goroutine ends. over means
-// that there will be no other delivery either.
+// next fills d with what m has to receive. ok is false if there is nothing; then the caller's goroutine ends. over
+// means that there will be no other delivery either.
 func (r *room) next(m *member, d *delivery) (ok, over bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -1015,8 +1017,8 @@ func (r *room) leave(m *member, reason string) {
 	r.log.record(recordOf(now, eventDisconnect, who, "reason", reason), r.appendMarks)
 }
 
-// partLocked notes how far m's person has come, and that direct lines to m, and the acknowledgements of m's own, wait for
-// m no longer.
+// partLocked notes how far m's person has come, and that direct lines to m, and the acknowledgements of m's own, wait
+// for m no longer.
 func (r *room) partLocked(m *member) {
 	if m.stream.here == 0 {
 		r.settleLocked(m.stream, func(unread) bool { return true }, false)

@@ -848,8 +848,8 @@ func (s slowReceiver) deliver(*delivery) error {
 
 func (s slowReceiver) abort() {}
 
-// TestOneWriter checks that a member has one goroutine while there is something to deliver, whatever comes meanwhile, and
-// none afterwards.
+// TestOneWriter checks that a member has one goroutine while there is something to deliver, whatever comes meanwhile,
+// and none afterwards.
 func TestOneWriter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, _ := quietRoom(t)
@@ -1641,8 +1641,8 @@ func TestNumbersGoOn(t *testing.T) {
 	}
 }
 
-// TestResumeFile: a program with -resume gets each message once, over kills of the server, a rotation, and starts of its own.
-// Without the file it begins with now.
+// TestResumeFile: a program with -resume gets each message once, over kills of the server, a rotation, and starts of
+// its own. Without the file it begins with now.
 func TestResumeFile(t *testing.T) {
 	t.Parallel()
 	h := newHome(t)
@@ -1863,8 +1863,8 @@ func visit(t *testing.T, r *room, name, key string, stream byte) (*member, welco
 	return m, w
 }
 
-// TestReadingRestored: a person gets after a restart what the terminal has not acknowledged, without the own lines; joins
-// and leaves take no places of the history.
+// TestReadingRestored: a person gets after a restart what the terminal has not acknowledged, without the own lines;
+// joins and leaves take no places of the history.
 func TestReadingRestored(t *testing.T) {
 	r, _ := quietRoom(t)
 	r.history = 100
@@ -1979,8 +1979,9 @@ func TestVisitorsBounded(t *testing.T) {
 	}
 }
 
-// TestRecallBeforePlace: the messages that a member asks to read again come from before its place. Those that it has not
-// received yet come once and in order: a client that had the last of them first would lose the others with a connection.
+// TestRecallBeforePlace: the messages that a member asks to read again come from before its place. Those that it has
+// not received yet come once and in order: a client that had the last of them first would lose the others with a
+// connection.
 func TestRecallBeforePlace(t *testing.T) {
 	r, _ := quietRoom(t)
 	r.history = 100

@@ -31,7 +31,7 @@ const (
 	freePause       = 2 * time.Second         // without a handshake, before memory is given back to the system
 	logRetry        = time.Second             // between two attempts to record a message
 	logTimeout      = time.Minute             // until the client of a message that cannot be recorded is disconnected
-	leaveCheck      = time.Second             // between two looks whether a client that waits because of -rate has to leave
+	leaveCheck      = time.Second             // after which a client that waits because of -rate is looked at again
 )
 
 // serverConfig is a plain record of what a server does and uses. No field changes while the server runs.

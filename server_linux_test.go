@@ -421,8 +421,8 @@ func TestFullRoom(t *testing.T) {
 	server.err.match(t, `refused 127\.0\.0\.1:\d+, SHA256:\S+: the room is full: 1 clients \(-max-clients\)`)
 }
 
-// TestLogLeavesSpace: the log leaves 1 % of its file system free, which other programs can use. Until there is more space
-// it behaves as on a full disk, and the operator sees why.
+// TestLogLeavesSpace: the log leaves 1 % of its file system free, which other programs can use. Until there is more
+// space it behaves as on a full disk, and the operator sees why.
 func TestLogLeavesSpace(t *testing.T) {
 	t.Parallel()
 	for _, sync := range []bool{false, true} {
@@ -912,8 +912,8 @@ func TestNoSocket(t *testing.T) {
 
 // BenchmarkNewcomer reports how long a client takes from its start to its exit, with one line acknowledged, while all
 // of an IPv4 /24 and of an IPv6 /48 attack the server: half of the attackers' connections stay silent until the server
-// closes them, the others send a stage 1 whose RSA block does not open, and each is replaced at once. It needs a network
-// namespace in which these networks are local, which bench/gate.sh makes.
+// closes them, the others send a stage 1 whose RSA block does not open, and each is replaced at once. It needs a
+// network namespace in which these networks are local, which bench/gate.sh makes.
 func BenchmarkNewcomer(b *testing.B) {
 	anna, bob := state(b, "anna"), state(b, "bob")
 	admit(b, anna, bob)
@@ -1044,8 +1044,8 @@ func TestRootInServiceFolder(t *testing.T) {
 	}
 }
 
-// TestRootFollowsNoPlantedLink lets the user of a service plant links in its folder. Root's commands must neither change
-// nor copy the files that they lead to. For a user without root's rights such a link is its own.
+// TestRootFollowsNoPlantedLink lets the user of a service plant links in its folder. Root's commands must neither
+// change nor copy the files that they lead to. For a user without root's rights such a link is its own.
 func TestRootFollowsNoPlantedLink(t *testing.T) {
 	t.Parallel()
 	const secret = "root's own file\n"
@@ -1104,8 +1104,8 @@ func TestFolderOwner(t *testing.T) {
 	}
 }
 
-// TestLogToStdout checks that -log - writes whole records and nothing else to stdout, before and after SIGHUP, creates no
-// file, and that flags which need a file or stdout itself are refused.
+// TestLogToStdout checks that -log - writes whole records and nothing else to stdout, before and after SIGHUP, creates
+// no file, and that flags which need a file or stdout itself are refused.
 func TestLogToStdout(t *testing.T) {
 	t.Parallel()
 	anna := state(t, "anna")
@@ -1322,8 +1322,8 @@ var attacks = []struct {
 }
 
 // TestMemoryUnderAttack: whatever 1024 connections of four keys send, a third of them each of the attacks, and although
-// they read nothing, the server stays below memoryLimit and serves a client of another key afterwards. With -attack it is
-// one of them alone, by its number.
+// they read nothing, the server stays below memoryLimit and serves a client of another key afterwards. With -attack it
+// is one of them alone, by its number.
 func TestMemoryUnderAttack(t *testing.T) {
 	t.Parallel()
 	anna := state(t, "anna")

@@ -970,8 +970,8 @@ func TestRecheck(t *testing.T) {
 	}
 }
 
-// TestRevokedBeforeJoining: a client that is admitted, and that lets the server wait for its first message until its key
-// is revoked, is checked again after it has joined.
+// TestRevokedBeforeJoining: a client that is admitted, and that lets the server wait for its first message until its
+// key is revoked, is checked again after it has joined.
 func TestRevokedBeforeJoining(t *testing.T) {
 	s, c, _ := quietServer(t)
 	here, there := net.Pipe()

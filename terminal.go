@@ -270,8 +270,8 @@ func (t *terminal) print(text string) {
 	t.write(text)
 }
 
-// rows breaks text into rows, which all end with a newline. The terminal's own wrapping is off meanwhile: it would begin a row
-// without indent if this terminal shows a rune wider than width takes it for.
+// rows breaks text into rows, which all end with a newline. The terminal's own wrapping is off meanwhile: it would
+// begin a row without indent if this terminal shows a rune wider than width takes it for.
 func (t *terminal) rows(text string) string {
 	if t.dumb || t.closed {
 		return breakRows(text, columnsOf(t.out), "", "")
@@ -1096,8 +1096,8 @@ func breakRowsFor(w io.Writer, text string) string {
 }
 
 // breakRows breaks each line of text, which may have colours, into rows of at most columns, if possible between words.
-// All rows of a line but the first are indented, and all end with a newline. A line that wholeLine begins is not broken.
-// whole is written before each such line, and broken before each other one.
+// All rows of a line but the first are indented, and all end with a newline. A line that wholeLine begins is not
+// broken. whole is written before each such line, and broken before each other one.
 func breakRows(text string, columns int, broken, whole string) string {
 	b := make([]byte, 0, len(text)+len(text)/4)
 	for line := range strings.SplitSeq(text, "\n") {

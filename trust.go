@@ -3,8 +3,8 @@ package main
 // Decisions about keys: which clients a server admits (authorized_keys), which servers a client trusts (known_hosts),
 // and which keys neither of them accepts (revoked_keys). The rules:
 //
-//   - each decision is by the files as they are then, so a change takes effect immediately. They are parsed once for each
-//     change;
+//   - each decision is by the files as they are then, so a change takes effect immediately. They are parsed once for
+//     each change;
 //   - a missing, empty or unreadable file trusts no key. Only revoked_keys may be missing, and while it cannot be
 //     read no key is trusted;
 //   - a line that cannot be parsed trusts no key and is reported, and the other lines stay valid. A @revoked line that

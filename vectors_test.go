@@ -435,8 +435,8 @@ func TestProtocolExample(t *testing.T) {
 	}
 }
 
-// TestProtocolOfServer holds a server to what the document says about lines before the welcome, repeated lines, lines to
-// the server, acks of a client that receives nothing, and the end of each session.
+// TestProtocolOfServer holds a server to what the document says about lines before the welcome, repeated lines, lines
+// to the server, acks of a client that receives nothing, and the end of each session.
 func TestProtocolOfServer(t *testing.T) {
 	t.Parallel()
 	anna := state(t, "anna")

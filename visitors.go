@@ -41,7 +41,7 @@ type visitor struct {
 	peer        *peer         // how it was admitted last; nil if that was before the start
 	since       uint64        // the messages after this number are for the key: it came, or was admitted again, after it
 	person      bool          // it has been at a terminal
-	read        uint64        // of a person, the last message that the terminal has shown, or a later one that was not for it
+	read        uint64        // of a person, the last message that the terminal has shown or that was not for it
 	logged      uint64        // read, as the log has it
 	listed      bool          // a line of authorized_keys admitted it
 	lost        uint64        // the last message to the key alone that the queue does not hold any more
