@@ -799,25 +799,30 @@ func TestTurns(t *testing.T) {
 			t.Errorf("the order is %q", order)
 		}
 
+		free := func() int {
+			turns.mu.Lock()
+			defer turns.mu.Unlock()
+			return turns.free
+		}
 		here, there := net.Pipe()
 		defer here.Close()
 		conn := newPacedConn(there, turns, func() error { return nil })
-		if err := conn.receive(func() error { return nil }); err != nil || turns.free != 0 {
-			t.Errorf("%v, %d turns are free", err, turns.free)
+		if err := conn.receive(func() error { return nil }); err != nil || free() != 0 {
+			t.Errorf("%v, %d turns are free", err, free())
 		}
 		go conn.pause(time.Second)
 		synctest.Wait()
-		if turns.free != 1 {
+		if free() != 1 {
 			t.Error("a pause holds a turn")
 		}
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if turns.free != 0 {
+		if free() != 0 {
 			t.Error("no turn after a pause")
 		}
 		go conn.Write([]byte("a client that does not read"))
 		synctest.Wait()
-		if turns.free != 1 {
+		if free() != 1 {
 			t.Error("writing holds a turn")
 		}
 		turns.take(true)

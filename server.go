@@ -101,6 +101,9 @@ func (s *server) run(ctx context.Context, listeners []net.Listener) error {
 	if err != nil {
 		return fmt.Errorf("the address listened on, %s: %w", addr, err)
 	}
+	hangup := make(chan os.Signal, 1) // from before the first message on, since the signal would end the process
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
 	s.announce(addr, port)
 	if s.invite != "" {
 		if err := makeInvite(s.trust, s.console, s.invite, port); err != nil {
@@ -118,7 +121,7 @@ func (s *server) run(ctx context.Context, listeners []net.Listener) error {
 	if s.trust != nil {
 		s.recheck(true) // a key may have been revoked while no server was running
 	}
-	go s.watch(ctx, stop) // ends with ctx
+	go s.watch(ctx, stop, hangup) // ends with ctx
 	stopping := make(chan struct{})
 	keepStopping := context.AfterFunc(ctx, func() { s.notifyManager("STOPPING=1"); close(stopping) })
 	s.notifyManager("READY=1")
@@ -714,10 +717,7 @@ func (s *server) recheck(changed bool) {
 // watch rechecks the clients when the trust files change or an admission expires, reopens the log at each SIGHUP, and
 // answers the service manager's watchdog. It returns when ctx ends. At a terminal SIGHUP means that the terminal is
 // gone, so it stops the server.
-func (s *server) watch(ctx context.Context, stop func()) {
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
+func (s *server) watch(ctx context.Context, stop func(), hangup <-chan os.Signal) {
 	var beat <-chan time.Time
 	if every := sdWatchdog(); every > 0 {
 		ticker := time.NewTicker(every)
