@@ -290,6 +290,11 @@ func (s *session) next() (kind byte, payload []byte, whole bool, err error) {
 	if err != nil {
 		return 0, nil, false, s.partial.cause(err)
 	}
+	return s.open(body)
+}
+
+// open opens the packet with this body for next, whose stack stays small while it waits (server.read).
+func (s *session) open(body []byte) (kind byte, payload []byte, whole bool, err error) {
 	kind, payload, err = s.in.open(body)
 	if err != nil {
 		return 0, nil, false, err
