@@ -750,7 +750,7 @@ func TestAttackFirstPackets(t *testing.T) {
 		}, "a packet that cannot be verified"},
 		// The reason depends on whether acknowledgements are in flight.
 		{"cut among the lines", at(true, join+2, func([]byte) ([][]byte, [][]byte, bool) { return nil, nil, true }),
-			"without secure-close|connection reset"},
+			"without secure-close|the other side ended the connection"},
 		{"welcome changed", at(false, 3, func(f []byte) ([][]byte, [][]byte, bool) {
 			return [][]byte{flip(f, len(f)-1)}, nil, false
 		}), ""},
