@@ -119,14 +119,7 @@ func TestBridge(t *testing.T) {
 		"three\nanna: four\n"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
-	for line := 7; line <= 9; line++ {
-		server.err.match(t, fmt.Sprintf(`line %d: an object without "origin" and "name" of another server`, line))
-		server.out.match(t, fmt.Sprintf(`"type":"error","line":%d,`, line))
-	}
-	server.out.match(t, `(?s)("type":"error".*){3}`)
-	if got := strings.Count(server.out.String(), `"type":"error"`); got != 3 {
-		t.Errorf("%d objects were refused: %s", got, server.out)
-	}
+	wantRefusedObjects(t, server, 7, 9)
 	if strings.Contains(server.out.String(), "one") {
 		t.Error("what came in goes out again")
 	}
@@ -138,6 +131,18 @@ func TestBridge(t *testing.T) {
 	}
 	if !slices.Equal(from, []any{"cleo~1a2b3c4d@pi", "e-v-il-x@abcdefgh", "dora@pi", nil}) {
 		t.Errorf("the log has from %v", from)
+	}
+}
+
+// wantRefusedObjects checks that a server has refused, of the lines of its stdin, first to last and no other.
+func wantRefusedObjects(t *testing.T, server *proc, first, last int) {
+	t.Helper()
+	for line := first; line <= last; line++ {
+		server.err.match(t, fmt.Sprintf(`line %d: an object without "origin" and "name" of another server`, line))
+		server.out.match(t, fmt.Sprintf(`"type":"error","line":%d,`, line))
+	}
+	if got := strings.Count(server.out.String(), `"type":"error"`); got != last-first+1 {
+		t.Errorf("%d objects were refused: %s", got, server.out)
 	}
 }
 
@@ -157,14 +162,7 @@ func TestBridgeSpeaksForOthers(t *testing.T) {
 	if got := client.out.String(); got != "eve@pi: hello\n" {
 		t.Errorf("the room heard %q", got)
 	}
-	for line := 1; line <= 3; line++ {
-		server.err.match(t, fmt.Sprintf(`line %d: an object without "origin" and "name" of another server`, line))
-		server.out.match(t, fmt.Sprintf(`"type":"error","line":%d,`, line))
-	}
-	server.out.match(t, `(?s)("type":"error".*){3}`)
-	if got := strings.Count(server.out.String(), `"type":"error"`); got != 3 {
-		t.Errorf("%d objects were refused: %s", got, server.out)
-	}
+	wantRefusedObjects(t, server, 1, 3)
 }
 
 func TestRemoteName(t *testing.T) {

@@ -1849,18 +1849,23 @@ func FuzzStage(f *testing.F) {
 func BenchmarkHandshake(b *testing.B) {
 	client, server := twoParties(b)
 	for b.Loop() {
-		here, there := net.Pipe()
-		done := make(chan error, 1)
-		go func() {
-			_, err := clientHandshake(here, client, trustAll, nil)
-			done <- err
-		}()
-		if _, _, err := serverHandshake(there, server, 0, admitAll); err != nil {
-			b.Fatal(err)
-		}
-		if err := <-done; err != nil {
-			b.Fatal(err)
-		}
+		benchHandshake(b, client, server, admitAll)
+	}
+}
+
+// benchHandshake runs both sides of one handshake.
+func benchHandshake(b *testing.B, client, server *party, admit admitFunc) {
+	here, there := net.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		_, err := clientHandshake(here, client, trustAll, nil)
+		done <- err
+	}()
+	if _, _, err := serverHandshake(there, server, 0, admit); err != nil {
+		b.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		b.Fatal(err)
 	}
 }
 

@@ -1493,18 +1493,7 @@ func BenchmarkAdmission(b *testing.B) {
 			}
 			b.ReportMetric(float64(len(text)), "bytes")
 			for b.Loop() {
-				here, there := net.Pipe()
-				done := make(chan error, 1)
-				go func() {
-					_, err := clientHandshake(here, client, trustAll, nil)
-					done <- err
-				}()
-				if _, _, err := serverHandshake(there, server, 0, admit); err != nil {
-					b.Fatal(err)
-				}
-				if err := <-done; err != nil {
-					b.Fatal(err)
-				}
+				benchHandshake(b, client, server, admit)
 			}
 		})
 	}

@@ -62,10 +62,10 @@ debian() {
 	cp "$out"/unpacked/boot/vmlinuz-* "$out/kernel"
 	# Two versions of the package, so that there is an upgrade.
 	rm -rf "$out/deb"
-	cp "$dist"/securechat_*_amd64.deb "$root/root/first.deb"
-	dpkg-deb -R "$root/root/first.deb" "$out/deb"
+	cp "$dist"/securechat_*_amd64.deb "$root/srv/first.deb"
+	dpkg-deb -R "$root/srv/first.deb" "$out/deb"
 	sed -i 's/^Version: .*/&.1/' "$out/deb/DEBIAN/control"
-	dpkg-deb --root-owner-group -b "$out/deb" "$root/root/second.deb" >/dev/null
+	dpkg-deb --root-owner-group -b "$out/deb" "$root/srv/second.deb" >/dev/null
 	echo machine >"$root/etc/hostname"
 	echo 127.0.0.1 localhost machine >"$root/etc/hosts"
 	echo /dev/vda / ext4 defaults 0 1 >"$root/etc/fstab"

@@ -37,7 +37,7 @@ def copy_disk(guest):
 
 def installed(guest):
     """Installs the package, opens the room and admits ben, who is in the machine. Returns the package's message."""
-    out = guest.sh("dpkg -i /root/first.deb 2>&1; systemctl is-enabled securechat.socket; systemctl is-active securechat.socket")
+    out = guest.sh("dpkg -i /srv/first.deb 2>&1; systemctl is-enabled securechat.socket; systemctl is-active securechat.socket")
     opened = guest.sh("systemctl enable -q --now securechat.socket; systemctl start securechat; systemctl is-active securechat")
     if opened.strip() != "active":
         raise Failure("the service did not start: " + opened + guest.sh("journalctl -u securechat --no-pager"))
@@ -70,7 +70,7 @@ find {KEYS} ! -user $(stat -c %u {KEYS}) | sed 's/^/another owner: /'; stat -c '
 [ $((i % 50)) != 0 ] || sleep 0.2; done; echo upgrade last; echo "sent $((i + 1))" >/root/sent) |
 {JOIN} -reconnect >/root/out 2>&1 & client=$!
 for i in $(seq 300); do grep -q '"upgrade 1"' {LOG} && break; sleep 0.1; done
-dpkg -i /root/second.deb; systemctl is-active securechat; touch /root/upgraded
+dpkg -i /srv/second.deb; systemctl is-active securechat; touch /root/upgraded
 wait $client; echo exit=$?; cat /root/out /root/sent
 grep -o '"message":"upgrade [a-z0-9]*"' {LOG} | sort | uniq -c | awk '$1 == 1' | wc -l | sed 's/^/once /'; dpkg -s securechat | grep ^Version""")
     report.check("an upgrade while a client with -reconnect sends lines: each is in the log once", "exit=0" in out and
