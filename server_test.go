@@ -883,16 +883,22 @@ func TestBusyClientHearsReason(t *testing.T) {
 	}
 }
 
-// TestTurnedAwayFreesPlace checks that a client that is turned away after its handshake does not keep a place.
-func TestTurnedAwayFreesPlace(t *testing.T) {
-	s, c, _ := quietServer(t)
+// serveInBackground makes a server serve a connection whose other end is here, until over is closed.
+func serveInBackground(t *testing.T, s *server) (here net.Conn, over chan struct{}) {
 	here, there := net.Pipe()
-	defer here.Close()
-	over := make(chan struct{})
+	t.Cleanup(func() { here.Close() })
+	over = make(chan struct{})
 	go func() {
 		defer close(over)
 		serveConn(s, asTCP{there})
 	}()
+	return here, over
+}
+
+// TestTurnedAwayFreesPlace checks that a client that is turned away after its handshake does not keep a place.
+func TestTurnedAwayFreesPlace(t *testing.T) {
+	s, c, _ := quietServer(t)
+	here, over := serveInBackground(t, s)
 	if _, _, _, err := c.protocol.dial(newPacedConn(here, nil, nil), joinRequest{flags: joinRaw}); err != nil {
 		t.Fatal(err)
 	}
@@ -974,13 +980,7 @@ func TestRecheck(t *testing.T) {
 // key is revoked, is checked again after it has joined.
 func TestRevokedBeforeJoining(t *testing.T) {
 	s, c, _ := quietServer(t)
-	here, there := net.Pipe()
-	defer here.Close()
-	over := make(chan struct{})
-	go func() {
-		defer close(over)
-		serveConn(s, asTCP{there})
-	}()
+	here, over := serveInBackground(t, s)
 	secrets, err := clientHandshake(here, c.protocol.(*securechat2).me, trustAll, nil)
 	if err != nil {
 		t.Fatal(err)
