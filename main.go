@@ -474,17 +474,23 @@ func (p *process) listen() (err error) {
 	return s.run(ctx, listeners)
 }
 
-// Memory up to which a server collects garbage at leisure, as the sum of both: above it the collector works harder, so
-// that what clients send does not make the server use twice the memory that it needs.
+// How much memory a server uses beside what it needs. Up to the sum of easyMemory and easyMemoryForClient for each
+// client, the heap may grow by gcPercent between two collections; above it, the collector works harder, so that what
+// clients send does not make the server use twice the memory that it needs. With Go's own 100 per cent, the garbage of
+// 1000 handshakes leaves 2 KiB more of unused memory between the objects of each client.
 const (
 	easyMemory          = 48 << 20
 	easyMemoryForClient = 32 << 10
+	gcPercent           = 50
 )
 
-// limitMemory sets that limit for a server of at most clients clients, unless $GOMEMLIMIT has set one.
+// limitMemory sets these limits for a server of at most clients clients, where $GOMEMLIMIT and $GOGC have not set them.
 func limitMemory(clients int) {
 	if debug.SetMemoryLimit(-1) == math.MaxInt64 {
 		debug.SetMemoryLimit(easyMemory + easyMemoryForClient*int64(clients))
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
 	}
 }
 
