@@ -792,16 +792,16 @@ func crowd(t *testing.T, path, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newStreams()
+	m := newMemory()
 	log := contents(t, path)
 	for line := range bytes.Lines(log) {
-		marksOf(line, s.replay)
+		m.restore(line, false)
 	}
 	for n := range maxKeyStreams {
-		st := s.find(k.fingerprint(), streamID{byte(n >> 8), byte(n)})
+		st := m.streams.find(k.fingerprint(), streamID{byte(n >> 8), byte(n)})
 		st.last, st.durable = 1, 1
 	}
-	marks := s.appendMarks(nil)
+	marks := m.streams.appendMarks(nil)
 	chain(marks, sha256.Sum256(log[bytes.LastIndexByte(log[:len(log)-1], '\n')+1:]))
 	appendFile(t, path, string(marks))
 }

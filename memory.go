@@ -44,20 +44,36 @@ func (m *memory) appendMarks(b []byte) []byte {
 // restore applies one record of the log. recent means that the record, if it is a message, is one that the history
 // reaches. A record that says nothing about the room changes nothing, as those of older versions do.
 func (m *memory) restore(record []byte, recent bool) {
-	marksOf(record, m.streams.replay)
 	var r logRecord
 	r.read(record)
 	switch string(r.event) {
+	case eventStream:
+		streamMarksOf(record, m.streams.replay)
 	case eventStart, eventRotate, eventRoom:
 		m.restoreEpoch(&r)
 	case eventConnect, eventVisitor:
 		m.restoreVisitor(&r)
 	case eventDisconnect:
 		m.restoreRead(&r)
+		m.restoreStream(&r)
 	case eventRevoked:
 		m.visitors.forget(string(r.fingerprint))
 	case eventMessage:
+		m.restoreStream(&r)
 		m.restoreMessage(&r, recent)
+	}
+}
+
+// restoreStream applies a record that has a line of a stream, or the leave of its client.
+func (m *memory) restoreStream(r *logRecord) {
+	var id streamID
+	if len(r.fingerprint) == 0 || !id.parse(r.stream) {
+		return
+	}
+	last, _ := numberIn(r.msgID)
+	left := string(r.reason) == errLeft.Error()
+	if left || last > 0 {
+		m.streams.replay(mark{fingerprint: string(r.fingerprint), id: id, last: last, left: left})
 	}
 }
 
@@ -88,7 +104,10 @@ func (m *memory) restoreVisitor(r *logRecord) {
 	if v == nil {
 		v = &visitor{fingerprint: print}
 	}
-	v.name, _ = strings.CutSuffix(string(r.name), "~"+suffixOf(print))
+	v.name = string(r.name)
+	if strings.IndexByte(v.name, '~') >= 0 {
+		v.name, _ = strings.CutSuffix(v.name, "~"+suffixOf(print))
+	}
 	v.since, v.listed = since, string(r.listed) == "true"
 	m.visitors.put(v)
 	m.restoreRead(r)
@@ -177,7 +196,7 @@ func (m *memory) receiver(print string) *visitor {
 type logRecord struct {
 	time, event, name, fingerprint, stream []byte
 	seq, what, receiver, from              []byte
-	message, base64                        []byte
+	msgID, message, base64, reason         []byte
 	since, listed, reading, epoch          []byte
 }
 
@@ -202,10 +221,14 @@ func (r *logRecord) member(name []byte) *[]byte {
 		return &r.receiver
 	case "from":
 		return &r.from
+	case "msg_id":
+		return &r.msgID
 	case "message":
 		return &r.message
 	case "base64":
 		return &r.base64
+	case "reason":
+		return &r.reason
 	case "since":
 		return &r.since
 	case "listed":

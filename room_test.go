@@ -528,7 +528,7 @@ func TestAllStreamsBounded(t *testing.T) {
 		if len(line) > 2*maxMarkRecord {
 			t.Fatalf("a record of %d bytes", len(line))
 		}
-		marksOf(line, again.replay)
+		streamMarksOf(line, again.replay)
 	}
 	t.Logf("%d streams: %d bytes of memory each, %d bytes of marks each", len(s.known), used/maxStreams,
 		len(marks)/maxStreams)
