@@ -181,6 +181,14 @@ func (l *connLog) start() error {
 	return nil
 }
 
+// warn adds to what the operator has to know at the start.
+func (l *connLog) warn(text string) {
+	if l.alarm != "" {
+		text = l.alarm + "; " + text
+	}
+	l.alarm = text
+}
+
 // verifyTail returns what is wrong with the chain of the records that replay will read. older is nil without a rotated
 // log; olderSize is the end of its last record.
 func (l *connLog) verifyTail(older *os.File, olderSize int64) error {

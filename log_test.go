@@ -918,6 +918,17 @@ func TestSync(t *testing.T) {
 		!slices.Equal(messages(t, path), []string{"a1", "a", "b", "a", "b", "a", "b", "b4"}) {
 		t.Errorf("%d records, %v, %q", v.records, err, messages(t, path))
 	}
+	if err := l.close(); err != nil {
+		t.Fatal(err)
+	}
+	next, err := openLog(logOptions{path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.close()
+	if later, err := newRoom(next, 1000, false); err != nil || later.queue.said != r.queue.said {
+		t.Errorf("after a start the last number is %d, and it was %d: %v", later.queue.said, r.queue.said, err)
+	}
 }
 
 // TestSyncConsole checks that the operator is notified when a failed sync removes a line, and that the next line is

@@ -5,6 +5,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -17,10 +18,20 @@ import (
 // memory is what a room knows. The room's lock guards it.
 type memory struct {
 	epoch    [8]byte // names the numbers of the messages; it is as old as the log
+	boot     string  // the system's start in which the log was written last, "" if it is not known
+	stopped  bool    // the log ends with the record of a stop
+	skipped  skipped // the numbers that no message has, because messages may be lost
 	queue    queue
 	streams  streams
 	visitors visitors
 }
+
+// skipped are numbers that no message has: the first and the last of them, or zeros for none.
+type skipped struct{ from, to uint64 }
+
+// skipStep is the distance of the numbers between which no message can have been lost: twice as many as a server can
+// record before its system writes them to disk.
+const skipStep = 1_000_000_000
 
 func newMemory() memory {
 	return memory{queue: queue{first: 1}, streams: newStreams(), visitors: newVisitors()}
@@ -30,7 +41,44 @@ func newMemory() memory {
 // the number of the last message.
 func (m *memory) fields() peerFields {
 	b := appendField(nil, "epoch", hex.EncodeToString(m.epoch[:]))
-	return strconv.AppendUint(append(b, `,"seq":`...), m.queue.said, 10)
+	b = strconv.AppendUint(append(b, `,"seq":`...), m.queue.said, 10)
+	if m.skipped.to > 0 {
+		b = strconv.AppendUint(append(b, `,"skipped_from":`...), m.skipped.from, 10)
+		b = strconv.AppendUint(append(b, `,"skipped_to":`...), m.skipped.to, 10)
+	}
+	return appendField(b, "boot", m.boot)
+}
+
+// begin ends the restoring, at a start of the server in this start of the system. If the system was started again, and
+// the server did not stop before, the log may have lost its end: then clients may have received messages that it does
+// not have, and the numbers of these must not be used again. begin returns true if it skipped numbers for that reason.
+func (m *memory) begin(boot string) (skips bool) {
+	mayBeLost := !m.stopped && (boot == "" || boot != m.boot)
+	m.boot = boot
+	switch {
+	case m.epoch == [8]byte{}: // there is no log to go on from
+		rand.Read(m.epoch[:])
+	case mayBeLost:
+		said := m.queue.said
+		m.queue.said = (said+skipStep/2)/skipStep*skipStep + skipStep
+		m.skipped = skipped{said + 1, m.queue.said}
+		return true
+	}
+	return false
+}
+
+// skips reports whether seq is a number that was skipped.
+func (m *memory) skips(seq uint64) bool {
+	return m.skipped.from <= seq && seq <= m.skipped.to && seq > 0
+}
+
+// before returns the number that is n messages before number seq, or 0 if there are not so many.
+func (m *memory) before(seq, n uint64) uint64 {
+	seq -= min(seq, n)
+	if seq < m.skipped.to {
+		seq -= min(seq, m.skipped.to-m.skipped.from+1)
+	}
+	return seq
 }
 
 // appendMarks appends the records that make the end of the log enough for a start.
@@ -46,6 +94,7 @@ func (m *memory) appendMarks(b []byte) []byte {
 func (m *memory) restore(record []byte, recent bool) {
 	var r logRecord
 	r.read(record)
+	m.stopped = string(r.event) == eventStop
 	switch string(r.event) {
 	case eventStream:
 		streamMarksOf(record, m.streams.replay)
@@ -86,11 +135,24 @@ func (m *memory) restoreEpoch(r *logRecord) {
 	if _, err := hex.Decode(epoch[:], r.epoch); err != nil {
 		return
 	}
-	m.epoch = epoch
-	if said, ok := numberIn(r.seq); ok && said > m.queue.said {
-		m.queue.lost.add(said, nil) // what was said before is not in this part of the log
-		m.queue.said = said
+	m.epoch, m.boot = epoch, string(r.boot)
+	from, some := numberIn(r.skippedFrom)
+	to, _ := numberIn(r.skippedTo)
+	if some && 0 < from && from <= to {
+		m.skipped = skipped{from, to}
 	}
+	said, ok := numberIn(r.seq)
+	if !ok || said <= m.queue.said {
+		return
+	}
+	recorded := said
+	if m.skips(said) {
+		recorded = m.skipped.from - 1
+	}
+	if recorded > m.queue.said {
+		m.queue.lost.add(recorded, nil) // what was said before is not in this part of the log
+	}
+	m.queue.said = said
 }
 
 // restoreVisitor applies a record that says since when messages are for a key.
@@ -198,6 +260,7 @@ type logRecord struct {
 	seq, what, receiver, from              []byte
 	msgID, message, base64, reason         []byte
 	since, listed, reading, epoch          []byte
+	boot, skippedFrom, skippedTo           []byte
 }
 
 // member returns where the value of a member is kept, or nil.
@@ -237,6 +300,12 @@ func (r *logRecord) member(name []byte) *[]byte {
 		return &r.reading
 	case "epoch":
 		return &r.epoch
+	case "boot":
+		return &r.boot
+	case "skipped_from":
+		return &r.skippedFrom
+	case "skipped_to":
+		return &r.skippedTo
 	}
 	return nil
 }

@@ -7,7 +7,6 @@ package main
 // under both, so that the log and the queue have the same order.
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
@@ -136,8 +135,9 @@ func newRoom(log *connLog, history int, sync bool) (*room, error) {
 	if err := log.replay(min(history, maxQueued), r.restore); err != nil {
 		return nil, err
 	}
-	if r.epoch == [8]byte{} {
-		rand.Read(r.epoch[:]) // there is no log to go on from
+	if r.memory.begin(bootID()) {
+		const text = "the system ended before the server did, so the last messages may be missing; further ones have numbers above %d"
+		log.warn(fmt.Sprintf(text, r.queue.said))
 	}
 	return r, nil
 }
@@ -247,6 +247,9 @@ func (r *room) meetLocked(m *member, req joinRequest, w *welcome) (gap bool) {
 	v.name, v.listed, v.peer = m.peer.name, m.peer.listed(), m.peer
 	m.visitor = v
 	from, placed, gap := r.placeOf(req)
+	if placed && gap && from > r.queue.lost.last { // this client has received messages that the log has lost
+		r.queue.lost.add(from, nil)
+	}
 	m.presence.again = placed && m.stream != nil
 	switch {
 	case placed && m.presence.person:
@@ -278,7 +281,8 @@ func (r *room) meetLocked(m *member, req joinRequest, w *welcome) (gap bool) {
 }
 
 // placeOf returns the place that a client has kept, as the number of the last message that it has. placed is false if
-// it has none in this room. gap means that it has one in another room, or one that the log does not reach any more.
+// it has none in this room. gap means that it has one in another room, or one that the log does not reach any more, or
+// did not reach after a power cut.
 func (r *room) placeOf(req joinRequest) (seq uint64, placed, gap bool) {
 	any := req.epoch == [8]byte{} // a number that somebody has typed
 	switch {
@@ -286,6 +290,8 @@ func (r *room) placeOf(req joinRequest) (seq uint64, placed, gap bool) {
 		return r.queue.said, false, false
 	case req.epoch != r.epoch && !any, req.seen > r.queue.said && !any:
 		return r.queue.said, false, true
+	case r.skips(req.seen) && !any:
+		return req.seen, true, true
 	}
 	return min(req.seen, r.queue.said), true, false
 }
@@ -313,7 +319,7 @@ func (r *room) rewindLocked(m *member, from uint64, back bool) (gap bool) {
 }
 
 // oldestLocked returns the number before that of the first message that the history reaches.
-func (r *room) oldestLocked() uint64 { return r.queue.said - min(r.queue.said, uint64(r.history)) }
+func (r *room) oldestLocked() uint64 { return r.before(r.queue.said, uint64(r.history)) }
 
 // missedLocked returns how many messages from before its presence m will receive.
 func (r *room) missedLocked(m *member) (n int) {

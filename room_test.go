@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -1522,6 +1524,7 @@ type home struct {
 	log       string
 	args      []string
 	rotated   int // files that rotate has made
+	boots     int // calls of reboot
 	server    *proc
 }
 
@@ -1680,6 +1683,84 @@ func TestResumeFile(t *testing.T) {
 	put(t, file, []byte("no place\n"))
 	_, stderr, code := runToEnd(t, t.TempDir(), "", "-connect", h.addr, "-dir", cleo, "-resume", file)
 	wantRun(t, "a damaged file", stderr, code, exitTrouble, "has no place in a room: remove it")
+}
+
+// bootField matches the field of a record that has the system's start.
+var bootField = regexp.MustCompile(`"boot":"[^"]*"`)
+
+// reboot kills the server and makes its log one of another start of the system, which ends before the message text, or
+// has all of it if text is "".
+func (h *home) reboot(text string) {
+	h.t.Helper()
+	h.kill()
+	h.boots++
+	log := string(contents(h.t, h.log))
+	if at := strings.Index(log, `"message":"`+text+`"`); text != "" && at > 0 {
+		log = log[:strings.LastIndexByte(log[:at], '\n')+1]
+	}
+	b := []byte(bootField.ReplaceAllString(log, fmt.Sprintf(`"boot":"another %d"`, h.boots)))
+	chain(b, [sha256.Size]byte{})
+	put(h.t, h.log, b)
+}
+
+// TestPowerCut: after a power cut that has shortened the log, no number is used again, and a client whose place the log
+// does not reach is told of a gap and receives what follows. The others, and everybody after a power cut without a loss,
+// receive what they missed without a word about a gap, also after further restarts.
+func TestPowerCut(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "-history", "5")
+	bob := guest(t, h.dir, h.addr, "bob")
+	files := t.TempDir()
+	dirs := map[string]string{}
+	resume := func(name string, n int) string { // what a program with this key and a file gets, with the reports of gaps
+		t.Helper()
+		p := h.connect(dirs[name], "-resume", filepath.Join(files, name), "-count", fmt.Sprint(n))
+		if code := p.wait(); code != exitDone {
+			t.Errorf("-resume: exit %d", code)
+		}
+		return strings.ReplaceAll(p.out.String(), "\n", " ") + p.err.String()
+	}
+	for _, name := range []string{"behind", "ahead", "later"} {
+		dirs[name] = guest(t, h.dir, h.addr, name)
+		p := h.connect(dirs[name], "-resume", filepath.Join(files, name))
+		p.stdin.Close()
+		p.wait()
+	}
+	const gap = "securechat: some messages were missed: the server no longer has them\n"
+	want := func(what, got, want string) {
+		t.Helper()
+		if got != want {
+			t.Errorf("%s got %q, want %q", what, got, want)
+		}
+	}
+	h.say(bob, "one\ntwo\n", exitDone, "^$")
+	want("ahead", resume("ahead", 2), "bob: one bob: two ")
+	h.reboot("two")
+	h.start()
+	h.server.err.match(t, "the last messages may be missing; further ones have numbers above 1000000000")
+	h.say(bob, "three\n", exitDone, "^$")
+	want("behind, before the loss is known,", resume("behind", 2), "bob: one bob: three ")
+	want("ahead", resume("ahead", 1), "bob: three "+gap)
+	want("later, which has missed what ahead had,", resume("later", 2), "bob: one bob: three "+gap)
+	h.say(bob, "four\n", exitDone, "^$")
+	h.restart()
+	h.say(bob, "five\n", exitDone, "^$")
+	want("behind, after a kill,", resume("behind", 2), "bob: four bob: five ")
+	h.reboot("")
+	h.start()
+	h.say(bob, "six\n", exitDone, "^$")
+	want("ahead, after a power cut without a loss,", resume("ahead", 3), "bob: four bob: five bob: six ")
+	h.restart()
+	want("later, after a further kill,", resume("later", 3), "bob: four bob: five bob: six ")
+	h.server.cmd.Process.Signal(os.Interrupt)
+	h.server.wait()
+	h.reboot("")
+	h.start()
+	h.say(bob, "seven\n", exitDone, "^$")
+	want("behind, after a stop,", resume("behind", 2), "bob: six bob: seven ")
+	if got, want := seqs(t, h.log), []int{1, 1e9 + 1, 1e9 + 2, 1e9 + 3, 2e9 + 1, 2e9 + 2}; !slices.Equal(got, want) {
+		t.Errorf("the messages have the numbers %v, want %v", got, want)
+	}
 }
 
 // TestReconnectWithoutSeam: a receiver that reconnects gets each message once over a restart of the server, and is told
