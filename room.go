@@ -635,19 +635,26 @@ func (r *room) skipLocked(m *member) {
 }
 
 // audienceLocked returns who receives a direct message from m to name: the connections of a key that is in the room, or
-// a key that is away and gets the message when it returns.
+// a key that is away and gets the message when it returns. If one key is here and another one with this name is away,
+// the name is ambiguous.
 func (r *room) audienceLocked(m *member, name string) (*audience, error) {
 	found, err := r.findLocked(name)
-	if errors.Is(err, errAbsent) && r.history > 0 {
-		v, awayErr := r.visitors.away(name)
-		switch {
-		case v != nil:
-			return &audience{visitor: v}, nil
-		case !errors.Is(awayErr, errAbsent):
-			return nil, awayErr
-		}
+	if err != nil && !errors.Is(err, errAbsent) {
+		return nil, err
 	}
-	if err != nil {
+	keys, away := map[string]string{}, r.visitors.away(name) // keys: by fingerprint, the name~suffix
+	for _, v := range away {
+		keys[v.fingerprint] = v.fullName()
+	}
+	for _, other := range found {
+		keys[other.peer.fingerprint] = other.peer.name + "~" + other.peer.suffix
+	}
+	switch {
+	case len(keys) > 1:
+		return nil, ambiguous(name, slices.Collect(maps.Values(keys)))
+	case err != nil && len(away) > 0 && r.history > 0:
+		return &audience{visitor: away[0]}, nil
+	case err != nil:
 		return nil, err
 	}
 	to := &audience{visitor: &visitor{fingerprint: found[0].peer.fingerprint}}
@@ -681,10 +688,10 @@ func (r *room) findLocked(name string) ([]*member, error) {
 			found = append(found, m)
 		}
 	}
-	choice := slices.Sorted(maps.Values(alike))
+	choice := slices.Collect(maps.Values(alike))
 	switch {
 	case len(choice) > 1:
-		return nil, fmt.Errorf("%s is ambiguous: say which, %s", name, strings.Join(choice, " or "))
+		return nil, ambiguous(name, choice)
 	case len(found) > 0:
 		return found, nil
 	case len(choice) == 1:

@@ -1847,6 +1847,39 @@ func TestKeptDirect(t *testing.T) {
 	}
 }
 
+// TestNameOfTwoKeys: a direct message to a name that a key here and a key that is away have goes to neither. With the
+// suffix it goes to one, and once the key that is away is not admitted any more, the name alone means the other.
+func TestNameOfTwoKeys(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	list := filepath.Join(h.dir, "authorized_keys")
+	bob, first, second := guest(t, h.dir, h.addr, "bob"), guest(t, h.dir, h.addr, "first"), guest(t, h.dir, h.addr, "second")
+	line := func(dir, name string) string { return publicKeyOf(t, dir) + " " + name + "\n" }
+	put(t, list, []byte(line(bob, "bob")+line(first, "anne")+line(second, "Anne")))
+	h.say(first, "I was here\n", exitDone, "^$")
+	h.restart()
+	here := h.connect(second, "-stay", "-reconnect")
+	h.server.err.match(t, "Anne joined")
+	h.say(bob, "which\n", exitTrouble, `anne is ambiguous: say which, Anne~\w{8} or anne~\w{8}; what you sent is in the log only`,
+		"-to", "anne")
+	_, stderr, _ := runToEnd(t, t.TempDir(), "which\n", "-connect", h.addr, "-dir", bob, "-to", "anne")
+	full := regexp.MustCompile(`anne~\w{8}`).FindString(stderr)
+	h.say(bob, "to the one away\n", exitTrouble, "anne is not here; what you sent is kept for anne", "-to", full)
+	p := h.connect(first, "-since", "0", "-count", "2")
+	if p.wait(); p.out.String() != "anne: I was here\nbob (to you): to the one away\n" {
+		t.Errorf("the one who was away got %q", p.out)
+	}
+	h.server.err.match(t, "anne~\\w{8} left")
+	put(t, list, []byte(line(bob, "bob")+line(second, "Anne")))
+	h.restart()
+	h.server.err.match(t, "Anne joined")
+	h.say(bob, "to the one here\n", exitDone, "^$", "-to", "anne")
+	here.out.match(t, `bob \(to you\): to the one here\n`)
+	if strings.Contains(here.out.String(), "which") || strings.Contains(here.out.String(), "away") {
+		t.Errorf("the one here got %q", here.out)
+	}
+}
+
 // TestNotForStrangers: what was said before a key first came, or while it was revoked, is not for it, also after a
 // restart.
 func TestNotForStrangers(t *testing.T) {

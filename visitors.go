@@ -49,8 +49,8 @@ type visitor struct {
 	place       *list.Element // in visitors.order; nil if it is forgotten
 }
 
-// suffix returns the XXXXXXXX of name~XXXXXXXX, which distinguishes keys of one name.
-func (v *visitor) suffix() string { return suffixOf(v.fingerprint) }
+// fullName returns name~XXXXXXXX, which distinguishes keys of one name.
+func (v *visitor) fullName() string { return v.name + "~" + suffixOf(v.fingerprint) }
 
 // suffixOf returns what nameSuffix returns for the key with this fingerprint.
 func suffixOf(fingerprint string) string {
@@ -129,28 +129,21 @@ func (s *visitors) wasLogged(v *visitor) {
 	delete(s.ahead, v)
 }
 
-// away returns the visitor that name means, of those who are not in the room. If several keys have the name, it is
-// ambiguous and only name~suffix finds one.
-func (s *visitors) away(name string) (*visitor, error) {
-	var found []*visitor
+// away returns the visitors that name means, of those who do not receive messages now. Capitals do not count.
+func (s *visitors) away(name string) (found []*visitor) {
 	for _, v := range s.byKey {
-		full := v.name + "~" + v.suffix()
-		if v.here == 0 && (name == full || strings.EqualFold(name, v.name)) {
+		isFull := strings.IndexByte(name, '~') >= 0 && name == v.fullName()
+		if v.here == 0 && (isFull || strings.EqualFold(name, v.name)) {
 			found = append(found, v)
 		}
 	}
-	if len(found) == 1 {
-		return found[0], nil
-	}
-	if len(found) == 0 {
-		return nil, fmt.Errorf("%w %s", errAbsent, name)
-	}
-	var choice []string
-	for _, v := range found {
-		choice = append(choice, v.name+"~"+v.suffix())
-	}
+	return found
+}
+
+// ambiguous returns the error for a name that means several keys. choice has the name~XXXXXXXX of each.
+func ambiguous(name string, choice []string) error {
 	slices.Sort(choice)
-	return nil, fmt.Errorf("%s is ambiguous: say which, %s", name, strings.Join(choice, " or "))
+	return fmt.Errorf("%s is ambiguous: say which, %s", name, strings.Join(choice, " or "))
 }
 
 // appendMarks appends a record for each visitor, so that the end of the log, which a start reads, has them all. The one
