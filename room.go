@@ -260,15 +260,17 @@ func (r *room) meetLocked(m *member, req joinRequest, w *welcome) (gap bool) {
 	}
 	// What was said before this key came is not for it, whatever the client claims to have seen.
 	gap = r.rewindLocked(m, max(from, v.since), placed || m.presence.returned) || gap
-	missed := r.missedLocked(m)
-	switch {
-	case req.flags&joinLast != 0 && !placed && uint64(missed) < req.seen:
+	missed, among := r.missedLocked(m), ""
+	if req.flags&joinLast != 0 && !placed && uint64(missed) < req.seen {
 		missedFrom := m.next
 		m.next = r.queue.end()
 		r.recallLocked(m, req.seen)
 		m.recall.next = min(m.recall.next, missedFrom)
+		among = ", among the last ones"
+	}
+	switch {
 	case missed > 0 && m.presence.returned:
-		r.notifyLocked(m, itemNotice, plural(missed, "message")+" while you were away:")
+		r.notifyLocked(m, itemNotice, plural(missed, "message")+" while you were away"+among+":")
 	case m.presence.person && !known:
 		r.notifyLocked(m, itemNotice, whoLine(append(r.namesLocked(), m.name)))
 	}

@@ -1680,6 +1680,22 @@ func TestResumeFile(t *testing.T) {
 	if last.wait(); last.out.String() != "bob: four\nbob: five\n" {
 		t.Errorf("-last 2: %q", last.out)
 	}
+	left, others := file+"-folder", []string{".place.x", ".place.2", ".placebo.1", "place.1", ".place."}
+	if err := os.Mkdir(left, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	long := time.Now().Add(-2 * leftoverAge)
+	for _, name := range append(others, ".place.1") {
+		put(t, filepath.Join(left, name), nil)
+		if err := os.Chtimes(filepath.Join(left, name), long, long); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(t, filepath.Join(left, ".place.2"), nil) // perhaps of a program that runs
+	h.say(cleo, "", exitDone, "^$", "-resume", filepath.Join(left, "place"))
+	if got := entryNames(t, left); !slices.Equal(got, slices.Sorted(slices.Values(append(others, "place")))) {
+		t.Errorf("the folder of the file has %q", got)
+	}
 	put(t, file, []byte("no place\n"))
 	_, stderr, code := runToEnd(t, t.TempDir(), "", "-connect", h.addr, "-dir", cleo, "-resume", file)
 	wantRun(t, "a damaged file", stderr, code, exitTrouble, "has no place in a room: remove it")
@@ -1761,6 +1777,19 @@ func TestPowerCut(t *testing.T) {
 	if got, want := seqs(t, h.log), []int{1, 1e9 + 1, 1e9 + 2, 1e9 + 3, 2e9 + 1, 2e9 + 2}; !slices.Equal(got, want) {
 		t.Errorf("the messages have the numbers %v, want %v", got, want)
 	}
+}
+
+// entryNames returns the names of what is in a folder.
+func entryNames(t *testing.T, folder string) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
 }
 
 // TestReconnectWithoutSeam: a receiver that reconnects gets each message once over a restart of the server, and is told
@@ -2114,7 +2143,8 @@ func TestRecallBeforePlace(t *testing.T) {
 	wantHeard(t, r, anna, "notice  the last 3 messages:", "say bob one", "say bob two", "say bob three")
 }
 
-// TestLastHasWhatWasMissed: -last N does not leave out a missed message because the key's other terminal sent N more.
+// TestLastHasWhatWasMissed: -last N does not leave out a missed message because the key's other terminal sent N more, and
+// leaves out neither the count of missed messages nor, at the first visit, who is here.
 func TestLastHasWhatWasMissed(t *testing.T) {
 	r, _ := quietRoom(t)
 	r.history = 100
@@ -2131,7 +2161,13 @@ func TestLastHasWhatWasMissed(t *testing.T) {
 	if _, err := r.join(again, req, true); err != nil {
 		t.Fatal(err)
 	}
-	wantHeard(t, r, again, "say bob missed", "say anna own", "say anna more")
+	wantHeard(t, r, again, "notice  1 message while you were away, among the last ones:", "say bob missed",
+		"say anna own", "say anna more")
+	cleo := stubMember("cleo", "key c", 4)
+	if _, err := r.join(cleo, req, true); err != nil {
+		t.Fatal(err)
+	}
+	wantHeard(t, r, cleo, "notice  3 here: anna, bob, cleo")
 }
 
 // TestShown: how far a terminal has come moves over its own lines, and not over what was dropped before it was shown.
