@@ -171,6 +171,10 @@ func (m *memory) restoreVisitor(r *logRecord) {
 		v.name, _ = strings.CutSuffix(v.name, "~"+suffixOf(print))
 	}
 	v.since, v.listed = since, string(r.listed) == "true"
+	v.until = time.Time{}
+	if until, err := time.Parse(recordTime, string(r.until)); err == nil {
+		v.until = until
+	}
 	m.visitors.put(v)
 	m.restoreRead(r)
 }
@@ -260,7 +264,7 @@ type logRecord struct {
 	seq, what, receiver, from              []byte
 	msgID, message, base64, reason         []byte
 	since, listed, reading, epoch          []byte
-	boot, skippedFrom, skippedTo           []byte
+	boot, skippedFrom, skippedTo, until    []byte
 }
 
 // member returns where the value of a member is kept, or nil.
@@ -300,6 +304,8 @@ func (r *logRecord) member(name []byte) *[]byte {
 		return &r.reading
 	case "epoch":
 		return &r.epoch
+	case "until":
+		return &r.until
 	case "boot":
 		return &r.boot
 	case "skipped_from":

@@ -244,7 +244,7 @@ func (r *room) meetLocked(m *member, req joinRequest, w *welcome) (gap bool) {
 	if !known {
 		v = &visitor{fingerprint: m.peer.fingerprint, since: r.queue.said}
 	}
-	v.name, v.listed, v.peer = m.peer.name, m.peer.listed(), m.peer
+	v.name, v.listed, v.until, v.peer = m.peer.name, m.peer.listed(), m.peer.until, m.peer
 	m.visitor = v
 	from, placed, gap := r.placeOf(req)
 	if placed && gap && from > r.queue.lost.last { // this client has received messages that the log has lost
@@ -719,15 +719,15 @@ func (r *room) kick(name string) error {
 	return nil
 }
 
-// away returns the visitors that have not been in the room since the start, by fingerprint: whether a line of
-// authorized_keys admitted them.
-func (r *room) away() map[string]bool {
+// away returns how the visitors were admitted that have not been in the room since the start, by fingerprint: those
+// whose admission has expired, or with all every one.
+func (r *room) away(now time.Time, all bool) map[string]admission {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	away := map[string]bool{}
+	away := map[string]admission{}
 	for print, v := range r.visitors.byKey {
-		if v.here == 0 && v.peer == nil {
-			away[print] = v.listed
+		if v.here == 0 && v.peer == nil && (all || hasPassed(v.until, now)) {
+			away[print] = admission{v.listed, v.until}
 		}
 	}
 	return away
@@ -754,21 +754,19 @@ func (r *room) visitorsDue(now time.Time, all bool) (due []*peer) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, v := range r.visitors.byKey {
-		if v.peer != nil && v.here == 0 && (all || hasPassed(v.peer.until, now)) {
+		if v.peer != nil && v.here == 0 && (all || hasPassed(v.until, now)) {
 			due = append(due, v.peer)
 		}
 	}
 	return due
 }
 
-// renewVisitor sets when the admission of a key that was in the room expires.
-func (r *room) renewVisitor(p *peer, until time.Time) {
+// renewVisitor sets when the admission of a key expires that was in the room, as p, or nil for before the start.
+func (r *room) renewVisitor(fingerprint string, p *peer, until time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if v := r.visitors.byKey[p.fingerprint]; v != nil && v.peer == p {
-		renewed := *p
-		renewed.until = until
-		v.peer = &renewed
+	if v := r.visitors.byKey[fingerprint]; v != nil && v.peer == p {
+		v.until = until
 	}
 }
 
@@ -777,6 +775,9 @@ func (r *room) renew(m *member, until time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	m.presence.expires = until
+	if m.visitor != nil && m.visitor.peer == m.peer {
+		m.visitor.until = until
+	}
 }
 
 // expel makes a member leave that is no longer admitted. Lines from now on are not for its key, even if the key is

@@ -674,9 +674,13 @@ func (s *server) recheck(changed bool) {
 	if raw != nil && !changed && !hasPassed(raw.until, now) {
 		raw = nil
 	}
-	if changed && s.trust != nil {
-		for _, print := range s.trust.clientRules().excluded(s.room.away(), now) {
+	if before := s.room.away(now, changed); len(before) > 0 && s.trust != nil {
+		gone, renewed := s.trust.clientRules().excluded(before, now)
+		for _, print := range gone {
 			s.room.revoke(print)
+		}
+		for print, until := range renewed {
+			s.room.renewVisitor(print, nil, until)
 		}
 	}
 	if len(due)+len(away) == 0 && raw == nil {
@@ -697,7 +701,7 @@ func (s *server) recheck(changed bool) {
 		until, err := decide(p, now)
 		switch {
 		case err == nil:
-			s.room.renewVisitor(p, until)
+			s.room.renewVisitor(p.fingerprint, p, until)
 		case isRefusal(err):
 			s.room.revoke(p.fingerprint)
 		}

@@ -44,6 +44,7 @@ type visitor struct {
 	read        uint64        // of a person, the last message that the terminal has shown or that was not for it
 	logged      uint64        // read, as the log has it
 	listed      bool          // a line of authorized_keys admitted it
+	until       time.Time     // when that admission expires; zero for never
 	lost        uint64        // the last message to the key alone that the queue does not hold any more
 	here        int           // its connections that receive messages
 	place       *list.Element // in visitors.order; nil if it is forgotten
@@ -177,6 +178,9 @@ func (v *visitor) fields() []byte {
 	b := strconv.AppendUint([]byte(`,"since":`), v.since, 10)
 	if v.listed {
 		b = append(b, `,"listed":true`...)
+	}
+	if !v.until.IsZero() {
+		b = append(v.until.UTC().AppendFormat(append(b, `,"until":"`...), recordTime), '"')
 	}
 	return append(b, v.readField()...)
 }
