@@ -78,15 +78,19 @@ type member struct {
 	ending  ending
 }
 
-// writer is what delivers items and acknowledgements to a member: room.write, on one goroutine at a time, which ends
-// when there is nothing to deliver. A goroutine that waited would keep the stack of a delivery, 4 KiB for each idle
-// client.
+// writer is what delivers items and acknowledgements to a member: room.write, on one goroutine at a time. When there is
+// nothing to deliver, it waits for linger and then ends, since it would keep the stack of a delivery, 4 KiB for each
+// idle client. It does not end at once, since a new goroutine has to grow its stack: that made a line to 100 receivers
+// cost a server a third more.
 type writer struct {
-	running bool        // a goroutine is in room.write, is not started yet, or has ended for good
-	ping    *time.Timer // runs out when nothing was delivered for pingInterval
-	pingDue bool        // ping has run out
-	sending int         // bytes of the delivery that is being sent
+	running bool          // a goroutine is in room.write, is not started yet, or has ended for good
+	wake    chan struct{} // wakes the goroutine; nil unless it waits
+	ping    *time.Timer   // runs out when nothing was delivered for pingInterval; stopped while a goroutine runs
+	pingDue bool          // ping has run out
+	sending int           // bytes of the delivery that is being sent
 }
+
+const linger = time.Second // that a writer waits for something to deliver
 
 // presence is how a member's presence began.
 type presence struct {
@@ -829,7 +833,7 @@ func (d *delivery) memory() int {
 // start begins deliveries to m. They end when m.written receives: nil after a goodbye or once reading has failed, or
 // else the error of a delivery, after which reading ends too.
 func (r *room) start(m *member) {
-	m.writer.ping = time.AfterFunc(pingInterval, func() { // stopped by the last delivery
+	m.writer.ping = time.AfterFunc(pingInterval, func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		m.writer.pingDue = true
@@ -838,31 +842,54 @@ func (r *room) start(m *member) {
 	go r.write(m)
 }
 
-// write makes deliveries to m while there is something to deliver.
+// write makes deliveries to m until there has been nothing to deliver for linger.
 func (r *room) write(m *member) {
+	m.writer.ping.Stop()
+	wake, idle := make(chan struct{}, 1), time.NewTimer(linger)
+	defer idle.Stop()
 	for {
-		wrote, end, err := r.writeNext(m)
-		switch {
-		case err != nil:
+		wrote, end, err := r.writeNext(m, wake)
+		if err != nil {
 			m.out.abort()
-			fallthrough
-		case end:
-			m.writer.ping.Stop()
+		}
+		if err != nil || end {
 			m.written <- err
 			return
-		case !wrote:
-			return
 		}
-		m.writer.ping.Reset(pingInterval)
+		if wrote {
+			continue
+		}
+		idle.Reset(linger)
+		select {
+		case <-wake:
+		case <-idle.C:
+			if r.retire(m) {
+				return
+			}
+			<-wake
+		}
 	}
 }
 
+// retire ends the wait of m's goroutine, which has to return, and lets the next ping start another. It returns false if
+// something woke the goroutine before.
+func (r *room) retire(m *member) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if m.writer.wake == nil {
+		return false
+	}
+	m.writer.running, m.writer.wake = false, nil
+	m.writer.ping.Reset(pingInterval - linger)
+	return true
+}
+
 // writeNext makes one delivery, if there is something to deliver or a ping is due. end means that this was the last
-// one, or that reading has ended and none may follow.
-func (r *room) writeNext(m *member) (wrote, end bool, err error) {
+// one, or that reading has ended and none may follow. If there is nothing, the next wakeLocked sends to wake.
+func (r *room) writeNext(m *member, wake chan struct{}) (wrote, end bool, err error) {
 	d := deliveries.Get().(*delivery)
 	defer d.free()
-	ok, over := r.next(m, d)
+	ok, over := r.next(m, d, wake)
 	if over || !ok {
 		return false, over, nil
 	}
@@ -870,9 +897,9 @@ func (r *room) writeNext(m *member) (wrote, end bool, err error) {
 	return true, d.goodbye, err
 }
 
-// next fills d with what m has to receive. ok is false if there is nothing; then the caller's goroutine ends. over
-// means that there will be no other delivery either.
-func (r *room) next(m *member, d *delivery) (ok, over bool) {
+// next fills d with what m has to receive. ok is false if there is nothing; then the caller waits for wake. over means
+// that there will be no other delivery.
+func (r *room) next(m *member, d *delivery, wake chan struct{}) (ok, over bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	left := errors.Is(m.readErr, errLeft)
@@ -893,11 +920,12 @@ func (r *room) next(m *member, d *delivery) (ok, over bool) {
 	ok = len(d.items) > 0 || d.acked > 0 || d.missed > 0 || d.goodbye
 	d.ping = !ok && m.writer.pingDue
 	m.writer.pingDue = false
-	m.writer.running = ok || d.ping
-	if m.writer.running {
-		r.countSendingLocked(m, d.memory())
+	if !ok && !d.ping {
+		m.writer.wake = wake
+		return false, false
 	}
-	return m.writer.running, false
+	r.countSendingLocked(m, d.memory())
+	return true, false
 }
 
 // doneLocked reports whether a member that has to leave has been delivered and acknowledged everything.
@@ -946,11 +974,15 @@ func (r *room) takeLocked(m *member, into [][]byte, limit int) (items [][]byte, 
 	return into, missed
 }
 
-// wakeLocked starts a goroutine for deliveries to m unless one runs.
+// wakeLocked lets m's goroutine make deliveries, and starts one if none runs.
 func (r *room) wakeLocked(m *member) {
-	if !m.writer.running {
-		m.writer.running = true
+	switch w := &m.writer; {
+	case !w.running:
+		w.running = true
 		go r.write(m)
+	case w.wake != nil:
+		w.wake <- struct{}{} // of capacity 1, and empty
+		w.wake = nil
 	}
 }
 

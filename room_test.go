@@ -875,6 +875,8 @@ func TestOneWriter(t *testing.T) {
 		deliveries(2)
 		out.end <- struct{}{}
 		deliveries(2)
+		time.Sleep(linger)
+		synctest.Wait()
 		if anna.writer.running {
 			t.Error("the goroutine still runs, with nothing to deliver")
 		}

@@ -690,6 +690,7 @@ func TestSilentClient(t *testing.T) {
 			if at := time.Since(begin); kind != want.kind || at != want.at || err != nil {
 				t.Errorf("kind %d came after %v, %v; want kind %d after %v", kind, at, err, want.kind, want.at)
 			}
+			time.Sleep(linger)
 			synctest.Wait()
 			s.room.mu.Lock()
 			for m := range s.room.members {
@@ -782,7 +783,7 @@ func TestCuriousClientLeaves(t *testing.T) {
 	for range 3 {
 		r.who(anna) // while the goroutine that delivers is about to send
 		d = delivery{}
-		r.next(anna, &d)
+		r.next(anna, &d, nil)
 	}
 	if !d.goodbye || d.reason != reasonNotAdmitted {
 		t.Errorf("the client stays, and gets %d notices more", len(d.items))
