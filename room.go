@@ -43,8 +43,9 @@ type room struct {
 	overdue    *time.Timer          // runs reportUnread; nil while it is not due
 	sinceReads int                  // bytes of messages recorded since the last records of reading
 	closing    bool
-	sending    int    // bytes of the deliveries that are being sent
-	whoText    string // the answer to kindWho; empty if the members have changed since the last one
+	sending    int       // bytes of the deliveries that are being sent
+	spoken     time.Time // when the last message was published
+	whoText    string    // the answer to kindWho; empty if the members have changed since the last one
 }
 
 // receiver is where a member's deliveries go: a client's connection, or the operator's console. One goroutine at a time
@@ -79,18 +80,20 @@ type member struct {
 }
 
 // writer is what delivers items and acknowledgements to a member: room.write, on one goroutine at a time. When there is
-// nothing to deliver, it waits for linger and then ends, since it would keep the stack of a delivery, 4 KiB for each
-// idle client. It does not end at once, since a new goroutine has to grow its stack: that made a line to 100 receivers
-// cost a server a third more.
+// nothing to deliver, the goroutine ends, since it would keep the stack of a delivery, 4 KiB for each idle client. While
+// people talk it waits for linger before that: a new goroutine has to grow its stack, which makes a line to 100
+// receivers cost a server a third more.
 type writer struct {
 	running bool          // a goroutine is in room.write, is not started yet, or has ended for good
 	wake    chan struct{} // wakes the goroutine; nil unless it waits
-	ping    *time.Timer   // runs out when nothing was delivered for pingInterval; stopped while a goroutine runs
-	pingDue bool          // ping has run out
+	retire  bool          // the goroutine has waited for linger
+	timer   *time.Timer   // linger after the goroutine began to wait, or pingInterval after the last delivery
+	pingDue bool          // nothing was delivered for pingInterval
 	sending int           // bytes of the delivery that is being sent
 }
 
-const linger = time.Second // that a writer waits for something to deliver
+// linger is how long a writer waits for something to deliver, and how long after a message people are taken to talk.
+const linger = time.Second
 
 // presence is how a member's presence began.
 type presence struct {
@@ -575,6 +578,7 @@ func (r *room) publishLocked(m *member, l lines) error {
 	if err := r.log.write(records, r.appendMarks); err != nil {
 		return err
 	}
+	r.spoken = now
 	r.recordedLocked(m, readsDue)
 	texts := m.stream.unheard(l)
 	r.queue.said += uint64(len(l.texts) - len(texts)) // the room has heard these under other numbers
@@ -833,78 +837,72 @@ func (d *delivery) memory() int {
 // start begins deliveries to m. They end when m.written receives: nil after a goodbye or once reading has failed, or
 // else the error of a delivery, after which reading ends too.
 func (r *room) start(m *member) {
-	m.writer.ping = time.AfterFunc(pingInterval, func() {
+	m.writer.timer = time.AfterFunc(pingInterval, func() { // stopped by what ends the deliveries
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		m.writer.pingDue = true
+		switch w := &m.writer; {
+		case w.wake != nil:
+			w.retire = true
+		case !w.running:
+			w.pingDue = true
+		}
 		r.wakeLocked(m)
 	})
 	go r.write(m)
 }
 
-// write makes deliveries to m until there has been nothing to deliver for linger.
+// A step is what room.next lets a writer do.
+type step int
+
+const (
+	stepDeliver step = iota
+	stepWait         // until its channel receives
+	stepRetire       // its goroutine ends; wakeLocked starts another
+	stepOver         // its goroutine ends for good
+)
+
+// write makes deliveries to m until there is nothing left to deliver.
 func (r *room) write(m *member) {
-	m.writer.ping.Stop()
-	wake, idle := make(chan struct{}, 1), time.NewTimer(linger)
-	defer idle.Stop()
+	wake := make(chan struct{}, 1)
 	for {
-		wrote, end, err := r.writeNext(m, wake)
-		if err != nil {
+		next, err := r.writeNext(m, wake)
+		switch {
+		case err != nil:
 			m.out.abort()
-		}
-		if err != nil || end {
+			fallthrough
+		case next == stepOver:
+			m.writer.timer.Stop()
 			m.written <- err
 			return
-		}
-		if wrote {
-			continue
-		}
-		idle.Reset(linger)
-		select {
-		case <-wake:
-		case <-idle.C:
-			if r.retire(m) {
-				return
-			}
+		case next == stepRetire:
+			return
+		case next == stepWait:
 			<-wake
 		}
 	}
 }
 
-// retire ends the wait of m's goroutine, which has to return, and lets the next ping start another. It returns false if
-// something woke the goroutine before.
-func (r *room) retire(m *member) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if m.writer.wake == nil {
-		return false
-	}
-	m.writer.running, m.writer.wake = false, nil
-	m.writer.ping.Reset(pingInterval - linger)
-	return true
-}
-
-// writeNext makes one delivery, if there is something to deliver or a ping is due. end means that this was the last
-// one, or that reading has ended and none may follow. If there is nothing, the next wakeLocked sends to wake.
-func (r *room) writeNext(m *member, wake chan struct{}) (wrote, end bool, err error) {
+// writeNext makes one delivery, if there is something to deliver or a ping is due, and returns what to do next.
+func (r *room) writeNext(m *member, wake chan struct{}) (step, error) {
 	d := deliveries.Get().(*delivery)
 	defer d.free()
-	ok, over := r.next(m, d, wake)
-	if over || !ok {
-		return false, over, nil
+	next := r.next(m, d, wake)
+	if next != stepDeliver {
+		return next, nil
 	}
-	err = m.out.deliver(d)
-	return true, d.goodbye, err
+	if err := m.out.deliver(d); err != nil || d.goodbye {
+		return stepOver, err
+	}
+	return stepDeliver, nil
 }
 
-// next fills d with what m has to receive. ok is false if there is nothing; then the caller waits for wake. over means
-// that there will be no other delivery.
-func (r *room) next(m *member, d *delivery, wake chan struct{}) (ok, over bool) {
+// next fills d with what m has to receive. If there is nothing, the writer waits for wake or ends.
+func (r *room) next(m *member, d *delivery, wake chan struct{}) step {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	left := errors.Is(m.readErr, errLeft)
 	if m.readErr != nil && !left {
-		return false, true
+		return stepOver
 	}
 	r.countSendingLocked(m, 0)
 	d.fit(deliveryBytes - r.sending)
@@ -917,15 +915,31 @@ func (r *room) next(m *member, d *delivery, wake chan struct{}) (ok, over bool) 
 	if len(d.items) == 0 && (left || m.doneLocked(r)) {
 		d.goodbye, d.reason = true, m.ending.reason
 	}
-	ok = len(d.items) > 0 || d.acked > 0 || d.missed > 0 || d.goodbye
-	d.ping = !ok && m.writer.pingDue
-	m.writer.pingDue = false
+	ok := len(d.items) > 0 || d.acked > 0 || d.missed > 0 || d.goodbye
+	w := &m.writer
+	d.ping = !ok && w.pingDue
 	if !ok && !d.ping {
-		m.writer.wake = wake
-		return false, false
+		return r.restLocked(w, wake)
 	}
+	w.pingDue, w.retire = false, false
 	r.countSendingLocked(m, d.memory())
-	return true, false
+	return stepDeliver
+}
+
+// restLocked lets a writer that has nothing to deliver wait or end.
+func (r *room) restLocked(w *writer, wake chan struct{}) step {
+	switch {
+	case w.retire:
+		w.timer.Reset(pingInterval - linger)
+	case time.Since(r.spoken) >= linger:
+		w.timer.Reset(pingInterval)
+	default:
+		w.timer.Reset(linger)
+		w.wake = wake
+		return stepWait
+	}
+	w.running, w.retire = false, false
+	return stepRetire
 }
 
 // doneLocked reports whether a member that has to leave has been delivered and acknowledged everything.

@@ -690,7 +690,6 @@ func TestSilentClient(t *testing.T) {
 			if at := time.Since(begin); kind != want.kind || at != want.at || err != nil {
 				t.Errorf("kind %d came after %v, %v; want kind %d after %v", kind, at, err, want.kind, want.at)
 			}
-			time.Sleep(linger)
 			synctest.Wait()
 			s.room.mu.Lock()
 			for m := range s.room.members {
