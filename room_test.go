@@ -1715,7 +1715,7 @@ func (h *home) reboot(text string) {
 	h.t.Helper()
 	h.kill()
 	h.boots++
-	log := string(contents(h.t, h.log))
+	log := readText(h.t, h.log)
 	if at := strings.Index(log, `"message":"`+text+`"`); text != "" && at > 0 {
 		log = log[:strings.LastIndexByte(log[:at], '\n')+1]
 	}
