@@ -17,21 +17,24 @@ import (
 
 // memory is what a room knows. The room's lock guards it.
 type memory struct {
-	epoch    [8]byte // names the numbers of the messages; it is as old as the log
-	boot     string  // the system's start in which the log was written last, "" if it is not known
-	stopped  bool    // the log ends with the record of a stop
-	skipped  skipped // the numbers that no message has, because messages may be lost
+	epoch    [8]byte   // names the numbers of the messages; it is as old as the log
+	boot     string    // the system's start in which the log was written last, "" if it is not known
+	stopped  bool      // the log ends with the record of a stop
+	skipped  []skipped // the numbers that no message has, because messages may be lost; the last maxSkipped
 	queue    queue
 	streams  streams
 	visitors visitors
 }
 
-// skipped are numbers that no message has: the first and the last of them, or zeros for none.
+// skipped are numbers that no message has: the first and the last of them.
 type skipped struct{ from, to uint64 }
 
-// skipStep is the distance of the numbers between which no message can have been lost: twice as many as a server can
-// record before its system writes them to disk.
-const skipStep = 1_000_000_000
+const (
+	// After skipped numbers the next one is above a multiple of skipStep, at least half of that away: more messages than a
+	// server can record before its system writes them to disk.
+	skipStep   = 1_000_000_000
+	maxSkipped = 64 // runs of skipped numbers that the room remembers
+)
 
 func newMemory() memory {
 	return memory{queue: queue{first: 1}, streams: newStreams(), visitors: newVisitors()}
@@ -42,9 +45,9 @@ func newMemory() memory {
 func (m *memory) fields() peerFields {
 	b := appendField(nil, "epoch", hex.EncodeToString(m.epoch[:]))
 	b = strconv.AppendUint(append(b, `,"seq":`...), m.queue.said, 10)
-	if m.skipped.to > 0 {
-		b = strconv.AppendUint(append(b, `,"skipped_from":`...), m.skipped.from, 10)
-		b = strconv.AppendUint(append(b, `,"skipped_to":`...), m.skipped.to, 10)
+	if n := len(m.skipped); n > 0 {
+		b = strconv.AppendUint(append(b, `,"skipped_from":`...), m.skipped[n-1].from, 10)
+		b = strconv.AppendUint(append(b, `,"skipped_to":`...), m.skipped[n-1].to, 10)
 	}
 	return appendField(b, "boot", m.boot)
 }
@@ -61,22 +64,33 @@ func (m *memory) begin(boot string) (skips bool) {
 	case mayBeLost:
 		said := m.queue.said
 		m.queue.said = (said+skipStep/2)/skipStep*skipStep + skipStep
-		m.skipped = skipped{said + 1, m.queue.said}
+		m.addSkipped(skipped{said + 1, m.queue.said})
 		return true
 	}
 	return false
 }
 
+// addSkipped notes numbers that were skipped, unless it has noted them, or later ones.
+func (m *memory) addSkipped(s skipped) {
+	n := len(m.skipped)
+	if s.from == 0 || s.from > s.to || n > 0 && s.from <= m.skipped[n-1].to {
+		return
+	}
+	m.skipped = append(m.skipped[max(0, n+1-maxSkipped):], s)
+}
+
 // skips reports whether seq is a number that was skipped.
 func (m *memory) skips(seq uint64) bool {
-	return m.skipped.from <= seq && seq <= m.skipped.to && seq > 0
+	return slices.ContainsFunc(m.skipped, func(s skipped) bool { return s.from <= seq && seq <= s.to })
 }
 
 // before returns the number that is n messages before number seq, or 0 if there are not so many.
 func (m *memory) before(seq, n uint64) uint64 {
 	seq -= min(seq, n)
-	if seq < m.skipped.to {
-		seq -= min(seq, m.skipped.to-m.skipped.from+1)
+	for _, s := range slices.Backward(m.skipped) {
+		if seq < s.to {
+			seq -= min(seq, s.to-s.from+1)
+		}
 	}
 	return seq
 }
@@ -136,18 +150,16 @@ func (m *memory) restoreEpoch(r *logRecord) {
 		return
 	}
 	m.epoch, m.boot = epoch, string(r.boot)
-	from, some := numberIn(r.skippedFrom)
+	from, _ := numberIn(r.skippedFrom)
 	to, _ := numberIn(r.skippedTo)
-	if some && 0 < from && from <= to {
-		m.skipped = skipped{from, to}
-	}
+	m.addSkipped(skipped{from, to})
 	said, ok := numberIn(r.seq)
 	if !ok || said <= m.queue.said {
 		return
 	}
 	recorded := said
-	if m.skips(said) {
-		recorded = m.skipped.from - 1
+	if 0 < from && from <= said && said <= to {
+		recorded = from - 1
 	}
 	if recorded > m.queue.said {
 		m.queue.lost.add(recorded, nil) // what was said before is not in this part of the log

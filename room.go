@@ -254,7 +254,7 @@ func (r *room) meetLocked(m *member, req joinRequest, w *welcome) (gap bool) {
 	v.name, v.listed, v.until, v.peer = m.peer.name, m.peer.listed(), m.peer.until, m.peer
 	m.visitor = v
 	from, placed, gap := r.placeOf(req)
-	if placed && gap && from > r.queue.lost.last { // this client has received messages that the log has lost
+	if placed && gap { // this client has received messages that the log has lost
 		r.queue.lost.add(from, nil)
 	}
 	m.presence.again = placed && m.stream != nil

@@ -1729,7 +1729,7 @@ func (h *home) reboot(text string) {
 // receive what they missed without a word about a gap, also after further restarts.
 func TestPowerCut(t *testing.T) {
 	t.Parallel()
-	h := newHome(t, "-history", "5")
+	h := newHome(t, "-history", "6")
 	bob := guest(t, h.dir, h.addr, "bob")
 	files := t.TempDir()
 	dirs := map[string]string{}
@@ -1779,6 +1779,10 @@ func TestPowerCut(t *testing.T) {
 	h.start()
 	h.say(bob, "seven\n", exitDone, "^$")
 	want("behind, after a stop,", resume("behind", 2), "bob: six bob: seven ")
+	all := h.connect(dirs["later"], "-since", "0", "-count", "6")
+	all.wait()
+	want("-since 0, whose history reaches over both,", strings.ReplaceAll(all.out.String(), "\n", " ")+all.err.String(),
+		"bob: one bob: three bob: four bob: five bob: six bob: seven ")
 	if got, want := seqs(t, h.log), []int{1, 1e9 + 1, 1e9 + 2, 1e9 + 3, 2e9 + 1, 2e9 + 2}; !slices.Equal(got, want) {
 		t.Errorf("the messages have the numbers %v, want %v", got, want)
 	}

@@ -141,9 +141,15 @@ func (s *visitors) away(name string) (found []*visitor) {
 	return found
 }
 
+// maxChoice is the number of names at most that the error for an ambiguous one lists.
+const maxChoice = 8
+
 // ambiguous returns the error for a name that means several keys. choice has the name~XXXXXXXX of each.
 func ambiguous(name string, choice []string) error {
 	slices.Sort(choice)
+	if more := len(choice) - maxChoice; more > 0 {
+		choice = append(choice[:maxChoice], fmt.Sprintf("one of %d more", more))
+	}
 	return fmt.Errorf("%s is ambiguous: say which, %s", name, strings.Join(choice, " or "))
 }
 
