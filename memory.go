@@ -79,9 +79,10 @@ func (m *memory) addSkipped(s skipped) {
 	m.skipped = append(m.skipped[max(0, n+1-maxSkipped):], s)
 }
 
-// skips reports whether seq is a number that was skipped.
+// skips reports whether a client whose place is seq has received a message that is lost. The last number that was
+// skipped is the place of a client that came before the first message after it.
 func (m *memory) skips(seq uint64) bool {
-	return slices.ContainsFunc(m.skipped, func(s skipped) bool { return s.from <= seq && seq <= s.to })
+	return slices.ContainsFunc(m.skipped, func(s skipped) bool { return s.from <= seq && seq < s.to })
 }
 
 // before returns the number that is n messages before number seq, or 0 if there are not so many.

@@ -1741,11 +1741,14 @@ func TestPowerCut(t *testing.T) {
 		}
 		return strings.ReplaceAll(p.out.String(), "\n", " ") + p.err.String()
 	}
-	for _, name := range []string{"behind", "ahead", "later"} {
-		dirs[name] = guest(t, h.dir, h.addr, name)
+	visit := func(name string) {
 		p := h.connect(dirs[name], "-resume", filepath.Join(files, name))
 		p.stdin.Close()
 		p.wait()
+	}
+	for _, name := range []string{"behind", "ahead", "later", "first"} {
+		dirs[name] = guest(t, h.dir, h.addr, name)
+		visit(name)
 	}
 	const gap = "securechat: some messages were missed: the server no longer has them\n"
 	want := func(what, got, want string) {
@@ -1759,7 +1762,11 @@ func TestPowerCut(t *testing.T) {
 	h.reboot("two")
 	h.start()
 	h.server.err.match(t, "the last messages may be missing; further ones have numbers above 1000000000")
+	visit("first") // receives the first message
+	visit("first")
+	h.restart()
 	h.say(bob, "three\n", exitDone, "^$")
+	want("first, which came before the first message after the loss,", resume("first", 1), "bob: three ")
 	want("behind, before the loss is known,", resume("behind", 2), "bob: one bob: three ")
 	want("ahead", resume("ahead", 1), "bob: three "+gap)
 	want("later, which has missed what ahead had,", resume("later", 2), "bob: one bob: three "+gap)
