@@ -452,6 +452,40 @@ func TestVerifySafeName(t *testing.T) {
 	l.close()
 }
 
+// TestTornBeforeRotation checks that a start with a new file removes the torn record with which its predecessor ends,
+// since a server that was killed before a rotation cannot; but not while another server writes that file.
+func TestTornBeforeRotation(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	fill(t, path, 1, 3)
+	appendFile(t, path, `{"time":"20`)
+	if err := os.Rename(path, path+".1"); err != nil {
+		t.Fatal(err)
+	}
+	writer, err := os.Open(path + ".1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if locked, err := tryLock(writer); err != nil || !locked {
+		t.Fatal(locked, err)
+	}
+	for _, want := range []string{"continues " + path + ".1",
+		"repaired: 11 bytes of a torn last record of " + path + ".1 were removed"} {
+		l, err := openLog(logOptions{path: path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.close()
+		if l.began != want {
+			t.Errorf("began %q, want %q", l.began, want)
+		}
+		writer.Close()
+	}
+	fill(t, path, 4, 5)
+	if err := verifyLogs([]string{path + ".1", path}, "", io.Discard); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestTornRecord checks that a start removes the torn record that a power cut leaves, and that other files are left
 // alone.
 func TestTornRecord(t *testing.T) {

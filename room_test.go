@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -1720,7 +1719,9 @@ func (h *home) reboot(text string) {
 		log = log[:strings.LastIndexByte(log[:at], '\n')+1]
 	}
 	b := []byte(bootField.ReplaceAllString(log, fmt.Sprintf(`"boot":"another %d"`, h.boots)))
-	chain(b, [sha256.Size]byte{})
+	b = b[:bytes.LastIndexByte(b, '\n')+1] // without a torn record
+	head, _ := prevOf(b[:bytes.IndexByte(b, '\n')+1])
+	chain(b, head)
 	put(h.t, h.log, b)
 }
 
