@@ -1539,19 +1539,9 @@ func newHome(t *testing.T, args ...string) *home {
 	return h
 }
 
-// start starts a server. While none runs, an outgoing connection can have its port, even one to this port.
 func (h *home) start() {
 	h.t.Helper()
-	args := append([]string{"-listen", h.addr, "-dir", h.dir, "-log", h.log}, h.args...)
-	for end := time.Now().Add(patience); ; {
-		h.server = start(h.t, h.t.TempDir(), args...)
-		if h.server.err.match(h.t, "room open on |another program has this port")[0] == "room open on " {
-			return
-		}
-		if h.server.wait(); time.Now().After(end) {
-			h.t.Fatal("the port is not free")
-		}
-	}
+	h.server = serveAt(h.t, h.t.TempDir(), h.addr, append([]string{"-dir", h.dir, "-log", h.log}, h.args...)...)
 }
 
 func (h *home) kill() {
