@@ -237,7 +237,7 @@ func TestModeConflicts(t *testing.T) {
 // TestWrongFlagValues has each wrong value refused by an error that names the flag.
 func TestWrongFlagValues(t *testing.T) {
 	manyPeers := "-listen :1 -paper -identity i" + strings.Repeat(" -peer p", maxPeers+1)
-	longName := "-connect :1 -to " + strings.Repeat("x", maxShown+1)
+	badName := "-connect :1 -to " + strings.Repeat("x", maxShown+1)
 	for line, want := range map[string]string{
 		"":                                   "nothing to do: -listen :9000 opens a room",
 		"-keygen=false":                      "nothing to do",
@@ -289,7 +289,7 @@ func TestWrongFlagValues(t *testing.T) {
 		"-keygen -paper -identity i -peer p": "-paper belongs to -listen or -connect",
 		"-paper -connect :1 -identity i -peer a -peer b": "-paper -connect takes one -peer FILE",
 		manyPeers: "-peer was given 65 times: 64 clients at most",
-		longName:  "-to: the name has ",
+		badName:   "-to: ",
 	} {
 		wantUsageError(t, line, want)
 	}

@@ -161,8 +161,8 @@ func parseObject(line []byte, def outLine, own string) (out outLine, from string
 	case len(text) > maxLine || bytes.IndexByte(text, '\n') >= 0:
 		err := fmt.Errorf("a text that is longer than %d bytes or has a newline in it, so it was not sent", maxLine)
 		return def, "", err
-	case len(o.To) > maxShown:
-		return def, "", errors.New("a name that is too long, so it was not sent")
+	case o.To != "" && !validShown(o.To):
+		return def, "", errors.New(`"to" is no name, so it was not sent`)
 	case o.To != "":
 		def.what, def.to = itemDirect, o.To
 	case o.What == itemNames[itemAction] && def.to == "":

@@ -414,7 +414,7 @@ func (p *process) connect() error {
 	}
 	switch {
 	case p.options.output.raw:
-		config.pipe = newRawPipe(p.stdin, p.stdout, p.console.progress())
+		config.pipe = newRawPipe(false, p.stdin, p.stdout, p.console.progress())
 	case o.resume != "":
 		config.place, err = readPlace(o.resume)
 		if err != nil {
@@ -465,7 +465,7 @@ func (p *process) listen() (err error) {
 		rate: o.rate, norelay: o.norelay, invite: p.options.invite,
 	}
 	if p.options.output.raw {
-		config.pipe = newRawPipe(p.stdin, p.stdout, p.console.progress())
+		config.pipe = newRawPipe(true, p.stdin, p.stdout, p.console.progress())
 	}
 	s, err := newServer(config)
 	if err != nil {

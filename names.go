@@ -20,7 +20,16 @@ func nameRune(r rune) bool {
 }
 
 // validName reports whether s is a name.
-func validName(s string) bool { return s != "" && s == cleanName(s) }
+func validName(s string) bool {
+	some := false
+	for _, r := range s {
+		if !nameRune(r) {
+			return false
+		}
+		some = some || !strings.ContainsRune("._-", r)
+	}
+	return some && len(s) <= maxName
+}
 
 // cleanName makes a name from a comment: pi@router becomes pi-router. It returns "" if no letter or digit is left.
 func cleanName(s string) string {
@@ -48,8 +57,12 @@ func cleanName(s string) string {
 func validShown(s string) bool {
 	local, server, remote := strings.Cut(s, "@")
 	name, suffix, doubled := strings.Cut(local, "~")
-	return validName(name) && (!doubled || len(suffix) == suffixDigits && validName(suffix)) &&
-		(!remote || validName(server))
+	return validName(name) && (!doubled || validSuffix(suffix)) && (!remote || validName(server))
+}
+
+// validSuffix reports whether s can be the XXXXXXXX of name~XXXXXXXX: hexadecimal digits in lower case.
+func validSuffix(s string) bool {
+	return len(s) == suffixDigits && strings.Trim(s, hexDigits) == ""
 }
 
 // remoteName returns the name that the room shows for a person at another server. origin is that server's

@@ -168,11 +168,11 @@ func readWelcome(sess *session) (welcome, error) {
 	}
 	left := errServerLeft
 	if kind == kindText {
-		notice, _, err := cutItem(payload)
+		reason, err := parseReason(payload)
 		if err != nil {
 			return welcome{}, err
 		}
-		left = fmt.Errorf("%w: %s", errServerLeft, clip(string(notice.text), maxReason))
+		left = fmt.Errorf("%w: %s", errServerLeft, reason)
 		kind, payload, err = sess.read()
 		if err != nil {
 			return welcome{}, err
