@@ -926,7 +926,9 @@ func TestSessionEnds(t *testing.T) {
 		{"a cut before the acknowledgement", []receivedMessage{cut}, nil, false, lost(1), true},
 		{"a server that stops", []receivedMessage{bye}, nil, false, lost(1), true},
 		{"removed", []receivedMessage{removed, bye}, nil, false, is(errRemoved), false},
-		{"a text without an item", []receivedMessage{{kind: kindText}}, nil, false, lost(1), true},
+		{"a text without an item", []receivedMessage{{kind: kindText}, bye}, nil, false, func(err error) bool {
+			return lost(1)(err) && strings.Contains(err.Error(), errMalformed.Error())
+		}, true},
 		{"an acknowledgement of what was not sent", []receivedMessage{{kind: kindAck, payload: number(2)}}, nil, false,
 			lost(1), true},
 		{"handed over, and the server closes", []receivedMessage{sent}, []receivedMessage{bye}, false, is(nil), false},
@@ -1277,7 +1279,7 @@ func TestParseTyped(t *testing.T) {
 		{line: "/msg bob", err: "/msg NAME TEXT"},
 		{line: "/msg", err: "/msg NAME TEXT"},
 		{line: "/msg " + strings.Repeat("n", maxShown+1) + " x", err: "/msg NAME TEXT"},
-		{line: "/msg bob: hi", err: `"bob:" is no name`},
+		{line: "/msg bob: hi", err: `not sent: "bob:" is no name`},
 		{line: "/msg bob~1234abcd hi", text: "hi", to: "bob~1234abcd", what: itemDirect},
 		{line: "/msg bob~1234ABCD hi", err: `"bob~1234ABCD" is no name`},
 		{line: "/kick  bob ", command: "/kick", arg: "bob"},

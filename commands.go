@@ -57,7 +57,7 @@ func parseTyped(line []byte) (out outLine, command, arg string, err error) {
 		case to == "" || text == "" || len(to) > maxShown:
 			return out, "", "", errors.New("/msg NAME TEXT sends TEXT to NAME alone")
 		case !validShown(to):
-			return out, "", "", nameError(to)
+			return out, "", "", fmt.Errorf("not sent: %w", nameError(to))
 		}
 		return outLine{what: itemDirect, to: to, text: []byte(text)}, "", "", nil
 	}

@@ -647,14 +647,14 @@ func newAgentSigner(pub ssh.PublicKey, path string) (ssh.Signer, error) {
 func (s *agentSigner) dial(use func(agent.ExtendedAgent) error) error {
 	conn, err := net.DialTimeout("unix", s.socket, agentWait)
 	if err != nil {
-		return fmt.Errorf("ssh-agent: %w", err)
+		return fmt.Errorf("no ssh-agent answers at %s ($SSH_AUTH_SOCK): %w", s.socket, plainError(err))
 	}
 	defer conn.Close()
 	if err := conn.SetDeadline(time.Now().Add(agentWait)); err != nil {
-		return fmt.Errorf("ssh-agent: %w", err)
+		return fmt.Errorf("ssh-agent: %w", plainError(err))
 	}
 	if err := use(agent.NewClient(conn)); err != nil {
-		return fmt.Errorf("ssh-agent: %w", err)
+		return fmt.Errorf("ssh-agent: %w", plainError(err))
 	}
 	return nil
 }

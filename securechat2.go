@@ -197,7 +197,8 @@ func (s *securechat2) handshakeError(err error) error {
 		err = errors.New("the server closed the connection: it may be stopping or busy, " +
 			"or reject this address for a while after failed attempts; try again in a minute")
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		err = netTrouble{fmt.Sprintf("the server is busy or stuck: it did not answer within %v", handshakeTimeout), err}
+		err = netTrouble{fmt.Sprintf("the server is busy or stuck: it did not answer within %v; or it is no securechat server",
+			handshakeTimeout), err}
 	}
 	err = fmt.Errorf("handshake with %s: %w", s.client.addr, err)
 	if errors.Is(err, errUnverified) || errors.Is(err, errBadPacket) {
@@ -238,8 +239,8 @@ func (s *securechat2) notAdmitted() error {
 		u.hint = "the invite may be used or expired: ask for a new code"
 		return u
 	}
-	line := ssh.MarshalAuthorizedKey(plainKey(s.me.signer.PublicKey()))
-	u.hint = "if it does not know this key yet, have this line added to its authorized_keys: " + string(line[:len(line)-1])
+	u.hint = "if it does not know this key yet, have this line added to its authorized_keys:"
+	u.line = keyText(plainKey(s.me.signer.PublicKey()))
 	return u
 }
 

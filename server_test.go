@@ -1037,7 +1037,7 @@ func TestJoinCommands(t *testing.T) {
 		"[::1]:9000":     "securechat -connect localhost:9000 here",
 		"192.0.2.1:9000": "securechat -connect 192.0.2.1:9000",
 	} {
-		if got := joinCommands(addr, "9000", ""); got != want {
+		if got := joinCommands(addr, ""); got != want {
 			t.Errorf("%s: %q, not %q", addr, got, want)
 		}
 	}

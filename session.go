@@ -503,7 +503,11 @@ func plainError(err error) error {
 	case errors.As(err, &dns):
 		return netTrouble{"the name of the host cannot be looked up: " + dns.Err, err}
 	case errors.As(err, &op):
-		return netTrouble{op.Err.Error(), err}
+		text := op.Err.Error()
+		if inner := new(os.SyscallError); errors.As(op.Err, &inner) {
+			text = inner.Err.Error() // without the name of the system call
+		}
+		return netTrouble{text, err}
 	}
 	return err
 }
