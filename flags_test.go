@@ -390,16 +390,16 @@ func TestManPage(t *testing.T) {
 // TestCompletion prints the completion of each shell, which knows every flag.
 func TestCompletion(t *testing.T) {
 	for shell, c := range map[string]struct{ flag, begin string }{
-		"bash": {`[" ]-%["= ]`, "# securechat -completion bash"},
-		"zsh":  {`(?m)^\t'-%[=\[]`, "#compdef securechat\n"},
-		"fish": {`(?m) -o %[= ]`, "# securechat -completion fish"},
+		"bash": {`names="(\S+ )*%(=false)?[" ](.*\n)*.*dashes=--\n`, "# securechat -completion bash"},
+		"zsh":  {`\n\t'-%(=-)?\[.*\n\t'--%(=-)?\[`, "#compdef securechat\n"},
+		"fish": {` -o %(=false)? -l %(=false)? `, "# securechat -completion fish"},
 	} {
 		out, stderr, code := runToEnd(t, t.TempDir(), "", "-completion", shell)
 		if !strings.HasPrefix(out, c.begin) || stderr != "" || code != exitDone {
 			t.Errorf("%s: exit %d, stderr %q, stdout %q", shell, code, stderr, out)
 		}
 		for _, row := range flagTable() {
-			if !regexp.MustCompile(strings.Replace(c.flag, "%", regexp.QuoteMeta(row.name), 1)).MatchString(out) {
+			if !regexp.MustCompile(strings.ReplaceAll(c.flag, "%", regexp.QuoteMeta(row.name))).MatchString(out) {
 				t.Errorf("%s does not complete -%s", shell, row.name)
 			}
 		}
