@@ -116,7 +116,7 @@ func (o *inputObject) text() ([]byte, error) {
 	case o.Base64 != nil:
 		text, err := base64.StdEncoding.DecodeString(*o.Base64)
 		if err != nil {
-			return nil, fmt.Errorf(`"base64" is wrong, so it was not sent: %w`, err)
+			return nil, errors.New(`"base64" is wrong, so it was not sent`)
 		}
 		return text, nil
 	case o.Text != nil:

@@ -415,7 +415,7 @@ func (o *keyOptions) parsePrivate(path string, data []byte, info fs.FileInfo) (a
 	case errors.As(err, new(*ssh.PassphraseMissingError)):
 		return o.unlock(path, block)
 	}
-	return nil, fmt.Errorf("%s is not a private key in a known format: %w", path, err)
+	return nil, fmt.Errorf("%s is damaged, or a private key of an unknown type", path)
 }
 
 // errLocked is the error of a key whose passphrase, with no terminal to ask for it, is missing or wrong. A service

@@ -503,11 +503,12 @@ func plainError(err error) error {
 	case errors.As(err, &dns):
 		return netTrouble{"the name of the host cannot be looked up: " + dns.Err, err}
 	case errors.As(err, &op):
-		text := op.Err.Error()
-		if inner := new(os.SyscallError); errors.As(op.Err, &inner) {
-			text = inner.Err.Error() // without the name of the system call
+		cause := op.Err
+		var call *os.SyscallError
+		if errors.As(cause, &call) {
+			cause = call.Err // without the name of the system call
 		}
-		return netTrouble{text, err}
+		return netTrouble{cause.Error(), err}
 	}
 	return err
 }
