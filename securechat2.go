@@ -17,7 +17,7 @@ type securechat2 struct {
 	me    *party
 	trust *trust
 	raw   bool                          // the connections carry bytes (-raw)
-	note  func(format string, a ...any) // reports a new pin
+	note  func(format string, a ...any) // reports a new pin, and a silent server
 	trace tracer                        // -trace; nil if off
 
 	client securechat2Client
@@ -65,6 +65,10 @@ func (s *securechat2) traffic(otherwise *traffic) *traffic {
 	return otherwise
 }
 
+// silenceNoted is how long a client waits for a server's hello before it reports that. Servers of HTTP and TLS send
+// nothing before the client does, and a securechat client does not either.
+const silenceNoted = 5 * time.Second
+
 func (s *securechat2) dial(conn *pacedConn, req joinRequest) (*peer, link, welcome, error) {
 	p := newPeer(conn)
 	pin := false
@@ -74,7 +78,12 @@ func (s *securechat2) dial(conn *pacedConn, req joinRequest) (*peer, link, welco
 	}
 	me := *s.me
 	me.trace = s.trace
+	silent := time.AfterFunc(silenceNoted, func() {
+		s.note("%s has not answered yet: it is busy, or no securechat server", s.client.addr)
+	})
+	defer silent.Stop()
 	secrets, err := clientHandshake(conn, &me, func(id ssh.PublicKey) error {
+		silent.Stop() // the hello is here
 		var err error
 		pin, err = s.checkServer(conn.RemoteAddr(), id)
 		if err == nil {
