@@ -531,8 +531,8 @@ func checkKeyOptions(name string, k keyOptions) error {
 }
 
 func (o *options) checkTo() error {
-	if len(o.client.to) > maxShown {
-		return fmt.Errorf("-to: the name has %d bytes: no name in a room has more than %d", len(o.client.to), maxShown)
+	if o.client.to != "" && !validShown(o.client.to) {
+		return fmt.Errorf("-to: %w", nameError(o.client.to))
 	}
 	return nil
 }

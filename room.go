@@ -677,7 +677,11 @@ func (r *room) audienceLocked(m *member, name string) (*audience, error) {
 			to.visitor = other.visitor
 		}
 	}
-	if len(to.streams) == 0 {
+	switch {
+	case len(to.streams) > 0:
+	case to.visitor.fingerprint == m.peer.fingerprint:
+		return nil, fmt.Errorf("%s is you", name)
+	default:
 		return nil, fmt.Errorf("%s does not listen", name)
 	}
 	return to, nil
