@@ -1,7 +1,9 @@
 """Machines under qemu, with a shell in each: one process for each connection to a port of 127.0.0.1. A machine reaches
 nothing but its two forwarded ports: the shell and the room."""
+import os
 import pathlib
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +18,39 @@ def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+def until(condition, patience=100):
+    """Waits until the condition holds."""
+    end = time.monotonic() + patience
+    while not condition():
+        if time.monotonic() > end:
+            raise Failure(f"waited {patience} s in vain")
+        time.sleep(0.05)
+
+
+def run(arguments, timeout=60, input=None, **more):
+    """Runs a program to its end and returns its stdout. Raises Failure unless its exit status is 0. Whatever happens, it
+    leaves no process of its group behind."""
+    p = subprocess.Popen(arguments, text=True, process_group=0, stdin=subprocess.PIPE, **{"stdout": subprocess.PIPE, **more})
+    try:
+        out, _ = p.communicate(input, timeout)
+    except subprocess.TimeoutExpired as e:
+        raise Failure(f"{arguments} did not end within {timeout} s") from e
+    finally:
+        end(p)
+    if p.returncode != 0:
+        raise Failure(f"{arguments}: exit status {p.returncode}\n{out}")
+    return out
+
+
+def end(p):
+    """Ends a process and all of its group."""
+    try:
+        os.killpg(p.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    p.wait()
 
 
 class Guest:
