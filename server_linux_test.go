@@ -1110,6 +1110,59 @@ func TestFolderOwner(t *testing.T) {
 	}
 }
 
+// TestServiceChosen checks when a command uses the folder of the service: in the modes of its operator, unless another
+// folder was named or root has keys of its own, about which the operator is notified.
+func TestServiceChosen(t *testing.T) {
+	t.Setenv("SECURECHAT_DIR", "")
+	own := state(t, "own")
+	for _, c := range []struct {
+		mode, dir, named, service string
+		want, note                string
+	}{
+		{"invite", "/none", "", "/service", "/service", "using the service's folder /service"},
+		{"allow", "/none", "", "/service", "/service", "using the service's folder /service"},
+		{"fingerprint", "/none", "", "/service", "/service", "using the service's folder /service"},
+		{"fingerprint", own, "", "/service", own, "using the keys in " + own + "; for the service's room add -dir /service"},
+		{"fingerprint", "/named", "/named", "/service", "/named", ""},
+		{"fingerprint", "/none", "", "", "/none", ""},
+		{"listen", "/none", "", "/service", "/none", ""},
+		{"connect", "/none", "", "/service", "/none", ""},
+		{"keygen", "/none", "", "/service", "/none", ""},
+	} {
+		o := &options{mode: c.mode}
+		o.keys.dir = c.named
+		var stderr bytes.Buffer
+		p := &process{options: o, console: newConsole(strings.NewReader(""), io.Discard, &stderr, nil, consoleOptions{}), dir: c.dir}
+		p.chooseService(c.service)
+		p.console.close()
+		if p.dir != c.want || !strings.Contains(stderr.String(), c.note) || c.note == "" && stderr.Len() > 0 {
+			t.Errorf("-%s with the keys in %s: %s, %q", c.mode, c.dir, p.dir, stderr.String())
+		}
+	}
+}
+
+// TestServiceFolderOfRoot runs -fingerprint without -dir as root, in a mount namespace with the service's folder. Without
+// the permission to make one, -dir names the folder, and no message names a service.
+func TestServiceFolderOfRoot(t *testing.T) {
+	t.Parallel()
+	dir, uid := serviceState(t)
+	cmd := exec.Command(os.Args[0], "-fingerprint", "-dir", dir)
+	note := ""
+	if uid != os.Geteuid() {
+		const script = `mount -t tmpfs none /var/lib && cp -a "$1" /var/lib/securechat && exec "$0" -fingerprint`
+		cmd = exec.Command("sh", "-euc", script, os.Args[0], dir)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+		note = "using the service's folder /var/lib/securechat"
+	}
+	cmd.Env = append(os.Environ(), asSecurechat+"=1", "HOME="+t.TempDir(), "SECURECHAT_DIR=", "XDG_CONFIG_HOME=")
+	var stdout, stderr strings.Builder
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil || !strings.Contains(stdout.String(), "SHA256:") ||
+		!strings.Contains(stderr.String(), note) || note == "" && strings.Contains(stderr.String(), "service") {
+		t.Errorf("%v: %s%s", err, &stdout, &stderr)
+	}
+}
+
 // TestLogToStdout checks that -log - writes whole records and nothing else to stdout, before and after SIGHUP, creates
 // no file, and that flags which need a file or stdout itself are refused.
 func TestLogToStdout(t *testing.T) {
