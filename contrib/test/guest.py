@@ -36,11 +36,11 @@ def run(arguments, timeout=60, input=None, **more):
     try:
         out, _ = p.communicate(input, timeout)
     except subprocess.TimeoutExpired as e:
-        raise Failure(f"{arguments} did not end within {timeout} s") from e
+        raise Failure(f"{arguments[0]} did not end within {timeout} s") from e
     finally:
         end(p)
     if p.returncode != 0:
-        raise Failure(f"{arguments}: exit status {p.returncode}\n{out}")
+        raise Failure(f"{' '.join(map(str, arguments))} ended with status {p.returncode}\n{out or ''}")
     return out
 
 

@@ -406,8 +406,8 @@ def main():
 
 
 def make(dist, work, image):
-    try:
-        run([HERE / "images.sh", dist, work / image, image], timeout=400, stdout=None)
+    try:  # in a mount namespace of its own, so that no mount of a chroot is left when it is killed
+        run(["unshare", "-m", HERE / "images.sh", dist, work / image, image], timeout=400, stdout=None)
     except Failure as e:
         raise Failure(f"the machine {image} could not be made of Debian's packages; is http://deb.debian.org reachable? {e}") from e
 

@@ -87,8 +87,9 @@ def container(options, folder):
     base = field(r"^FROM (\S+) AS build$", dockerfile.read_text())
     version, goroot, modules = run(["go", "env", "GOVERSION", "GOROOT", "GOMODCACHE"]).split()
     report.check(f"the base names a version of Go: {base}", re.fullmatch(r"golang:\d+\.\d+\.\d+-[a-z]+", base))
-    env = {**os.environ, "STORAGE_DRIVER": "vfs", "BUILDAH_ISOLATION": "chroot"}
-    storage = ["--root", str(folder / "storage"), "--runroot", str(folder / "run")]
+    env = {**os.environ, "BUILDAH_ISOLATION": "chroot", "TMPDIR": str(folder)}
+    # vfs needs no mounts, which a program that is killed would leave behind.
+    storage = ["--storage-driver", "vfs", "--root", str(folder / "storage"), "--runroot", str(folder / "run")]
     shutil.rmtree(folder / "storage", ignore_errors=True)
 
     def buildah(*arguments, **more):
@@ -131,8 +132,6 @@ def container(options, folder):
             all(word in (folder / "out").read_text() for word in ('"message":"hello"', '"event":"stop"')), err.read_text())
     finally:
         end(server)
-        for arguments in ("rm", "-a"), ("rmi", "-a", "-f"):
-            buildah(*arguments)
     return report.rows
 
 

@@ -70,7 +70,7 @@ def has(path, pattern):
 
 
 def windows(options, folder):
-    report = Report("Windows, as Wine has it")
+    report = Report("Windows, " + run(["wine", "--version"]).split()[0])
     wine = Wine(folder)
     try:
         wine.boot(options.dist / "securechat-windows-amd64.exe")
