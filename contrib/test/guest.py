@@ -20,7 +20,12 @@ def free_port():
         return s.getsockname()[1]
 
 
-def until(condition, patience=100):
+# Seconds that bound a wait for a condition. A check that holds never takes that long, also if other programs take most of
+# the processor.
+PATIENCE = 300
+
+
+def until(condition, patience=PATIENCE):
     """Waits until the condition holds."""
     end = time.monotonic() + patience
     while not condition():
@@ -29,7 +34,7 @@ def until(condition, patience=100):
         time.sleep(0.05)
 
 
-def run(arguments, timeout=60, input=None, **more):
+def run(arguments, timeout=PATIENCE, input=None, **more):
     """Runs a program to its end and returns its stdout. Raises Failure unless its exit status is 0. Whatever happens, it
     leaves no process of its group behind."""
     p = subprocess.Popen(arguments, text=True, process_group=0, stdin=subprocess.PIPE, **{"stdout": subprocess.PIPE, **more})
@@ -82,7 +87,7 @@ class Guest:
             "-serial", f"file:{self.console}", "-kernel", f"{self.folder}/kernel", "-initrd", f"{self.folder}/initrd",
             "-append", f"console={console} quiet panic=-1 systemd.show_status=0 cma=0", "-netdev", f"user,id=n,restrict=on,{forward}"]
 
-    def start(self, patience=150):
+    def start(self, patience=PATIENCE):
         """Boots, and returns after how many seconds a shell answers."""
         began = time.monotonic()
         self.popen = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL)
@@ -96,7 +101,7 @@ class Guest:
         self.cut()
         raise Failure(f"the machine did not boot; its console:\n{self.console.read_text(errors='replace')[-2000:]}")
 
-    def sh(self, script, patience=120):
+    def sh(self, script, patience=PATIENCE):
         """Runs a script in the machine and returns its output, stdout and stderr."""
         with socket.create_connection(("127.0.0.1", self.control), timeout=patience) as s:
             s.settimeout(patience)
@@ -140,7 +145,7 @@ class Host:
     def arguments(self, *arguments):
         return [self.binary, *arguments, "-dir", self.folder]
 
-    def run(self, *arguments, text="", env=None, patience=120):
+    def run(self, *arguments, text="", env=None, patience=PATIENCE):
         """Runs to its end and returns the exit status and the output."""
         p = subprocess.run(self.arguments(*arguments), input=text, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             timeout=patience, env=env)

@@ -29,7 +29,7 @@ import tempfile
 import threading
 import time
 
-from guest import Failure, Guest, Host, Report, field, run
+from guest import PATIENCE, Failure, Guest, Host, Report, field, run
 from packages import container, openwrt, packages
 from wine import windows
 
@@ -146,17 +146,18 @@ systemctl start securechat""")
 def failures(guest, report):
     out = guest.sh(f"""systemctl stop securechat.service; cp -p {KEYS}/identity /root/identity
 ssh-keygen -q -p -P '' -N 'correct horse' -f {KEYS}/identity; mkdir -p -m 700 /etc/credstore
-echo wrong >/etc/credstore/securechat.passphrase; systemctl reset-failed securechat; systemctl start securechat; sleep 4
+echo wrong >/etc/credstore/securechat.passphrase; systemctl reset-failed securechat; systemctl start securechat
+for i in $(seq 300); do ! systemctl is-failed -q securechat || break; sleep 0.1; done; sleep 3 # longer than RestartSec
 systemctl show -p NRestarts,ExecMainStatus,SubState securechat; journalctl -u securechat -o cat --no-pager -n 8
 echo 'correct horse' >/etc/credstore/securechat.passphrase; systemctl reset-failed securechat; systemctl start securechat
 systemctl is-active securechat; echo hello | {JOIN}; echo exit=$?""")
     report.check("LoadCredential: a wrong passphrase is in the journal and ends the restarts; the right one opens the room",
         "NRestarts=0" in out and "ExecMainStatus=2" in out and "wrong passphrase" in out and "\nactive\n" in out and "exit=0" in out, out)
     out = guest.sh("""mkdir -p /run/systemd/system/securechat.service.d
-printf '[Service]\\nWatchdogSec=3\\n' >/run/systemd/system/securechat.service.d/watchdog.conf; systemctl daemon-reload
-systemctl restart securechat; sleep 5; systemctl show -p NRestarts securechat; since=$(date '+%F %T')
+printf '[Service]\\nWatchdogSec=5\\n' >/run/systemd/system/securechat.service.d/watchdog.conf; systemctl daemon-reload
+systemctl restart securechat; sleep 8; systemctl show -p NRestarts securechat; since=$(date '+%F %T')
 kill -STOP $(systemctl show --value -p MainPID securechat)
-for i in $(seq 200); do systemctl show -p NRestarts securechat | grep -q =1 && break; sleep 0.1; done
+for i in $(seq 400); do systemctl show -p NRestarts securechat | grep -q =1 && break; sleep 0.1; done
 for i in $(seq 100); do systemctl is-active -q securechat && break; sleep 0.1; done
 systemctl show -p NRestarts,ActiveState securechat; journalctl -u securechat -o cat --no-pager --since "$since" """)
     report.check("the watchdog restarts a stuck server, without a dump of registers or stacks", out.startswith("NRestarts=0") and
@@ -230,7 +231,7 @@ def cut_while_sending(guest, report, host):
     for loop in read, write:
         threading.Thread(target=loop, daemon=True).start()
     try:
-        end = time.monotonic() + 90
+        end = time.monotonic() + PATIENCE
         while acknowledged[0] < LINES // 3 and time.monotonic() < end and p.poll() is None:
             time.sleep(0.001)
         guest.cut()
@@ -243,7 +244,7 @@ def cut_while_sending(guest, report, host):
         lost = [i for i in range(1, before + 1) if str(i) not in logged]
         report.check(f"power cut in the middle of {LINES} lines with -sync: each acknowledged line is in the log", not lost and
             "verified=0" in out, f"acknowledged {before}, lost {lost}; {out[-500:]}")
-        status = p.wait(120)
+        status = p.wait(PATIENCE)
         out = guest.sh(f"cat {LOG}; securechat -verify-log {LOG}; echo verified=$?")
         logged = sorted(int(i) for i in re.findall(r'"message":"power cut (\d+)"', out))
         report.check(f"the client reconnects and completes: {LINES} lines once each, an unbroken chain",
@@ -319,16 +320,16 @@ def crowd(guest, report, host, clients):
     all = []
     try:
         for i in range(clients):
-            all.append(subprocess.Popen(host.arguments("-connect", host.address, "-count", "1", "-timeout", "100s", "-reconnect"),
+            all.append(subprocess.Popen(host.arguments("-connect", host.address, "-count", "1", "-timeout", f"{2 * PATIENCE}s", "-reconnect"),
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-        end, joined = time.monotonic() + 90, 0
+        end, joined = time.monotonic() + PATIENCE, 0
         while joined < clients and time.monotonic() < end:
             time.sleep(1)
             out = guest.sh("grep -c '\"event\":\"connect\"' /state/connection.log; grep -c '\"event\":\"disconnect\"' /state/connection.log")
             connects, leaves = (int(n) for n in out.split())
             joined = connects - leaves
         status, out = host.join(text="to all\n")
-        received = [p.communicate(timeout=60)[0] for p in all]
+        received = [p.communicate(timeout=PATIENCE)[0] for p in all]
         report.check(f"{clients} clients at once receive a line", status == 0 and joined == clients and
             all_have(received, "to all"), f"{joined} joined; {out}; {received}")
     finally:
@@ -350,14 +351,13 @@ def full_flash(guest, report, host):
         p.stdin.write("".join(f"full {i}\n" for i in range(2000)))
         p.stdin.flush()
         p.stdin.close()
-        for _ in range(120):
-            out = guest.sh("cat /state/err")
-            if "no space left" in out or p.poll() is not None:
-                break
+        end, out = time.monotonic() + PATIENCE, ""
+        while "no space left" not in out and p.poll() is None and time.monotonic() < end:
             time.sleep(0.5)
+            out = guest.sh("cat /state/err")
         waiting = p.poll() is None
         guest.sh("mount -o remount,size=12m /state")
-        status = p.wait(120)
+        status = p.wait(PATIENCE)
         count = guest.sh("grep -c '\"message\":\"full ' /state/connection.log").strip()
         report.check("a full flash is reported and acknowledges nothing; with space all 2000 lines are in the log",
             "no space left" in out and waiting and status == 0 and count == "2000", f"exit {status}, {count} lines; {out}")
@@ -407,7 +407,7 @@ def main():
 
 def make(dist, work, image):
     try:  # in a mount namespace of its own, so that no mount of a chroot is left when it is killed
-        run(["unshare", "-m", HERE / "images.sh", dist, work / image, image], timeout=400, stdout=None)
+        run(["unshare", "-m", HERE / "images.sh", dist, work / image, image], timeout=2 * PATIENCE, stdout=None)
     except Failure as e:
         raise Failure(f"the machine {image} could not be made of Debian's packages; is http://deb.debian.org reachable? {e}") from e
 

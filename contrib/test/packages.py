@@ -93,7 +93,7 @@ def container(options, folder):
     shutil.rmtree(folder / "storage", ignore_errors=True)
 
     def buildah(*arguments, **more):
-        return run(["buildah", *storage, *arguments], env=env, timeout=150, **more).strip()
+        return run(["buildah", *storage, *arguments], env=env, **more).strip()
 
     stand = buildah("from", "scratch")
     root = pathlib.Path(buildah("mount", stand))

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 
-from guest import Report, free_port, run, until
+from guest import PATIENCE, Report, free_port, run, until
 
 LINES = 20000
 RAW_BYTES = 3_000_000
@@ -35,16 +35,16 @@ class Wine:
         folder = self.folder
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        subprocess.run(["wine", "wineboot", "-i"], env=self.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=150,
+        subprocess.run(["wine", "wineboot", "-i"], env=self.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=PATIENCE,
             check=True)  # it starts the processes of Windows, which wineserver -k ends
         (folder / "shim.c").write_text(SHIM)
         run(["x86_64-w64-mingw32-gcc", "-shared", "-O2", "-o", self.drive / "windows/system32/bcryptprimitives.dll",
             folder / "shim.c", "-ladvapi32"])
         shutil.copy(exe, self.drive / "securechat.exe")
 
-    def run(self, *arguments, program="securechat.exe", data=b"", patience=100):
+    def run(self, *arguments, program="securechat.exe", data=b""):
         """Runs a program to its end and returns the exit status, stdout and stderr."""
-        p = subprocess.run(["wine", program, *arguments], cwd=self.drive, env=self.env, input=data, capture_output=True, timeout=patience)
+        p = subprocess.run(["wine", program, *arguments], cwd=self.drive, env=self.env, input=data, capture_output=True, timeout=PATIENCE)
         return p.returncode, p.stdout, p.stderr.decode(errors="replace")
 
     def start(self, name, *arguments):
@@ -114,7 +114,7 @@ def others(path):
 
 def join(options, linux, port, *arguments, data=b""):
     return subprocess.run([options.securechat, "-connect", f"127.0.0.1:{port}", "-dir", linux, *arguments], input=data,
-        capture_output=True, timeout=120)
+        capture_output=True, timeout=PATIENCE)
 
 
 def lines(word):
@@ -201,7 +201,7 @@ def raw(wine, report, options, linux, keys):
         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wine.processes.append(c)
     threading.Thread(target=lambda: (p.stdin.write(answered), p.stdin.close()), daemon=True).start()
-    out, text = c.communicate(sent, timeout=100)
+    out, text = c.communicate(sent, timeout=PATIENCE)
     status = p.wait(60)
     report.check(f"-raw, {RAW_BYTES // 1_000_000} MB each way", c.returncode == 0 and status == 0 and out == answered and
         (wine.drive / "raw.out").read_bytes() == sent, f"status {c.returncode} and {status}: {text.decode()} {err.read_text()}")
