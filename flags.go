@@ -137,7 +137,7 @@ func (o *options) table() []optionGroup {
 				help: "make the keys that do not exist; print the public key and its fingerprint"},
 			{name: "fingerprint", field: new(bool), mode: true, help: "print the key's fingerprint and name"},
 			{name: "verify-log", value: "FILE", field: &o.verifyLog, mode: true, check: o.checkVerifyLog,
-				help: "check a log's hash chain; name rotated files first, oldest first"},
+				help: "check a log's hash chain; name rotated files first, oldest first; they may be compressed (.gz)"},
 			{name: "completion", value: "SHELL", field: &o.completion, mode: true, check: o.checkCompletion,
 				help: "print a script that completes these flags in bash, zsh or fish"},
 			{name: "version", field: new(bool), mode: true, help: "print the version"},

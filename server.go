@@ -715,9 +715,9 @@ func (s *server) recheck(changed bool) {
 	}
 }
 
-// watch rechecks the clients when the trust files change or an admission expires, reopens the log at each SIGHUP, and
-// answers the service manager's watchdog. It returns when ctx ends. At a terminal SIGHUP means that the terminal is
-// gone, so it stops the server.
+// watch rechecks the clients when the trust files change or an admission expires, reopens the log at each SIGHUP and
+// when it has been renamed or removed, and answers the service manager's watchdog. It returns when ctx ends. At a
+// terminal SIGHUP means that the terminal is gone, so it stops the server.
 func (s *server) watch(ctx context.Context, stop func(), hangup <-chan os.Signal) {
 	var beat <-chan time.Time
 	if every := sdWatchdog(); every > 0 {
@@ -727,6 +727,9 @@ func (s *server) watch(ctx context.Context, stop func(), hangup <-chan os.Signal
 	}
 	recheck, files := time.NewTicker(recheckEvery), s.protocol.watch()
 	defer recheck.Stop()
+	lookAtLog := time.NewTicker(logLookEvery)
+	defer lookAtLog.Stop()
+	logTrouble := "" // the last error of reopening the log that was reported; "" after a success
 	for {
 		select {
 		case <-ctx.Done():
@@ -736,10 +739,12 @@ func (s *server) watch(ctx context.Context, stop func(), hangup <-chan os.Signal
 				stop()
 				continue
 			}
-			if err := s.room.reopen(); err != nil {
-				s.console.note("%v", err)
-			}
+			logTrouble = s.reopenLog("")
 			s.recheck(true)
+		case <-lookAtLog.C:
+			if s.log.moved() {
+				logTrouble = s.reopenLog(logTrouble)
+			}
 		case <-s.recheckAll:
 			s.recheck(true)
 		case <-recheck.C:
@@ -749,6 +754,22 @@ func (s *server) watch(ctx context.Context, stop func(), hangup <-chan os.Signal
 			s.notifyManager("WATCHDOG=1")
 		}
 	}
+}
+
+// logLookEvery is the time between two looks whether the log has been renamed or removed.
+const logLookEvery = time.Second
+
+// reopenLog continues in the file that is at the log's path. It returns the error's text, "" after a success, and
+// reports an error whose text is not known already.
+func (s *server) reopenLog(known string) string {
+	err := s.room.reopen()
+	if err == nil {
+		return ""
+	}
+	if err.Error() != known {
+		s.console.note("%v", err)
+	}
+	return err.Error()
 }
 
 // notifyManager reports a state to the service manager. An error is reported and ends nothing.
