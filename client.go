@@ -1029,7 +1029,7 @@ func (s *clientSession) countDown() error {
 func (s *clientSession) heardList(it item) (silent bool) {
 	names, isList := parseWhoLine(string(it.text))
 	if isList {
-		silent = s.people.list(names)
+		silent = s.people.list(names, it.time)
 		wake(s.box.wake) // a request for the history may wait for the list
 		return silent
 	}
@@ -1057,6 +1057,7 @@ func parseWhoLine(text string) (names []string, ok bool) {
 type people struct {
 	mu     sync.Mutex     // guards the fields below
 	here   map[string]int // the connections with each name, as far as known; maxPeople names at most
+	at     time.Time      // of the last list, by the server's clock: earlier joins and leaves are in it
 	wants  bool           // a list was not received on this connection
 	typed  int            // lists that /who has asked for
 	listed bool           // a list was shown
@@ -1085,7 +1086,7 @@ func (p *people) ask() {
 }
 
 // list takes a list. silent reports that the person neither asked for it nor sees the first one.
-func (p *people) list(names []string) (silent bool) {
+func (p *people) list(names []string, at time.Time) (silent bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	here := make(map[string]int, len(names))
@@ -1093,7 +1094,7 @@ func (p *people) list(names []string) (silent bool) {
 		here[name] = max(1, p.here[name])
 	}
 	silent = p.typed == 0 && p.listed
-	p.here, p.wants, p.listed, p.typed = here, false, true, max(0, p.typed-1)
+	p.here, p.at, p.wants, p.listed, p.typed = here, at, false, true, max(0, p.typed-1)
 	return silent
 }
 
@@ -1101,8 +1102,9 @@ func (p *people) list(names []string) (silent bool) {
 func (p *people) saw(it item) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	isVisit := it.what == itemJoin || it.what == itemLeave
 	switch {
-	case it.name == "":
+	case it.name == "" || isVisit && !it.time.After(p.at):
 	case it.what == itemLeave && p.here[it.name] > 1:
 		p.here[it.name]--
 	case it.what == itemLeave:

@@ -35,11 +35,7 @@ func (t *terminal) readLine() (line string, pasted bool, err error) {
 		return line, false, err
 	}
 	t.begin(false)
-	line, pasted, err = t.edit()
-	if err == nil && line != "" && !t.keys.pasting {
-		t.history.remember(historyLine{text: line, pasted: pasted})
-	}
-	return line, pasted, err
+	return t.edit()
 }
 
 // readSecret asks for a line that is not shown.
@@ -49,6 +45,7 @@ func (t *terminal) readSecret(prompt string) ([]byte, error) {
 		return nil, err
 	}
 	line, _, err := t.edit()
+	t.paste = pasteBuffer{active: t.keys.pasting} // without the secret
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.prompt = old
@@ -83,10 +80,11 @@ func (t *terminal) readCooked() (string, error) {
 	for {
 		t.begin(false)
 		line, err := t.keys.cookedLine()
+		sudden := t.isSudden()
 		switch {
 		case err == io.EOF:
 			t.emit("\n")
-		case err == nil && line == "" && t.isSudden():
+		case err == nil && line == "" && sudden:
 			continue
 		case err == nil && t.expand != nil:
 			line = t.expand(line)
@@ -151,7 +149,9 @@ func (t *terminal) edit() (line string, pasted bool, err error) {
 		case string(r) == ctrlC && !t.clears():
 			t.finish("^C")
 			return "", false, errInterrupt
-		case string(r) == ctrlD && len(t.line.runes) == 0 && !t.paste.asking:
+		case string(r) == ctrlD && len(t.line.runes) == 0 && t.paste.asking:
+			t.answerPaste()
+		case string(r) == ctrlD && len(t.line.runes) == 0:
 			t.finish("")
 			return "", false, io.EOF
 		default:
@@ -174,12 +174,16 @@ func (t *terminal) enter(sudden bool) (line string, pasted, ok bool) {
 		return "", false, false
 	}
 	pasted = t.line.startsPasted()
-	if t.expand != nil && !pasted && !t.secret {
-		if old := string(t.line.runes); t.expand(old) != old {
-			t.replace(0, len(t.line.runes), []rune(t.expand(old)), false)
+	if old := string(t.line.runes); t.expand != nil && !pasted && !t.secret {
+		if expanded := t.expand(old); expanded != old {
+			t.replace(0, len(t.line.runes), []rune(expanded), false)
 		}
 	}
-	return t.finish(""), pasted, true
+	line = t.finish("")
+	if line != "" && !t.secret {
+		t.history.remember(historyLine{text: line, pasted: pasted})
+	}
+	return line, pasted, true
 }
 
 // clears is what Ctrl-C does to a line that is not empty, as in a shell, and to the question about a paste. It reports
@@ -187,6 +191,7 @@ func (t *terminal) enter(sudden bool) (line string, pasted, ok bool) {
 func (t *terminal) clears() bool {
 	switch {
 	case t.paste.asking:
+		t.takeLine()
 		t.answerPaste()
 		return true
 	case t.secret || len(t.line.runes) == 0:
@@ -285,7 +290,7 @@ func (t *terminal) answerPaste() {
 	t.begin(false)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.question, t.paste.asking = "", false
+	t.question, t.paste.asking, t.keys.endLost = "", false, false
 	if !yes {
 		t.line.set(t.paste.before)
 		t.paste = pasteBuffer{}
@@ -390,7 +395,8 @@ func (t *terminal) replace(from, to int, text []rune, pasted bool) {
 func (t *terminal) key(key string) {
 	switch key {
 	case pasteStart:
-		if t.paste.asking {
+		if t.paste.asking { // another paste is no answer
+			t.takeLine()
 			t.answerPaste()
 		}
 		t.keys.pasting, t.keys.endLost = true, false

@@ -353,7 +353,7 @@ func (t *terminal) resized() {
 	if t.stale == (rowShape{}) {
 		t.stale = t.drawn
 	}
-	if !t.shown || t.dumb || !t.reads || t.stale.width <= columns {
+	if !t.shown || t.dumb || !t.reads || t.stale.width < columns {
 		t.stale = rowShape{}
 		t.draw()
 		return

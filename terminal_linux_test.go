@@ -36,6 +36,7 @@ type screen struct {
 	changed *sync.Cond
 	raw     []byte // all output
 	columns int
+	live    *emulator // answers as the screen does; nil for a terminal that answers nothing
 }
 
 func newScreen(t *testing.T, columns int) *screen {
@@ -66,8 +67,16 @@ func newScreen(t *testing.T, columns int) *screen {
 			n, err := master.Read(buf)
 			s.mu.Lock()
 			s.raw = append(s.raw, buf[:n]...)
+			answers := ""
+			if s.live != nil {
+				s.live.write(string(buf[:n]))
+				answers, s.live.answers = s.live.answers, ""
+			}
 			s.changed.Broadcast()
 			s.mu.Unlock()
+			if answers != "" {
+				_, _ = master.WriteString(answers) // the program may have ended
+			}
 			if err != nil {
 				return
 			}
@@ -123,88 +132,154 @@ func (s *screen) shows(rows ...string) {
 	})
 }
 
-// draw is the emulator. It returns the rows that output leaves on an endless screen, where a wide rune fills two
-// columns.
+// draw returns the rows that output leaves on an endless screen, where a wide rune fills two columns.
 func draw(output string, columns int) []string {
-	type cell = string
-	grid, y, x, savedX, wrap := [][]cell{nil}, 0, 0, 0, true
-	put := func(c rune, w int) {
-		if x+w > columns && wrap {
-			y, x = y+1, 0
-		} else if x+w > columns {
-			x = columns - w
-		}
-		for len(grid) <= y {
-			grid = append(grid, nil)
-		}
-		for len(grid[y]) < x+w {
-			grid[y] = append(grid[y], " ")
-		}
-		grid[y][x] = string(c)
-		for i := 1; i < w; i++ {
-			grid[y][x+i] = ""
-		}
-		x += w
+	e := newEmulator(columns)
+	e.write(output)
+	return e.rows()
+}
+
+// emulator is an endless screen. Like a terminal, it answers questions for the cursor's position.
+type emulator struct {
+	columns      int
+	grid         [][]string // a wide rune is followed by an empty cell
+	y, x, savedX int
+	wrap         bool
+	rest         string // of the output: a sequence that is not complete
+	answers      string
+}
+
+func newEmulator(columns int) *emulator {
+	return &emulator{columns: columns, grid: [][]string{nil}, wrap: true}
+}
+
+func (e *emulator) put(c rune, w int) {
+	if e.x+w > e.columns && e.wrap {
+		e.y, e.x = e.y+1, 0
+	} else if e.x+w > e.columns {
+		e.x = e.columns - w
 	}
-	for len(output) > 0 {
-		if rest, ok := strings.CutPrefix(output, "\x1b7"); ok {
-			savedX, output = x, rest
-			continue
-		}
-		if rest, ok := strings.CutPrefix(output, "\x1b8"); ok {
-			x, output = savedX, rest
-			continue
-		}
-		if rest, ok := strings.CutPrefix(output, "\x1b["); ok {
-			end := strings.IndexFunc(rest, func(r rune) bool { return r >= '@' && r <= '~' })
-			if end < 0 {
-				break
+	e.grow()
+	row := e.grid[e.y]
+	for len(row) < e.x+w {
+		row = append(row, " ")
+	}
+	row[e.x] = string(c)
+	for i := 1; i < w; i++ {
+		row[e.x+i] = ""
+	}
+	e.grid[e.y] = row
+	e.x += w
+}
+
+func (e *emulator) grow() {
+	for len(e.grid) <= e.y {
+		e.grid = append(e.grid, nil)
+	}
+}
+
+func (e *emulator) write(output string) {
+	e.rest += output
+	for e.rest != "" {
+		if e.rest[0] == '\x1b' {
+			if !e.sequence() {
+				return
 			}
-			switch rest[:end+1] {
-			case "J":
-				grid = grid[:min(len(grid), y+1)]
-				if y < len(grid) && x < len(grid[y]) {
-					grid[y] = grid[y][:x]
-				}
-			case "?7l":
-				wrap = false
-			case "?7h":
-				wrap = true
-			}
-			output = rest[end+1:]
 			continue
 		}
-		r := []rune(output[:min(4, len(output))])[0]
-		output = output[len(string(r)):]
+		r, n := utf8.DecodeRuneInString(e.rest)
+		if r == utf8.RuneError && !utf8.FullRuneInString(e.rest) {
+			return
+		}
+		e.rest = e.rest[n:]
 		switch {
 		case r == '\r':
-			x = 0
+			e.x = 0
 		case r == '\n':
-			y++
+			e.y++
 		case r == '\a':
-		case runeWidth(r) == 0 && x > 0:
-			at := x - 1
-			for at > 0 && grid[y][at] == "" {
+		case runeWidth(r) == 0 && e.x > 0:
+			at := e.x - 1
+			for at > 0 && e.grid[e.y][at] == "" {
 				at--
 			}
-			grid[y][at] += string(r)
+			e.grid[e.y][at] += string(r)
 		default:
-			put(r, runeWidth(r))
+			e.put(r, runeWidth(r))
 		}
 	}
-	for len(grid) <= y {
-		grid = append(grid, nil)
+}
+
+// sequence runs the escape sequence at the start of the rest. It returns false if the sequence is not complete.
+func (e *emulator) sequence() bool {
+	switch {
+	case strings.HasPrefix(e.rest, "\x1b7"):
+		e.savedX, e.rest = e.x, e.rest[2:]
+		return true
+	case strings.HasPrefix(e.rest, "\x1b8"):
+		e.x, e.rest = e.savedX, e.rest[2:]
+		return true
+	case len(e.rest) < 2:
+		return false
 	}
-	var rows []string
-	for i, row := range grid {
-		if i == y {
-			for len(row) < x {
-				row = append(row, " ")
+	end := strings.IndexFunc(e.rest[2:], func(r rune) bool { return r >= '@' && r <= '~' })
+	if end < 0 {
+		return false
+	}
+	seq := e.rest[2 : 2+end+1]
+	e.rest = e.rest[2+end+1:]
+	switch up := 0; {
+	case seq == "J":
+		e.grid = e.grid[:min(len(e.grid), e.y+1)]
+		if e.y < len(e.grid) && e.x < len(e.grid[e.y]) {
+			e.grid[e.y] = e.grid[e.y][:e.x]
+		}
+	case seq == "?7l" || seq == "?7h":
+		e.wrap = seq == "?7h"
+	case seq == "6n":
+		e.answers += fmt.Sprintf("\x1b[%d;%dR", e.y+1, min(e.x, e.columns-1)+1)
+	case strings.HasSuffix(seq, "A"):
+		fmt.Sscanf(seq, "%dA", &up)
+		e.y = max(0, e.y-up)
+	}
+	return true
+}
+
+// resize gives the screen another width. With reflow, long rows are broken into several, else they are cut.
+func (e *emulator) resize(columns int, reflow bool) {
+	var grid [][]string
+	y, x := 0, 0
+	e.grow()
+	for i, row := range e.grid {
+		if i == e.y {
+			y, x = len(grid), min(e.x, columns-1)
+			if reflow {
+				y, x = len(grid)+e.x/columns, e.x%columns
 			}
-			rows = append(rows, strings.Join(row[:x], "")+"‸"+strings.TrimRight(strings.Join(row[x:], ""), " "))
+		}
+		if !reflow {
+			grid = append(grid, row[:min(len(row), columns)])
 			continue
 		}
-		rows = append(rows, strings.TrimRight(strings.Join(row, ""), " "))
+		grid = append(grid, slices.Collect(slices.Chunk(row, columns))...)
+		if len(row) == 0 {
+			grid = append(grid, nil)
+		}
+	}
+	e.grid, e.y, e.x, e.columns = grid, y, x, columns
+	e.grow()
+}
+
+// rows returns the rows. ‸ stands for the cursor.
+func (e *emulator) rows() (rows []string) {
+	e.grow()
+	for i, row := range e.grid {
+		text := strings.Join(row, "")
+		if i == e.y {
+			left := strings.Join(row[:min(len(row), e.x)], "") + strings.Repeat(" ", max(0, e.x-len(row)))
+			text = left + "‸" + strings.Join(row[min(len(row), e.x):], "")
+		}
+		rows = append(rows, strings.TrimRight(text, " "))
 	}
 	return rows
 }
@@ -242,7 +317,7 @@ func (s *screen) open() (*terminal, chan result) {
 		}
 	}()
 	s.t.Cleanup(func() { // ends the reading goroutine after any input of the test
-		s.send("\x1b[201~\x15\x04\n") // the newline is for a terminal that was closed during the read
+		s.send("\x1b[201~\x03\x15\x04\n") // the newline is for a terminal that was closed during the read
 		for range lines {
 		}
 		tm.close()
