@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -402,4 +403,351 @@ func TestMentions(t *testing.T) {
 			t.Errorf("%q for %s without colour: %q, %v", c.text, c.name, got, ok)
 		}
 	}
+}
+
+// said returns what name said, by the log of the server.
+func said(t *testing.T, server *proc, name string) (lines []string) {
+	t.Helper()
+	for _, r := range records(t, filepath.Join(server.cmd.Dir, "connection.log")) {
+		if r["event"] == eventMessage && r["name"] == name {
+			lines = append(lines, recordField(r, "message"))
+		}
+	}
+	return lines
+}
+
+// output returns the output so far.
+func (s *screen) output() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return string(s.raw)
+}
+
+// TestNameRings: somebody's own name in a message of another person is highlighted and rings the bell once, also at the
+// server. Without colours it rings only, with -nobell it is highlighted only. One's own lines do neither.
+func TestNameRings(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	op, _ := startAtTerminal(t, 80, "NO_COLOR=", "-listen", "127.0.0.1:0", "-dir", anna)
+	addr := op.match(`room open on (127\.0\.0\.1:\d+)`)[1]
+	bobDir := guest(t, anna, addr, "bob")
+	carol, _ := startAtTerminal(t, 80, "", "-connect", addr, "-dir", guest(t, anna, addr, "carol"))
+	carol.waitText("carol> ")
+	for _, c := range []struct {
+		env, flag     string
+		rings, colour bool
+	}{{"NO_COLOR=", "-nobell=false", true, true}, {"NO_COLOR=1", "-nobell=false", true, false},
+		{"NO_COLOR=", "-nobell", false, true}} {
+		bob, cmd := startAtTerminal(t, 80, c.env, "-connect", addr, "-dir", bobDir, c.flag)
+		bob.waitText("bob")
+		carol.waitText("bob joined")
+		runToEnd(t, t.TempDir(), "bob here is the same key\n", "-connect", addr, "-dir", bobDir)
+		bob.waitText("bob here is the same key")
+		bob.send("I am bob\r")
+		carol.waitText("I am ")
+		carol.send("bobby and b0b\r/msg bob direct, bob\rover, BOB and bob\r")
+		bob.waitText("over, ")
+		carol.send("after\r")
+		bob.waitText(": after")
+		out := bob.output()
+		if rings := strings.Count(out, "\a"); (rings > 0) != c.rings || rings > 2 {
+			t.Errorf("%s %s: %d bells", c.env, c.flag, rings)
+		}
+		want := "over, BOB and bob"
+		if c.colour {
+			want = "over, " + highlight + "BOB" + colorOff + " and " + highlight + "bob" + colorOff
+		}
+		if !strings.Contains(out, want) || strings.Count(out, highlight) > 3 {
+			t.Errorf("%s %s: %q", c.env, c.flag, out)
+		}
+		if !c.colour && strings.Contains(out, highlight) {
+			t.Errorf("%s %s: colours", c.env, c.flag)
+		}
+		bob.leave(cmd)
+	}
+	if strings.Contains(op.output(), "\a") {
+		t.Error("the server rings for nothing")
+	}
+	carol.send("anna?\r")
+	op.waitText(highlight + "anna" + colorOff + "?")
+	op.waitText("\a")
+}
+
+// TestJobInRoom: a job that joins, sends a line and leaves takes its line and one more on each terminal, however often it
+// comes. With -quiet-joins it takes only its line; but a name that looks like another one is shown.
+func TestJobInRoom(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	op, _ := startAtTerminal(t, 80, "", "-listen", "127.0.0.1:0", "-dir", anna)
+	addr := op.match(`room open on (127\.0\.0\.1:\d+)`)[1]
+	carol, _ := startAtTerminal(t, 80, "", "-connect", addr, "-dir", guest(t, anna, addr, "carol"))
+	carol.waitText("carol> ")
+	dora, _ := startAtTerminal(t, 80, "", "-connect", addr, "-dir", guest(t, anna, addr, "dora"), "-quiet-joins")
+	dora.waitText("dora> ")
+	job := guest(t, anna, addr, "backup")
+	for range 3 {
+		if _, code := sendHello(t, job, addr); code != exitDone {
+			t.Fatal(code)
+		}
+	}
+	clock := func(rows []string) []string {
+		for i, row := range rows {
+			if matches(`^\d\d:\d\d `, row) {
+				rows[i] = row[6:]
+			}
+		}
+		return rows
+	}
+	for _, s := range []*screen{op, carol} {
+		s.wait("one line for the visits", func(out string) bool {
+			rows := clock(draw(out, 80))
+			return len(rows) > 4 && slices.Equal(rows[len(rows)-5:len(rows)-1],
+				[]string{"backup: hello", "backup: hello", "backup: hello", "* backup joined and left 3 times"})
+		})
+	}
+	lookalike := state(t, "alike")
+	appendFile(t, filepath.Join(anna, "authorized_keys"), publicKeyOf(t, lookalike)+" car0l\n")
+	pin(t, lookalike, addr, anna)
+	if _, code := sendHello(t, lookalike, addr); code != exitDone {
+		t.Fatal(code)
+	}
+	for _, s := range []*screen{op, carol} {
+		s.wait("the name that looks alike", func(out string) bool {
+			rows := clock(draw(out, 80))
+			return matches(`^\* car0l~[0-9a-f]{8} joined and left$`, rows[len(rows)-2])
+		})
+	}
+	dora.wait("the name that looks alike", func(out string) bool { return matches(`\* car0l~[0-9a-f]{8} joined\r`, out) })
+	if out := dora.output(); strings.Contains(out, "backup joined") || strings.Contains(out, "left") {
+		t.Errorf("-quiet-joins: %q", out)
+	}
+}
+
+// TestUnreadMark: who returns sees a mark between what was missed and what is new, once, also before an own line.
+func TestUnreadMark(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	server, addr := serve(t, anna)
+	bobDir := guest(t, anna, addr, "bob")
+	bob, cmd := startAtTerminal(t, 80, "", "-connect", addr, "-dir", bobDir)
+	bob.waitText("* 2 here: anna, bob")
+	server.send("while you are here\n")
+	bob.waitText("while you are here")
+	bob.send("mine\r/quit\r")
+	bob.waitExit(cmd, exitDone)
+	if strings.Contains(bob.output(), unreadMark) {
+		t.Error("a mark although nothing was missed")
+	}
+	server.err.match(t, `\* bob left`)
+	server.send("missed one\nmissed two\n")
+	for _, own := range []bool{false, true} {
+		again, cmd := startAtTerminal(t, 80, "", "-connect", addr, "-dir", bobDir)
+		again.waitText("2 messages while you were away:")
+		again.waitText("missed two")
+		again.waitText("* 2 here: anna, bob")
+		if own {
+			again.send("back\r")
+		} else {
+			server.send("new\nmissed one\nmissed two\n")
+		}
+		again.wait("the mark", func(out string) bool {
+			rows := draw(out, 80)
+			at := slices.Index(rows, unreadMark)
+			return at > 0 && matches(`missed two$|2 here`, rows[at-1]) && matches(`: new$|bob> back$`, rows[at+1])
+		})
+		if !own {
+			again.waitText("missed one")
+		}
+		again.send("/history 1\rbye\r")
+		again.wait("another mark behind the history", func(out string) bool { return strings.Count(out, unreadMark) <= 2 })
+		again.leave(cmd)
+		if !own {
+			server.err.match(t, `(?s)(\* bob left.*){2}`)
+			server.send("missed one\nmissed two\n")
+		}
+	}
+}
+
+// TestTabNames: Tab completes everybody who is in the room, also those who were there before and those who say nothing,
+// at a client that returns and at the server. At the start of a line a colon follows. An empty line stays empty, and
+// one's own name is not completed.
+func TestTabNames(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	op, _ := startAtTerminal(t, 80, "", "-listen", "127.0.0.1:0", "-dir", anna)
+	addr := op.match(`room open on (127\.0\.0\.1:\d+)`)[1]
+	bobDir := guest(t, anna, addr, "bob")
+	for _, name := range []string{"carol", "dora"} {
+		start(t, t.TempDir(), "-connect", addr, "-dir", guest(t, anna, addr, name))
+		op.waitText(name + " joined")
+	}
+	for range 2 { // for the first time, and as somebody who returns
+		bob, cmd := startAtTerminal(t, 80, "", "-connect", addr, "-dir", bobDir)
+		bob.wait("one list", func(out string) bool { return strings.Count(out, "* 4 here: anna, bob, carol, dora") == 1 })
+		bob.send("\tC\tand do\t\r")
+		op.waitText("carol: and dora ")
+		bob.send("b\t.\t\t/wh\t\r")
+		op.waitText("b.")
+		bob.send("\x15/who\r")
+		bob.wait("another list", func(out string) bool { return strings.Count(out, "* 4 here: anna, bob, carol, dora") == 2 })
+		bob.leave(cmd)
+		op.send("/history 1\r")
+	}
+	op.send("\tca\tgo to do\t\r")
+	op.waitText("anna> carol: go to dora ")
+}
+
+// TestReply: /reply answers the last direct message, also one that was missed, and is kept in the history as the /msg
+// that it stands for. Without such a message it sends nothing.
+func TestReply(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	op, server := startAtTerminal(t, 80, "", "-listen", "127.0.0.1:0", "-dir", anna)
+	addr := op.match(`room open on (127\.0\.0\.1:\d+)`)[1]
+	bob, _ := startAtTerminal(t, 80, "", "-connect", addr, "-dir", guest(t, anna, addr, "bob"))
+	bob.waitText("* 2 here")
+	carol, _ := startAtTerminal(t, 80, "", "-connect", addr, "-dir", guest(t, anna, addr, "carol"))
+	carol.waitText("* 3 here")
+	bob.send("/reply hello\r")
+	bob.waitText("/reply TEXT answers the last message to you alone; there is none yet, or no TEXT")
+	carol.send("/msg bob psst\r")
+	bob.waitText("carol (to you): psst")
+	op.send("in between\r")
+	bob.waitText("in between")
+	bob.send("/reply  I hear you\r")
+	carol.waitText("bob (to you): I hear you")
+	bob.waitText("bob> /msg carol  I hear you")
+	op.send("/msg bob and I\r")
+	bob.waitText("anna (to you): and I")
+	bob.send("\x1b[A\r") // the history answers carol again
+	carol.wait("the answer again", func(out string) bool { return strings.Count(out, "(to you): I hear you") == 2 })
+	bob.send(pasteMark("/reply no") + "\r/reply\r/replying\r/reply\tyes\r")
+	op.waitText("bob: /reply no")
+	bob.waitText("there is no /replying here")
+	op.waitText("bob (to you): yes")
+	op.send("/reply too\r")
+	bob.waitText("anna (to you): too")
+	if got := said(t, server, "bob"); !slices.Equal(got, []string{"I hear you", "I hear you", "/reply no", "yes"}) {
+		t.Errorf("%q", got)
+	}
+}
+
+// TestOperatorAsks: while others are in the room, the operator's Ctrl-C and Ctrl-D close it only when they are pressed
+// again, without a line in between. A client leaves without a question.
+func TestOperatorAsks(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	for _, key := range []string{ctrlC, ctrlD} {
+		op, server := startAtTerminal(t, 80, "", "-listen", "127.0.0.1:0", "-dir", anna)
+		addr := op.match(`room open on (127\.0\.0\.1:\d+)`)[1]
+		bob, bobCmd := startAtTerminal(t, 80, "", "-connect", addr, "-dir", guest(t, anna, addr, "bob"))
+		bob.waitText("bob> ")
+		op.send(key)
+		op.waitText("1 other is here; again to close the room")
+		carol, carolCmd := startAtTerminal(t, 80, "", "-connect", addr, "-dir", guest(t, anna, addr, "carol"))
+		carol.waitText("carol> ")
+		op.send("still here\r")
+		bob.waitText("still here")
+		op.send(key)
+		op.waitText("2 others are here; again to close the room")
+		carol.send(key)
+		carol.waitExit(carolCmd, exitDone)
+		op.send("half a line" + ctrlC)
+		op.waitText("half a line^C")
+		op.send(key)
+		op.waitExit(server, exitDone)
+		bob.waitText("the server is stopping")
+		bob.send(ctrlC)
+		bob.waitExit(bobCmd, exitTrouble)
+	}
+}
+
+// TestPasteAsksInRoom: of a long paste nothing is sent before a typed yes, by a client and by the operator.
+func TestPasteAsksInRoom(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	op, server := startAtTerminal(t, 80, "", "-listen", "127.0.0.1:0", "-dir", anna)
+	addr := op.match(`room open on (127\.0\.0\.1:\d+)`)[1]
+	bob, _ := startAtTerminal(t, 20, "", "-connect", addr, "-dir", guest(t, anna, addr, "bob"))
+	bob.waitText("bob> ")
+	var lines []string
+	for i := range 12 {
+		lines = append(lines, fmt.Sprint("line ", i))
+	}
+	paste := pasteMark(strings.Join(lines, "\r"))
+	for name, s := range map[string]*screen{"anna": op, "bob": bob} {
+		s.send(paste)
+		s.waitText("12 lines? [y/N] ")
+		s.send("\r")
+		s.send("none\r")
+		s.send(paste)
+		s.wait("the question again", func(out string) bool { return strings.Count(out, "12 lines? [y/N] \x1b7") >= 2 })
+		s.send("y\r")
+		s.waitText("line 11")
+		s.send("after\r")
+		map[string]*screen{"anna": bob, "bob": op}[name].waitText(": after")
+		if got, want := said(t, server, name), slices.Concat([]string{"none"}, lines, []string{"after"}); !slices.Equal(got, want) {
+			t.Errorf("%s sent %q", name, got)
+		}
+	}
+}
+
+// TestSuddenEnterStays: Enter that is pressed twice, and the end of a paste, do not leave the room. An empty line later
+// does.
+func TestSuddenEnterStays(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	server, addr := serve(t, anna)
+	for _, env := range []string{"TERM=xterm", "TERM=dumb"} {
+		bob, cmd := startAtTerminal(t, 80, env, "-connect", addr, "-dir", guest(t, anna, addr, "bob"))
+		bob.waitText("bob> ")
+		bob.send("twice\r\r")
+		server.out.match(t, `bob: twice\n`)
+		bob.send("paste\n\n\nend " + env + "\n\n")
+		server.out.match(t, `bob: paste\nbob: end `+env+`\n`)
+		bob.leave(cmd)
+	}
+	if strings.Contains(server.out.String(), "bob: \n") {
+		t.Error("an empty line was sent")
+	}
+}
+
+// TestResizeInRoom: SIGWINCH redraws the row that is being edited, on 80, 40 and 20 columns, and lines that arrive
+// meanwhile stand above it.
+func TestResizeInRoom(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	server, addr := serve(t, anna)
+	bob := newScreen(t, 80)
+	bob.live = newEmulator(80)
+	cmd := startOn(t, bob, bob.slave, "", "-connect", addr, "-dir", guest(t, anna, addr, "bob"))
+	bob.waitText("* 2 here: anna, bob")
+	bob.send("/who\rthis is a long line being typed, which takes nearly all of the eighty columns")
+	bob.wait("the list", func(out string) bool {
+		return strings.Count(out, "* 2 here") == 2 && strings.Contains(out, "eighty columns\x1b7")
+	})
+	for i, columns := range []int{40, 20, 80, 20, 40} {
+		bob.mu.Lock()
+		bob.live.resize(columns, true)
+		bob.mu.Unlock()
+		bob.resize(columns)
+		one := func(string) bool {
+			rows := bob.live.rows()
+			prompts := 0
+			for _, row := range rows {
+				if strings.HasPrefix(row, "bob> ") || strings.Contains(row, "‸") {
+					prompts++
+				}
+			}
+			last := rows[len(rows)-1]
+			return prompts == 1 && strings.HasSuffix(last, "eighty columns‸") || prompts == 1 && columns == 20 && strings.HasSuffix(last, "columns‸")
+		}
+		bob.wait(fmt.Sprint("one prompt on ", columns), one)
+		server.send(fmt.Sprintf("number %d is here, with some words to wrap\n", i))
+		bob.wait("the message", func(out string) bool {
+			return matches(fmt.Sprintf(`\d\d:\d\d anna:\s+number\s+%d`, i), out) && one(out)
+		})
+	}
+	bob.send("\x15/quit\r")
+	bob.waitExit(cmd, exitDone)
 }

@@ -104,6 +104,7 @@ func (o *operator) read() {
 			o.console.note("reading standard input: %v; the room stays open", err)
 			return
 		}
+		o.asked = time.Time{}
 		l, ok := o.interpret(line, pasted)
 		if !ok {
 			continue
