@@ -54,7 +54,7 @@ func parseTyped(line []byte) (out outLine, command, arg string, err error) {
 		}
 		return outLine{what: itemAction, text: []byte(arg)}, "", "", nil
 	case "/reply": // otherwise expandReply has made a /msg of it
-		return out, "", "", errors.New("/reply TEXT answers the last message to you alone; there is none yet, or no TEXT")
+		return out, "", "", errors.New("/reply TEXT answers the last message to you alone: there is none, or no TEXT")
 	case "/msg":
 		to, text, _ := strings.Cut(arg, " ")
 		text = strings.TrimSpace(text)

@@ -147,11 +147,14 @@ func (v foldedLine) words() string {
 func (c *conversation) message(it item, old, color bool) (l timedLine, rings bool) {
 	again := c.remember(it)
 	l = timedLine{at: it.time}
-	if again || old {
-		l.age = ageOld
-	}
 	text, called := safe(string(it.text)), false
-	if me := c.ownName(); it.name != me {
+	switch me := c.ownName(); {
+	case it.name == me: // from another terminal, or from the history
+		l.age = ageEvent
+	case again || old:
+		l.age = ageOld
+		fallthrough
+	default:
 		text, called = highlightName(text, me, color)
 	}
 	l.text = string(appendSpeaker(nil, it, color)) + text

@@ -13,8 +13,8 @@ const (
 	maxHistory      = 100       // lines kept for the arrow keys,
 	maxHistoryBytes = 256 << 10 // and bytes of all of them
 
-	// More lines than askLines in one paste are sent only after a question: five lines are a quotation, more are often a
-	// wrong clipboard. A paste of more than maxPaste bytes is dropped; a pipe sends files.
+	// More lines than askLines in one paste are sent only after a question: five lines are a quotation, more are often
+	// a wrong clipboard. A paste of more than maxPaste bytes is dropped; a pipe sends files.
 	askLines = 5
 	maxPaste = 1 << 20
 

@@ -264,8 +264,8 @@ func (t *terminal) endPaste() {
 	case p.tooLong:
 		t.line.set(p.before)
 		*p = pasteBuffer{}
-		t.insertRows(0, t.addRows(0, fmt.Sprintf("nothing was sent: the paste is longer than %d MiB, and a pipe sends files",
-			maxPaste>>20)))
+		const text = "nothing was sent: the paste is longer than %d MiB, and a pipe sends files"
+		t.insertRows(0, t.addRows(0, fmt.Sprintf(text, maxPaste>>20)))
 		return
 	case !t.chat || len(p.lines) == 0 || total <= askLines:
 		return

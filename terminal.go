@@ -37,8 +37,8 @@ const (
 	discardPause = 100 * time.Millisecond
 	maxDiscard   = time.Second
 
-	// An empty line leaves a room. One that is entered within suddenEnter of other input does not: it is an Enter that was
-	// pressed twice, or the end of a paste.
+	// An empty line leaves a room. One that is entered within suddenEnter of other input does not: it is an Enter that
+	// was pressed twice, or the end of a paste.
 	suddenEnter = 500 * time.Millisecond
 
 	pasteOn, pasteOff = "\x1b[?2004h", "\x1b[?2004l"
@@ -362,8 +362,8 @@ func (t *terminal) resized() {
 	t.write(askCursor)
 }
 
-// cursorAt takes the terminal's answer to askCursor: the cursor is in this column, from 0 on. If the terminal has broken
-// the prompt's row into several ones, it is drawn again where the first of these begins.
+// cursorAt takes the terminal's answer to askCursor: the cursor is in this column, from 0 on. If the terminal has
+// broken the prompt's row into several ones, it is drawn again where the first of these begins.
 func (t *terminal) cursorAt(column int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -474,8 +474,8 @@ func (t *terminal) finish(mark string) string {
 	return line
 }
 
-// leave leaves line on the screen in place of the prompt's row, with mark after it. A line for a room gets its time. The
-// caller holds the lock.
+// leave leaves line on the screen in place of the prompt's row, with mark after it. A line for a room gets its time.
+// The caller holds the lock.
 func (t *terminal) leave(line, mark string) {
 	text := cmp.Or(t.question, t.prompt)
 	if !t.secret {
