@@ -609,13 +609,16 @@ func TestTabNames(t *testing.T) {
 			return func(out string) bool { return strings.Count(out, "* 4 here: anna, bob, carol, dora") == n }
 		}
 		bob.wait("one list", lists(1))
-		bob.send("\tC\tand do\t\r")
+		bob.send("\t\t\tC\tand do\t\r")
 		op.waitText("carol: and dora ")
 		bob.send("b\t.\t\t/wh\t\r")
 		op.waitText("b.")
 		bob.send("\x15/who\r")
 		bob.wait("another list", lists(2))
 		bob.leave(cmd)
+		if out := bob.output(); !lists(2)(out) || strings.Contains(out, "carol  dora") {
+			t.Errorf("more lists than were asked for: %q", out)
+		}
 		op.send("/history 1\r")
 	}
 	op.send("\tca\tgo to do\t\r")
