@@ -19,27 +19,25 @@ func nameRune(r rune) bool {
 	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '.' || r == '_' || r == '-'
 }
 
-// validName reports whether s is a name.
-func validName(s string) bool { return s != "" && s == cleanName(s) }
+// validName reports whether s is a name. It does not allocate, because a client calls it for each item.
+func validName(s string) bool {
+	return len(s) <= maxName && strings.IndexFunc(s, notNameRune) < 0 && strings.Trim(s, "._-") != ""
+}
+
+func notNameRune(r rune) bool { return !nameRune(r) }
 
 // cleanName makes a name from a comment: pi@router becomes pi-router. It returns "" if no letter or digit is left.
 func cleanName(s string) string {
-	var b strings.Builder
-	some := false
-	for _, r := range s {
-		if b.Len() == maxName {
-			break
+	clean := strings.Map(func(r rune) rune {
+		if nameRune(r) {
+			return r
 		}
-		if !nameRune(r) {
-			r = '-'
-		}
-		some = some || !strings.ContainsRune("._-", r)
-		b.WriteByte(byte(r))
-	}
-	if !some {
+		return '-'
+	}, s)
+	if clean = clean[:min(len(clean), maxName)]; !validName(clean) {
 		return ""
 	}
-	return b.String()
+	return clean
 }
 
 // validShown reports whether s is a name as the room shows it: NAME, or NAME~XXXXXXXX if two keys have one name, and

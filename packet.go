@@ -26,6 +26,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"golang.org/x/crypto/chacha20poly1305"
 )
@@ -41,6 +42,9 @@ const (
 	// maxPlain is the plaintext size of the largest packet, maxMsg the longest msg in a packet.
 	maxPlain = (maxPacket - frameHeader - aeadOverhead) / packetAlign * packetAlign
 	maxMsg   = maxPlain - msgLenSize
+
+	// packetOverhead is what a packet takes at most beside its payload.
+	packetOverhead = frameHeader + msgHeader + packetAlign - 1 + aeadOverhead
 
 	// Both ends replace the key of a direction after this much (halfConn.ratchet).
 	rekeyPackets = 1 << 20
@@ -219,6 +223,7 @@ func (h *halfConn) seal(dst []byte, kind byte, parts ...[]byte) []byte {
 		msgLen += len(p)
 	}
 	plain := (msgLenSize + msgLen + packetAlign - 1) / packetAlign * packetAlign
+	dst = slices.Grow(dst, frameHeader+plain+aeadOverhead)
 	dst = binary.BigEndian.AppendUint16(dst, uint16(plain+aeadOverhead))
 	at := len(dst)
 	dst = binary.BigEndian.AppendUint32(dst, uint32(msgLen))

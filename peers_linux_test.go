@@ -37,7 +37,6 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -1318,41 +1317,33 @@ func (a *lists) goroutines(r *running) int {
 }
 
 // BenchmarkPeersSoak runs a server for b.N minutes while clients join, send, leave, break off and are refused, and ten
-// clients stay and count the lines. The log is rotated every minute.
+// programs that reconnect write what they receive to files. The log is rotated every minute, and the server is
+// restarted every five, by SIGTERM and SIGKILL in turn. soakPause is between two visits of each of four visitors.
 func BenchmarkPeersSoak(b *testing.B) {
 	if firstTry(b) {
 		return
 	}
 	const (
-		stayers = 10
-		workers = 4
-		saying  = 5 // The number of lines in a visit.
-		command = "exec BIN -listen 127.0.0.1:PORT </dev/null >/dev/null 2>errors"
+		stayers   = 10
+		workers   = 4
+		saying    = 5 // lines in a visit
+		soakPause = 50 * time.Millisecond
+		command   = "exec BIN -listen 127.0.0.1:PORT </dev/null >/dev/null 2>errors"
+		stays     = "mkfifo open && exec BIN -connect 127.0.0.1:PORT -reconnect <>open >out 2>errors"
 	)
 	a := newLists(b)
-	me, row := a.ours(command)
+	me := partyOf(a, a.keys.signer, a.keys.encryption)
 	settle := func() { <-time.After(6 * time.Second) }
-
-	fresh, port := a.serve(command)
-	a.crowd(row, "127.0.0.1:"+port, stayers)
-	settle()
-	goroutinesBefore := a.goroutines(fresh)
-
-	server, port := a.serve(command)
-	addr := "127.0.0.1:" + port
-	var heard, visits, said, cut, strangers, failed atomic.Int64
-	leave := a.populate(server, me, stayers, &heard)
-	settle()
-	fmt.Printf("\n| minute | visits | lines said | cut off | no handshake | failed | RSS, KiB | peak RSS | threads | " +
-		"open files |\n|---|---|---|---|---|---|---|---|---|---|\n")
-	sample := func(when string) (resident float64, open int) {
-		resident, open = a.status(server, "VmRSS:"), a.open(server)
-		fmt.Printf("| %s | %d | %d | %d | %d | %d | %.0f | %.0f | %.0f | %d |\n", when, visits.Load(), said.Load(),
-			cut.Load(), strangers.Load(), failed.Load(), resident, a.status(server, "VmHWM:"), a.status(server, "Threads:"),
-			open)
-		return resident, open
+	s := &soak{lists: a}
+	s.server, s.port = a.serve(command)
+	fresh := strings.Replace(command, "exec", "cd "+s.server.cmd.Dir+" && exec", 1)
+	for range stayers {
+		s.stayers = append(s.stayers, a.run(stays, s.port))
 	}
-	_, openBefore := sample("before")
+	settle()
+	fmt.Printf("\n| minute | visits | lines sent | cut off | no handshake | failed | RSS, KiB | peak RSS | threads | " +
+		"open files | a receiver's RSS |\n|---|---|---|---|---|---|---|---|---|---|---|\n")
+	_, openBefore := s.sample("before")
 
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
@@ -1362,84 +1353,128 @@ func BenchmarkPeersSoak(b *testing.B) {
 				select {
 				case <-stop:
 					return
-				default:
+				case <-time.After(soakPause):
 				}
-				if n%16 == 15 { // The client speaks another protocol.
-					conn, err := net.Dial("tcp", addr)
-					if err == nil {
-						_, err = conn.Write([]byte("GET / HTTP/1.1\r\n\r\n"))
-						conn.Close()
-					}
-					if err != nil {
-						b.Error(err)
-						return
-					}
-					strangers.Add(1)
-					continue
-				}
-				politely := n%8 != 3
-				if err := peerVisit(addr, me, saying, politely); err != nil {
-					b.Errorf("a visit: %v", err)
-					failed.Add(1)
-					continue
-				}
-				visits.Add(1)
-				said.Add(saying)
-				if !politely {
-					cut.Add(1)
-				}
+				s.visit(me, n, saying)
 			}
 		})
 	}
-	log := filepath.Join(server.cmd.Dir, "connection.log")
+	log := filepath.Join(s.server.cmd.Dir, "connection.log")
 	minutes := time.NewTicker(time.Minute)
 	for n := range b.N {
 		<-minutes.C
-		sample(fmt.Sprint(n + 1))
+		s.sample(fmt.Sprint(n + 1))
 		err1 := os.Rename(log, log+".1")
-		err2 := server.cmd.Process.Signal(syscall.SIGHUP)
+		err2 := s.server.cmd.Process.Signal(syscall.SIGHUP)
 		if err := errors.Join(err1, err2); err != nil {
 			b.Error(err)
 			break
+		}
+		if n%5 == 4 {
+			s.restart(fresh, []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL}[n/5%2])
 		}
 	}
 	minutes.Stop()
 	close(stop)
 	wg.Wait()
 	settle()
-	resident, open := sample("after")
-	least, most := said.Load(), said.Load()+failed.Load()*saying // Some lines of visits that failed may be in the log.
-	if n := heard.Load(); n < least*stayers || n > most*stayers {
-		b.Errorf("the clients that stayed received %d lines, not %d", n, least*stayers)
-	}
+	resident, open := s.sample("after")
 	if open != openBefore {
 		b.Errorf("%d files are open, not %d", open, openBefore)
 	}
 	if most := 48 << 10; resident > float64(most) {
 		b.Errorf("%.0f KiB resident, more than %d", resident, most)
 	}
+	least, most := int(s.said.Load()), int(s.said.Load()+s.failed.Load()*saying) // a visit that failed may be in the log
+	for i, r := range s.stayers {
+		out, err := os.ReadFile(filepath.Join(r.cmd.Dir, "out"))
+		if err != nil {
+			b.Fatal(err)
+		}
+		if n := bytes.Count(out, []byte(strings.Repeat("x", lineBytes)+"\n")); n < least || n > most {
+			b.Errorf("receiver %d has %d lines, not %d", i, n, least)
+		}
+	}
 	if out, err := exec.Command(a.binary, "-verify-log", log+".1", log).CombinedOutput(); err != nil {
 		b.Errorf("the log: %v: %s", err, out)
 	}
-	after := a.goroutines(server)
-	leave()
-	fmt.Printf("\ngoroutines with %d members: %d of a fresh server, %d after\nthose who stayed heard %d lines each, of "+
-		"%d acknowledged\nthe server's words:\n", stayers, goroutinesBefore, after, heard.Load()/stayers, said.Load())
-	words, err := os.ReadFile(filepath.Join(server.cmd.Dir, "errors"))
-	if err != nil {
-		b.Fatal(err)
+	fmt.Printf("\n%d lines acknowledged, %d restarts; goroutines with %d members at the end: %d\n", least, s.restarts,
+		stayers, a.goroutines(s.server))
+}
+
+// soak is a room that is used, and what its users have done.
+type soak struct {
+	*lists
+	stayers  []*running
+	restarts int
+	port     string
+
+	up     sync.RWMutex // held by visits, and by a restart alone
+	server *running
+
+	visits, said, cut, strangers, failed atomic.Int64
+}
+
+// sample prints a row of the table.
+func (s *soak) sample(when string) (resident float64, open int) {
+	receiver := 0.0
+	for _, r := range s.stayers {
+		receiver = max(receiver, s.status(r, "VmRSS:"))
 	}
-	reasons := map[string]int{}
-	refused := regexp.MustCompile(`(?m)^securechat: refused (?:\S+|\S+, \S+): (.*)$`)
-	for _, m := range refused.FindAllStringSubmatch(string(words), -1) {
-		reasons[regexp.MustCompile(`tcp \S+->\S+: `).ReplaceAllString(m[1], "")]++
+	resident, open = s.status(s.server, "VmRSS:"), s.open(s.server)
+	fmt.Printf("| %s | %d | %d | %d | %d | %d | %.0f | %.0f | %.0f | %d | %.0f |\n", when, s.visits.Load(), s.said.Load(),
+		s.cut.Load(), s.strangers.Load(), s.failed.Load(), resident, s.status(s.server, "VmHWM:"),
+		s.status(s.server, "Threads:"), open, receiver)
+	return resident, open
+}
+
+// visit joins as the n-th visitor of a worker. One in sixteen speaks another protocol, one in eight breaks off.
+func (s *soak) visit(me *party, n, saying int) {
+	s.up.RLock()
+	defer s.up.RUnlock()
+	if n%16 == 15 {
+		conn, err := net.Dial("tcp", s.server.addr)
+		if err == nil {
+			_, err = conn.Write([]byte("GET / HTTP/1.1\r\n\r\n"))
+			conn.Close()
+		}
+		if err != nil {
+			s.Error(err)
+		}
+		s.strangers.Add(1)
+		return
 	}
-	for reason, n := range reasons {
-		fmt.Printf("%8d refused: %s\n", n, reason)
+	politely := n%8 != 3
+	if err := peerVisit(s.server.addr, me, saying, politely); err != nil {
+		s.Errorf("a visit: %v", err)
+		s.failed.Add(1)
+		return
 	}
-	if after > goroutinesBefore {
-		b.Errorf("%d goroutines, not %d", after, goroutinesBefore)
+	s.visits.Add(1)
+	s.said.Add(int64(saying))
+	if !politely {
+		s.cut.Add(1)
 	}
+}
+
+// restart ends the server by a signal and starts it again, in its folder and at its port.
+func (s *soak) restart(command string, by syscall.Signal) {
+	s.up.Lock()
+	defer s.up.Unlock()
+	s.server.cmd.Process.Signal(by)
+	<-s.server.ended
+	addr, dir := s.server.addr, s.server.cmd.Dir
+	s.server = s.run(command, s.port)
+	s.server.cmd.Dir = dir
+	for range 1000 {
+		if conn, err := net.Dial("tcp", addr); err == nil {
+			conn.Close()
+			s.restarts++
+			return
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+	s.Fatalf("it does not listen: %s", command)
 }
 
 // keepAlive sends pings for clients until it is stopped.

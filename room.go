@@ -43,8 +43,9 @@ type room struct {
 	overdue    *time.Timer          // runs reportUnread; nil while it is not due
 	sinceReads int                  // bytes of messages recorded since the last records of reading
 	closing    bool
-	sending    int    // bytes of the deliveries that are being sent
-	whoText    string // the answer to kindWho; empty if the members have changed since the last one
+	sending    int       // bytes of the deliveries that are being sent
+	spoken     time.Time // when the last message was published
+	whoText    string    // the answer to kindWho; empty if the members have changed since the last one
 }
 
 // receiver is where a member's deliveries go: a client's connection, or the operator's console. One goroutine at a time
@@ -78,15 +79,21 @@ type member struct {
 	ending  ending
 }
 
-// writer is what delivers items and acknowledgements to a member: room.write, on one goroutine at a time, which ends
-// when there is nothing to deliver. A goroutine that waited would keep the stack of a delivery, 4 KiB for each idle
-// client.
+// writer is what delivers items and acknowledgements to a member: room.write, on one goroutine at a time. When there is
+// nothing to deliver, the goroutine ends, since it would keep the stack of a delivery, 4 KiB for each idle client. While
+// people talk it waits for linger before that: a new goroutine has to grow its stack, which makes a line to 100
+// receivers cost a server a third more.
 type writer struct {
-	running bool        // a goroutine is in room.write, is not started yet, or has ended for good
-	ping    *time.Timer // runs out when nothing was delivered for pingInterval
-	pingDue bool        // ping has run out
-	sending int         // bytes of the delivery that is being sent
+	running bool          // a goroutine is in room.write, is not started yet, or has ended for good
+	wake    chan struct{} // wakes the goroutine; nil unless it waits
+	retire  bool          // the goroutine has waited for linger
+	timer   *time.Timer   // linger after the goroutine began to wait, or pingInterval after the last delivery
+	pingDue bool          // nothing was delivered for pingInterval
+	sending int           // bytes of the delivery that is being sent
 }
+
+// linger is how long a writer waits for something to deliver, and how long after a message people are taken to talk.
+const linger = time.Second
 
 // presence is how a member's presence began.
 type presence struct {
@@ -573,6 +580,7 @@ func (r *room) publishLocked(m *member, l lines) error {
 	if err := r.log.write(records, r.appendMarks); err != nil {
 		return err
 	}
+	r.spoken = now
 	r.recordedLocked(m, readsDue)
 	texts := m.stream.unheard(l)
 	r.queue.said += uint64(len(l.texts) - len(texts)) // the room has heard these under other numbers
@@ -831,55 +839,72 @@ func (d *delivery) memory() int {
 // start begins deliveries to m. They end when m.written receives: nil after a goodbye or once reading has failed, or
 // else the error of a delivery, after which reading ends too.
 func (r *room) start(m *member) {
-	m.writer.ping = time.AfterFunc(pingInterval, func() { // stopped by the last delivery
+	m.writer.timer = time.AfterFunc(pingInterval, func() { // stopped by what ends the deliveries
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		m.writer.pingDue = true
+		switch w := &m.writer; {
+		case w.wake != nil:
+			w.retire = true
+		case !w.running:
+			w.pingDue = true
+		}
 		r.wakeLocked(m)
 	})
 	go r.write(m)
 }
 
-// write makes deliveries to m while there is something to deliver.
+// A step is what room.next lets a writer do.
+type step int
+
+const (
+	stepDeliver step = iota
+	stepWait         // until its channel receives
+	stepRetire       // its goroutine ends; wakeLocked starts another
+	stepOver         // its goroutine ends for good
+)
+
+// write makes deliveries to m until there is nothing left to deliver.
 func (r *room) write(m *member) {
+	wake := make(chan struct{}, 1)
 	for {
-		wrote, end, err := r.writeNext(m)
+		next, err := r.writeNext(m, wake)
 		switch {
 		case err != nil:
 			m.out.abort()
 			fallthrough
-		case end:
-			m.writer.ping.Stop()
+		case next == stepOver:
+			m.writer.timer.Stop()
 			m.written <- err
 			return
-		case !wrote:
+		case next == stepRetire:
 			return
+		case next == stepWait:
+			<-wake
 		}
-		m.writer.ping.Reset(pingInterval)
 	}
 }
 
-// writeNext makes one delivery, if there is something to deliver or a ping is due. end means that this was the last
-// one, or that reading has ended and none may follow.
-func (r *room) writeNext(m *member) (wrote, end bool, err error) {
+// writeNext makes one delivery, if there is something to deliver or a ping is due, and returns what to do next.
+func (r *room) writeNext(m *member, wake chan struct{}) (step, error) {
 	d := deliveries.Get().(*delivery)
 	defer d.free()
-	ok, over := r.next(m, d)
-	if over || !ok {
-		return false, over, nil
+	next := r.next(m, d, wake)
+	if next != stepDeliver {
+		return next, nil
 	}
-	err = m.out.deliver(d)
-	return true, d.goodbye, err
+	if err := m.out.deliver(d); err != nil || d.goodbye {
+		return stepOver, err
+	}
+	return stepDeliver, nil
 }
 
-// next fills d with what m has to receive. ok is false if there is nothing; then the caller's goroutine ends. over
-// means that there will be no other delivery either.
-func (r *room) next(m *member, d *delivery) (ok, over bool) {
+// next fills d with what m has to receive. If there is nothing, the writer waits for wake or ends.
+func (r *room) next(m *member, d *delivery, wake chan struct{}) step {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	left := errors.Is(m.readErr, errLeft)
 	if m.readErr != nil && !left {
-		return false, true
+		return stepOver
 	}
 	r.countSendingLocked(m, 0)
 	d.fit(deliveryBytes - r.sending)
@@ -892,14 +917,31 @@ func (r *room) next(m *member, d *delivery) (ok, over bool) {
 	if len(d.items) == 0 && (left || m.doneLocked(r)) {
 		d.goodbye, d.reason = true, m.ending.reason
 	}
-	ok = len(d.items) > 0 || d.acked > 0 || d.missed > 0 || d.goodbye
-	d.ping = !ok && m.writer.pingDue
-	m.writer.pingDue = false
-	m.writer.running = ok || d.ping
-	if m.writer.running {
-		r.countSendingLocked(m, d.memory())
+	ok := len(d.items) > 0 || d.acked > 0 || d.missed > 0 || d.goodbye
+	w := &m.writer
+	d.ping = !ok && w.pingDue
+	if !ok && !d.ping {
+		return r.restLocked(w, wake)
 	}
-	return m.writer.running, false
+	w.pingDue, w.retire = false, false
+	r.countSendingLocked(m, d.memory())
+	return stepDeliver
+}
+
+// restLocked lets a writer that has nothing to deliver wait or end.
+func (r *room) restLocked(w *writer, wake chan struct{}) step {
+	switch {
+	case w.retire:
+		w.timer.Reset(pingInterval - linger)
+	case time.Since(r.spoken) >= linger:
+		w.timer.Reset(pingInterval)
+	default:
+		w.timer.Reset(linger)
+		w.wake = wake
+		return stepWait
+	}
+	w.running, w.retire = false, false
+	return stepRetire
 }
 
 // doneLocked reports whether a member that has to leave has been delivered and acknowledged everything.
@@ -948,11 +990,15 @@ func (r *room) takeLocked(m *member, into [][]byte, limit int) (items [][]byte, 
 	return into, missed
 }
 
-// wakeLocked starts a goroutine for deliveries to m unless one runs.
+// wakeLocked lets m's goroutine make deliveries, and starts one if none runs.
 func (r *room) wakeLocked(m *member) {
-	if !m.writer.running {
-		m.writer.running = true
+	switch w := &m.writer; {
+	case !w.running:
+		w.running = true
 		go r.write(m)
+	case w.wake != nil:
+		w.wake <- struct{}{} // of capacity 1, and empty
+		w.wake = nil
 	}
 }
 

@@ -875,6 +875,11 @@ func TestOneWriter(t *testing.T) {
 		deliveries(2)
 		out.end <- struct{}{}
 		deliveries(2)
+		if !anna.writer.running {
+			t.Error("the goroutine does not wait, although somebody has just spoken")
+		}
+		time.Sleep(linger)
+		synctest.Wait()
 		if anna.writer.running {
 			t.Error("the goroutine still runs, with nothing to deliver")
 		}

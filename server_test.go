@@ -782,7 +782,7 @@ func TestCuriousClientLeaves(t *testing.T) {
 	for range 3 {
 		r.who(anna) // while the goroutine that delivers is about to send
 		d = delivery{}
-		r.next(anna, &d)
+		r.next(anna, &d, nil)
 	}
 	if !d.goodbye || d.reason != reasonNotAdmitted {
 		t.Errorf("the client stays, and gets %d notices more", len(d.items))

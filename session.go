@@ -217,6 +217,11 @@ func (s *session) appendRaw(buf, b []byte) (_ []byte, err error) {
 }
 
 func (s *session) sendItems(buf []byte, items [][]byte, limit int) (_ []byte, err error) {
+	total := 0
+	for _, enc := range items {
+		total += len(enc)
+	}
+	buf = slices.Grow(buf, min(limit+maxPacket, total+(1+total/maxBatch)*packetOverhead))
 	var rest []byte // of an item that takes several packets
 	for len(items) > 0 || len(rest) > 0 {
 		n, size := 0, 0
