@@ -817,3 +817,19 @@ func TestBellOnce(t *testing.T) {
 		}
 	})
 }
+
+// TestReplyTo: the last direct message counts for /reply, and not an older one that the history shows once more.
+func TestReplyTo(t *testing.T) {
+	var c conversation
+	for i, s := range []struct {
+		seq        uint64
+		what       byte
+		name, want string
+	}{{1, itemSay, "anna", ""}, {2, itemDirect, "carol", "carol"}, {3, itemDirect, "dora", "dora"},
+		{2, itemDirect, "carol", "dora"}, {4, itemSay, "anna", "dora"}} {
+		c.message(item{seq: s.seq, what: s.what, name: s.name}, false, false)
+		if got := c.replyTo(); got != s.want {
+			t.Errorf("%d: %q, want %q", i, got, s.want)
+		}
+	}
+}

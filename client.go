@@ -844,19 +844,9 @@ func (s *clientSession) send() error {
 			}
 			return s.link.write(buf)
 		}
-		if s.asksWho.Swap(false) {
-			buf, err = s.link.append(buf, kindWho, nil)
-			if err != nil {
-				return err
-			}
-		}
-		if !s.people.wanted() { // the server drops this request while the list of people waits
-			if n := s.asksHistory.Swap(0); n > 0 {
-				buf, err = s.link.append(buf, kindHistory, binary.BigEndian.AppendUint64(nil, n))
-				if err != nil {
-					return err
-				}
-			}
+		buf, err = s.appendRequests(buf)
+		if err != nil {
+			return err
 		}
 		buf, err = s.report.append(buf, s.link, false)
 		if err != nil {
@@ -891,6 +881,23 @@ func (s *clientSession) send() error {
 		}
 		ping.Reset(pingInterval)
 	}
+}
+
+// appendRequests appends what the person has asked the server for.
+func (s *clientSession) appendRequests(buf []byte) ([]byte, error) {
+	var err error
+	if s.asksWho.Swap(false) {
+		if buf, err = s.link.append(buf, kindWho, nil); err != nil {
+			return nil, err
+		}
+	}
+	if s.people.wanted() { // the server drops a request for the history while the list of people waits
+		return buf, nil
+	}
+	if n := s.asksHistory.Swap(0); n > 0 {
+		return s.link.append(buf, kindHistory, binary.BigEndian.AppendUint64(nil, n))
+	}
+	return buf, nil
 }
 
 // packLines appends a message of the first lines of batch to payload, as many as have one kind and receiver and fit a
