@@ -72,7 +72,7 @@ func TestFlagDefaults(t *testing.T) {
 // TestFlagValues parses one value for each flag that has one.
 func TestFlagValues(t *testing.T) {
 	o, err := parseFlags(strings.Fields("-connect :9000 -dir d -identity i -passphrase-file p -type rsa -bits 3072 " +
-		"-comment c -join -accept-new -to bob -count 3 -timeout 2m -reconnect -json -quiet -nobell -trace"))
+		"-comment c -join -accept-new -to bob -count 3 -timeout 2m -reconnect -json -quiet -quiet-joins -nobell -trace"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +80,7 @@ func TestFlagValues(t *testing.T) {
 	client := clientFlags{
 		join: true, acceptNew: true, to: "bob", stay: true, reconnect: true, count: 3, timeout: 2 * time.Minute,
 	}
-	output := outputFlags{json: true, quiet: true, nobell: true, trace: true}
+	output := outputFlags{json: true, quiet: true, quietJoins: true, nobell: true, trace: true}
 	if o.mode != "connect" || o.connect != "localhost:9000" ||
 		o.keys != keys || o.client != client || o.output != output {
 		t.Errorf("%+v", o)
@@ -170,7 +170,7 @@ func TestFlagConflicts(t *testing.T) {
 		belongs[name] = "listen"
 	}
 	excluded := map[string][]string{
-		"raw":   strings.Fields("to stay count resume since last reconnect rate norelay history bridge paper json nobell"),
+		"raw":   strings.Fields("to stay count resume since last reconnect rate norelay history bridge paper json nobell quiet-joins"),
 		"paper": strings.Fields("invite passphrase-file type bits comment join accept-new to resume since last reconnect"),
 	}
 	for _, row := range flagTable() {

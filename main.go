@@ -162,6 +162,7 @@ func newProcess(o *options, stdin, stdout, stderr *os.File) (*process, error) {
 	}
 	c, err := openConsole(stdin, stdout, stderr, consoleOptions{
 		json: o.output.json, bridge: o.server.bridge, raw: o.output.raw, quiet: o.output.quiet, noBell: o.output.nobell,
+		quietJoins: o.output.quietJoins,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("setting up the terminal: %w", err)

@@ -27,9 +27,13 @@ type operator struct {
 	trust     *trust // nil with -paper
 	strangers *strangers
 	name      string
-	addr      string // that the server listens on
-	stop      func() // stops the server
+	addr      string    // that the server listens on
+	stop      func()    // stops the server
+	asked     time.Time // when Ctrl-C or Ctrl-D was answered with the number of the others here
 }
+
+// A second Ctrl-C or Ctrl-D within closeAgain closes the room although others are here.
+const closeAgain = 10 * time.Second
 
 // newOperator makes the console a member of the room, as self.
 func newOperator(c *console, r *room, t *trust, refused *strangers, self *peer, addr string, stop func()) *operator {
@@ -37,9 +41,9 @@ func newOperator(c *console, r *room, t *trust, refused *strangers, self *peer, 
 	o.member = newMember(self, o)
 	r.enterOperator(o.member)
 	if c.term != nil {
-		c.term.setPrompt(c.prompt(o.name))
-		c.term.complete = func(line string, pos int) []string { return completions(line, pos, operatorHelp, r.names()) }
+		readCommands(c, operatorHelp, r.names)
 	}
+	c.enterRoom(o.name)
 	return o
 }
 
@@ -87,6 +91,9 @@ func (o *operator) read() {
 		line, pasted, err := o.console.read()
 		switch {
 		case err == errInterrupt || err == io.EOF && o.console.term != nil:
+			if !o.mayClose(time.Now()) {
+				continue
+			}
 			o.stop()
 			return
 		case errors.As(err, new(errLongLine)):
@@ -98,6 +105,7 @@ func (o *operator) read() {
 			o.console.note("reading standard input: %v; the room stays open", err)
 			return
 		}
+		o.asked = time.Time{}
 		l, ok := o.interpret(line, pasted)
 		if !ok {
 			continue
@@ -106,6 +114,21 @@ func (o *operator) read() {
 			o.console.note("not sent: %v", err)
 		}
 	}
+}
+
+// mayClose reports whether Ctrl-C or Ctrl-D closes the room. If others are here, the first one only prints how many.
+func (o *operator) mayClose(now time.Time) bool {
+	others := len(slices.DeleteFunc(o.room.names(), func(name string) bool { return name == o.console.ownName() }))
+	if others == 0 || now.Sub(o.asked) < closeAgain {
+		return true
+	}
+	o.asked = now
+	if others == 1 {
+		o.console.notePlain("1 other is here; again to close the room")
+	} else {
+		o.console.notePlain("%d others are here; again to close the room", others)
+	}
+	return false
 }
 
 // interpret returns what a line of the operator sends. A pasted line is no command. ok is false if there is nothing to

@@ -279,7 +279,9 @@ func (r *room) meetLocked(m *member, req joinRequest, w *welcome) (gap bool) {
 	case missed > 0 && m.presence.returned:
 		r.notifyLocked(m, itemNotice, plural(missed, "message")+" while you were away"+among+":")
 	case m.presence.person && !known:
-		r.notifyLocked(m, itemNotice, whoLine(append(r.namesLocked(), m.name)))
+		names := append(r.namesLocked(), m.name)
+		slices.Sort(names)
+		r.notifyLocked(m, itemNotice, whoLine(slices.Compact(names)))
 	}
 	w.seq = r.beforeLocked(m)
 	m.read = w.seq
