@@ -213,8 +213,7 @@ func (l *connLog) verifyTail(older *os.File, olderSize int64) error {
 
 // open opens, locks and repairs the file at l.path. cut is the number of bytes that the repair removed.
 func (l *connLog) open() (f *os.File, end logEnd, cut int64, err error) {
-	const flags = os.O_RDWR | os.O_APPEND | os.O_CREATE | syscall.O_NONBLOCK // a FIFO must not block
-	f, err = os.OpenFile(l.path, flags, 0o600)
+	f, err = openAppend(l.path)
 	if err != nil {
 		return nil, end, 0, err
 	}
@@ -379,15 +378,13 @@ func (l *connLog) check() error {
 	if l.path == logStdout {
 		return nil
 	}
+	if unlinked(l.f) {
+		return l.replace()
+	}
 	size, err := l.f.Seek(0, io.SeekEnd) // unlike Stat it allocates nothing
 	switch {
 	case err != nil:
 		return err
-	case unlinked(l.f):
-		if err := l.replace(); err != nil {
-			return err
-		}
-		l.report("the log was removed; it continues in a new file " + l.path)
 	case size < l.end.size:
 		before := l.end
 		end, _, err := repairEnd(l.f, l.path)
@@ -442,7 +439,7 @@ func (l *connLog) append(b []byte) (int, error) {
 	return l.f.Write(b)
 }
 
-// cut removes the rest of a failed write.
+// cut removes the rest of a failed write, and leaves the file's position, at which Windows writes, at its end.
 func (l *connLog) cut() error {
 	if l.path == logStdout {
 		l.torn = false
@@ -452,13 +449,20 @@ func (l *connLog) cut() error {
 	if err == nil && info.Size() > l.end.size {
 		err = l.f.Truncate(l.end.size)
 	}
+	if err == nil {
+		_, err = l.f.Seek(0, io.SeekEnd)
+	}
 	l.torn = err != nil
 	return err
 }
 
-// replace continues in the file that is at the path now, which it creates if there is none.
+// replace continues in the file that is at the path now, which it creates if there is none. It reports that the file
+// so far was removed.
 func (l *connLog) replace() error {
-	head := l.end.head
+	head, removed := l.end.head, unlinked(l.f)
+	if removed {
+		l.f.Close() // Windows keeps the name of a removed file until it is closed
+	}
 	f, end, _, err := l.open()
 	if err != nil {
 		return err
@@ -466,6 +470,9 @@ func (l *connLog) replace() error {
 	l.f.Close()
 	l.f = f
 	l.continueAt(end)
+	if removed {
+		l.report("the log was removed; it continues in a new file " + l.path)
+	}
 	if end.size > 0 && end.head != head {
 		l.report("the log continues in " + l.path + ", after the records that it had")
 	}
@@ -477,30 +484,38 @@ func (l *connLog) replace() error {
 func (l *connLog) reopen() (moved bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.f == nil || l.path == logStdout {
+	if l.f == nil || l.path == logStdout || isFileAt(l.f, l.path) {
 		return false, nil
 	}
-	if l.atPath() {
-		return false, nil
-	}
-	if l.durable {
+	old := "it continues in the old file"
+	if unlinked(l.f) {
+		old = "the old file was removed, so nothing is acknowledged until it can be written"
+	} else if l.durable {
 		if err := l.syncFile(l.f); err != nil {
-			return false, fmt.Errorf("reopening the log: %w; it continues in the old file", err)
+			return false, fmt.Errorf("reopening the log: %w; %s", err, old)
 		}
 	}
 	if err := l.replace(); err != nil {
-		return false, fmt.Errorf("reopening the log %s: %w; it continues in the old file", l.path, err)
+		return false, fmt.Errorf("reopening the log %s: %w; %s", l.path, err, old)
 	}
 	return true, nil
 }
 
-// atPath reports whether the open file is the one at the path.
-func (l *connLog) atPath() bool {
-	current, err := os.Stat(l.path)
+// moved reports whether reopen would change the file. It delays no write.
+func (l *connLog) moved() bool {
+	l.mu.Lock()
+	f := l.f
+	l.mu.Unlock()
+	return f != nil && l.path != logStdout && !isFileAt(f, l.path)
+}
+
+// isFileAt reports whether f is the file at the path.
+func isFileAt(f *os.File, path string) bool {
+	current, err := os.Stat(path)
 	if err != nil {
 		return false
 	}
-	open, err := l.f.Stat()
+	open, err := f.Stat()
 	return err == nil && os.SameFile(current, open)
 }
 

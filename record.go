@@ -22,7 +22,7 @@ const (
 	eventRefused    = "refused"
 	eventDisconnect = "disconnect"
 	eventAllow      = "allow"   // the operator admitted a key while the server runs
-	eventRotate     = "rotate"  // after SIGHUP the running server continues in a new file at the path
+	eventRotate     = "rotate"  // the running server continues in a new file at the path
 	eventStream     = "stream"  // the last msg_id of each of many streams whose clients may reconnect
 	eventRoom       = "room"    // the epoch and the number of the last message
 	eventVisitor    = "visitor" // what the room knows of a key

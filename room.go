@@ -279,7 +279,9 @@ func (r *room) meetLocked(m *member, req joinRequest, w *welcome) (gap bool) {
 	case missed > 0 && m.presence.returned:
 		r.notifyLocked(m, itemNotice, plural(missed, "message")+" while you were away"+among+":")
 	case m.presence.person && !known:
-		r.notifyLocked(m, itemNotice, whoLine(append(r.namesLocked(), m.name)))
+		names := append(r.namesLocked(), m.name)
+		slices.Sort(names)
+		r.notifyLocked(m, itemNotice, whoLine(slices.Compact(names)))
 	}
 	w.seq = r.beforeLocked(m)
 	m.read = w.seq
@@ -677,7 +679,11 @@ func (r *room) audienceLocked(m *member, name string) (*audience, error) {
 			to.visitor = other.visitor
 		}
 	}
-	if len(to.streams) == 0 {
+	switch {
+	case len(to.streams) > 0:
+	case to.visitor.fingerprint == m.peer.fingerprint:
+		return nil, fmt.Errorf("%s is you", name)
+	default:
 		return nil, fmt.Errorf("%s does not listen", name)
 	}
 	return to, nil

@@ -148,6 +148,16 @@ func TestServerRefusals(t *testing.T) {
 		"a second join":        {message(kindJoin, joinRequest{}.encode()), errMalformed.Error()},
 		"raw bytes":            {message(kindRaw, []byte("x")), errMalformed.Error()},
 		"lines of no form":     {message(kindText, []byte("x")), errMalformed.Error()},
+		"no line":              {message(kindText, linesOf(1, itemSay, "")), errMalformed.Error()},
+		"to what is no name":   {message(kindText, linesOf(1, itemDirect, "b\x1b[2J", "x")), errMalformed.Error()},
+		"an overlong length":   {message(kindText, append(linesOf(1, itemSay, ""), 0x81, 0, 'x')), errMalformed.Error()},
+		"needless parts": {func(sess *session) ([]byte, error) {
+			buf, err := sess.append(nil, kindPart, []byte("x"))
+			if err != nil {
+				return nil, err
+			}
+			return sess.append(buf, kindPing, []byte("x"))
+		}, errMalformed.Error()},
 		"a gap": {func(sess *session) ([]byte, error) {
 			buf, err := sess.append(nil, kindText, linesOf(7, itemSay, "", "x"))
 			if err != nil {
@@ -1054,7 +1064,7 @@ func TestJoinCommands(t *testing.T) {
 		"[::1]:9000":     "securechat -connect localhost:9000 here",
 		"192.0.2.1:9000": "securechat -connect 192.0.2.1:9000",
 	} {
-		if got := joinCommands(addr, "9000", ""); got != want {
+		if got := joinCommands(addr, ""); got != want {
 			t.Errorf("%s: %q, not %q", addr, got, want)
 		}
 	}

@@ -74,6 +74,7 @@ type untrusted struct {
 	kind   refusalKind
 	reason string
 	hint   string        // what the user can do about it, or ""
+	line   string        // the line of a file that the first line of hint is about, or ""
 	key    ssh.PublicKey // the key of an unknown server, for the question to the user
 }
 
@@ -307,7 +308,8 @@ func (t *trust) unlisted(id ssh.PublicKey) *untrusted {
 	return &untrusted{
 		kind:   unknownKey,
 		reason: fmt.Sprintf("key %s is not in %s", fingerprint(id), file),
-		hint:   fmt.Sprintf("to admit it, append this line to %s: %s guest-%s", file, keyText(id), nameSuffix(id)),
+		hint:   fmt.Sprintf("to admit it, append this line to %s:", file),
+		line:   keyText(id) + " guest-" + nameSuffix(id),
 	}
 }
 
@@ -395,8 +397,8 @@ func (t *trust) checkServer(addr string, remote net.Addr, id ssh.PublicKey, now 
 	u := &untrusted{
 		kind:   unknownKey,
 		reason: fmt.Sprintf("the server %s is unknown: its key is %s", addr, shown),
-		hint: fmt.Sprintf("compare the fingerprint with the one that the server prints, then add to %s: %s %s",
-			file, server.name, keyText(id)),
+		hint:   fmt.Sprintf("compare the fingerprint with the one that the server prints, then append this line to %s:", file),
+		line:   server.name + " " + keyText(id),
 	}
 	if len(cas) > 0 {
 		ca := cas[0]
