@@ -198,9 +198,7 @@ func (c *client) run(ctx context.Context) error {
 		return c.carry(conn)
 	}
 	if c.console.term != nil {
-		c.console.term.complete = func(line string, pos int) []string {
-			return completions(line, pos, clientHelp, c.people.names())
-		}
+		readCommands(c.console, clientHelp, c.people.names)
 	}
 	go c.input() // ends with the input, and with -stay the stay; else with the process
 	return c.complete(c.remain(conn, err))
@@ -605,6 +603,7 @@ func (c *client) command(line []byte) (out outLine, send, quit bool) {
 	case name == "":
 		return out, true, false
 	case name == "/who":
+		c.people.ask()
 		c.asksWho.Store(true)
 		wake(c.box.wake)
 	case name == "/history":
@@ -699,8 +698,10 @@ func (c *client) session(conn *clientConn) error {
 	if err := s.printed(s.console.welcome(conn.welcome)); err != nil {
 		return err
 	}
-	if c.console.term != nil {
-		c.console.term.setPrompt(c.console.prompt(conn.welcome.name))
+	s.console.enterRoom(conn.welcome.name)
+	if c.console.term != nil && c.protocol.acknowledges() {
+		s.people.want()
+		s.asksWho.Store(true)
 	}
 	s.working.Go(s.reader)
 	s.working.Go(s.writer)
@@ -843,17 +844,9 @@ func (s *clientSession) send() error {
 			}
 			return s.link.write(buf)
 		}
-		if s.asksWho.Swap(false) {
-			buf, err = s.link.append(buf, kindWho, nil)
-			if err != nil {
-				return err
-			}
-		}
-		if n := s.asksHistory.Swap(0); n > 0 {
-			buf, err = s.link.append(buf, kindHistory, binary.BigEndian.AppendUint64(nil, n))
-			if err != nil {
-				return err
-			}
+		buf, err = s.appendRequests(buf)
+		if err != nil {
+			return err
 		}
 		buf, err = s.report.append(buf, s.link, false)
 		if err != nil {
@@ -888,6 +881,23 @@ func (s *clientSession) send() error {
 		}
 		ping.Reset(pingInterval)
 	}
+}
+
+// appendRequests appends what the person has asked the server for.
+func (s *clientSession) appendRequests(buf []byte) ([]byte, error) {
+	var err error
+	if s.asksWho.Swap(false) {
+		if buf, err = s.link.append(buf, kindWho, nil); err != nil {
+			return nil, err
+		}
+	}
+	if s.people.wanted() { // the server drops a request for the history while the list of people waits
+		return buf, nil
+	}
+	if n := s.asksHistory.Swap(0); n > 0 {
+		return s.link.append(buf, kindHistory, binary.BigEndian.AppendUint64(nil, n))
+	}
+	return buf, nil
 }
 
 // packLines appends a message of the first lines of batch to payload, as many as have one kind and receiver and fit a
@@ -973,6 +983,9 @@ func (s *clientSession) flushed() error {
 
 // show prints the items of a message.
 func (s *clientSession) show(payload []byte) error {
+	if len(payload) == 0 {
+		return errMalformed
+	}
 	for len(payload) > 0 {
 		it, rest, err := cutItem(payload)
 		if err != nil {
@@ -980,6 +993,9 @@ func (s *clientSession) show(payload []byte) error {
 		}
 		payload = rest
 		s.people.saw(it)
+		if it.what == itemNotice && s.console.term != nil && s.heardList(it) {
+			continue
+		}
 		if it.seq > 0 {
 			s.progress.Store(true)
 		}
@@ -1018,29 +1034,99 @@ func (s *clientSession) countDown() error {
 	return err
 }
 
-// people are the names that a client has seen in the room, for completion.
+// heardList takes the list of the people in the room from a notice. silent reports that it is not shown: the client has
+// asked for it only to complete names.
+func (s *clientSession) heardList(it item) (silent bool) {
+	names, isList := parseWhoLine(string(it.text))
+	if isList {
+		silent = s.people.list(names, it.time)
+		wake(s.box.wake) // a request for the history may wait for the list
+		return silent
+	}
+	if s.people.wanted() { // the server answers no such request while a notice waits
+		s.asksWho.Store(true)
+		wake(s.box.wake)
+	}
+	return false
+}
+
+// parseWhoLine returns the names in a whoLine. ok is false for any other text, and for a list that was cut.
+func parseWhoLine(text string) (names []string, ok bool) {
+	count, list, ok := strings.Cut(text, " here: ")
+	if !ok {
+		return nil, false
+	}
+	names = strings.Split(list, ", ")
+	if count != strconv.Itoa(len(names)) || slices.ContainsFunc(names, func(n string) bool { return !validShown(n) }) {
+		return nil, false
+	}
+	return names, true
+}
+
+// people are the names that a client at a terminal has seen in the room, for completion.
 type people struct {
-	mu   sync.Mutex          // guards here
-	here map[string]struct{} // maxPeople at most
+	mu     sync.Mutex     // guards the fields below
+	here   map[string]int // the connections with each name, as far as known; maxPeople names at most
+	at     time.Time      // of the last list, by the server's clock: earlier joins and leaves are in it
+	wants  bool           // a list was not received on this connection
+	typed  int            // lists that /who has asked for
+	listed bool           // a list was shown
 }
 
 const maxPeople = 1 << 10
+
+// want notes that a list is wanted, at the start of a connection.
+func (p *people) want() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.wants = true
+}
+
+func (p *people) wanted() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.wants
+}
+
+// ask notes that the person wants to see a list.
+func (p *people) ask() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.typed++
+}
+
+// list takes a list. silent reports that the person neither asked for it nor sees the first one.
+func (p *people) list(names []string, at time.Time) (silent bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	here := make(map[string]int, len(names))
+	for _, name := range names[:min(len(names), maxPeople)] {
+		here[name] = max(1, p.here[name])
+	}
+	silent = p.typed == 0 && p.listed
+	p.here, p.at, p.wants, p.listed, p.typed = here, at, false, true, max(0, p.typed-1)
+	return silent
+}
 
 // saw adds or removes the name in an item.
 func (p *people) saw(it item) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if it.what == itemLeave {
+	isVisit := it.what == itemJoin || it.what == itemLeave
+	switch {
+	case it.name == "" || isVisit && !it.time.After(p.at):
+	case it.what == itemLeave && p.here[it.name] > 1:
+		p.here[it.name]--
+	case it.what == itemLeave:
 		delete(p.here, it.name)
-		return
+	case p.here[it.name] == 0 && len(p.here) >= maxPeople:
+	case p.here == nil:
+		p.here = map[string]int{it.name: 1}
+	case it.what == itemJoin:
+		p.here[it.name]++
+	default:
+		p.here[it.name] = max(1, p.here[it.name])
 	}
-	if it.name == "" || len(p.here) >= maxPeople {
-		return
-	}
-	if p.here == nil {
-		p.here = map[string]struct{}{}
-	}
-	p.here[it.name] = struct{}{}
 }
 
 // names lists the names in order.

@@ -30,6 +30,8 @@ type consoleOptions struct {
 	quiet  bool // -quiet: stderr carries only errors
 	noBell bool // -nobell
 
+	quietJoins bool // -quiet-joins
+
 	onTerminal bool // messages are shown on the terminal, above the prompt
 	color      bool
 }
@@ -38,6 +40,7 @@ type consoleOptions struct {
 type console struct {
 	consoleOptions
 	display
+	conversation
 	lines *lineReader // the input; nil with a terminal
 	out   *output
 	notes *noteQueue
@@ -190,79 +193,56 @@ func (c *console) show(it item) error {
 		c.print("securechat: " + safe(string(it.text)))
 		return nil
 	}
-	if !c.quiet {
-		c.print(eventLine(it))
-	}
+	c.showEvent(it)
 	return nil
 }
 
-// eventLine returns the line for an item that is not a message.
-func eventLine(it item) string {
-	name, text := safe(it.name), safe(string(it.text))
+// showEvent prints an item that is not a message.
+func (c *console) showEvent(it item) {
+	isVisit := it.what == itemJoin || it.what == itemLeave
+	// A name with a suffix looks like the name of somebody else, so its join is always shown.
+	alike := it.what == itemJoin && strings.Contains(it.name, "~")
 	switch {
-	case it.what == itemJoin:
-		return "* " + name + " joined"
-	case it.what == itemLeave && text == "":
-		return "* " + name + " left"
-	case it.what == itemLeave:
-		return "* " + name + " left: " + text
+	case c.quiet || isVisit && c.quietJoins && !alike:
+	case isVisit && c.term != nil:
+		v, l := c.visit(it)
+		number, replaced := c.printTimed(l)
+		c.visited(it, v, number, replaced)
+	default:
+		c.print(eventLine(it))
 	}
-	return "* " + text
 }
 
 // showMessage prints a message as text.
 func (c *console) showMessage(it item) error {
 	if !c.onTerminal {
 		return c.out.print(func(b []byte, _ *roomState) []byte {
-			b = appendMessageLine(b, it, false)
+			b = appendSafe(appendSpeaker(b, it, false), it.text)
 			if c.out.screen == nil {
 				return append(b, '\n')
 			}
 			return append(b[:0], breakRows(string(b), columnsOf(c.out.screen), "", "")...)
 		})
 	}
-	layout := "15:04 "
-	if c.out.isHistory(it) {
-		layout = "2006-01-02 15:04 "
-	}
-	b := it.time.Local().AppendFormat(nil, layout)
-	c.print(string(appendMessageLine(b, it, c.color)))
-	if it.what == itemDirect && !c.noBell {
+	l, rings := c.message(it, c.out.isHistory(it), c.color)
+	c.printTimed(l)
+	if rings && !c.noBell {
 		c.term.bell()
 	}
 	return nil
 }
 
-// appendMessageLine appends a message's sender and text.
-func appendMessageLine(b []byte, it item, color bool) []byte {
-	name := safe(it.name)
-	if it.what == itemAction {
-		b = append(b, "* "...)
+// enterRoom notes that the person is in the room with this name. From now on a terminal has a prompt for it.
+func (c *console) enterRoom(name string) {
+	c.setName(name)
+	if c.term == nil {
+		return
 	}
-	if color {
-		b = append(b, nameColor(name)...)
+	prompt := name + "> "
+	if c.color {
+		prompt = nameColor(name) + name + colorOff + "> "
 	}
-	b = append(b, name...)
-	if color {
-		b = append(b, colorOff...)
-	}
-	switch it.what {
-	case itemAction:
-		b = append(b, ' ')
-	case itemDirect:
-		b = append(b, " (to you): "...)
-	default:
-		b = append(b, ": "...)
-	}
-	return appendSafe(b, it.text)
-}
-
-// prompt returns the prompt for the person with this name.
-func (c *console) prompt(name string) string {
-	if !c.color {
-		return name + "> "
-	}
-	return nameColor(name) + name + colorOff + "> "
+	c.term.enterRoom(prompt)
 }
 
 // welcome prints, with -json, the object that begins a connection.
@@ -368,6 +348,14 @@ func (d *display) print(text string) {
 		return
 	}
 	fmt.Fprint(d.stderr, breakRowsFor(d.stderr, text))
+}
+
+// printTimed prints a line on the terminal, which there must be, and returns its number, and whether it has taken the
+// place of an earlier one.
+func (d *display) printTimed(l timedLine) (number uint64, replaced bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.term.printTimed(l)
 }
 
 // restoreTerminal restores the terminal, if there is one.

@@ -96,7 +96,7 @@ type paperFlags struct {
 
 // outputFlags are about stdin, stdout and stderr, of clients and servers.
 type outputFlags struct {
-	json, raw, quiet, nobell, trace bool
+	json, raw, quiet, quietJoins, nobell, trace bool
 }
 
 // option is a row of the table.
@@ -219,8 +219,10 @@ func (o *options) table() []optionGroup {
 				help: "carry bytes between one client and the server: " +
 					"the stdin of each side is the stdout of the other"},
 			{name: "quiet", field: &o.output.quiet, common: true, help: "print nothing but errors on stderr"},
+			{name: "quiet-joins", field: &o.output.quietJoins, excludes: notRaw,
+				help: "print no joins and leaves on stderr, except the join of a name that looks like another one"},
 			{name: "nobell", field: &o.output.nobell, excludes: notRaw,
-				help: "ring no bell for a message to you alone"},
+				help: "ring no bell for your name or for a message to you alone"},
 			{name: "trace", field: &o.output.trace, help: "print the stages of each handshake"},
 		}},
 	}
@@ -531,8 +533,8 @@ func checkKeyOptions(name string, k keyOptions) error {
 }
 
 func (o *options) checkTo() error {
-	if len(o.client.to) > maxShown {
-		return fmt.Errorf("-to: the name has %d bytes: no name in a room has more than %d", len(o.client.to), maxShown)
+	if o.client.to != "" && !validShown(o.client.to) {
+		return fmt.Errorf("-to: %w", nameError(o.client.to))
 	}
 	return nil
 }

@@ -35,14 +35,17 @@ const (
 	ctrlD     = "\x04"
 	ctrlE     = "\x05"
 	ctrlF     = "\x06"
+	ctrlG     = "\x07"
 	backspace = "\b"
 	tab       = "\t"
 	ctrlK     = "\x0b"
 	ctrlL     = "\x0c"
 	ctrlN     = "\x0e"
 	ctrlP     = "\x10"
+	ctrlR     = "\x12"
 	ctrlU     = "\x15"
 	ctrlW     = "\x17"
+	ctrlY     = "\x19"
 	ctrlZ     = "\x1a"
 	esc       = "\x1b"
 	del       = "\x7f"
@@ -65,7 +68,8 @@ func newKeyReader(in io.Reader) keyReader {
 	return keyReader{r: bufio.NewReader(timed), in: timed}
 }
 
-// next reads a rune. At the end of the terminal the error is io.EOF. A paste whose end mark is lost ends here.
+// next reads a rune. At the end of the terminal the error is io.EOF. A paste whose end mark is lost ends here: with the
+// rune that ends it, or with errSilence.
 func (k *keyReader) next() (rune, error) {
 	for {
 		if k.endLost && !k.pasting && k.r.Buffered() == 0 {
@@ -82,7 +86,7 @@ func (k *keyReader) next() (rune, error) {
 		switch {
 		case err == errSilence && k.pasting:
 			k.pasting, k.endLost = false, true
-			continue
+			return 0, err
 		case err == errSilence:
 			continue
 		case err != nil:

@@ -1,9 +1,10 @@
 package main
 
-// The line that a person edits, and the history of earlier lines. Nothing here is drawn.
+// The line that a person edits, the history of earlier lines, and the lines of a paste. Nothing here is drawn.
 
 import (
 	"slices"
+	"strings"
 	"unicode"
 	"unicode/utf8"
 )
@@ -11,6 +12,13 @@ import (
 const (
 	maxHistory      = 100       // lines kept for the arrow keys,
 	maxHistoryBytes = 256 << 10 // and bytes of all of them
+
+	// More lines than askLines in one paste are sent only after a question: five lines are a quotation, more are often
+	// a wrong clipboard. A paste of more than maxPaste bytes is dropped; a pipe sends files.
+	askLines = 5
+	maxPaste = 1 << 20
+
+	maxSearch = 256 // bytes of what Ctrl-R looks for
 )
 
 // history holds earlier lines for the arrow keys.
@@ -61,12 +69,69 @@ func (h *history) move(step int, current historyLine) (line historyLine, ok bool
 	return h.lines[to], true
 }
 
+// find returns the newest line before index end that contains query.
+func (h *history) find(query string, end int) (at int, ok bool) {
+	for at = min(end, len(h.lines)) - 1; at >= 0; at-- {
+		if strings.Contains(h.lines[at].text, query) {
+			return at, true
+		}
+	}
+	return 0, false
+}
+
+// search is a search in the history, as Ctrl-R begins it. The zero value is no search.
+type search struct {
+	on    bool
+	query string
+	at    int        // the index in the history of the line found; the length of the history for none
+	draft lineEditor // the line before the search
+}
+
+// pasteBuffer holds the complete lines of a paste until its end.
+type pasteBuffer struct {
+	lines   []string
+	size    int        // bytes of lines
+	tooLong bool       // more than maxPaste bytes were pasted, and all were dropped
+	active  bool       // the paste has begun, and its end was not handled yet
+	asking  bool       // the person was asked whether to send the lines
+	before  lineEditor // the line before the paste, which takes its place again if it is not sent
+}
+
+// begin begins a paste into line.
+func (p *pasteBuffer) begin(line *lineEditor) { *p = pasteBuffer{active: true, before: line.clone()} }
+
+// add adds a complete line.
+func (p *pasteBuffer) add(line string) {
+	p.size += len(line) + 1
+	if p.tooLong = p.tooLong || p.size > maxPaste; p.tooLong {
+		p.lines = nil
+		return
+	}
+	p.lines = append(p.lines, line)
+}
+
 // lineEditor is a line and the cursor in it.
 type lineEditor struct {
 	runes  []rune
 	pasted []bool // for each rune, whether it was pasted
 	pos    int    // of the cursor, an index of runes at the start of a cluster
 	size   int    // bytes of the line in UTF-8
+
+	cut     []rune // what the last keys that cut have removed, for Ctrl-Y
+	cutting bool   // the last key has cut, so the next one that cuts adds to cut
+	cutHas  bool   // cut has pasted runes
+}
+
+// clone returns a copy of e, which shares no memory with it.
+func (e *lineEditor) clone() lineEditor {
+	c := *e
+	c.runes, c.pasted, c.cut = slices.Clone(e.runes), slices.Clone(e.pasted), slices.Clone(e.cut)
+	return c
+}
+
+// set replaces the line by that of other, and keeps what was cut.
+func (e *lineEditor) set(other lineEditor) {
+	e.runes, e.pasted, e.pos, e.size, e.cutting = other.runes, other.pasted, other.pos, other.size, false
 }
 
 // startsPasted reports whether the first word has pasted runes.
@@ -96,6 +161,33 @@ func (e *lineEditor) replace(from, to int, text []rune, pasted bool) {
 	e.runes = slices.Replace(e.runes, from, to, text...)
 	e.pasted = slices.Replace(e.pasted, from, to, slices.Repeat([]bool{pasted}, len(text))...)
 	e.pos = from + len(text)
+	e.cutting = false
+}
+
+// kill removes runes[from:to], one end of which is the cursor, and keeps them for Ctrl-Y.
+func (e *lineEditor) kill(from, to int) {
+	if from == to {
+		return
+	}
+	text := slices.Clone(e.runes[from:to])
+	pasted := slices.Contains(e.pasted[from:to], true)
+	switch {
+	case !e.cutting:
+		e.cut, e.cutHas = text, pasted
+	case to == e.pos:
+		e.cut, e.cutHas = append(text, e.cut...), e.cutHas || pasted
+	default:
+		e.cut, e.cutHas = append(e.cut, text...), e.cutHas || pasted
+	}
+	e.replace(from, to, nil, false)
+	e.cutting = true
+}
+
+// yank inserts what was cut last, as far as it fits. All of it counts as pasted if a part of it was.
+func (e *lineEditor) yank() {
+	if e.size+runesSize(e.cut) <= maxInput {
+		e.replace(e.pos, e.pos, e.cut, e.cutHas)
+	}
 }
 
 // runesSize returns the length of runes in UTF-8.
@@ -106,18 +198,35 @@ func runesSize(runes []rune) (size int) {
 	return size
 }
 
-// take returns the line and empties it. wipe overwrites its memory.
+// take returns the line and empties it. wipe overwrites its memory, and what was cut.
 func (e *lineEditor) take(wipe bool) string {
 	line := string(e.runes)
 	if wipe {
 		clear(e.runes)
+		clear(e.cut)
+		e.cut = nil
 	}
-	e.runes, e.pasted, e.pos, e.size = e.runes[:0], e.pasted[:0], 0, 0
+	e.runes, e.pasted, e.pos, e.size, e.cutting = e.runes[:0], e.pasted[:0], 0, 0, false
 	return line
 }
 
 // key performs the action of a key, as in a shell. Other keys do nothing.
 func (e *lineEditor) key(key string) {
+	switch key {
+	case ctrlW, esc + del, esc + backspace:
+		e.kill(e.prevWord(), e.pos)
+		return
+	case "\x1bd":
+		e.kill(e.pos, e.nextWord())
+		return
+	case ctrlU:
+		e.kill(0, e.pos)
+		return
+	case ctrlK:
+		e.kill(e.pos, len(e.runes))
+		return
+	}
+	e.cutting = false
 	switch key {
 	case ctrlA, "\x1b[H", "\x1bOH", "\x1b[1~", "\x1b[7~":
 		e.pos = 0
@@ -135,14 +244,8 @@ func (e *lineEditor) key(key string) {
 		e.replace(prevCluster(e.runes, e.pos), e.pos, nil, false)
 	case ctrlD, "\x1b[3~":
 		e.replace(e.pos, nextCluster(e.runes, e.pos), nil, false)
-	case ctrlW, esc + del, esc + backspace:
-		e.replace(e.prevWord(), e.pos, nil, false)
-	case "\x1bd":
-		e.replace(e.pos, e.nextWord(), nil, false)
-	case ctrlU:
-		e.replace(0, e.pos, nil, false)
-	case ctrlK:
-		e.replace(e.pos, len(e.runes), nil, false)
+	case ctrlY:
+		e.yank()
 	}
 }
 

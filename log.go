@@ -149,8 +149,9 @@ func (l *connLog) start() error {
 	}
 	var older *os.File // nil if replay will not read it
 	var olderEnd logEnd
+	var torn int64
 	if end.size < tailBytes {
-		older, olderEnd = l.openOlder()
+		older, olderEnd, torn = l.openOlder()
 	}
 	if older != nil {
 		defer older.Close()
@@ -161,6 +162,9 @@ func (l *connLog) start() error {
 	var alarms []string
 	if cut > 0 {
 		alarms = append(alarms, fmt.Sprintf("repaired: %d bytes of a torn last record were removed", cut))
+	}
+	if end.size == 0 && torn > 0 && cutOlder(older, olderEnd.size) {
+		alarms = append(alarms, fmt.Sprintf("repaired: %d bytes of a torn last record of %s.1 were removed", torn, l.path))
 	}
 	if err := l.verifyTail(older, olderEnd.size); err != nil {
 		alarms = append(alarms, "damaged: "+err.Error())
@@ -179,6 +183,14 @@ func (l *connLog) start() error {
 		return err
 	}
 	return nil
+}
+
+// warn adds to what the operator has to know at the start.
+func (l *connLog) warn(text string) {
+	if l.alarm != "" {
+		text = l.alarm + "; " + text
+	}
+	l.alarm = text
 }
 
 // verifyTail returns what is wrong with the chain of the records that replay will read. older is nil without a rotated
@@ -257,19 +269,29 @@ func repairEnd(f *os.File, path string) (end logEnd, cut int64, err error) {
 	return end, cut, syncFolder(filepath.Dir(target))
 }
 
-// openOlder opens the log before this one, under its name after a rotation. The file is nil if there is none, or if it
-// is no log.
-func (l *connLog) openOlder() (*os.File, logEnd) {
-	f, err := os.OpenFile(l.path+".1", os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO must not block
+// openOlder opens the log before this one, under its name after a rotation, for writing if possible. torn is the number
+// of bytes after its last record. The file is nil if there is none, or if it is no log.
+func (l *connLog) openOlder() (f *os.File, end logEnd, torn int64) {
+	f, err := os.OpenFile(l.path+".1", os.O_RDWR|syscall.O_NONBLOCK, 0) // a FIFO must not block
 	if err != nil {
-		return nil, logEnd{}
+		f, err = os.OpenFile(l.path+".1", os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	}
-	end, _, err := lastRecord(f)
+	if err != nil {
+		return nil, logEnd{}, 0
+	}
+	end, torn, err = lastRecord(f)
 	if err != nil || end.size == 0 {
 		f.Close()
-		return nil, logEnd{}
+		return nil, logEnd{}, 0
 	}
-	return f, end
+	return f, end, torn
+}
+
+// cutOlder removes what follows the last record of a log that was rotated after its server was killed, and reports
+// whether it did. A server that still writes the file has locked it.
+func cutOlder(f *os.File, size int64) bool {
+	locked, err := tryLock(f)
+	return err == nil && locked && f.Truncate(size) == nil
 }
 
 // lastRecord returns the end of a log's last record. rest is the number of bytes after it: the front of a record, or

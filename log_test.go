@@ -569,6 +569,40 @@ func TestVerifySafeName(t *testing.T) {
 	l.close()
 }
 
+// TestTornBeforeRotation checks that a start with a new file removes the torn record with which its predecessor ends,
+// since a server that was killed before a rotation cannot; but not while another server writes that file.
+func TestTornBeforeRotation(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	fill(t, path, 1, 3)
+	appendFile(t, path, `{"time":"20`)
+	if err := os.Rename(path, path+".1"); err != nil {
+		t.Fatal(err)
+	}
+	writer, err := os.Open(path + ".1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if locked, err := tryLock(writer); err != nil || !locked {
+		t.Fatal(locked, err)
+	}
+	for _, want := range []string{"continues " + path + ".1",
+		"repaired: 11 bytes of a torn last record of " + path + ".1 were removed"} {
+		l, err := openLog(logOptions{path: path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.close()
+		if l.began != want {
+			t.Errorf("began %q, want %q", l.began, want)
+		}
+		writer.Close()
+	}
+	fill(t, path, 4, 5)
+	if err := verifyLogs([]string{path + ".1", path}, "", io.Discard); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestTornRecord checks that a start removes the torn record that a power cut leaves, and that other files are left
 // alone.
 func TestTornRecord(t *testing.T) {
@@ -1035,6 +1069,17 @@ func TestSync(t *testing.T) {
 		!slices.Equal(messages(t, path), []string{"a1", "a", "b", "a", "b", "a", "b", "b4"}) {
 		t.Errorf("%d records, %v, %q", v.records, err, messages(t, path))
 	}
+	if err := l.close(); err != nil {
+		t.Fatal(err)
+	}
+	next, err := openLog(logOptions{path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.close()
+	if later, err := newRoom(next, 1000, false); err != nil || later.queue.said != r.queue.said {
+		t.Errorf("after a start the last number is %d, and it was %d: %v", later.queue.said, r.queue.said, err)
+	}
 }
 
 // TestSyncConsole checks that the operator is notified when a failed sync removes a line, and that the next line is
@@ -1318,7 +1363,8 @@ func TestParseObject(t *testing.T) {
 		{`{"type":"ack","base64":"!"}`, "", "", `"base64" is wrong`},
 		{`{"text":"a\nb"}`, "", "", "a newline in it"},
 		{`{"text":"` + longest + `x"}`, "", "", "longer than 65536 bytes"},
-		{`{"text":"x","to":"` + strings.Repeat("n", maxShown+1) + `"}`, "", "", "a name that is too long"},
+		{`{"text":"x","to":"` + strings.Repeat("n", maxShown+1) + `"}`, "", "", `"to" is no name`},
+		{`{"text":"x","to":"b\u001b[2J"}`, "", "", `"to" is no name`},
 		{`{"text":"x"`, "", "", "no JSON object, so it was not sent: its end is wrong or missing"},
 		{``, "", "", "its end is wrong or missing"},
 		{`{"text" "x"}`, "", "", "no JSON object, so it was not sent: byte 9 is wrong"},

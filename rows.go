@@ -102,12 +102,18 @@ func runeWidth(r rune) int {
 	return 1
 }
 
+// sizeOf returns the size of the terminal f. The height is 0 if it is unknown.
+func sizeOf(f *os.File) (columns, height int) {
+	columns, height, err := term.GetSize(int(f.Fd()))
+	if err != nil || columns <= 0 {
+		return defaultColumns, 0
+	}
+	return columns, height
+}
+
 // columnsOf returns the width of the terminal f.
 func columnsOf(f *os.File) int {
-	columns, _, err := term.GetSize(int(f.Fd()))
-	if err != nil || columns <= 0 {
-		return defaultColumns
-	}
+	columns, _ := sizeOf(f)
 	return columns
 }
 

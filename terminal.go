@@ -10,8 +10,6 @@ package main
 //     are rather too large than too small, only decide how much of the line is drawn.
 //   - Typed and pasted text is drawn through appendSafe. Callers of print make text from peers safe.
 //   - A printed line that is longer than a row continues on indented rows, so it cannot imitate a line of its own.
-//   - Pasted text is marked. The caller learns whether a line's first word has pasted characters, and takes such a line
-//     as text.
 //   - The terminal is restored at every kind of end: close, panics (console.guard), Ctrl-Z and fg.
 //   - With TERM=dumb the kernel edits the line, and no escape sequence is written.
 //
@@ -20,18 +18,15 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"hash/fnv"
-	"io"
 	"os"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"golang.org/x/term"
 )
@@ -42,7 +37,12 @@ const (
 	discardPause = 100 * time.Millisecond
 	maxDiscard   = time.Second
 
+	// An empty line leaves a room. One that is entered within suddenEnter of other input does not: it is an Enter that
+	// was pressed twice, or the end of a paste.
+	suddenEnter = 500 * time.Millisecond
+
 	pasteOn, pasteOff = "\x1b[?2004h", "\x1b[?2004l"
+	askCursor         = "\x1b[6n" // the terminal answers ESC [ row ; column R
 	colorOff          = "\x1b[0m"
 	wrapOff, wrapOn   = "\x1b[?7l", "\x1b[?7h"
 )
@@ -52,31 +52,50 @@ const (
 type terminal struct {
 	in, out *os.File
 	dumb    bool
-
-	// Only readLine and readSecret use these. complete returns the candidates for the word that ends at byte pos of
-	// line; it may be nil, and must be set before the first line is read.
-	complete   func(line string, pos int) []string
-	keys       keyReader
-	history    history
-	tabs       int  // Tab keys in a row
-	afterPaste bool // the last line ended in a paste: Enter without a line is meant to send that paste
+	typing
 
 	mu    sync.Mutex  // guards the fields below
 	saved *term.State // nil: not in raw mode (closed, or dumb without a secret being asked for)
 	undo  func()      // stops watching signals and restores what enableOutput changed
 	promptRow
 	line    lineEditor // written only by readLine and readSecret, which therefore read it without the lock
+	above   timeline
 	closed  bool
-	chats   bool // readLine has been called: close discards what was typed ahead
+	reads   bool // readLine has been called: close discards what was typed ahead
 	waiting bool // Ctrl-C is a signal, until the next prompt
+}
+
+// typing is what only readLine and readSecret use. complete and expand may be nil, and must be set before the first
+// line is read.
+type typing struct {
+	// complete returns the candidates for the word that ends at byte pos of line, and what follows a complete one.
+	complete func(line string, pos int) (words []string, after string)
+	// expand returns the line that takes the place of a typed line.
+	expand func(line string) string
+
+	keys       keyReader
+	history    history
+	search     search
+	paste      pasteBuffer
+	tabs       int       // Tab keys in a row
+	afterPaste bool      // the last line ended in a paste: Enter without a line is meant to send that paste
+	lastKey    time.Time // when the last rune was read
 }
 
 // promptRow is the row in which a line is typed.
 type promptRow struct {
-	prompt string
-	shown  bool // it is on the screen
-	secret bool // the line is not drawn
+	prompt   string
+	question string // stands in the place of the prompt; without colours
+	shown    bool   // the row is on the screen
+	secret   bool   // the line is not drawn
+	chat     bool   // lines go to a room: they get times, long pastes are asked about, and a sudden Enter is no line
+	drawn    rowShape
+	stale    rowShape // the row that was drawn before the terminal became narrower; zero for none
+	queries  int      // questions for the cursor's position that the terminal has not answered
 }
+
+// rowShape is the extent of a row as it was drawn.
+type rowShape struct{ width, cursor int }
 
 // wantColor reports whether out is a terminal that should get colours (no-color.org).
 func wantColor(out *os.File) bool {
@@ -99,7 +118,8 @@ func nameColor(name string) string {
 
 // newTerminal takes over the terminal that in and out are. The caller must call close at the end, also after a panic.
 func newTerminal(in, out *os.File) (*terminal, error) {
-	t := &terminal{in: in, out: out, keys: newKeyReader(in), dumb: isDumb(), undo: func() {}}
+	t := &terminal{in: in, out: out, typing: typing{keys: newKeyReader(in)}, dumb: isDumb(), undo: func() {}}
+	t.above.day = time.Now()
 	if !isTerminal(in) || !isTerminal(out) {
 		return nil, errors.New("input and output are not a terminal; use a pipe without a prompt")
 	}
@@ -115,7 +135,7 @@ func newTerminal(in, out *os.File) (*terminal, error) {
 		restoreOutput()
 		return nil, fmt.Errorf("preparing the terminal: %w", err)
 	}
-	unwatch := watchTerminal(t.redraw, func() { t.resume(false) }, t.close)
+	unwatch := watchTerminal(t.resized, func() { t.resume(false) }, t.close)
 	t.undo = func() { unwatch(); restoreOutput() }
 	t.write(pasteOn)
 	return t, nil
@@ -128,7 +148,8 @@ func newQuestions() *terminal {
 	if err != nil {
 		return nil
 	}
-	return &terminal{in: in, out: out, keys: keyReader{r: bufio.NewReader(in)}, dumb: true, undo: func() {}}
+	typing := typing{keys: keyReader{r: bufio.NewReader(in)}}
+	return &terminal{in: in, out: out, typing: typing, dumb: true, undo: func() {}}
 }
 
 // close restores the terminal, with the cursor at the start of a row. It may be called again, and while readLine waits.
@@ -140,7 +161,7 @@ func (t *terminal) close() {
 	}
 	t.closed = true
 	t.undo()
-	if t.chats {
+	if t.reads {
 		t.discardTypedAhead()
 	}
 	t.release()
@@ -184,6 +205,7 @@ func (t *terminal) resume(editing bool) {
 	}
 	t.write(pasteOn)
 	t.shown = t.shown || editing
+	t.above.forget()
 	t.draw()
 }
 
@@ -210,26 +232,75 @@ func (t *terminal) write(s string) { _, _ = t.out.WriteString(s) }
 func (t *terminal) print(text string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	text = t.rows(text)
-	if t.saved != nil {
-		text = strings.ReplaceAll(text, "\n", "\r\n")
+	t.insertRows(0, t.addRows(0, text))
+}
+
+// printTimed inserts a line with its time above the prompt, after the day if that is another one than that of the line
+// before. It returns the line's number, and whether the line has taken the place of l.replaces.
+func (t *terminal) printTimed(l timedLine) (number uint64, replaced bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	columns, height := sizeOf(t.out)
+	rows, again, replaced := t.above.remove(l.replaces, columns, height)
+	if replaced {
+		l.text = l.folded
 	}
+	if heading := t.above.heading(l.at, l.age); heading != "" {
+		again += t.addRows(0, strings.TrimSuffix(heading, "\n"))
+	}
+	t.above.number++
+	t.insertRows(rows, again+t.addRows(t.above.number, l.at.Local().Format(clockLayout)+l.text))
+	return t.above.number, replaced
+}
+
+// addRows breaks text into rows, which all end with a newline, and notes them as the last ones on the screen. The
+// caller prints them.
+func (t *terminal) addRows(number uint64, text string) string {
+	whole := strings.Contains(text, wholeLine)
+	text = t.rows(text)
+	if columns, height := sizeOf(t.out); t.dumb || t.closed || whole {
+		t.above.forget() // the terminal's own wrapping decides how many rows these are
+	} else {
+		t.above.add(number, text, strings.Count(text, "\n"), columns, height)
+	}
+	return text
+}
+
+// insertRows prints rows above the prompt, in place of the last ones there.
+func (t *terminal) insertRows(replaced int, rows string) {
+	if t.saved != nil {
+		rows = strings.ReplaceAll(rows, "\n", "\r\n")
+	}
+	t.stale = rowShape{}
 	switch {
 	case t.shown && t.dumb: // the kernel still holds what was typed
-		text = "\n" + text + t.prompt
+		rows = "\n" + rows + t.prompt
+	case replaced > 0 && t.shown:
+		rows = up(replaced) + "\r\x1b[J" + rows + t.row()
+	case replaced > 0:
+		rows = up(replaced) + "\r\x1b[J" + rows
 	case t.shown:
-		text = "\r\x1b[J" + text + t.row()
+		rows = "\r\x1b[J" + rows + t.row()
 	}
-	t.write(text)
+	t.write(rows)
+}
+
+// up returns the sequence that moves the cursor up.
+func up(rows int) string {
+	if rows == 0 {
+		return ""
+	}
+	return fmt.Sprintf("\x1b[%dA", rows)
 }
 
 // rows breaks text into rows, which all end with a newline. The terminal's own wrapping is off meanwhile: it would
 // begin a row without indent if this terminal shows a rune wider than width takes it for.
 func (t *terminal) rows(text string) string {
+	columns, _ := sizeOf(t.out)
 	if t.dumb || t.closed {
-		return breakRows(text, columnsOf(t.out), "", "")
+		return breakRows(text, columns, "", "")
 	}
-	return breakRows(text, columnsOf(t.out), wrapOff, wrapOn) + wrapOn
+	return breakRows(text, columns, wrapOff, wrapOn) + wrapOn
 }
 
 // bell rings the bell.
@@ -257,6 +328,14 @@ func (t *terminal) setPrompt(prompt string) {
 	}
 }
 
+// enterRoom sets the prompt of a room. From now on lines go to the room.
+func (t *terminal) enterRoom(prompt string) {
+	t.mu.Lock()
+	t.chat = true
+	t.mu.Unlock()
+	t.setPrompt(prompt)
+}
+
 // draw is like redraw, for callers that hold the lock.
 func (t *terminal) draw() {
 	if t.shown && !t.dumb {
@@ -264,86 +343,87 @@ func (t *terminal) draw() {
 	}
 }
 
+// resized draws the prompt's row again after the terminal's size has changed. If the row is wider than the terminal is
+// now, it depends on the terminal whether it takes several rows, so the terminal is asked for the cursor's position.
+func (t *terminal) resized() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.above.forget()
+	columns, _ := sizeOf(t.out)
+	if t.stale == (rowShape{}) {
+		t.stale = t.drawn
+	}
+	if !t.shown || t.dumb || !t.reads || t.stale.width < columns {
+		t.stale = rowShape{}
+		t.draw()
+		return
+	}
+	t.queries++
+	t.write(askCursor)
+}
+
+// cursorAt takes the terminal's answer to askCursor: the cursor is in this column, from 0 on. If the terminal has
+// broken the prompt's row into several ones, it is drawn again where the first of these begins.
+func (t *terminal) cursorAt(column int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.queries--
+	if t.queries > 0 || t.stale == (rowShape{}) {
+		return // a later answer follows, or what was printed since has moved the row
+	}
+	columns, _ := sizeOf(t.out)
+	above := 0 // rows of the broken row before the cursor's
+	switch {
+	case column == t.stale.cursor%columns:
+		above = t.stale.cursor / columns
+	case t.stale.cursor%columns == 0 && column == columns-1: // the cursor stays behind the last column
+		above = max(0, t.stale.cursor/columns-1)
+	}
+	t.stale = rowShape{}
+	if t.shown {
+		t.write(up(above))
+		t.draw()
+	}
+}
+
+// answerColumn returns the column in the terminal's answer to askCursor, from 0 on.
+func answerColumn(key string) (column int, ok bool) {
+	row, rest := 0, ""
+	n, err := fmt.Sscanf(key, "\x1b[%d;%d%s", &row, &column, &rest)
+	return column - 1, n == 3 && err == nil && rest == "R" && column > 0
+}
+
 // row returns the output that draws the prompt and the part of the line around the cursor on an empty row.
 func (t *terminal) row() string {
-	columns := columnsOf(t.out)
+	columns, _ := sizeOf(t.out)
 	prompt := t.prompt
-	room := columns - width(prompt) - 1
-	if room < 10 && prompt != "" {
-		prompt, room = "", columns-1
+	if t.question != "" {
+		prompt = t.question
+		for words := strings.SplitAfter(prompt, " "); len(words) > 1 && width(prompt) > columns-4; {
+			words = words[1:]
+			prompt = strings.Join(words, "")
+		}
+	} else if columns-width(prompt)-1 < 10 {
+		prompt = ""
 	}
+	room := columns - width(prompt) - 1
 	line, pos := t.line.runes, t.line.pos
 	if t.secret {
 		line, pos = nil, 0
 	}
 	from, to := visiblePart(line, pos, room)
-	var b strings.Builder
-	b.WriteString(wrapOff + prompt)
+	left, right := prompt, ""
 	if from > 0 {
-		b.WriteByte('<')
+		left += "<"
 	}
-	b.WriteString(safe(string(line[from:pos])) + "\x1b7" + safe(string(line[pos:to])))
+	left += safe(string(line[from:pos]))
+	right = safe(string(line[pos:to]))
 	if to < len(line) {
-		b.WriteByte('>')
+		right += ">"
 	}
-	b.WriteString("\x1b8" + wrapOn)
-	return b.String()
-}
-
-// readLine returns the next line. pasted reports that its first word has pasted characters, or that the line ended
-// inside a paste: then it is text, not a command, and an empty line no request to leave. A pasted line longer than
-// maxInput is returned in parts. A line that begins with one typed slash takes the newlines of a paste as characters,
-// because the lines of the paste are meant for the command. The error is io.EOF for Ctrl-D on an empty line and for the
-// end of the terminal, and errInterrupt for Ctrl-C.
-func (t *terminal) readLine() (line string, pasted bool, err error) {
-	t.mu.Lock()
-	t.chats = true
-	t.mu.Unlock()
-	if t.dumb {
-		line, err = t.readCooked()
-		return line, false, err
-	}
-	t.begin(false)
-	line, pasted, err = t.edit()
-	if err == nil && line != "" && !t.keys.pasting {
-		t.history.remember(historyLine{text: line, pasted: pasted})
-	}
-	return line, pasted, err
-}
-
-// readSecret asks for a line that is not shown.
-func (t *terminal) readSecret(prompt string) ([]byte, error) {
-	old, err := t.beginSecret(prompt)
-	if err != nil {
-		return nil, err
-	}
-	line, _, err := t.edit()
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.prompt = old
-	if t.dumb && t.saved != nil {
-		_ = term.Restore(int(t.in.Fd()), t.saved) // if this fails, the terminal is gone
-		t.saved = nil
-	}
-	return []byte(line), err
-}
-
-// beginSecret shows the prompt for a secret and returns the prompt that it replaces. A dumb terminal is in raw mode
-// until the secret has been read, because the kernel would echo it.
-func (t *terminal) beginSecret(prompt string) (old string, err error) {
-	t.mu.Lock()
-	if t.dumb && !t.closed {
-		state, err := term.MakeRaw(int(t.in.Fd()))
-		if err != nil {
-			t.mu.Unlock()
-			return "", fmt.Errorf("switching off the terminal's echo: %w", err)
-		}
-		t.saved = state
-	}
-	old, t.prompt = t.prompt, prompt
-	t.mu.Unlock()
-	t.begin(true)
-	return old, nil
+	t.drawn.cursor = width(left)
+	t.drawn.width = t.drawn.cursor + width(right)
+	return wrapOff + left + "\x1b7" + right + "\x1b8" + wrapOn
 }
 
 // await lets Ctrl-C be a signal until the next prompt. It is for a wait in which no prompt reads Ctrl-C. What is typed
@@ -366,21 +446,10 @@ func (t *terminal) begin(secret bool) {
 		t.waiting = false
 		_, _ = term.MakeRaw(int(t.in.Fd())) // if this fails, the terminal is gone, which the next read reports
 	}
-	t.secret, t.shown = secret, !t.closed
+	t.secret, t.shown, t.stale = secret, !t.closed, rowShape{}
 	if t.dumb && t.shown {
 		t.write(t.prompt)
 	}
-}
-
-// readCooked reads a line that the kernel has edited.
-func (t *terminal) readCooked() (string, error) {
-	t.begin(false)
-	defer func() { t.mu.Lock(); t.shown = false; t.mu.Unlock() }()
-	line, err := t.keys.cookedLine()
-	if err == io.EOF {
-		t.emit("\n")
-	}
-	return line, err
 }
 
 // emit is like write, for callers that do not hold the lock.
@@ -388,59 +457,6 @@ func (t *terminal) emit(s string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.write(s)
-}
-
-// edit reads keys until they complete a line.
-func (t *terminal) edit() (line string, pasted bool, err error) {
-	for {
-		if t.keys.r.Buffered() == 0 { // so that a paste, or text typed ahead, is drawn once
-			t.redraw()
-		}
-		r, err := t.keys.next()
-		if err != nil {
-			return "", false, err
-		}
-		if t.isClosed() {
-			return "", false, io.EOF
-		}
-		if t.keys.isLaterHalf(r) {
-			continue
-		}
-		if string(r) != tab {
-			t.tabs = 0
-		}
-		switch {
-		case (r == '\r' || r == '\n') && t.keys.pasting && t.line.isCommand() && !t.secret:
-			t.insert('\n')
-		case (r == '\r' || r == '\n') && t.afterPaste && !t.keys.pasting && len(t.line.runes) == 0:
-			t.afterPaste = false
-		case r == '\r' || r == '\n':
-			t.afterPaste = t.keys.pasting
-			pasted = t.keys.pasting || t.line.startsPasted()
-			return t.finish(""), pasted, nil
-		case string(r) == esc && t.keys.pasting && t.keys.endsPaste():
-		case string(r) == esc && !t.keys.pasting:
-			seq, err := t.keys.sequence()
-			if err != nil {
-				return "", false, err
-			}
-			t.key(esc + seq)
-		case t.keys.pasting && !t.line.fits(r) && !t.line.isCommand():
-			part := t.finish("")
-			t.insert(r)
-			return part, true, nil
-		case t.keys.pasting || r >= ' ' && !unicode.IsControl(r):
-			t.insert(r)
-		case string(r) == ctrlC:
-			t.finish("^C")
-			return "", false, errInterrupt
-		case string(r) == ctrlD && len(t.line.runes) == 0:
-			t.finish("")
-			return "", false, io.EOF
-		default:
-			t.key(string(r))
-		}
-	}
 }
 
 func (t *terminal) isClosed() bool {
@@ -454,114 +470,28 @@ func (t *terminal) finish(mark string) string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	line := t.line.take(t.secret)
-	text := safe(line)
-	if t.secret {
-		text = ""
+	t.leave(line, mark)
+	return line
+}
+
+// leave leaves line on the screen in place of the prompt's row, with mark after it. A line for a room gets its time.
+// The caller holds the lock.
+func (t *terminal) leave(line, mark string) {
+	text := cmp.Or(t.question, t.prompt)
+	if !t.secret {
+		text += safe(line)
 	}
 	t.shown = false
 	if t.dumb {
 		t.write("\r\n")
-		return line
-	}
-	t.write("\r\x1b[J" + strings.ReplaceAll(t.rows(t.prompt+text+mark), "\n", "\r\n"))
-	return line
-}
-
-// insert inserts r at the cursor, or rings the bell if the line is full.
-func (t *terminal) insert(r rune) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if !t.line.fits(r) {
-		t.write("\a")
 		return
 	}
-	t.line.replace(t.line.pos, t.line.pos, []rune{r}, t.keys.pasting)
-}
-
-// replace replaces part of the line by text, and puts the cursor after it. pasted marks the text.
-func (t *terminal) replace(from, to int, text []rune, pasted bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.line.replace(from, to, text, pasted)
-}
-
-// key performs the action of a key: a control character, or ESC and a sequence.
-func (t *terminal) key(key string) {
-	switch key {
-	case pasteStart:
-		t.keys.pasting, t.keys.endLost = true, false
-	case pasteEnd:
-		t.keys.endLost = false
-	case ctrlP, "\x1b[A", "\x1bOA":
-		t.recall(-1)
-	case ctrlN, "\x1b[B", "\x1bOB":
-		t.recall(1)
-	case tab:
-		t.completeWord()
-	case ctrlL:
-		t.emit("\x1b[H\x1b[2J")
-	case ctrlZ:
-		if canSuspend && !t.dumb {
-			t.suspend()
-		}
-	default:
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		t.line.key(key)
+	heading := ""
+	if t.chat && !t.secret && t.question == "" && mark == "" && line != "" {
+		now := time.Now()
+		heading = t.above.heading(now, ageNew)
+		text = now.Format(clockLayout) + text
 	}
-}
-
-// recall replaces the line by an older or a newer line of the history.
-func (t *terminal) recall(step int) {
-	if t.secret {
-		return
-	}
-	current := historyLine{text: string(t.line.runes), pasted: slices.Contains(t.line.pasted, true)}
-	if line, ok := t.history.move(step, current); ok {
-		t.replace(0, len(t.line.runes), []rune(line.text), line.pasted)
-	}
-}
-
-// completeWord completes the word before the cursor as far as all candidates agree. A second Tab lists them.
-func (t *terminal) completeWord() {
-	if t.complete == nil || t.secret {
-		return
-	}
-	pos := t.line.pos
-	start := pos
-	for start > 0 && !unicode.IsSpace(t.line.runes[start-1]) {
-		start--
-	}
-	word := string(t.line.runes[start:pos])
-	found := t.complete(string(t.line.runes), len(string(t.line.runes[:pos])))
-	if len(found) == 0 {
-		t.bell()
-		return
-	}
-	common := commonPrefix(found)
-	if len(found) == 1 {
-		common += " "
-	}
-	if len(common) > len(word) {
-		t.replace(start, pos, []rune(common), slices.Contains(t.line.pasted[start:pos], true))
-		return
-	}
-	t.tabs++
-	if t.tabs == 1 {
-		t.bell()
-		return
-	}
-	t.print(safe(strings.Join(found, "  ")))
-}
-
-// commonPrefix returns the longest prefix of all words, of which there must be one.
-func commonPrefix(words []string) string {
-	common := words[0]
-	for _, w := range words[1:] {
-		for !strings.HasPrefix(w, common) {
-			_, n := utf8.DecodeLastRuneInString(common)
-			common = common[:len(common)-n]
-		}
-	}
-	return common
+	t.write("\r\x1b[J")
+	t.insertRows(0, t.addRows(0, heading+text+mark))
 }

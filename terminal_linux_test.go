@@ -36,6 +36,7 @@ type screen struct {
 	changed *sync.Cond
 	raw     []byte // all output
 	columns int
+	live    *emulator // answers as the screen does; nil for a terminal that answers nothing
 }
 
 func newScreen(t *testing.T, columns int) *screen {
@@ -66,8 +67,16 @@ func newScreen(t *testing.T, columns int) *screen {
 			n, err := master.Read(buf)
 			s.mu.Lock()
 			s.raw = append(s.raw, buf[:n]...)
+			answers := ""
+			if s.live != nil {
+				s.live.write(string(buf[:n]))
+				answers, s.live.answers = s.live.answers, ""
+			}
 			s.changed.Broadcast()
 			s.mu.Unlock()
+			if answers != "" {
+				_, _ = master.WriteString(answers) // the program may have ended
+			}
 			if err != nil {
 				return
 			}
@@ -123,88 +132,154 @@ func (s *screen) shows(rows ...string) {
 	})
 }
 
-// draw is the emulator. It returns the rows that output leaves on an endless screen, where a wide rune fills two
-// columns.
+// draw returns the rows that output leaves on an endless screen, where a wide rune fills two columns.
 func draw(output string, columns int) []string {
-	type cell = string
-	grid, y, x, savedX, wrap := [][]cell{nil}, 0, 0, 0, true
-	put := func(c rune, w int) {
-		if x+w > columns && wrap {
-			y, x = y+1, 0
-		} else if x+w > columns {
-			x = columns - w
-		}
-		for len(grid) <= y {
-			grid = append(grid, nil)
-		}
-		for len(grid[y]) < x+w {
-			grid[y] = append(grid[y], " ")
-		}
-		grid[y][x] = string(c)
-		for i := 1; i < w; i++ {
-			grid[y][x+i] = ""
-		}
-		x += w
+	e := newEmulator(columns)
+	e.write(output)
+	return e.rows()
+}
+
+// emulator is an endless screen. Like a terminal, it answers questions for the cursor's position.
+type emulator struct {
+	columns      int
+	grid         [][]string // a wide rune is followed by an empty cell
+	y, x, savedX int
+	wrap         bool
+	rest         string // of the output: a sequence that is not complete
+	answers      string
+}
+
+func newEmulator(columns int) *emulator {
+	return &emulator{columns: columns, grid: [][]string{nil}, wrap: true}
+}
+
+func (e *emulator) put(c rune, w int) {
+	if e.x+w > e.columns && e.wrap {
+		e.y, e.x = e.y+1, 0
+	} else if e.x+w > e.columns {
+		e.x = e.columns - w
 	}
-	for len(output) > 0 {
-		if rest, ok := strings.CutPrefix(output, "\x1b7"); ok {
-			savedX, output = x, rest
-			continue
-		}
-		if rest, ok := strings.CutPrefix(output, "\x1b8"); ok {
-			x, output = savedX, rest
-			continue
-		}
-		if rest, ok := strings.CutPrefix(output, "\x1b["); ok {
-			end := strings.IndexFunc(rest, func(r rune) bool { return r >= '@' && r <= '~' })
-			if end < 0 {
-				break
+	e.grow()
+	row := e.grid[e.y]
+	for len(row) < e.x+w {
+		row = append(row, " ")
+	}
+	row[e.x] = string(c)
+	for i := 1; i < w; i++ {
+		row[e.x+i] = ""
+	}
+	e.grid[e.y] = row
+	e.x += w
+}
+
+func (e *emulator) grow() {
+	for len(e.grid) <= e.y {
+		e.grid = append(e.grid, nil)
+	}
+}
+
+func (e *emulator) write(output string) {
+	e.rest += output
+	for e.rest != "" {
+		if e.rest[0] == '\x1b' {
+			if !e.sequence() {
+				return
 			}
-			switch rest[:end+1] {
-			case "J":
-				grid = grid[:min(len(grid), y+1)]
-				if y < len(grid) && x < len(grid[y]) {
-					grid[y] = grid[y][:x]
-				}
-			case "?7l":
-				wrap = false
-			case "?7h":
-				wrap = true
-			}
-			output = rest[end+1:]
 			continue
 		}
-		r := []rune(output[:min(4, len(output))])[0]
-		output = output[len(string(r)):]
+		r, n := utf8.DecodeRuneInString(e.rest)
+		if r == utf8.RuneError && !utf8.FullRuneInString(e.rest) {
+			return
+		}
+		e.rest = e.rest[n:]
 		switch {
 		case r == '\r':
-			x = 0
+			e.x = 0
 		case r == '\n':
-			y++
+			e.y++
 		case r == '\a':
-		case runeWidth(r) == 0 && x > 0:
-			at := x - 1
-			for at > 0 && grid[y][at] == "" {
+		case runeWidth(r) == 0 && e.x > 0:
+			at := e.x - 1
+			for at > 0 && e.grid[e.y][at] == "" {
 				at--
 			}
-			grid[y][at] += string(r)
+			e.grid[e.y][at] += string(r)
 		default:
-			put(r, runeWidth(r))
+			e.put(r, runeWidth(r))
 		}
 	}
-	for len(grid) <= y {
-		grid = append(grid, nil)
+}
+
+// sequence runs the escape sequence at the start of the rest. It returns false if the sequence is not complete.
+func (e *emulator) sequence() bool {
+	switch {
+	case strings.HasPrefix(e.rest, "\x1b7"):
+		e.savedX, e.rest = e.x, e.rest[2:]
+		return true
+	case strings.HasPrefix(e.rest, "\x1b8"):
+		e.x, e.rest = e.savedX, e.rest[2:]
+		return true
+	case len(e.rest) < 2:
+		return false
 	}
-	var rows []string
-	for i, row := range grid {
-		if i == y {
-			for len(row) < x {
-				row = append(row, " ")
+	end := strings.IndexFunc(e.rest[2:], func(r rune) bool { return r >= '@' && r <= '~' })
+	if end < 0 {
+		return false
+	}
+	seq := e.rest[2 : 2+end+1]
+	e.rest = e.rest[2+end+1:]
+	switch up := 0; {
+	case seq == "J":
+		e.grid = e.grid[:min(len(e.grid), e.y+1)]
+		if e.y < len(e.grid) && e.x < len(e.grid[e.y]) {
+			e.grid[e.y] = e.grid[e.y][:e.x]
+		}
+	case seq == "?7l" || seq == "?7h":
+		e.wrap = seq == "?7h"
+	case seq == "6n":
+		e.answers += fmt.Sprintf("\x1b[%d;%dR", e.y+1, min(e.x, e.columns-1)+1)
+	case strings.HasSuffix(seq, "A"):
+		fmt.Sscanf(seq, "%dA", &up)
+		e.y = max(0, e.y-up)
+	}
+	return true
+}
+
+// resize gives the screen another width. With reflow, long rows are broken into several, else they are cut.
+func (e *emulator) resize(columns int, reflow bool) {
+	var grid [][]string
+	y, x := 0, 0
+	e.grow()
+	for i, row := range e.grid {
+		if i == e.y {
+			y, x = len(grid), min(e.x, columns-1)
+			if reflow {
+				y, x = len(grid)+e.x/columns, e.x%columns
 			}
-			rows = append(rows, strings.Join(row[:x], "")+"‸"+strings.TrimRight(strings.Join(row[x:], ""), " "))
+		}
+		if !reflow {
+			grid = append(grid, row[:min(len(row), columns)])
 			continue
 		}
-		rows = append(rows, strings.TrimRight(strings.Join(row, ""), " "))
+		grid = append(grid, slices.Collect(slices.Chunk(row, columns))...)
+		if len(row) == 0 {
+			grid = append(grid, nil)
+		}
+	}
+	e.grid, e.y, e.x, e.columns = grid, y, x, columns
+	e.grow()
+}
+
+// rows returns the rows. ‸ stands for the cursor.
+func (e *emulator) rows() (rows []string) {
+	e.grow()
+	for i, row := range e.grid {
+		text := strings.Join(row, "")
+		if i == e.y {
+			left := strings.Join(row[:min(len(row), e.x)], "") + strings.Repeat(" ", max(0, e.x-len(row)))
+			text = left + "‸" + strings.Join(row[min(len(row), e.x):], "")
+		}
+		rows = append(rows, strings.TrimRight(text, " "))
 	}
 	return rows
 }
@@ -225,10 +300,10 @@ func (s *screen) open() (*terminal, chan result) {
 		s.t.Fatal(err)
 	}
 	tm.setPrompt("> ")
-	tm.complete = func(line string, pos int) []string {
+	tm.complete = func(line string, pos int) ([]string, string) {
 		word := line[strings.LastIndexByte(line[:pos], ' ')+1 : pos]
 		return slices.DeleteFunc([]string{"bob", "bobby", "carol"},
-			func(c string) bool { return !strings.HasPrefix(c, word) })
+			func(c string) bool { return !strings.HasPrefix(c, word) }), " "
 	}
 	lines := make(chan result, 100)
 	go func() {
@@ -242,7 +317,7 @@ func (s *screen) open() (*terminal, chan result) {
 		}
 	}()
 	s.t.Cleanup(func() { // ends the reading goroutine after any input of the test
-		s.send("\x1b[201~\x15\x04\n") // the newline is for a terminal that was closed during the read
+		s.send("\x1b[201~\x03\x15\x04\n") // the newline is for a terminal that was closed during the read
 		for range lines {
 		}
 		tm.close()
@@ -299,6 +374,8 @@ func TestTerminalKeys(t *testing.T) {
 	s := newScreen(t, 40)
 	_, lines := s.open()
 	s.send("dropped\x03")
+	s.shows("> dropped^C", "> ‸")
+	s.send("\x03")
 	expect(t, lines, result{err: errInterrupt})
 	s.send("ab\x1b[D\x04\x04\x04\r\n") // Ctrl-D deletes forward, then does nothing; a newline after Enter is not a line
 	expect(t, lines, result{line: "a"})
@@ -620,8 +697,10 @@ func FuzzTerminal(f *testing.F) {
 	f.Fuzz(func(t *testing.T, typed []byte) {
 		// Ctrl-Z would stop the process group of the test, and nothing would continue it.
 		typed = bytes.ReplaceAll(typed, []byte{0x1a}, nil)
-		tm := &terminal{in: null, out: null, keys: keyReader{r: bufio.NewReader(bytes.NewReader(typed))}, undo: func() {},
-			complete: func(string, int) []string { return []string{"bob", "bobby"} }}
+		tm := &terminal{in: null, out: null, undo: func() {}, typing: typing{
+			keys:     keyReader{r: bufio.NewReader(bytes.NewReader(typed))},
+			complete: func(string, int) ([]string, string) { return []string{"bob", "bobby"}, ": " },
+		}}
 		for {
 			line, _, err := tm.readLine()
 			if tm.line.pos < 0 || tm.line.pos > len(tm.line.runes) || tm.line.size != len(string(tm.line.runes)) ||
@@ -700,6 +779,21 @@ func (s *screen) waitExit(p *proc, code int) {
 	})
 }
 
+// leave enters an empty line until p ends. One that comes too soon after other input does not leave.
+func (s *screen) leave(p *proc) {
+	s.t.Helper()
+	for range 20 {
+		s.send("\r")
+		select {
+		case <-p.ended:
+			s.waitExit(p, exitDone)
+			return
+		case <-time.After(suddenEnter + 100*time.Millisecond):
+		}
+	}
+	s.t.Fatal("empty lines do not leave")
+}
+
 // TestConversation: three people at terminals type lines, commands and a paste, see each other's lines and a kick, and
 // leave in every way.
 func TestConversation(t *testing.T) {
@@ -753,7 +847,7 @@ func TestConversation(t *testing.T) {
 	operator.send("/kick bob\r")
 	bob.waitText("removed by the operator")
 	bob.waitExit(bobCmd, exitTrouble)
-	operator.waitText("bob left: removed by the operator")
+	operator.waitText("bob joined and left (removed by the operator)")
 	operator.send("\r/who\r") // an empty line is nothing to an operator
 	operator.waitText("* 2 here: anna, cleo")
 	operator.send("missed\r")
@@ -767,7 +861,7 @@ func TestConversation(t *testing.T) {
 		again.waitText("bob> ")
 		if c.keys == "\r" {
 			again.waitText("1 message while you were away:")
-			again.wait("a dated line", func(out string) bool { return matches(`\d{4}-\d\d-\d\d \d\d:\d\d anna: missed`, out) })
+			again.wait("its time", func(out string) bool { return matches(`\d\d:\d\d anna: missed`, out) })
 		}
 		again.send(c.keys)
 		again.waitExit(cmd, c.code)
@@ -880,10 +974,13 @@ func TestPasteEndsBySilence(t *testing.T) {
 		go func() {
 			for keys.pasting = true; ; {
 				r, err := keys.next()
-				if err != nil {
+				switch {
+				case err == errSilence:
+				case err != nil:
 					return
+				default:
+					read <- key{r, keys.pasting}
 				}
-				read <- key{r, keys.pasting}
 			}
 		}()
 		for _, c := range []struct {
@@ -1139,7 +1236,7 @@ func TestFirstContact(t *testing.T) {
 			}
 			s.match(c.prints)
 			if c.code == exitDone {
-				s.send("\r")
+				s.send("/quit\r") // an empty line would be too soon after the answer
 			}
 			s.waitExit(p, c.code)
 			if exists(known) != (c.code == exitDone) {
@@ -1264,8 +1361,10 @@ func TestOperator(t *testing.T) {
 	pin(t, dora, addr, anna)
 	stderr, exit = sendHello(t, cleo, addr)
 	wantRun(t, "a stranger", stderr, exit, exitUntrusted,
-		`does not admit this key; its log says why\n.*have this line added to its authorized_keys: ssh-ed25519 `)
+		`does not admit this key; its log says why\n.*have this line added to its authorized_keys:\nssh-ed25519 \S+\n$`)
 	op.match(`refused 127\.0\.0\.1:\d+, SHA256:\S+: key SHA256:\S+ is not in \S+authorized_keys`)
+	op.match(`append this line to \S+authorized_keys:\r\n(\x1b\S*?)?` + regexp.QuoteMeta(publicKeyOf(t, cleo)) +
+		` guest-[0-9a-f]{8}\r\n`)
 	op.match(`hint: or type /allow NAME`)
 	op.send("/allow cleo\r")
 	op.match(`cleo may join now \(` +
@@ -1390,7 +1489,7 @@ func TestAmbiguousName(t *testing.T) {
 	s.match(`bob is not here; what you sent is kept for bob`)
 	s.send("/msg bib where are you\r")
 	s.match(`nobody here is called bib`)
-	s.send("\r")
+	s.send("/quit\r")
 	s.waitExit(p, exitDone)
 	if out := first.out.String() + second.out.String(); strings.Contains(out, "one of you") ||
 		strings.Contains(out, "where are you") {
@@ -1410,15 +1509,14 @@ func TestPaperProgramTerminal(t *testing.T) {
 	server.out.match(t, `^client: typed\n`)
 	s.send("secure-close\r")
 	s.wait("the word", func(output string) bool { return strings.Contains(output, "secure-close was not sent") })
-	s.send("\r")
-	s.waitExit(p, exitDone)
+	s.leave(p)
 	server.err.match(t, `(?m)^\* client left$`)
 	if got := messages(t, filepath.Join(server.cmd.Dir, "connection.log")); !slices.Equal(got, []string{"typed"}) {
 		t.Errorf("the log has %q", got)
 	}
 }
 
-// TestWhileAway: somebody at a terminal who returns gets what was said meanwhile, with its time and day, once, over a
+// TestWhileAway: somebody at a terminal who returns gets what was said meanwhile, with its time, once, over a
 // restart of the server with a new log file; whoever comes for the first time sees who is here. /history shows messages
 // once more, and none that were for others.
 func TestWhileAway(t *testing.T) {
@@ -1449,14 +1547,14 @@ func TestWhileAway(t *testing.T) {
 	})
 	s.send("/history\r")
 	s.waitText("/history N shows")
-	s.send("\r")
+	s.send("/quit\r")
 	s.waitExit(p, exitDone)
 
 	s, p = atTerminal(carol)
 	s.waitText("2 messages while you were away:")
 	s.wait("both messages", func(out string) bool {
-		day := `\d{4}-\d\d-\d\d \d\d:\d\d `
-		return matches(`(?s)`+day+`anna: the key is under the mat.*`+day+`bob \(to you\): psst`, out) &&
+		const clock = `\d\d:\d\d `
+		return matches(`(?s)`+clock+`anna: the key is under the mat.*`+clock+`bob \(to you\): psst`, out) &&
 			!matches(`hello|my own|missed`, out)
 	})
 	s.send("\r")
@@ -1468,7 +1566,7 @@ func TestWhileAway(t *testing.T) {
 	s.wait("the last messages", func(out string) bool {
 		return matches(`(?s)the last 3 messages:.*carol: my own.*under the mat.*psst`, out) && !strings.Contains(out, "away")
 	})
-	s.send("\r")
+	s.send("/quit\r")
 	s.waitExit(p, exitDone)
 	s, p = atTerminal(carol, "-last", "1")
 	s.wait("the last message", func(out string) bool { return strings.Contains(out, "psst") && !strings.Contains(out, "mat") })

@@ -48,7 +48,7 @@ shows anna 'all green'
 types anna 'thanks, closing the ticket'
 shows ben 'closing'
 types ben ''
-shows anna '* ben left'
+shows anna 'left'
 types ben 'df -h / | tail -1 | securechat -connect localhost:9000'
 shows anna '%'
 {
