@@ -983,6 +983,9 @@ func (s *clientSession) flushed() error {
 
 // show prints the items of a message.
 func (s *clientSession) show(payload []byte) error {
+	if len(payload) == 0 {
+		return errMalformed
+	}
 	for len(payload) > 0 {
 		it, rest, err := cutItem(payload)
 		if err != nil {

@@ -172,6 +172,7 @@ func TestRemoteName(t *testing.T) {
 		{"bob@pi", "router", "SHA256:x", "bob-pi@router"},
 		{"", "", "", "somebody@elsewhere"},
 		{"~", "//", "SHA256:+/+/+/+/+", "somebody@elsewhere"},
+		{"bob~1234abcX", "pi", "SHA256:x", "bob-1234abcX@pi"},
 		{long, long, "", long[:maxName] + "@" + long[:maxName]},
 		{long[:maxName] + "~12345678", long, "", long[:maxName] + "~12345678@" + long[:maxName]},
 	} {
@@ -179,7 +180,7 @@ func TestRemoteName(t *testing.T) {
 			t.Errorf("remoteName(%q, %q, %q) = %q, want %q", c[0], c[1], c[2], got, c[3])
 		}
 	}
-	for _, bad := range []string{"@", "a@", "@b", "a@b@c", "a@b~12345678", "a b@c", "a@b\n", "a~123456785@b"} {
+	for _, bad := range notShown {
 		if validShown(bad) {
 			t.Errorf("%q can be shown", bad)
 		}
@@ -417,7 +418,7 @@ func TestHostileClient(t *testing.T) {
 		packet, err = sess.append(packet, kindText, linesOf(5, itemAction, "", "end\n"+hostileText))
 	}
 	if err == nil {
-		packet, err = sess.append(packet, kindText, linesOf(6, itemDirect, hostileText[:20], "to nobody"))
+		packet, err = sess.append(packet, kindText, linesOf(6, itemDirect, "nobody", "to nobody"))
 	}
 	if err == nil {
 		packet, err = sess.append(packet, kindText, linesOf(7, itemSay, "", "done"))
@@ -515,12 +516,19 @@ func TestHostileServer(t *testing.T) {
 	}{{"bob", exitDone}, {"b\x1b[2J", exitLost}, {"b\nanna", exitLost}, {"b\u202e", exitLost}, {"-", exitLost},
 		{"b@x@y", exitLost}} {
 		addr := fakeServer(t, dir, func(sess *session) error {
-			w := welcome{name: "anna", server: "anna", seq: 1}
+			w := welcome{name: "anna", server: "anna"}
 			packet, err := sess.append(nil, kindJoin, w.encode())
 			var items []byte
 			for i, what := range []byte{itemSay, itemAction, itemDirect, itemLeave, itemNotice, itemUndelivered, itemJoin} {
-				it := item{seq: uint64(i + 1), time: time.Now(), what: what, name: "bob",
-					text: []byte(hostileText + "\nanna: forged")}
+				it := item{time: time.Now(), what: what, name: "bob", text: []byte(hostileText + "\nanna: forged")}
+				switch what {
+				case itemSay, itemAction, itemDirect:
+					it.seq = uint64(i + 1)
+				case itemNotice, itemUndelivered:
+					it.name = ""
+				case itemJoin:
+					it.text = nil
+				}
 				items = it.append(items)
 			}
 			items = item{seq: 9, time: time.Now(), what: itemSay, name: c.name, text: []byte(letters)}.append(items)
@@ -617,6 +625,7 @@ func TestLongCertificates(t *testing.T) {
 func TestGoodbyeBeforeWelcome(t *testing.T) {
 	dir := state(t, "anna")
 	notice := item{what: itemNotice, text: []byte(hostileText + "\nanna: forged")}.append(nil)
+	removed := item{what: itemRemoved, text: []byte("x")}.append(nil)
 	for _, c := range []struct {
 		payload []byte
 		then    byte
@@ -626,6 +635,8 @@ func TestGoodbyeBeforeWelcome(t *testing.T) {
 		{notice, kindPing, errMalformed.Error()},
 		{notice, kindText, errMalformed.Error()},
 		{notice[1:], kindClose, errMalformed.Error()},
+		{append(bytes.Clone(notice), notice...), kindClose, errMalformed.Error()},
+		{removed, kindClose, errMalformed.Error()},
 		{nil, kindClose, errMalformed.Error()},
 	} {
 		addr := fakeServer(t, dir, func(sess *session) error {
@@ -915,6 +926,9 @@ func TestSessionEnds(t *testing.T) {
 		{"a cut before the acknowledgement", []receivedMessage{cut}, nil, false, lost(1), true},
 		{"a server that stops", []receivedMessage{bye}, nil, false, lost(1), true},
 		{"removed", []receivedMessage{removed, bye}, nil, false, is(errRemoved), false},
+		{"a text without an item", []receivedMessage{{kind: kindText}, bye}, nil, false, func(err error) bool {
+			return lost(1)(err) && strings.Contains(err.Error(), errMalformed.Error())
+		}, true},
 		{"an acknowledgement of what was not sent", []receivedMessage{{kind: kindAck, payload: number(2)}}, nil, false,
 			lost(1), true},
 		{"handed over, and the server closes", []receivedMessage{sent}, []receivedMessage{bye}, false, is(nil), false},
@@ -1265,6 +1279,9 @@ func TestParseTyped(t *testing.T) {
 		{line: "/msg bob", err: "/msg NAME TEXT"},
 		{line: "/msg", err: "/msg NAME TEXT"},
 		{line: "/msg " + strings.Repeat("n", maxShown+1) + " x", err: "/msg NAME TEXT"},
+		{line: "/msg bob: hi", err: `not sent: "bob:" is no name`},
+		{line: "/msg bob~1234abcd hi", text: "hi", to: "bob~1234abcd", what: itemDirect},
+		{line: "/msg bob~1234ABCD hi", err: `"bob~1234ABCD" is no name`},
 		{line: "/kick  bob ", command: "/kick", arg: "bob"},
 		{line: "/", command: "/"},
 		{line: "/ x", command: "/", arg: "x"},

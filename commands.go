@@ -58,8 +58,11 @@ func parseTyped(line []byte) (out outLine, command, arg string, err error) {
 	case "/msg":
 		to, text, _ := strings.Cut(arg, " ")
 		text = strings.TrimSpace(text)
-		if to == "" || text == "" || len(to) > maxShown {
+		switch {
+		case to == "" || text == "" || len(to) > maxShown:
 			return out, "", "", errors.New("/msg NAME TEXT sends TEXT to NAME alone")
+		case !validShown(to):
+			return out, "", "", fmt.Errorf("not sent: %w", nameError(to))
 		}
 		return outLine{what: itemDirect, to: to, text: []byte(text)}, "", "", nil
 	}

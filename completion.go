@@ -1,6 +1,6 @@
 package main
 
-// Completion of flags in shells, made from the table of flags.
+// Completion of flags in shells, made from the table of flags. A flag begins with one dash or two.
 
 import (
 	"fmt"
@@ -23,7 +23,7 @@ func printCompletion(shell string, stdout io.Writer) error {
 func bashCompletion(all []option) string {
 	var names, cases []string
 	for _, row := range all {
-		names = append(names, "-"+row.shown())
+		names = append(names, row.shown())
 		from := `-W ""`
 		switch {
 		case row.value == "":
@@ -39,7 +39,9 @@ func bashCompletion(all []option) string {
 	}
 	return `# securechat -completion bash >/usr/share/bash-completion/completions/securechat
 _securechat() {
-	local from=(-W "` + strings.Join(names, " ") + `")
+	local names="` + strings.Join(names, " ") + `" dashes=-
+	[[ ${COMP_WORDS[COMP_CWORD]} != --* ]] || dashes=--
+	local from=(-W "$dashes${names// / $dashes}")
 	case ${COMP_WORDS[COMP_CWORD - 1]} in
 ` + strings.Join(cases, "") + `	esac
 	case ${from[0]} in -f | -d) compopt -o filenames 2>/dev/null ;; esac
@@ -62,7 +64,7 @@ func zshCompletion(all []option) string {
 		if no {
 			name += "=-" // the value stands in the same word
 		}
-		spec := "-" + name + "[" + strings.NewReplacer(`\`, `\\`, "[", `\[`, "]", `\]`).Replace(row.text()) + "]"
+		spec := name + "[" + strings.NewReplacer(`\`, `\\`, "[", `\[`, "]", `\]`).Replace(row.text()) + "]"
 		switch {
 		case no:
 			spec += ":BOOL:(false)"
@@ -76,7 +78,9 @@ func zshCompletion(all []option) string {
 		default:
 			spec += ":" + strings.ReplaceAll(row.value, ":", `\:`) + ": "
 		}
-		b.WriteString(" \\\n\t" + shellQuoted(spec))
+		for _, dashes := range []string{"-", "--"} {
+			b.WriteString(" \\\n\t" + shellQuoted(dashes+spec))
+		}
 	}
 	return b.String() + "\n"
 }
@@ -96,7 +100,8 @@ func fishCompletion(all []option) string {
 		default:
 			takes = " -x"
 		}
-		fmt.Fprintf(&b, "complete -c securechat -o %s%s -d %s\n", row.shown(), takes, shellQuoted(row.text()))
+		fmt.Fprintf(&b, "complete -c securechat -o %[1]s -l %[1]s%[2]s -d %[3]s\n", row.shown(), takes,
+			shellQuoted(row.text()))
 	}
 	return b.String()
 }

@@ -31,7 +31,7 @@ import (
 
 var (
 	faultCount  = flag.Int("faults", 12, "faults of TestFaultsAndKills")
-	killCount   = flag.Int("kills", 4, "of its kill -9")
+	killCount   = flag.Int("kills", 4, "kill -9 of TestFaultsAndKills, TestManyStreams and TestNothingMissed")
 	faultSeed   = flag.Uint64("seed", 1, "of its random choices")
 	streamCount = flag.Int("streams", 24, "clients of TestManyStreams, all with one key")
 	everyByte   = flag.Bool("everybyte", false, "TestFaultAtEachByte takes each byte, not one in many")
@@ -557,109 +557,6 @@ func TestFaultAtEachByte(t *testing.T) {
 		"whole", struck[true], struck[false], said, 2*((8000+stride-1)/stride), full)
 }
 
-// TestNothingMissed kills the server, with and without a rotation, and a program with -resume again and again, while
-// two clients send to all and to one. Each receiver has all that was for it, in the log's order: one with -reconnect
-// once, the program with -resume once but for the last write before a kill. Nothing private is anywhere else.
-func TestNothingMissed(t *testing.T) {
-	t.Parallel()
-	for _, args := range [][]string{nil, {"-sync"}} {
-		t.Run(strings.Join(args, ""), func(t *testing.T) { t.Parallel(); nothingMissed(t, args) })
-	}
-}
-
-func nothingMissed(t *testing.T, args []string) {
-	random := rand.New(rand.NewPCG(*faultSeed, 17))
-	h := newHome(t, append(args, "-history", "100000")...)
-	bob, cleo, dora := guest(t, h.dir, h.addr, "bob"), guest(t, h.dir, h.addr, "cleo"), guest(t, h.dir, h.addr, "dora")
-	ear := h.connect(cleo, "-json", "-stay", "-reconnect")
-	ear.out.match(t, `"type":"welcome"`)
-	place := filepath.Join(t.TempDir(), "place")
-	var runs []*proc // of the program
-	resume := func() {
-		runs = append(runs, h.connect(dora, "-json", "-stay", "-reconnect", "-resume", place))
-	}
-	resume()
-	runs[0].out.match(t, `"type":"welcome"`)
-	toAll, toCleo := h.connect(bob, "-reconnect"), h.connect(bob, "-reconnect", "-to", "cleo")
-	sent := 0
-	for range *killCount {
-		for range 20 {
-			sent++
-			toAll.send(fmt.Sprintf("all %d\n", sent))
-			toCleo.send(fmt.Sprintf("cleo %d\n", sent))
-		}
-		ear.out.match(t, fmt.Sprintf("all %d\"", max(1, sent-random.IntN(20))))
-		switch random.IntN(3) {
-		case 0:
-			h.restart()
-		case 1:
-			h.kill()
-			h.rotate()
-			h.start()
-		case 2:
-			last := runs[len(runs)-1]
-			last.cmd.Process.Kill()
-			<-last.ended
-			resume()
-		}
-	}
-	toAll.stdin.Close()
-	toCleo.stdin.Close()
-	if a, b := toAll.wait(), toCleo.wait(); a != exitDone || b != exitDone && b != exitTrouble { // some may be kept
-		t.Errorf("the senders end with %d and %d", a, b)
-	}
-	h.say(bob, "the end\n", exitDone, "^$")
-	ear.out.match(t, `"the end"`)
-	runs[len(runs)-1].out.match(t, `"the end"`)
-
-	var all, open []string // what the log has for cleo, and for everybody
-	for n := h.rotated; n >= 0; n-- {
-		path := h.log
-		if n > 0 {
-			path = fmt.Sprintf("%s.%d", h.log, n)
-		}
-		for _, r := range records(t, path) {
-			if r["event"] != eventMessage {
-				continue
-			}
-			line := fmt.Sprintf("%v %v", r["seq"], r["message"])
-			all = append(all, line)
-			if r["what"] != "direct" {
-				open = append(open, line)
-			}
-		}
-	}
-	heard := func(p *proc) (got []string) {
-		out := p.out.String()
-		for _, o := range objects(t, out[:strings.LastIndexByte(out, '\n')+1]) {
-			if o["gap"] == true {
-				t.Error("a gap was reported")
-			}
-			if o["type"] == "message" {
-				got = append(got, fmt.Sprintf("%v %v", o["seq"], o["text"]))
-			}
-		}
-		return got
-	}
-	if got := heard(ear); !slices.Equal(got, all) || len(all) != 2*sent+1 {
-		t.Errorf("the one with -reconnect has %d of %d lines, and %d were sent", len(got), len(all), 2*sent+1)
-	}
-	var got []string
-	again := 0
-	for _, p := range runs {
-		run := heard(p)
-		for len(run) > 0 && slices.Contains(got, run[0]) { // of the last write before the kill
-			again++
-			run = run[1:]
-		}
-		got = append(got, run...)
-	}
-	if !slices.Equal(got, open) || again > 20*len(runs) {
-		t.Errorf("the program with -resume has %d of %d lines, %d twice", len(got), len(open), again)
-	}
-	t.Logf("%d lines, %d files, %d runs of the program, %d lines twice", len(all), h.rotated+1, len(runs), again)
-}
-
 // TestManyStreams: many clients have one key and send through links that break, while their server is killed again and
 // again. Each line is recorded once, in order, and each client ends with success.
 func TestManyStreams(t *testing.T) {
@@ -895,16 +792,16 @@ func crowd(t *testing.T, path, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newStreams()
+	m := newMemory()
 	log := contents(t, path)
 	for line := range bytes.Lines(log) {
-		marksOf(line, s.replay)
+		m.restore(line, false)
 	}
 	for n := range maxKeyStreams {
-		st := s.find(k.fingerprint(), streamID{byte(n >> 8), byte(n)})
+		st := m.streams.find(k.fingerprint(), streamID{byte(n >> 8), byte(n)})
 		st.last, st.durable = 1, 1
 	}
-	marks := s.appendMarks(nil)
+	marks := m.streams.appendMarks(nil)
 	chain(marks, sha256.Sum256(log[bytes.LastIndexByte(log[:len(log)-1], '\n')+1:]))
 	appendFile(t, path, string(marks))
 }

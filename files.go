@@ -59,7 +59,7 @@ func serviceFolder(folders []string, euid int) string {
 
 // makeFolder creates the state folder if it does not exist. It returns an error if other users can access the folder.
 func makeFolder(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := makePrivateFolder(dir); err != nil {
 		return fmt.Errorf("creating the state folder: %w", err)
 	}
 	info, err := os.Stat(dir)

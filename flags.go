@@ -137,7 +137,7 @@ func (o *options) table() []optionGroup {
 				help: "make the keys that do not exist; print the public key and its fingerprint"},
 			{name: "fingerprint", field: new(bool), mode: true, help: "print the key's fingerprint and name"},
 			{name: "verify-log", value: "FILE", field: &o.verifyLog, mode: true, check: o.checkVerifyLog,
-				help: "check a log's hash chain; name rotated files first, oldest first"},
+				help: "check a log's hash chain; name rotated files first, oldest first; they may be compressed (.gz)"},
 			{name: "completion", value: "SHELL", field: &o.completion, mode: true, check: o.checkCompletion,
 				help: "print a script that completes these flags in bash, zsh or fish"},
 			{name: "version", field: new(bool), mode: true, help: "print the version"},
@@ -533,8 +533,8 @@ func checkKeyOptions(name string, k keyOptions) error {
 }
 
 func (o *options) checkTo() error {
-	if len(o.client.to) > maxShown {
-		return fmt.Errorf("-to: the name has %d bytes: no name in a room has more than %d", len(o.client.to), maxShown)
+	if o.client.to != "" && !validShown(o.client.to) {
+		return fmt.Errorf("-to: %w", nameError(o.client.to))
 	}
 	return nil
 }

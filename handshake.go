@@ -421,6 +421,9 @@ func parseIdentity(wire []byte) (ssh.PublicKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the identity is no SSH key: %w", errUnverified)
 	}
+	if !bytes.Equal(id.Marshal(), wire) {
+		return nil, fmt.Errorf("the identity is not in its canonical encoding: %w", errUnverified)
+	}
 	if err := checkIdentityKey(id); err != nil {
 		return nil, fmt.Errorf("%w: %w", err, errUnverified)
 	}

@@ -838,6 +838,33 @@ func TestTurns(t *testing.T) {
 	})
 }
 
+// TestSilentServer: a client reports once that a server sends nothing, and goes on waiting.
+func TestSilentServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		here, there := net.Pipe()
+		var notes []string
+		s := &securechat2{me: &party{}, client: securechat2Client{addr: "host:443"}}
+		s.note = func(format string, a ...any) { notes = append(notes, fmt.Sprintf(format, a...)) }
+		ended := make(chan error, 1)
+		go func() {
+			_, _, _, err := s.dial(newPacedConn(here, nil, nil), joinRequest{})
+			ended <- err
+		}()
+		time.Sleep(silenceNoted - 1)
+		synctest.Wait()
+		if len(notes) != 0 {
+			t.Errorf("too early: %q", notes)
+		}
+		time.Sleep(handshakeTimeout / 2)
+		synctest.Wait()
+		if len(notes) != 1 || !strings.HasPrefix(notes[0], "host:443 has not answered yet") || len(ended) > 0 {
+			t.Errorf("%q", notes)
+		}
+		there.Close()
+		<-ended
+	})
+}
+
 // TestNetworkErrorsWithoutAddresses: the text of a network error in a handshake has no addresses, which are reported
 // beside it, and no words of Go's network library.
 func TestNetworkErrorsWithoutAddresses(t *testing.T) {

@@ -116,7 +116,7 @@ func (o *inputObject) text() ([]byte, error) {
 	case o.Base64 != nil:
 		text, err := base64.StdEncoding.DecodeString(*o.Base64)
 		if err != nil {
-			return nil, fmt.Errorf(`"base64" is wrong, so it was not sent: %w`, err)
+			return nil, errors.New(`"base64" is wrong, so it was not sent`)
 		}
 		return text, nil
 	case o.Text != nil:
@@ -161,8 +161,8 @@ func parseObject(line []byte, def outLine, own string) (out outLine, from string
 	case len(text) > maxLine || bytes.IndexByte(text, '\n') >= 0:
 		err := fmt.Errorf("a text that is longer than %d bytes or has a newline in it, so it was not sent", maxLine)
 		return def, "", err
-	case len(o.To) > maxShown:
-		return def, "", errors.New("a name that is too long, so it was not sent")
+	case o.To != "" && !validShown(o.To):
+		return def, "", errors.New(`"to" is no name, so it was not sent`)
 	case o.To != "":
 		def.what, def.to = itemDirect, o.To
 	case o.What == itemNames[itemAction] && def.to == "":

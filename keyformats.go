@@ -312,7 +312,7 @@ func importPublic(text []byte) ([]byte, error) {
 		}
 		key, err := parsePEMPublic(block)
 		if err != nil {
-			return nil, fmt.Errorf("the PEM public key is damaged or of an unknown type: %w", err)
+			return nil, errors.New("the PEM public key is damaged or of an unknown type")
 		}
 		return []byte(publicLine(key, "")), nil
 	}

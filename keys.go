@@ -415,7 +415,7 @@ func (o *keyOptions) parsePrivate(path string, data []byte, info fs.FileInfo) (a
 	case errors.As(err, new(*ssh.PassphraseMissingError)):
 		return o.unlock(path, block)
 	}
-	return nil, fmt.Errorf("%s is not a private key in a known format: %w", path, err)
+	return nil, fmt.Errorf("%s is damaged, or a private key of an unknown type", path)
 }
 
 // errLocked is the error of a key whose passphrase, with no terminal to ask for it, is missing or wrong. A service
@@ -647,14 +647,14 @@ func newAgentSigner(pub ssh.PublicKey, path string) (ssh.Signer, error) {
 func (s *agentSigner) dial(use func(agent.ExtendedAgent) error) error {
 	conn, err := net.DialTimeout("unix", s.socket, agentWait)
 	if err != nil {
-		return fmt.Errorf("ssh-agent: %w", err)
+		return fmt.Errorf("no ssh-agent answers at %s ($SSH_AUTH_SOCK): %w", s.socket, plainError(err))
 	}
 	defer conn.Close()
 	if err := conn.SetDeadline(time.Now().Add(agentWait)); err != nil {
-		return fmt.Errorf("ssh-agent: %w", err)
+		return fmt.Errorf("ssh-agent: %w", plainError(err))
 	}
 	if err := use(agent.NewClient(conn)); err != nil {
-		return fmt.Errorf("ssh-agent: %w", err)
+		return fmt.Errorf("ssh-agent: %w", plainError(err))
 	}
 	return nil
 }

@@ -335,7 +335,7 @@ func TestLoadKeysErrors(t *testing.T) {
 		{"agent gone", func(dir string, _ *keyOptions) {
 			t.Setenv("SSH_AUTH_SOCK", filepath.Join(dir, "none"))
 			put(t, filepath.Join(dir, "identity.pub"), ssh.MarshalAuthorizedKey(publicOf(t, edKey)))
-		}, "ssh-agent: dial"},
+		}, "no ssh-agent answers at "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			o := keyOptions{dir: closedDir(t)}
@@ -692,7 +692,7 @@ func TestKeyFiles(t *testing.T) {
 	}
 	_, stderr, code := identityOf(t, anna, at("other"))
 	wantRun(t, "explicit parameters of another curve", stderr, code, exitTrouble,
-		`other is not a private key in a known format`)
+		`other is damaged, or a private key of an unknown type\n$`)
 
 	runTool(t, "ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-N", "", "-m", "PEM", "-C", "x", "-f", at("rsa"))
 	print := want(at("rsa"))
@@ -772,6 +772,8 @@ func TestKeyFilesToConvert(t *testing.T) {
 		{"cut", "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmU=\n-----END OPENSSH PRIVATE KEY-----\n",
 			`cut is damaged: it is not a complete OpenSSH private key`},
 		{"other", "hello\n", `other is not a private key in a known format`},
+		{"der", "-----BEGIN RSA PRIVATE KEY-----\nAAAA\n-----END RSA PRIVATE KEY-----\n",
+			`der is damaged, or a private key of an unknown type\n$`},
 	} {
 		if c.text != "" {
 			put(t, at(c.name), []byte(c.text))

@@ -2,7 +2,7 @@
 
 package main
 
-// File locks, removed files and folders on disk.
+// File locks, opening the log, removed files and folders on disk.
 
 import (
 	"errors"
@@ -26,10 +26,16 @@ func tryLock(f *os.File) (bool, error) {
 	}
 }
 
-// unlinked reports whether an open file has been removed from its folder.
+// openAppend opens the log at path for reading and appending, and creates it for this user alone.
+func openAppend(path string) (*os.File, error) {
+	const flags = os.O_RDWR | os.O_APPEND | os.O_CREATE | syscall.O_NONBLOCK // a FIFO must not block
+	return os.OpenFile(path, flags, 0o600)
+}
+
+// unlinked reports whether an open file has been removed from its folder, or is closed.
 func unlinked(f *os.File) bool {
 	var st syscall.Stat_t
-	return syscall.Fstat(int(f.Fd()), &st) == nil && st.Nlink == 0
+	return syscall.Fstat(int(f.Fd()), &st) != nil || st.Nlink == 0
 }
 
 // syncFolder writes a folder's names to disk. It returns nil if the file system cannot do that, and if the folder may

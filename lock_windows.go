@@ -1,10 +1,11 @@
 package main
 
-// File locks, removed files and folders on disk.
+// File locks, opening the log, removed files and folders on disk.
 
 import (
 	"errors"
 	"os"
+	"unsafe"
 
 	"golang.org/x/sys/windows"
 )
@@ -21,8 +22,38 @@ func tryLock(f *os.File) (bool, error) {
 	return err == nil, err
 }
 
-// unlinked reports whether an open file has been removed from its folder, which Windows does not allow.
-func unlinked(*os.File) bool { return false }
+// openAppend opens the log at path for reading and appending, and creates it for this user alone. Unlike a file that
+// package os opens, it can be renamed and removed while it is open, and be truncated. Writes go to its position.
+func openAppend(path string) (*os.File, error) {
+	name, err := windows.UTF16PtrFromString(path)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	access, err := ownerOnly("")
+	if err != nil {
+		return nil, err
+	}
+	const share = windows.FILE_SHARE_READ | windows.FILE_SHARE_WRITE | windows.FILE_SHARE_DELETE
+	h, err := windows.CreateFile(name, windows.GENERIC_READ|windows.GENERIC_WRITE, share, access, windows.OPEN_ALWAYS,
+		windows.FILE_ATTRIBUTE_NORMAL, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(h), path), nil
+}
+
+// unlinked reports whether an open file has been removed, or is closed. The name of a removed file may remain until the
+// file is closed.
+func unlinked(f *os.File) bool {
+	var info struct { // FILE_STANDARD_INFO
+		allocated, size          int64
+		links                    uint32
+		deletePending, directory bool
+	}
+	err := windows.GetFileInformationByHandleEx(windows.Handle(f.Fd()), windows.FileStandardInfo,
+		(*byte)(unsafe.Pointer(&info)), uint32(unsafe.Sizeof(info)))
+	return err != nil || info.deletePending
+}
 
 // syncFolder does nothing: the file system's journal protects the names in a folder.
 func syncFolder(string) error { return nil }

@@ -149,8 +149,9 @@ func (l *connLog) start() error {
 	}
 	var older *os.File // nil if replay will not read it
 	var olderEnd logEnd
+	var torn int64
 	if end.size < tailBytes {
-		older, olderEnd = l.openOlder()
+		older, olderEnd, torn = l.openOlder()
 	}
 	if older != nil {
 		defer older.Close()
@@ -161,6 +162,9 @@ func (l *connLog) start() error {
 	var alarms []string
 	if cut > 0 {
 		alarms = append(alarms, fmt.Sprintf("repaired: %d bytes of a torn last record were removed", cut))
+	}
+	if end.size == 0 && torn > 0 && cutOlder(older, olderEnd.size) {
+		alarms = append(alarms, fmt.Sprintf("repaired: %d bytes of a torn last record of %s.1 were removed", torn, l.path))
 	}
 	if err := l.verifyTail(older, olderEnd.size); err != nil {
 		alarms = append(alarms, "damaged: "+err.Error())
@@ -179,6 +183,14 @@ func (l *connLog) start() error {
 		return err
 	}
 	return nil
+}
+
+// warn adds to what the operator has to know at the start.
+func (l *connLog) warn(text string) {
+	if l.alarm != "" {
+		text = l.alarm + "; " + text
+	}
+	l.alarm = text
 }
 
 // verifyTail returns what is wrong with the chain of the records that replay will read. older is nil without a rotated
@@ -201,8 +213,7 @@ func (l *connLog) verifyTail(older *os.File, olderSize int64) error {
 
 // open opens, locks and repairs the file at l.path. cut is the number of bytes that the repair removed.
 func (l *connLog) open() (f *os.File, end logEnd, cut int64, err error) {
-	const flags = os.O_RDWR | os.O_APPEND | os.O_CREATE | syscall.O_NONBLOCK // a FIFO must not block
-	f, err = os.OpenFile(l.path, flags, 0o600)
+	f, err = openAppend(l.path)
 	if err != nil {
 		return nil, end, 0, err
 	}
@@ -258,19 +269,29 @@ func repairEnd(f *os.File, path string) (end logEnd, cut int64, err error) {
 	return end, cut, syncFolder(filepath.Dir(target))
 }
 
-// openOlder opens the log before this one, under its name after a rotation. The file is nil if there is none, or if it
-// is no log.
-func (l *connLog) openOlder() (*os.File, logEnd) {
-	f, err := os.OpenFile(l.path+".1", os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO must not block
+// openOlder opens the log before this one, under its name after a rotation, for writing if possible. torn is the number
+// of bytes after its last record. The file is nil if there is none, or if it is no log.
+func (l *connLog) openOlder() (f *os.File, end logEnd, torn int64) {
+	f, err := os.OpenFile(l.path+".1", os.O_RDWR|syscall.O_NONBLOCK, 0) // a FIFO must not block
 	if err != nil {
-		return nil, logEnd{}
+		f, err = os.OpenFile(l.path+".1", os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	}
-	end, _, err := lastRecord(f)
+	if err != nil {
+		return nil, logEnd{}, 0
+	}
+	end, torn, err = lastRecord(f)
 	if err != nil || end.size == 0 {
 		f.Close()
-		return nil, logEnd{}
+		return nil, logEnd{}, 0
 	}
-	return f, end
+	return f, end, torn
+}
+
+// cutOlder removes what follows the last record of a log that was rotated after its server was killed, and reports
+// whether it did. A server that still writes the file has locked it.
+func cutOlder(f *os.File, size int64) bool {
+	locked, err := tryLock(f)
+	return err == nil && locked && f.Truncate(size) == nil
 }
 
 // lastRecord returns the end of a log's last record. rest is the number of bytes after it: the front of a record, or
@@ -357,15 +378,13 @@ func (l *connLog) check() error {
 	if l.path == logStdout {
 		return nil
 	}
+	if unlinked(l.f) {
+		return l.replace()
+	}
 	size, err := l.f.Seek(0, io.SeekEnd) // unlike Stat it allocates nothing
 	switch {
 	case err != nil:
 		return err
-	case unlinked(l.f):
-		if err := l.replace(); err != nil {
-			return err
-		}
-		l.report("the log was removed; it continues in a new file " + l.path)
 	case size < l.end.size:
 		before := l.end
 		end, _, err := repairEnd(l.f, l.path)
@@ -420,7 +439,7 @@ func (l *connLog) append(b []byte) (int, error) {
 	return l.f.Write(b)
 }
 
-// cut removes the rest of a failed write.
+// cut removes the rest of a failed write, and leaves the file's position, at which Windows writes, at its end.
 func (l *connLog) cut() error {
 	if l.path == logStdout {
 		l.torn = false
@@ -430,13 +449,20 @@ func (l *connLog) cut() error {
 	if err == nil && info.Size() > l.end.size {
 		err = l.f.Truncate(l.end.size)
 	}
+	if err == nil {
+		_, err = l.f.Seek(0, io.SeekEnd)
+	}
 	l.torn = err != nil
 	return err
 }
 
-// replace continues in the file that is at the path now, which it creates if there is none.
+// replace continues in the file that is at the path now, which it creates if there is none. It reports that the file
+// so far was removed.
 func (l *connLog) replace() error {
-	head := l.end.head
+	head, removed := l.end.head, unlinked(l.f)
+	if removed {
+		l.f.Close() // Windows keeps the name of a removed file until it is closed
+	}
 	f, end, _, err := l.open()
 	if err != nil {
 		return err
@@ -444,6 +470,9 @@ func (l *connLog) replace() error {
 	l.f.Close()
 	l.f = f
 	l.continueAt(end)
+	if removed {
+		l.report("the log was removed; it continues in a new file " + l.path)
+	}
 	if end.size > 0 && end.head != head {
 		l.report("the log continues in " + l.path + ", after the records that it had")
 	}
@@ -455,30 +484,38 @@ func (l *connLog) replace() error {
 func (l *connLog) reopen() (moved bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.f == nil || l.path == logStdout {
+	if l.f == nil || l.path == logStdout || isFileAt(l.f, l.path) {
 		return false, nil
 	}
-	if l.atPath() {
-		return false, nil
-	}
-	if l.durable {
+	old := "it continues in the old file"
+	if unlinked(l.f) {
+		old = "the old file was removed, so nothing is acknowledged until it can be written"
+	} else if l.durable {
 		if err := l.syncFile(l.f); err != nil {
-			return false, fmt.Errorf("reopening the log: %w; it continues in the old file", err)
+			return false, fmt.Errorf("reopening the log: %w; %s", err, old)
 		}
 	}
 	if err := l.replace(); err != nil {
-		return false, fmt.Errorf("reopening the log %s: %w; it continues in the old file", l.path, err)
+		return false, fmt.Errorf("reopening the log %s: %w; %s", l.path, err, old)
 	}
 	return true, nil
 }
 
-// atPath reports whether the open file is the one at the path.
-func (l *connLog) atPath() bool {
-	current, err := os.Stat(l.path)
+// moved reports whether reopen would change the file. It delays no write.
+func (l *connLog) moved() bool {
+	l.mu.Lock()
+	f := l.f
+	l.mu.Unlock()
+	return f != nil && l.path != logStdout && !isFileAt(f, l.path)
+}
+
+// isFileAt reports whether f is the file at the path.
+func isFileAt(f *os.File, path string) bool {
+	current, err := os.Stat(path)
 	if err != nil {
 		return false
 	}
-	open, err := l.f.Stat()
+	open, err := f.Stat()
 	return err == nil && os.SameFile(current, open)
 }
 

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"compress/gzip"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
@@ -14,6 +15,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -313,6 +315,121 @@ func TestVerifyFiles(t *testing.T) {
 	}
 }
 
+// compress replaces the file at path by path.gz, compressed as gzip does it.
+func compress(t *testing.T, path string) string {
+	t.Helper()
+	var out bytes.Buffer
+	z := gzip.NewWriter(&out)
+	if _, err := z.Write(contents(t, path)); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(z.Close(), os.Remove(path)); err != nil {
+		t.Fatal(err)
+	}
+	return put(t, path+".gz", out.Bytes())
+}
+
+// TestVerifyCompressed checks that compressed files are verified among others, and that the output names them as such.
+func TestVerifyCompressed(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "connection.log")
+	fill(t, path, 1, 3)
+	for n := range 3 {
+		if n > 0 {
+			os.Rename(path+".2", path+".3")
+			os.Rename(path+".1", path+".2")
+		}
+		if err := os.Rename(path, path+".1"); err != nil {
+			t.Fatal(err)
+		}
+		fill(t, path, 4+n, 4+n)
+	}
+	compress(t, path+".3")
+	compress(t, path+".2")
+	files := []string{"connection.log.3.gz", "connection.log.2.gz", "connection.log.1", "connection.log"}
+	out, stderr, code := runToEnd(t, dir, "", append([]string{"-verify-log"}, files...)...)
+	wantRun(t, "four files", stderr, code, exitDone, "^$")
+	if strings.Count(out, "unbroken") != 4 || strings.Count(out, ".gz: gzip, ") != 2 ||
+		!strings.Contains(out, "connection.log.3.gz: gzip, 3 records, unbroken; begins a chain; head ") {
+		t.Errorf("%q", out)
+	}
+	head := regexp.MustCompile(`log\.2\.gz: .* head ([0-9a-f]{64})`).FindStringSubmatch(out)
+	if head == nil {
+		t.Fatalf("no head in %q", out)
+	}
+	out, stderr, code = runToEnd(t, dir, "", append([]string{"-verify-log", "-head", head[1]}, files...)...)
+	wantRun(t, "the head of a compressed file", stderr, code, exitDone, "^$")
+	if !strings.HasSuffix(out, "head found: line 1 of connection.log.2.gz\n") {
+		t.Errorf("%q", out)
+	}
+	_, stderr, code = runToEnd(t, dir, "", "-verify-log", files[0], files[2])
+	wantRun(t, "a missing file", stderr, code, exitTrouble, "log.1: line 1 does not follow the last line of connection.log.3.gz")
+	both := put(t, filepath.Join(dir, "both.gz"), slices.Concat(contents(t, path+".3.gz"), contents(t, path+".2.gz")))
+	out, stderr, code = runToEnd(t, dir, "", "-verify-log", both)
+	wantRun(t, "two files in one", stderr, code, exitDone, "^$")
+	if !strings.Contains(out, "gzip, 4 records, unbroken") {
+		t.Errorf("%q", out)
+	}
+	put(t, both, append(contents(t, both), "garbage, and more of it"...))
+	_, stderr, code = runToEnd(t, dir, "", "-verify-log", both)
+	wantRun(t, "trailing garbage", stderr, code, exitTrouble, "after line 4, what follows in the compressed file is not from gzip")
+}
+
+// TestVerifyDamagedCompressed checks that no part of a compressed log is taken for the whole, and that no change of a
+// byte goes unnoticed which changes the records.
+func TestVerifyDamagedCompressed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "connection.log")
+	fill(t, path, 1, 5)
+	path = compress(t, path)
+	whole := contents(t, path)
+	want, err := verifyFile(path, func(int, [32]byte) {})
+	if err != nil || want.records != 5 {
+		t.Fatal(want, err)
+	}
+	for n := 2; n < len(whole); n++ {
+		put(t, path, whole[:n])
+		if _, err := verifyFile(path, func(int, [32]byte) {}); err == nil || !strings.Contains(err.Error(), "cut off after line") {
+			t.Errorf("%d of %d bytes: %v", n, len(whole), err)
+		}
+	}
+	for i := range whole {
+		damaged := bytes.Clone(whole)
+		damaged[i] ^= 0x04
+		put(t, path, damaged)
+		if v, err := verifyFile(path, func(int, [32]byte) {}); err == nil && v != want {
+			t.Errorf("byte %d was changed: %v", i, v)
+		}
+	}
+}
+
+// TestVerifyBomb checks that a small compressed file that becomes 256 MiB takes little memory.
+func TestVerifyBomb(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "connection.log")
+	fill(t, path, 1, 2)
+	first := contents(t, path)
+	var out bytes.Buffer
+	z := gzip.NewWriter(&out)
+	z.Write(first)
+	z.Write(first) // which does not follow itself, so the rest is searched for the record before it
+	for zeros := make([]byte, 1<<20); len(zeros) > 0 && out.Len() < 256<<10; {
+		z.Write(zeros)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	path = put(t, path+".gz", out.Bytes())
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, err := verifyFile(path, func(int, [32]byte) {})
+	runtime.ReadMemStats(&after)
+	if err == nil || !strings.Contains(err.Error(), "line 3 does not follow line 2") {
+		t.Error(err)
+	}
+	if used := after.TotalAlloc - before.TotalAlloc; used > 4*maxRecord {
+		t.Errorf("%d bytes of memory for a file of %d bytes", used, out.Len())
+	}
+}
+
 // TestVerifyHead: with -head, a log without its last records, or with an edited last record, is reported.
 func TestVerifyHead(t *testing.T) {
 	dir := t.TempDir()
@@ -450,6 +567,40 @@ func TestVerifySafeName(t *testing.T) {
 		l.record(recordOf(time.Now(), eventStop, nil, "", ""), nil)
 	}
 	l.close()
+}
+
+// TestTornBeforeRotation checks that a start with a new file removes the torn record with which its predecessor ends,
+// since a server that was killed before a rotation cannot; but not while another server writes that file.
+func TestTornBeforeRotation(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	fill(t, path, 1, 3)
+	appendFile(t, path, `{"time":"20`)
+	if err := os.Rename(path, path+".1"); err != nil {
+		t.Fatal(err)
+	}
+	writer, err := os.Open(path + ".1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if locked, err := tryLock(writer); err != nil || !locked {
+		t.Fatal(locked, err)
+	}
+	for _, want := range []string{"continues " + path + ".1",
+		"repaired: 11 bytes of a torn last record of " + path + ".1 were removed"} {
+		l, err := openLog(logOptions{path: path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.close()
+		if l.began != want {
+			t.Errorf("began %q, want %q", l.began, want)
+		}
+		writer.Close()
+	}
+	fill(t, path, 4, 5)
+	if err := verifyLogs([]string{path + ".1", path}, "", io.Discard); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestTornRecord checks that a start removes the torn record that a power cut leaves, and that other files are left
@@ -918,6 +1069,17 @@ func TestSync(t *testing.T) {
 		!slices.Equal(messages(t, path), []string{"a1", "a", "b", "a", "b", "a", "b", "b4"}) {
 		t.Errorf("%d records, %v, %q", v.records, err, messages(t, path))
 	}
+	if err := l.close(); err != nil {
+		t.Fatal(err)
+	}
+	next, err := openLog(logOptions{path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.close()
+	if later, err := newRoom(next, 1000, false); err != nil || later.queue.said != r.queue.said {
+		t.Errorf("after a start the last number is %d, and it was %d: %v", later.queue.said, r.queue.said, err)
+	}
 }
 
 // TestSyncConsole checks that the operator is notified when a failed sync removes a line, and that the next line is
@@ -1201,7 +1363,8 @@ func TestParseObject(t *testing.T) {
 		{`{"type":"ack","base64":"!"}`, "", "", `"base64" is wrong`},
 		{`{"text":"a\nb"}`, "", "", "a newline in it"},
 		{`{"text":"` + longest + `x"}`, "", "", "longer than 65536 bytes"},
-		{`{"text":"x","to":"` + strings.Repeat("n", maxShown+1) + `"}`, "", "", "a name that is too long"},
+		{`{"text":"x","to":"` + strings.Repeat("n", maxShown+1) + `"}`, "", "", `"to" is no name`},
+		{`{"text":"x","to":"b\u001b[2J"}`, "", "", `"to" is no name`},
 		{`{"text":"x"`, "", "", "no JSON object, so it was not sent: its end is wrong or missing"},
 		{``, "", "", "its end is wrong or missing"},
 		{`{"text" "x"}`, "", "", "no JSON object, so it was not sent: byte 9 is wrong"},

@@ -43,11 +43,11 @@ import (
 	"io/fs"
 	"math"
 	"net"
+	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -82,7 +82,12 @@ func exitCode(stderr io.Writer, err error) int {
 	if err == nil {
 		return exitDone
 	}
-	lines := "securechat: " + safe(err.Error()) + strings.ReplaceAll(hintOf(err), "\n", "\n"+wholeLine)
+	hint := hintOf(err)
+	if errors.Is(err, errUnverified) {
+		hint = "\nsecurechat: hint: the connection was dropped; try from another network, " +
+			"and compare fingerprints with the operator"
+	}
+	lines := "securechat: " + safe(err.Error()) + strings.ReplaceAll(hint, "\n", "\n"+wholeLine)
 	fmt.Fprint(stderr, breakRowsFor(stderr, lines))
 	switch {
 	case errors.As(err, new(errUsage)), errors.As(err, new(errLocked)):
@@ -289,34 +294,38 @@ func (p *process) printInvite() error {
 		return err
 	}
 	if !p.options.output.quiet {
-		p.console.notePlain(inviteWords, p.options.invite, publicAddress(p.lastPort()))
+		p.console.notePlain(inviteWords, p.options.invite, publicAddress(p.lastAddress()))
 	}
 	p.console.close() // so that the words come before the code
 	_, err = fmt.Fprintln(p.stdout, code)
 	return err
 }
 
-// portFile is the file of the state folder that holds the port of the room that was opened last.
-const portFile = "port"
+// addressFile is the file of the state folder that holds the address of the room that was opened last.
+const addressFile = "address"
 
-// lastPort returns the port of the room that was opened last, else defaultPort.
-func (p *process) lastPort() string {
-	text, _, err := readFile(filepath.Join(p.dir, portFile), 16)
-	if port := strings.TrimSpace(string(text)); err == nil && checkPort(port) == nil {
-		return port
+// lastAddress returns the address of the room that was opened last, else all addresses with defaultPort.
+func (p *process) lastAddress() string {
+	text, _, err := readFile(filepath.Join(p.dir, addressFile), maxAddress)
+	addr := strings.TrimSpace(string(text))
+	if _, perr := netip.ParseAddrPort(addr); err == nil && perr == nil {
+		return addr
 	}
-	return defaultPort
+	return net.JoinHostPort("::", defaultPort)
 }
 
-// keepPort writes the port of a room that is being opened to the state folder, for -invite.
-func (p *process) keepPort(addr net.Addr) {
-	tcp, ok := addr.(*net.TCPAddr)
-	if !ok || p.options.output.raw || p.options.paper.on || strconv.Itoa(tcp.Port) == p.lastPort() {
+// maxAddress bounds the file of the address, which has at most 40 bytes without a zone.
+const maxAddress = 128
+
+// keepAddress writes the address of a room that is being opened to the state folder, for -invite.
+func (p *process) keepAddress(addr net.Addr) {
+	last := p.lastAddress()
+	if _, ok := addr.(*net.TCPAddr); !ok || p.options.output.raw || p.options.paper.on || addr.String() == last {
 		return
 	}
-	err := writeFile(filepath.Join(p.dir, portFile), fmt.Appendln(nil, tcp.Port))
+	err := writeFile(filepath.Join(p.dir, addressFile), []byte(addr.String()+"\n"))
 	if err != nil {
-		p.console.note("-invite will name the port %s instead of %d: %v", p.lastPort(), tcp.Port, err)
+		p.console.note("-invite will name the address %s instead of %v: %v", publicAddress(last), addr, err)
 	}
 }
 
@@ -415,7 +424,7 @@ func (p *process) connect() error {
 	}
 	switch {
 	case p.options.output.raw:
-		config.pipe = newRawPipe(p.stdin, p.stdout, p.console.progress())
+		config.pipe = newRawPipe(false, p.stdin, p.stdout, p.console.progress())
 	case o.resume != "":
 		config.place, err = readPlace(o.resume)
 		if err != nil {
@@ -440,7 +449,7 @@ func (p *process) listen() (err error) {
 		return err
 	}
 	defer closeAll(listeners)
-	p.keepPort(listeners[0].Addr())
+	p.keepAddress(listeners[0].Addr())
 	o := p.options.server
 	log, err := openLog(logOptions{
 		path: o.log, stdout: p.stdout, digests: !o.logText, durable: o.sync,
@@ -466,7 +475,7 @@ func (p *process) listen() (err error) {
 		rate: o.rate, norelay: o.norelay, invite: p.options.invite,
 	}
 	if p.options.output.raw {
-		config.pipe = newRawPipe(p.stdin, p.stdout, p.console.progress())
+		config.pipe = newRawPipe(true, p.stdin, p.stdout, p.console.progress())
 	}
 	s, err := newServer(config)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -307,20 +308,49 @@ func TestOtherProtocol(t *testing.T) {
 	server.err.match(t, `refused 127\.0\.0\.1:\d+: .*that is an HTTP program`)
 }
 
-// TestInvitePort: an invite names the port of the room that was opened last, and its words come before the code.
-func TestInvitePort(t *testing.T) {
+// TestInviteAddress: an invite names the address of the room that was opened last, and its words come before the code.
+func TestInviteAddress(t *testing.T) {
 	t.Parallel()
 	dir := state(t, "anna")
-	invite := func(name, port string) {
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	invite := func(name, addr string) {
 		t.Helper()
 		out, stderr, code := runToEnd(t, t.TempDir(), "", "-invite", name, "-dir", dir)
-		if code != exitDone || !strings.Contains(stderr, ":"+port+" -join") || strings.Count(out, "\n") != 1 {
-			t.Errorf("an invite for port %s: exit %d, stdout %q, stderr %q", port, code, out, stderr)
+		if code != exitDone || !strings.Contains(stderr, " -connect "+addr+" -join") || strings.Count(out, "\n") != 1 {
+			t.Errorf("an invite to %s: exit %d, stdout %q, stderr %q", addr, code, out, stderr)
 		}
 	}
-	invite("ben", defaultPort)
+	invite("ben", host+":"+defaultPort)
 	_, addr := serve(t, dir)
-	invite("eve", portOf(addr))
+	invite("eve", "localhost:"+portOf(addr))
+	for text, want := range map[string]string{
+		"[::]:9010\n": host + ":9010", "192.0.2.7:80\n": "192.0.2.7:80", "9010\n": host + ":" + defaultPort,
+		strings.Repeat("1", maxAddress+1): host + ":" + defaultPort,
+	} {
+		put(t, filepath.Join(dir, addressFile), []byte(text))
+		invite("guest"+strconv.Itoa(len(text)), want)
+	}
+}
+
+// TestHintsForClients: the operator does not read what a client could do about a failed handshake.
+func TestHintsForClients(t *testing.T) {
+	t.Parallel()
+	server, addr := serve(t, state(t, "anna"))
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := writeFrame(conn, make([]byte, 16)); err != nil {
+		t.Fatal(err)
+	}
+	server.err.match(t, `refused 127\.0\.0\.1:\d+: stage 1: .*man-in-the-middle attack\n`)
+	if text := server.err.String(); strings.Contains(text, "hint") {
+		t.Error(text)
+	}
 }
 
 // TestHelp: -help and -version print on stdout.
@@ -335,13 +365,13 @@ func TestHelp(t *testing.T) {
 	}
 }
 
-// TestLongLine: the client sends the other lines, names the line that is too long, and exits with status 1.
+// TestLongLine: the client sends the other lines, names the line that is too long once, and exits with status 1.
 func TestLongLine(t *testing.T) {
 	dir := state(t, "anna")
 	server, addr := serve(t, dir)
 	longest := strings.Repeat("x", maxLine)
 	_, stderr, code := runToEnd(t, t.TempDir(), "one\n"+longest+"\n"+longest+"y\nfour\n", "-connect", addr, "-dir", dir)
-	if code != exitTrouble || !strings.Contains(stderr, "line 3 ") {
+	if code != exitTrouble || strings.Count(stderr, "line 3 ") != 1 {
 		t.Errorf("exit %d: %s", code, stderr)
 	}
 	if got := messages(t, filepath.Join(server.cmd.Dir, "connection.log")); len(got) != 3 || got[1] != longest ||

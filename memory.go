@@ -5,6 +5,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -16,11 +17,24 @@ import (
 
 // memory is what a room knows. The room's lock guards it.
 type memory struct {
-	epoch    [8]byte // names the numbers of the messages; it is as old as the log
+	epoch    [8]byte   // names the numbers of the messages; it is as old as the log
+	boot     string    // the system's start in which the log was written last, "" if it is not known
+	stopped  bool      // the log ends with the record of a stop
+	skipped  []skipped // the numbers that no message has, because messages may be lost; the last maxSkipped
 	queue    queue
 	streams  streams
 	visitors visitors
 }
+
+// skipped are numbers that no message has: the first and the last of them.
+type skipped struct{ from, to uint64 }
+
+const (
+	// After skipped numbers the next one is above a multiple of skipStep, at least half of that away: more messages than a
+	// server can record before its system writes them to disk.
+	skipStep   = 1_000_000_000
+	maxSkipped = 64 // runs of skipped numbers that the room remembers
+)
 
 func newMemory() memory {
 	return memory{queue: queue{first: 1}, streams: newStreams(), visitors: newVisitors()}
@@ -30,7 +44,56 @@ func newMemory() memory {
 // the number of the last message.
 func (m *memory) fields() peerFields {
 	b := appendField(nil, "epoch", hex.EncodeToString(m.epoch[:]))
-	return strconv.AppendUint(append(b, `,"seq":`...), m.queue.said, 10)
+	b = strconv.AppendUint(append(b, `,"seq":`...), m.queue.said, 10)
+	if n := len(m.skipped); n > 0 {
+		b = strconv.AppendUint(append(b, `,"skipped_from":`...), m.skipped[n-1].from, 10)
+		b = strconv.AppendUint(append(b, `,"skipped_to":`...), m.skipped[n-1].to, 10)
+	}
+	return appendField(b, "boot", m.boot)
+}
+
+// begin ends the restoring, at a start of the server in this start of the system. If the system was started again, and
+// the server did not stop before, the log may have lost its end: then clients may have received messages that it does
+// not have, and the numbers of these must not be used again. begin returns true if it skipped numbers for that reason.
+func (m *memory) begin(boot string) (skips bool) {
+	mayBeLost := !m.stopped && (boot == "" || boot != m.boot)
+	m.boot = boot
+	switch {
+	case m.epoch == [8]byte{}: // there is no log to go on from
+		rand.Read(m.epoch[:])
+	case mayBeLost:
+		said := m.queue.said
+		m.queue.said = (said+skipStep/2)/skipStep*skipStep + skipStep
+		m.addSkipped(skipped{said + 1, m.queue.said})
+		return true
+	}
+	return false
+}
+
+// addSkipped notes numbers that were skipped, unless it has noted them, or later ones.
+func (m *memory) addSkipped(s skipped) {
+	n := len(m.skipped)
+	if s.from == 0 || s.from > s.to || n > 0 && s.from <= m.skipped[n-1].to {
+		return
+	}
+	m.skipped = append(m.skipped[max(0, n+1-maxSkipped):], s)
+}
+
+// skips reports whether a client whose place is seq has received a message that is lost. The last number that was
+// skipped is the place of a client that came before the first message after it.
+func (m *memory) skips(seq uint64) bool {
+	return slices.ContainsFunc(m.skipped, func(s skipped) bool { return s.from <= seq && seq < s.to })
+}
+
+// before returns the number that is n messages before number seq, or 0 if there are not so many.
+func (m *memory) before(seq, n uint64) uint64 {
+	seq -= min(seq, n)
+	for _, s := range slices.Backward(m.skipped) {
+		if seq < s.to {
+			seq -= min(seq, s.to-s.from+1)
+		}
+	}
+	return seq
 }
 
 // appendMarks appends the records that make the end of the log enough for a start.
@@ -44,20 +107,37 @@ func (m *memory) appendMarks(b []byte) []byte {
 // restore applies one record of the log. recent means that the record, if it is a message, is one that the history
 // reaches. A record that says nothing about the room changes nothing, as those of older versions do.
 func (m *memory) restore(record []byte, recent bool) {
-	marksOf(record, m.streams.replay)
 	var r logRecord
 	r.read(record)
+	m.stopped = string(r.event) == eventStop
 	switch string(r.event) {
+	case eventStream:
+		streamMarksOf(record, m.streams.replay)
 	case eventStart, eventRotate, eventRoom:
 		m.restoreEpoch(&r)
 	case eventConnect, eventVisitor:
 		m.restoreVisitor(&r)
 	case eventDisconnect:
 		m.restoreRead(&r)
+		m.restoreStream(&r)
 	case eventRevoked:
 		m.visitors.forget(string(r.fingerprint))
 	case eventMessage:
+		m.restoreStream(&r)
 		m.restoreMessage(&r, recent)
+	}
+}
+
+// restoreStream applies a record that has a line of a stream, or the leave of its client.
+func (m *memory) restoreStream(r *logRecord) {
+	var id streamID
+	if len(r.fingerprint) == 0 || !id.parse(r.stream) {
+		return
+	}
+	last, _ := numberIn(r.msgID)
+	left := string(r.reason) == errLeft.Error()
+	if left || last > 0 {
+		m.streams.replay(mark{fingerprint: string(r.fingerprint), id: id, last: last, left: left})
 	}
 }
 
@@ -70,11 +150,22 @@ func (m *memory) restoreEpoch(r *logRecord) {
 	if _, err := hex.Decode(epoch[:], r.epoch); err != nil {
 		return
 	}
-	m.epoch = epoch
-	if said, ok := numberIn(r.seq); ok && said > m.queue.said {
-		m.queue.lost.add(said, nil) // what was said before is not in this part of the log
-		m.queue.said = said
+	m.epoch, m.boot = epoch, string(r.boot)
+	from, _ := numberIn(r.skippedFrom)
+	to, _ := numberIn(r.skippedTo)
+	m.addSkipped(skipped{from, to})
+	said, ok := numberIn(r.seq)
+	if !ok || said <= m.queue.said {
+		return
 	}
+	recorded := said
+	if 0 < from && from <= said && said <= to {
+		recorded = from - 1
+	}
+	if recorded > m.queue.said {
+		m.queue.lost.add(recorded, nil) // what was said before is not in this part of the log
+	}
+	m.queue.said = said
 }
 
 // restoreVisitor applies a record that says since when messages are for a key.
@@ -88,8 +179,15 @@ func (m *memory) restoreVisitor(r *logRecord) {
 	if v == nil {
 		v = &visitor{fingerprint: print}
 	}
-	v.name, _ = strings.CutSuffix(string(r.name), "~"+suffixOf(print))
+	v.name = string(r.name)
+	if strings.IndexByte(v.name, '~') >= 0 {
+		v.name, _ = strings.CutSuffix(v.name, "~"+suffixOf(print))
+	}
 	v.since, v.listed = since, string(r.listed) == "true"
+	v.until = time.Time{}
+	if until, err := time.Parse(recordTime, string(r.until)); err == nil {
+		v.until = until
+	}
 	m.visitors.put(v)
 	m.restoreRead(r)
 }
@@ -177,8 +275,9 @@ func (m *memory) receiver(print string) *visitor {
 type logRecord struct {
 	time, event, name, fingerprint, stream []byte
 	seq, what, receiver, from              []byte
-	message, base64                        []byte
+	msgID, message, base64, reason         []byte
 	since, listed, reading, epoch          []byte
+	boot, skippedFrom, skippedTo, until    []byte
 }
 
 // member returns where the value of a member is kept, or nil.
@@ -202,10 +301,14 @@ func (r *logRecord) member(name []byte) *[]byte {
 		return &r.receiver
 	case "from":
 		return &r.from
+	case "msg_id":
+		return &r.msgID
 	case "message":
 		return &r.message
 	case "base64":
 		return &r.base64
+	case "reason":
+		return &r.reason
 	case "since":
 		return &r.since
 	case "listed":
@@ -214,6 +317,14 @@ func (r *logRecord) member(name []byte) *[]byte {
 		return &r.reading
 	case "epoch":
 		return &r.epoch
+	case "until":
+		return &r.until
+	case "boot":
+		return &r.boot
+	case "skipped_from":
+		return &r.skippedFrom
+	case "skipped_to":
+		return &r.skippedTo
 	}
 	return nil
 }

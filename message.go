@@ -142,10 +142,17 @@ func parseWelcome(b []byte) (w welcome, err error) {
 	var ok1, ok2 bool
 	w.name, b, ok1 = cutName(b[welcomeSize:])
 	w.server, b, ok2 = cutName(b)
-	if !ok1 || !ok2 || len(b) != 0 || !validShown(w.name) || !validShown(w.server) {
+	if !ok1 || !ok2 || len(b) != 0 || !validShown(w.name) || !validShown(w.server) || !w.consistent() {
 		return w, errMalformed
 	}
 	return w, nil
+}
+
+// consistent reports whether the fields of w fit each other.
+func (w *welcome) consistent() bool {
+	busy, raw := w.flags&welcomeBusy != 0, w.flags&welcomeRaw != 0
+	forgotten := w.flags&welcomeForgotten != 0
+	return w.seq <= w.present && (raw || !busy) && (w.recorded == 0 || !forgotten)
 }
 
 // appendName appends a name's length in one byte and the name, cut to maxShown bytes.
@@ -162,11 +169,20 @@ func cutName(b []byte) (name string, rest []byte, ok bool) {
 	return string(b[1 : 1+b[0]]), b[1+b[0]:], true
 }
 
+// cutLength takes a length of at most most, as a uvarint in its shortest encoding, from the front of b.
+func cutLength(b []byte, most uint64) (n int, rest []byte, ok bool) {
+	length, w := binary.Uvarint(b)
+	if w <= 0 || w > 1 && b[w-1] == 0 || length > most {
+		return 0, nil, false
+	}
+	return int(length), b[w:], true
+}
+
 // lines is what a client sends, one or more lines in a message:
 //
 //	first 8   number of the first line; each further line has the next number
 //	what  1   itemSay, itemAction or itemDirect, the same for all of the lines
-//	to    1 and name: the receiver of itemDirect; else empty
+//	to    1 and name: the receiver of itemDirect, a name as the room shows it; else empty
 //	then for each line: length uvarint, and the line. A message of several lines fits one packet
 type lines struct {
 	first uint64
@@ -216,7 +232,8 @@ func parsePacked(b []byte) (p packedLines, err error) {
 	if !ok || len(b) == 0 || p.first == 0 || p.first > maxNumber {
 		return p, errMalformed
 	}
-	if p.what < itemSay || p.what > itemDirect || (p.what == itemDirect) != (p.to != "") {
+	if p.what < itemSay || p.what > itemDirect || (p.what == itemDirect) != (p.to != "") ||
+		p.to != "" && !validShown(p.to) {
 		return p, errMalformed
 	}
 	// A longer message holds one line: each of many short ones would cost a log record far larger than the line.
@@ -225,11 +242,11 @@ func parsePacked(b []byte) (p packedLines, err error) {
 		if p.count > 0 && !several {
 			return p, errMalformed
 		}
-		n, w := binary.Uvarint(b)
-		if w <= 0 || n > maxLine || n > uint64(len(b)-w) {
+		n, rest, ok := cutLength(b, maxLine)
+		if !ok || n > len(rest) {
 			return p, errMalformed
 		}
-		b = b[w+int(n):]
+		b = rest[n:]
 	}
 	return p, nil
 }
@@ -268,7 +285,7 @@ func (p *packedLines) cut(most int) (front packedLines, cost int) {
 //	seq    8         the number of a message, in the one order that all receivers share; 0 for everything else
 //	time   8         Unix time in milliseconds, by the server's clock
 //	what   1         one of the constants below
-//	name   1 and name: the sender; empty for the server
+//	name   1 and name: the sender; empty for a notice of the server, which itemUndelivered and itemRemoved are too
 //	text   the rest
 type item struct {
 	seq  uint64
@@ -287,7 +304,6 @@ const (
 	itemNotice                 // text from the server
 	itemUndelivered            // text says why a line, though recorded, reached no receiver
 	itemRemoved                // the operator removed the receiver, which must not reconnect by itself
-	itemLast        = itemRemoved
 )
 
 // itemNames are the words for items in log records and in -json objects.
@@ -309,20 +325,44 @@ const itemOverhead = 3 + 8 + 8 + 1 + 1 // bytes of an encoded item without its n
 
 // cutItem takes an item from the front of b. The item's text is a slice of b.
 func cutItem(b []byte) (it item, rest []byte, err error) {
-	n, w := binary.Uvarint(b)
-	if w <= 0 || n > maxMessage || n > uint64(len(b)-w) || n < 8+8+1+1 {
+	n, body, ok := cutLength(b, maxMessage)
+	if !ok || n > len(body) || n < 8+8+1+1 {
 		return it, nil, errMalformed
 	}
-	body, rest := b[w:w+int(n)], b[w+int(n):]
+	body, rest = body[:n], body[n:]
 	it.seq = binary.BigEndian.Uint64(body)
 	it.time = time.UnixMilli(int64(binary.BigEndian.Uint64(body[8:])))
 	it.what = body[16]
-	var ok bool
 	it.name, it.text, ok = cutName(body[17:])
-	if !ok || it.what < itemSay || it.what > itemLast || len(it.text) > maxLine || it.name != "" && !validShown(it.name) {
+	if !ok || len(it.text) > maxLine || it.name != "" && !validShown(it.name) || !it.consistent() {
 		return it, nil, errMalformed
 	}
 	return it, rest, nil
+}
+
+// consistent reports whether the fields of it are those that an item of its kind has.
+func (it *item) consistent() bool {
+	switch it.what {
+	case itemSay, itemAction, itemDirect:
+		return it.seq > 0 && it.name != ""
+	case itemJoin:
+		return it.seq == 0 && it.name != "" && len(it.text) == 0
+	case itemLeave:
+		return it.seq == 0 && it.name != ""
+	case itemNotice, itemUndelivered, itemRemoved:
+		return it.seq == 0 && it.name == ""
+	}
+	return false
+}
+
+// parseReason parses what a server sends before secure-close to give a reason: one notice. It returns the notice's
+// text, cut to maxReason bytes.
+func parseReason(payload []byte) (string, error) {
+	notice, rest, err := cutItem(payload)
+	if err != nil || len(rest) > 0 || notice.what != itemNotice {
+		return "", errMalformed
+	}
+	return clip(string(notice.text), maxReason), nil
 }
 
 // outLine is a line to send: itemSay, itemAction, or itemDirect with its receiver in to.

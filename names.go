@@ -46,8 +46,12 @@ func cleanName(s string) string {
 func validShown(s string) bool {
 	local, server, remote := strings.Cut(s, "@")
 	name, suffix, doubled := strings.Cut(local, "~")
-	return validName(name) && (!doubled || len(suffix) == suffixDigits && validName(suffix)) &&
-		(!remote || validName(server))
+	return validName(name) && (!doubled || validSuffix(suffix)) && (!remote || validName(server))
+}
+
+// validSuffix reports whether s can be the XXXXXXXX of name~XXXXXXXX: hexadecimal digits in lower case.
+func validSuffix(s string) bool {
+	return len(s) == suffixDigits && strings.Trim(s, hexDigits) == ""
 }
 
 // remoteName returns the name that the room shows for a person at another server. origin is that server's

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -26,7 +27,7 @@ type operator struct {
 	trust     *trust // nil with -paper
 	strangers *strangers
 	name      string
-	port      string    // that the server listens on
+	addr      string    // that the server listens on
 	stop      func()    // stops the server
 	asked     time.Time // when Ctrl-C or Ctrl-D was answered with the number of the others here
 }
@@ -35,8 +36,8 @@ type operator struct {
 const closeAgain = 10 * time.Second
 
 // newOperator makes the console a member of the room, as self.
-func newOperator(c *console, r *room, t *trust, refused *strangers, self *peer, port string, stop func()) *operator {
-	o := &operator{console: c, room: r, trust: t, strangers: refused, name: self.name, port: port, stop: stop}
+func newOperator(c *console, r *room, t *trust, refused *strangers, self *peer, addr string, stop func()) *operator {
+	o := &operator{console: c, room: r, trust: t, strangers: refused, name: self.name, addr: addr, stop: stop}
 	o.member = newMember(self, o)
 	r.enterOperator(o.member)
 	if c.term != nil {
@@ -176,7 +177,7 @@ func (o *operator) command(line []byte) (out outLine, send bool) {
 	case name == "/kick":
 		err = o.room.kick(arg)
 	case name == "/invite":
-		err = makeInvite(o.trust, o.console, arg, o.port)
+		err = makeInvite(o.trust, o.console, arg, o.addr)
 	case name == "/allow":
 		err = o.allowStranger(arg)
 	default:
@@ -287,20 +288,30 @@ func (s *strangers) pick(print string) (ssh.PublicKey, error) {
 const inviteWords = "An invite for %s, good once and for a day. On the other machine, run\n" +
 	"  securechat -connect %s -join\nand paste this code when it asks:"
 
-// makeInvite makes a code and shows the operator what the other side does with it.
-func makeInvite(t *trust, c *console, name, port string) error {
+// makeInvite makes a code and shows the operator what the other side does with it. The server listens on addr.
+func makeInvite(t *trust, c *console, name, addr string) error {
 	code, err := t.newInvite(name, time.Now())
 	if err == nil {
-		c.notePlain(inviteWords+"%s", name, publicAddress(port), ownLines("\n  "+code))
+		c.notePlain(inviteWords+"%s", name, publicAddress(addr), ownLines("\n  "+code))
 	}
 	return err
 }
 
-// publicAddress is this machine's address as others may write it.
-func publicAddress(port string) string {
-	host, err := os.Hostname()
+// publicAddress is how others may write the address that a server listens on: with this machine's name if it listens on
+// all addresses.
+func publicAddress(addr string) string {
+	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
-		host = "HOST"
+		return addr
+	}
+	switch ip, err := netip.ParseAddr(host); {
+	case err != nil || ip.IsUnspecified():
+		host, err = os.Hostname()
+		if err != nil {
+			host = "HOST"
+		}
+	case ip == netip.AddrFrom4([4]byte{127, 0, 0, 1}), ip == netip.IPv6Loopback():
+		host = "localhost"
 	}
 	return net.JoinHostPort(host, port)
 }

@@ -52,6 +52,9 @@ func (o *folderOwner) flags() int {
 	return unix.O_NOFOLLOW
 }
 
+// makePrivateFolder creates a folder, and those above it, for this user alone. A folder that exists is left as it is.
+func makePrivateFolder(dir string) error { return os.MkdirAll(dir, 0o700) }
+
 // hasOtherName reports whether a file has a further hard link.
 func hasOtherName(info fs.FileInfo) bool {
 	st, ok := info.Sys().(*syscall.Stat_t)

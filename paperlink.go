@@ -482,7 +482,7 @@ func parsePaperPrivate(data []byte) (*rsa.PrivateKey, error) {
 			"copy the file and take it off the copy with ssh-keygen -p -N '' -m PEM -f COPY")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("the private key does not parse: %w", err)
+		return nil, errors.New("the private key does not parse: it is damaged or of an unknown type")
 	}
 	key, ok := raw.(*rsa.PrivateKey)
 	if !ok {
@@ -534,7 +534,7 @@ func parsePaperPublic(data []byte) (*rsa.PublicKey, error) {
 	key, ok := raw.(*rsa.PublicKey)
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("the public key does not parse: %w", err)
+		return nil, errors.New("the public key does not parse: it is damaged or of an unknown type")
 	case len(bytes.TrimSpace(rest)) > 0:
 		return nil, errors.New("it holds more than one key: give each a file and a -peer of its own")
 	case !ok:

@@ -1673,7 +1673,8 @@ func BenchmarkPeersScaling(b *testing.B) {
 		}
 		fmt.Println()
 	}
-	if err := os.WriteFile("docs/scaling.svg", plot(members, series[:4]), 0o644); err != nil {
+	const title = "What a member costs the server, by the number of members"
+	if err := os.WriteFile("docs/scaling.svg", plot(title, "members", members, series[:4]), 0o644); err != nil {
 		b.Fatal(err)
 	}
 	for _, c := range series[:4] { // The time to parse a file grows with the file.
@@ -1686,14 +1687,124 @@ func BenchmarkPeersScaling(b *testing.B) {
 	}
 }
 
+// BenchmarkPeersLog measures the time from the start of a server until its room is open, by the size of its log: one of
+// messages, and one of clients that come and go. It prints tables of the time and of the peak memory, and draws
+// docs/start.svg.
+func BenchmarkPeersLog(b *testing.B) {
+	if firstTry(b) {
+		return
+	}
+	a := newLists(b)
+	sizes := []int{1, 4, 16, 64, 256, 1024} // MiB
+	curves := []*curve{
+		{name: "messages, -history 1000, ms", colour: "#1f6fb2", format: "%.0f"},
+		{name: "messages, -history 1000000, ms", colour: "#7a3fa0", format: "%.0f"},
+		{name: "joins and leaves, -history 1000, ms", colour: "#b2401f", format: "%.0f"},
+		{name: "joins and leaves, -history 1000000, ms", colour: "#2c8a3d", format: "%.0f"},
+	}
+	fmt.Print("\n| log, MiB | of |  time, ms | peak memory, MiB |\n|---|---|---|---|\n")
+	for _, size := range sizes {
+		for i, fill := range []func(r *room){fillWithMessages, fillWithVisits} {
+			path := filepath.Join(a.dir, fmt.Sprint("log", i))
+			if err := growLog(path, int64(size)<<20, fill); err != nil {
+				b.Fatal(err)
+			}
+			for j, history := range []string{"1000", "1000000"} {
+				var times, peaks []float64
+				for range b.N {
+					took, peak := a.startWith("-log", path, "-history", history)
+					times, peaks = append(times, float64(took.Microseconds())/1000), append(peaks, peak)
+				}
+				c := curves[2*i+j]
+				c.values = append(c.values, slices.Sorted(slices.Values(times))[len(times)/2])
+				fmt.Printf("| %d | %s | %s | %.0f |\n", size, c.name, spread(times, c.format), slices.Max(peaks))
+				if slices.Max(peaks) > 48 || slices.Min(times) > 300 {
+					b.Errorf("%d MiB of %s take more than 300 ms or 48 MiB of memory", size, c.name)
+				}
+			}
+		}
+	}
+	const title = "The time until a room is open, by the size of its log"
+	if err := os.WriteFile("docs/start.svg", plot(title, "MiB of log", sizes, curves), 0o644); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// growLog makes the log at path as long as size, as a running server does.
+func growLog(path string, size int64, fill func(r *room)) error {
+	l, err := openLog(logOptions{path: path})
+	if err != nil {
+		return err
+	}
+	r, err := newRoom(l, 1000, false)
+	if err != nil {
+		return err
+	}
+	if err := r.recordStart(recordOf(time.Now(), eventStart, r.began(), "log", l.began)); err != nil {
+		return err
+	}
+	for l.end.size < size {
+		fill(r)
+	}
+	return l.close()
+}
+
+// fillWithMessages makes a member come, say much, and leave.
+func fillWithMessages(r *room) {
+	m := stubMember("bob", fmt.Sprintf("SHA256:%043d", 1), 1)
+	rand.Read(m.peer.stream[:])
+	if _, err := r.join(m, joinRequest{}, false); err != nil {
+		panic(err)
+	}
+	text := []byte("a line of the length that people type")
+	for n := range uint64(4) {
+		if err := r.say(m, lines{first: 1 + 256*n, what: itemSay, texts: slices.Repeat([][]byte{text}, 256)}); err != nil {
+			panic(err)
+		}
+	}
+	r.leave(m, errLeft.Error())
+}
+
+// fillWithVisits makes members of several keys come and leave.
+func fillWithVisits(r *room) {
+	for n := range 500 {
+		m := stubMember("bob", fmt.Sprintf("SHA256:%043d", n), 1)
+		rand.Read(m.peer.stream[:])
+		if _, err := r.join(m, joinRequest{}, true); err != nil {
+			panic(err)
+		}
+		r.leave(m, errLeft.Error())
+	}
+}
+
+// startWith returns how long a server takes until its room is open, and its peak memory in MiB.
+func (a *lists) startWith(args ...string) (took time.Duration, peak float64) {
+	began := time.Now()
+	cmd := exec.Command(a.binary, append([]string{"-dir", a.state, "-listen", "127.0.0.1:0"}, args...)...)
+	out, err := cmd.StderrPipe()
+	if err != nil {
+		a.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		a.Fatal(err)
+	}
+	for in := bufio.NewScanner(out); in.Scan() && !strings.Contains(in.Text(), "room open"); {
+	}
+	took = time.Since(began)
+	peak = a.status(&running{cmd: cmd}, "VmHWM:") / 1024
+	cmd.Process.Kill()
+	cmd.Wait()
+	return took, peak
+}
+
 // curve is one line of a plot.
 type curve struct {
 	name, colour, format string
 	values               []float64
 }
 
-// plot draws curves over the number of members as an SVG with two logarithmic axes.
-func plot(members []int, curves []*curve) []byte {
+// plot draws curves over numbers of some unit as an SVG with two logarithmic axes.
+func plot(title, unit string, numbers []int, curves []*curve) []byte {
 	const width, height, left, top, right, bottom = 760, 440, 60, 20, 20, 120
 	lowest, highest := math.Inf(1), math.Inf(-1)
 	for _, c := range curves {
@@ -1704,7 +1815,7 @@ func plot(members []int, curves []*curve) []byte {
 		}
 	}
 	low, high := math.Floor(math.Log10(lowest)), math.Ceil(math.Log10(highest))
-	first, last := math.Log10(float64(members[0])), math.Log10(float64(members[len(members)-1]))
+	first, last := math.Log10(float64(numbers[0])), math.Log10(float64(numbers[len(numbers)-1]))
 	x := func(n float64) float64 { return left + (math.Log10(n)-first)/(last-first)*(width-left-right) }
 	y := func(v float64) float64 { return top + (high-math.Log10(v))/(high-low)*(height-top-bottom) }
 	var b bytes.Buffer
@@ -1712,25 +1823,24 @@ func plot(members []int, curves []*curve) []byte {
 		"<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" font-family=\"sans-serif\" font-size=\"13\" "+
 			"fill=\"#222\">\n", width, height)
 	fmt.Fprintf(&b,
-		"<title>What a member costs the server, by the number of members</title>\n<rect width=\"%d\" height=\"%d\" "+
-			"fill=\"#fff\"/>\n", width, height)
+		"<title>%s</title>\n<rect width=\"%d\" height=\"%d\" fill=\"#fff\"/>\n", title, width, height)
 	for e := low; e <= high; e++ {
 		v := math.Pow(10, e)
 		fmt.Fprintf(&b, "<path d=\"M%d %.1fH%d\" stroke=\"#ccc\"/><text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%g</text>\n",
 			left, y(v), width-right, left-8, y(v)+4, v)
 	}
-	for _, n := range members {
+	for _, n := range numbers {
 		fmt.Fprintf(&b,
 			"<path d=\"M%.1f %dV%d\" stroke=\"#eee\"/><text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%d</text>\n",
 			x(float64(n)), top, height-bottom, x(float64(n)), height-bottom+18, n)
 	}
-	fmt.Fprintf(&b, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">members</text>\n", (left+width-right)/2,
-		height-bottom+36)
+	fmt.Fprintf(&b, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">%s</text>\n", (left+width-right)/2,
+		height-bottom+36, unit)
 	for i, c := range curves {
 		var points []string
 		for j, v := range c.values {
 			if v > 0 {
-				points = append(points, fmt.Sprintf("%.1f,%.1f", x(float64(members[j])), y(v)))
+				points = append(points, fmt.Sprintf("%.1f,%.1f", x(float64(numbers[j])), y(v)))
 			}
 		}
 		fmt.Fprintf(&b, "<polyline points=\"%s\" fill=\"none\" stroke=\"%s\" stroke-width=\"2\"/>\n",

@@ -36,6 +36,7 @@ type place struct {
 
 // readPlace returns the place in a file of -resume. If there is no such file, the place is not known.
 func readPlace(path string) (place, error) {
+	removeLeftovers(path)
 	p := place{file: path}
 	data, _, err := readFile(path, maxPlaceFile)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -90,6 +91,29 @@ func replaceUnsynced(path, text string) error {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
 	return nil
+}
+
+// leftoverAge is the age from which on no running program can be about to rename a file of replaceUnsynced.
+const leftoverAge = time.Minute
+
+// removeLeftovers removes the files that programs have left which were killed in replaceUnsynced. Errors are ignored,
+// since these files do no harm.
+func removeLeftovers(path string) {
+	folder := filepath.Dir(path)
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return // then the place cannot be kept either, which keep reports
+	}
+	for _, e := range entries {
+		number, ours := strings.CutPrefix(e.Name(), "."+filepath.Base(path)+".")
+		if !ours || number == "" || strings.Trim(number, "0123456789") != "" || !e.Type().IsRegular() {
+			continue
+		}
+		info, err := e.Info()
+		if err == nil && info.Size() <= maxPlaceFile && time.Since(info.ModTime()) > leftoverAge {
+			_ = os.Remove(filepath.Join(folder, e.Name()))
+		}
+	}
 }
 
 // readReport tells the server how far the client has written out what it received: a direct message at once, since its

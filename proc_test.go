@@ -160,9 +160,9 @@ func startWith(t testing.TB, wd string, env []string, args ...string) *proc {
 	return p
 }
 
-// rawError matches errors of Go's libraries about connections, which no person should read.
+// rawError matches errors of Go's libraries about connections and keys, which no person should read.
 var rawError = regexp.MustCompile(`(dial|read|write|accept) (tcp|unix)|(read|write|connect): (connection|broken|use of)|i/o timeout|\bEOF\b|` +
-	`closed network|lookup \S+( on|:)|deadline exceeded|panic:`)
+	`closed network|lookup \S+( on|:)|deadline exceeded|panic:|asn1:|x509:|json:|base64:|illegal base64|strconv\.`)
 
 // wait waits for the process to end and returns its exit code.
 func (p *proc) wait() int {

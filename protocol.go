@@ -101,16 +101,15 @@ var errTimeout = errors.New("-timeout ran out")
 // hintOf returns what the user can do about err, as lines to print below the error, or "".
 func hintOf(err error) string {
 	var u *untrusted
-	switch {
-	case errors.As(err, &u) && u.hint != "":
-		var hint strings.Builder
-		for line := range strings.SplitSeq(u.hint, "\n") {
-			hint.WriteString("\nsecurechat: hint: " + safe(line))
-		}
-		return hint.String()
-	case errors.Is(err, errUnverified):
-		return "\nsecurechat: hint: the connection was dropped; try from another network, " +
-			"and compare fingerprints with the operator"
+	if !errors.As(err, &u) || u.hint == "" {
+		return ""
 	}
-	return ""
+	var hint strings.Builder
+	for i, line := range strings.Split(u.hint, "\n") {
+		hint.WriteString("\nsecurechat: hint: " + safe(line))
+		if i == 0 && u.line != "" {
+			hint.WriteString("\n" + safe(u.line)) // alone, to be copied
+		}
+	}
+	return hint.String()
 }

@@ -56,8 +56,11 @@ type lostMessages struct {
 	other uint64  // the number of the last of them with another sender, or an unknown one
 }
 
-// add notes that a message to all is lost.
+// add notes that a message to all is lost, unless a later one is.
 func (l *lostMessages) add(seq uint64, from *stream) {
+	if seq <= l.last {
+		return
+	}
 	if from != l.from || from == nil {
 		l.other = l.last
 	}

@@ -79,6 +79,7 @@ type rawPipe struct {
 	refused atomic.Bool // the other side is no longer trusted, so nothing that arrives is written
 	reason  string      // sent before secure-close if it is not empty; set before write is asked to end
 
+	server                bool  // this is the server's side, which receives no reason
 	terminal              bool  // stdin is a terminal, which counts as empty
 	size                  int64 // of stdin if it is a regular file, else -1
 	sent, acked, received atomic.Int64
@@ -87,9 +88,11 @@ type rawPipe struct {
 	arrived               atomic.Bool // the other side's end of file has arrived, and stdout took everything
 }
 
-// newRawPipe makes a pipe of the standard streams.
-func newRawPipe(stdin, stdout *os.File, progress func(string)) *rawPipe {
-	p := &rawPipe{stdin: stdin, stdout: stdout, progress: progress, terminal: isTerminal(stdin), size: -1}
+// newRawPipe makes the server's or the client's pipe of the standard streams.
+func newRawPipe(server bool, stdin, stdout *os.File, progress func(string)) *rawPipe {
+	p := &rawPipe{
+		server: server, stdin: stdin, stdout: stdout, progress: progress, terminal: isTerminal(stdin), size: -1,
+	}
 	if info, err := stdin.Stat(); err == nil && info.Mode().IsRegular() {
 		if at, err := stdin.Seek(0, io.SeekCurrent); err == nil {
 			p.size = max(0, info.Size()-at)
@@ -360,8 +363,10 @@ func (p *rawPipe) read(s *session, due chan struct{}) error {
 		switch {
 		case gaveUp != errGaveUp && kind != kindClose:
 			err = errMalformed
-		case kind == kindText:
-			gaveUp, err = parseReason(payload)
+		case kind == kindText && !p.server:
+			var reason string
+			reason, err = parseReason(payload)
+			gaveUp = fmt.Errorf("%w: %s", errGaveUp, reason)
 		case kind == kindRaw && !p.arrived.Load() && len(payload) > 0:
 			err = out.add(payload)
 		case kind == kindRaw && !p.arrived.Load():
@@ -381,15 +386,6 @@ func (p *rawPipe) read(s *session, due chan struct{}) error {
 			return err
 		}
 	}
-}
-
-// parseReason parses the notice before a secure-close that ends the session early, and returns an errGaveUp with it.
-func parseReason(payload []byte) (gaveUp, err error) {
-	notice, rest, err := cutItem(payload)
-	if err != nil || len(rest) > 0 || notice.what != itemNotice {
-		return nil, errMalformed
-	}
-	return fmt.Errorf("%w: %s", errGaveUp, clip(string(notice.text), maxReason)), nil
 }
 
 // acknowledged applies an acknowledgement: the count of bytes that the other side's stdout took.

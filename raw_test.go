@@ -190,7 +190,7 @@ func TestRawProgress(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	p := newRawPipe(f, f, nil)
+	p := newRawPipe(false, f, f, nil)
 	p.acked.Store(1024)
 	if got, want := p.line(2e9, true), "sent 1.00 KiB of 4.00 KiB, 25%, 512 B/s, 7s left"; got != want {
 		t.Errorf("%q, want %q", got, want)
@@ -220,7 +220,7 @@ func TestRawGoodbye(t *testing.T) {
 	if err := stdin.Truncate(4 * rawChunk); err != nil {
 		t.Fatal(err)
 	}
-	p := newRawPipe(stdin, nil, nil)
+	p := newRawPipe(false, stdin, nil, nil)
 	pumped, gone := make(chan error, 1), make(chan error, 1)
 	go func() { pumped <- p.pump(client) }()
 	kind, payload, err := server.read()
@@ -253,9 +253,58 @@ func TestRawGoodbye(t *testing.T) {
 // TestRawBadPacket checks that carry sends nothing after a packet that cannot be verified, not even secure-close.
 func TestRawBadPacket(t *testing.T) {
 	_, server, _, _ := twoSessions(t, true)
+	sent, err := carryScript(t, true, server, appendVector(nil, make([]byte, packetAlign+aeadOverhead)))
+	if len(sent) > 0 || !errors.Is(err, errBadPacket) {
+		t.Errorf("%d bytes were sent after a packet that cannot be verified; %v", len(sent), err)
+	}
+}
+
+// TestRawReason: a client accepts one notice as the reason of the close behind it. A server accepts no reason, and
+// sends nothing after one.
+func TestRawReason(t *testing.T) {
+	notice := item{what: itemNotice, text: []byte("revoked")}.append(nil)
+	gaveUp, malformed := errGaveUp.Error(), errMalformed.Error()
+	for _, c := range []struct {
+		name   string
+		server bool
+		text   []byte
+		then   byte
+		want   string
+	}{
+		{"to a client", false, notice, kindClose, gaveUp},
+		{"to a client, without a close", false, notice, kindPing, malformed},
+		{"to a client, twice", false, append(bytes.Clone(notice), notice...), kindClose, malformed},
+		{"to a client, removed", false, item{what: itemRemoved}.append(nil), kindClose, malformed},
+		{"to a server", true, notice, kindClose, malformed},
+	} {
+		client, server, _, _ := twoSessions(t, true)
+		here, there := client, server
+		if c.server {
+			here, there = server, client
+		}
+		script, err := there.append(nil, kindText, c.text)
+		if err == nil {
+			script, err = there.append(script, c.then, []byte(closeText))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		sent, err := carryScript(t, c.server, here, script)
+		if !strings.Contains(err.Error(), c.want) || (c.want == gaveUp) != strings.Contains(err.Error(), "revoked") {
+			t.Errorf("%s: %v, want %v", c.name, err, c.want)
+		}
+		if c.want == malformed && len(sent) > 0 {
+			t.Errorf("%s: %d bytes were sent after it", c.name, len(sent))
+		}
+	}
+}
+
+// carryScript runs carry over s, whose peer sends script and then reads. It returns what s sent, and carry's error.
+func carryScript(t *testing.T, isServer bool, s *session, script []byte) (sent []byte, err error) {
+	t.Helper()
 	here, there := net.Pipe()
 	defer here.Close()
-	server.conn, server.packets.conn = there, there
+	s.conn, s.packets.conn = there, there
 	stdin, stdinWriter, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -268,14 +317,23 @@ func TestRawBadPacket(t *testing.T) {
 	}
 	defer stdout.Close()
 	carried := make(chan error, 1)
-	go func() { carried <- newRawPipe(stdin, stdout, nil).carry(t.Context(), there, server) }()
-	if err := writeFrame(here, make([]byte, packetAlign+aeadOverhead)); err != nil {
-		t.Fatal(err)
-	}
-	if b, err := io.ReadAll(here); len(b) > 0 || err != nil {
-		t.Errorf("%d bytes were sent after a packet that cannot be verified; %v", len(b), err)
-	}
-	if err := <-carried; !errors.Is(err, errBadPacket) {
+	go func() { carried <- newRawPipe(isServer, stdin, stdout, nil).carry(t.Context(), there, s) }()
+	wrote := make(chan error, 1)
+	go func() { // The peer may end the connection before it has read the whole script.
+		_, err := here.Write(script)
+		wrote <- err
+	}()
+	sent, err = io.ReadAll(here)
+	if err := errors.Join(err, ignoreClosed(<-wrote)); err != nil {
 		t.Error(err)
 	}
+	return sent, <-carried
+}
+
+// ignoreClosed returns nil for the error of a write to a pipe that the other side has closed.
+func ignoreClosed(err error) error {
+	if errors.Is(err, io.ErrClosedPipe) {
+		return nil
+	}
+	return err
 }

@@ -22,7 +22,7 @@ const (
 	eventRefused    = "refused"
 	eventDisconnect = "disconnect"
 	eventAllow      = "allow"   // the operator admitted a key while the server runs
-	eventRotate     = "rotate"  // after SIGHUP the running server continues in a new file at the path
+	eventRotate     = "rotate"  // the running server continues in a new file at the path
 	eventStream     = "stream"  // the last msg_id of each of many streams whose clients may reconnect
 	eventRoom       = "room"    // the epoch and the number of the last message
 	eventVisitor    = "visitor" // what the room knows of a key
@@ -81,34 +81,7 @@ const (
 	markForgot    = "forgotten"
 )
 
-// marksOf calls use for each mark of a record. Of a long record of a message the front is enough. Quotes in a value are
-// escaped, so the text of a message cannot imitate a member.
-func marksOf(record []byte, use func(m mark)) {
-	event := string(memberOf(record, `,"event":"`))
-	if event == eventStream {
-		streamMarksOf(record, use)
-		return
-	}
-	m := mark{fingerprint: string(memberOf(record, `,"fingerprint":"`))}
-	if m.fingerprint == "" || !m.id.parse(memberOf(record, `,"stream":"`)) {
-		return
-	}
-	switch event {
-	case eventDisconnect:
-		m.left = string(memberOf(record, `,"reason":"`)) == errLeft.Error()
-		if m.left {
-			use(m)
-		}
-	case eventMessage:
-		_, digits, _ := bytes.Cut(record, []byte(`,"msg_id":`))
-		m.last, _ = cutNumber(digits)
-		if m.last > 0 {
-			use(m)
-		}
-	}
-}
-
-// streamMarksOf is marksOf for a record that appendMarks has made.
+// streamMarksOf calls use for each mark of a record that appendMarks has made.
 func streamMarksOf(record []byte, use func(m mark)) {
 	_, b, _ := bytes.Cut(record, []byte(`,"streams":{`))
 	var m mark
@@ -145,16 +118,6 @@ func cutNumber(b []byte) (n uint64, rest []byte) {
 		n = 0
 	}
 	return n, b[digits:]
-}
-
-// memberOf returns the bytes between begin and the next quote, or nil.
-func memberOf(record []byte, begin string) []byte {
-	_, rest, _ := bytes.Cut(record, []byte(begin))
-	value, _, ok := bytes.Cut(rest, []byte{'"'})
-	if !ok {
-		return nil
-	}
-	return value
 }
 
 // peerFields holds the fields that all records about one connection share, encoded once.

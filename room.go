@@ -7,7 +7,6 @@ package main
 // under both, so that the log and the queue have the same order.
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
@@ -143,8 +142,9 @@ func newRoom(log *connLog, history int, sync bool) (*room, error) {
 	if err := log.replay(min(history, maxQueued), r.restore); err != nil {
 		return nil, err
 	}
-	if r.epoch == [8]byte{} {
-		rand.Read(r.epoch[:]) // there is no log to go on from
+	if r.memory.begin(bootID()) {
+		const text = "the system ended before the server did, so the last messages may be missing; further ones have numbers above %d"
+		log.warn(fmt.Sprintf(text, r.queue.said))
 	}
 	return r, nil
 }
@@ -251,9 +251,12 @@ func (r *room) meetLocked(m *member, req joinRequest, w *welcome) (gap bool) {
 	if !known {
 		v = &visitor{fingerprint: m.peer.fingerprint, since: r.queue.said}
 	}
-	v.name, v.listed, v.peer = m.peer.name, m.peer.listed(), m.peer
+	v.name, v.listed, v.until, v.peer = m.peer.name, m.peer.listed(), m.peer.until, m.peer
 	m.visitor = v
 	from, placed, gap := r.placeOf(req)
+	if placed && gap { // this client has received messages that the log has lost
+		r.queue.lost.add(from, nil)
+	}
 	m.presence.again = placed && m.stream != nil
 	switch {
 	case placed && m.presence.person:
@@ -264,15 +267,17 @@ func (r *room) meetLocked(m *member, req joinRequest, w *welcome) (gap bool) {
 	}
 	// What was said before this key came is not for it, whatever the client claims to have seen.
 	gap = r.rewindLocked(m, max(from, v.since), placed || m.presence.returned) || gap
-	missed := r.missedLocked(m)
-	switch {
-	case req.flags&joinLast != 0 && !placed && uint64(missed) < req.seen:
+	missed, among := r.missedLocked(m), ""
+	if req.flags&joinLast != 0 && !placed && uint64(missed) < req.seen {
 		missedFrom := m.next
 		m.next = r.queue.end()
 		r.recallLocked(m, req.seen)
 		m.recall.next = min(m.recall.next, missedFrom)
+		among = ", among the last ones"
+	}
+	switch {
 	case missed > 0 && m.presence.returned:
-		r.notifyLocked(m, itemNotice, plural(missed, "message")+" while you were away:")
+		r.notifyLocked(m, itemNotice, plural(missed, "message")+" while you were away"+among+":")
 	case m.presence.person && !known:
 		names := append(r.namesLocked(), m.name)
 		slices.Sort(names)
@@ -287,7 +292,8 @@ func (r *room) meetLocked(m *member, req joinRequest, w *welcome) (gap bool) {
 }
 
 // placeOf returns the place that a client has kept, as the number of the last message that it has. placed is false if
-// it has none in this room. gap means that it has one in another room, or one that the log does not reach any more.
+// it has none in this room. gap means that it has one in another room, or one that the log does not reach any more, or
+// did not reach after a power cut.
 func (r *room) placeOf(req joinRequest) (seq uint64, placed, gap bool) {
 	any := req.epoch == [8]byte{} // a number that somebody has typed
 	switch {
@@ -295,6 +301,8 @@ func (r *room) placeOf(req joinRequest) (seq uint64, placed, gap bool) {
 		return r.queue.said, false, false
 	case req.epoch != r.epoch && !any, req.seen > r.queue.said && !any:
 		return r.queue.said, false, true
+	case r.skips(req.seen) && !any:
+		return req.seen, true, true
 	}
 	return min(req.seen, r.queue.said), true, false
 }
@@ -322,7 +330,7 @@ func (r *room) rewindLocked(m *member, from uint64, back bool) (gap bool) {
 }
 
 // oldestLocked returns the number before that of the first message that the history reaches.
-func (r *room) oldestLocked() uint64 { return r.queue.said - min(r.queue.said, uint64(r.history)) }
+func (r *room) oldestLocked() uint64 { return r.before(r.queue.said, uint64(r.history)) }
 
 // missedLocked returns how many messages from before its presence m will receive.
 func (r *room) missedLocked(m *member) (n int) {
@@ -639,19 +647,26 @@ func (r *room) skipLocked(m *member) {
 }
 
 // audienceLocked returns who receives a direct message from m to name: the connections of a key that is in the room, or
-// a key that is away and gets the message when it returns.
+// a key that is away and gets the message when it returns. If one key is here and another one with this name is away,
+// the name is ambiguous.
 func (r *room) audienceLocked(m *member, name string) (*audience, error) {
 	found, err := r.findLocked(name)
-	if errors.Is(err, errAbsent) && r.history > 0 {
-		v, awayErr := r.visitors.away(name)
-		switch {
-		case v != nil:
-			return &audience{visitor: v}, nil
-		case !errors.Is(awayErr, errAbsent):
-			return nil, awayErr
-		}
+	if err != nil && !errors.Is(err, errAbsent) {
+		return nil, err
 	}
-	if err != nil {
+	keys, away := map[string]string{}, r.visitors.away(name) // keys: by fingerprint, the name~suffix
+	for _, v := range away {
+		keys[v.fingerprint] = v.fullName()
+	}
+	for _, other := range found {
+		keys[other.peer.fingerprint] = other.peer.name + "~" + other.peer.suffix
+	}
+	switch {
+	case len(keys) > 1:
+		return nil, ambiguous(name, slices.Collect(maps.Values(keys)))
+	case err != nil && len(away) > 0 && r.history > 0:
+		return &audience{visitor: away[0]}, nil
+	case err != nil:
 		return nil, err
 	}
 	to := &audience{visitor: &visitor{fingerprint: found[0].peer.fingerprint}}
@@ -664,7 +679,11 @@ func (r *room) audienceLocked(m *member, name string) (*audience, error) {
 			to.visitor = other.visitor
 		}
 	}
-	if len(to.streams) == 0 {
+	switch {
+	case len(to.streams) > 0:
+	case to.visitor.fingerprint == m.peer.fingerprint:
+		return nil, fmt.Errorf("%s is you", name)
+	default:
 		return nil, fmt.Errorf("%s does not listen", name)
 	}
 	return to, nil
@@ -685,10 +704,10 @@ func (r *room) findLocked(name string) ([]*member, error) {
 			found = append(found, m)
 		}
 	}
-	choice := slices.Sorted(maps.Values(alike))
+	choice := slices.Collect(maps.Values(alike))
 	switch {
 	case len(choice) > 1:
-		return nil, fmt.Errorf("%s is ambiguous: say which, %s", name, strings.Join(choice, " or "))
+		return nil, ambiguous(name, choice)
 	case len(found) > 0:
 		return found, nil
 	case len(choice) == 1:
@@ -714,15 +733,15 @@ func (r *room) kick(name string) error {
 	return nil
 }
 
-// away returns the visitors that have not been in the room since the start, by fingerprint: whether a line of
-// authorized_keys admitted them.
-func (r *room) away() map[string]bool {
+// away returns how the visitors were admitted that have not been in the room since the start, by fingerprint: those
+// whose admission has expired, or with all every one.
+func (r *room) away(now time.Time, all bool) map[string]admission {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	away := map[string]bool{}
+	away := map[string]admission{}
 	for print, v := range r.visitors.byKey {
-		if v.here == 0 && v.peer == nil {
-			away[print] = v.listed
+		if v.here == 0 && v.peer == nil && (all || hasPassed(v.until, now)) {
+			away[print] = admission{v.listed, v.until}
 		}
 	}
 	return away
@@ -749,21 +768,19 @@ func (r *room) visitorsDue(now time.Time, all bool) (due []*peer) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, v := range r.visitors.byKey {
-		if v.peer != nil && v.here == 0 && (all || hasPassed(v.peer.until, now)) {
+		if v.peer != nil && v.here == 0 && (all || hasPassed(v.until, now)) {
 			due = append(due, v.peer)
 		}
 	}
 	return due
 }
 
-// renewVisitor sets when the admission of a key that was in the room expires.
-func (r *room) renewVisitor(p *peer, until time.Time) {
+// renewVisitor sets when the admission of a key expires that was in the room, as p, or nil for before the start.
+func (r *room) renewVisitor(fingerprint string, p *peer, until time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if v := r.visitors.byKey[p.fingerprint]; v != nil && v.peer == p {
-		renewed := *p
-		renewed.until = until
-		v.peer = &renewed
+	if v := r.visitors.byKey[fingerprint]; v != nil && v.peer == p {
+		v.until = until
 	}
 }
 
@@ -772,6 +789,9 @@ func (r *room) renew(m *member, until time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	m.presence.expires = until
+	if m.visitor != nil && m.visitor.peer == m.peer {
+		m.visitor.until = until
+	}
 }
 
 // expel makes a member leave that is no longer admitted. Lines from now on are not for its key, even if the key is

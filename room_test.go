@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -412,15 +413,15 @@ func TestUndelivered(t *testing.T) {
 	anna, _ := enter(t, r, "anna", "key a", 1)
 	deaf, _ := enter(t, r, "deaf", "key d", 2)
 	r.mute(deaf)
-	for n, to := range []string{"anna", "deaf", "nobody"} {
+	for n, c := range [][2]string{{"anna", "anna is you"}, {"deaf", "deaf does not listen"},
+		{"nobody", "nobody here is called nobody"}} {
+		to := c[0]
 		heard(t, r, anna)
 		if err := r.say(anna, lines{first: uint64(n) + 1, what: itemDirect, to: to,
 			texts: [][]byte{[]byte("psst")}}); err != nil {
 			t.Fatal(err)
 		}
-		if got := heard(t, r, anna); len(got) != 1 || !strings.HasPrefix(got[0], "undelivered") {
-			t.Errorf("to %s: the sender received %q", to, got)
-		}
+		wantHeard(t, r, anna, "undelivered  "+c[1]+"; what you sent is in the log only")
 	}
 	bob, _ := enter(t, r, "bob", "key b", 3)
 	heard(t, r, anna)
@@ -528,7 +529,7 @@ func TestAllStreamsBounded(t *testing.T) {
 		if len(line) > 2*maxMarkRecord {
 			t.Fatalf("a record of %d bytes", len(line))
 		}
-		marksOf(line, again.replay)
+		streamMarksOf(line, again.replay)
 	}
 	t.Logf("%d streams: %d bytes of memory each, %d bytes of marks each", len(s.known), used/maxStreams,
 		len(marks)/maxStreams)
@@ -1527,6 +1528,7 @@ type home struct {
 	log       string
 	args      []string
 	rotated   int // files that rotate has made
+	boots     int // calls of reboot
 	server    *proc
 }
 
@@ -1682,9 +1684,129 @@ func TestResumeFile(t *testing.T) {
 	if last.wait(); last.out.String() != "bob: four\nbob: five\n" {
 		t.Errorf("-last 2: %q", last.out)
 	}
+	left, others := file+"-folder", []string{".place.x", ".place.2", ".placebo.1", "place.1", ".place."}
+	if err := os.Mkdir(left, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	long := time.Now().Add(-2 * leftoverAge)
+	for _, name := range append(others, ".place.1") {
+		put(t, filepath.Join(left, name), nil)
+		if err := os.Chtimes(filepath.Join(left, name), long, long); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(t, filepath.Join(left, ".place.2"), nil) // perhaps of a program that runs
+	h.say(cleo, "", exitDone, "^$", "-resume", filepath.Join(left, "place"))
+	if got := entryNames(t, left); !slices.Equal(got, slices.Sorted(slices.Values(append(others, "place")))) {
+		t.Errorf("the folder of the file has %q", got)
+	}
 	put(t, file, []byte("no place\n"))
 	_, stderr, code := runToEnd(t, t.TempDir(), "", "-connect", h.addr, "-dir", cleo, "-resume", file)
 	wantRun(t, "a damaged file", stderr, code, exitTrouble, "has no place in a room: remove it")
+}
+
+// bootField matches the field of a record that has the system's start.
+var bootField = regexp.MustCompile(`"boot":"[^"]*"`)
+
+// reboot kills the server and makes its log one of another start of the system, which ends before the message text, or
+// has all of it if text is "".
+func (h *home) reboot(text string) {
+	h.t.Helper()
+	h.kill()
+	h.boots++
+	log := readText(h.t, h.log)
+	if at := strings.Index(log, `"message":"`+text+`"`); text != "" && at > 0 {
+		log = log[:strings.LastIndexByte(log[:at], '\n')+1]
+	}
+	b := []byte(bootField.ReplaceAllString(log, fmt.Sprintf(`"boot":"another %d"`, h.boots)))
+	b = b[:bytes.LastIndexByte(b, '\n')+1] // without a torn record
+	head, _ := prevOf(b[:bytes.IndexByte(b, '\n')+1])
+	chain(b, head)
+	put(h.t, h.log, b)
+}
+
+// TestPowerCut: after a power cut that has shortened the log, no number is used again, and a client whose place the log
+// does not reach is told of a gap and receives what follows. The others, and everybody after a power cut without a loss,
+// receive what they missed without a word about a gap, also after further restarts.
+func TestPowerCut(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "-history", "6")
+	bob := guest(t, h.dir, h.addr, "bob")
+	files := t.TempDir()
+	dirs := map[string]string{}
+	resume := func(name string, n int) string { // what a program with this key and a file gets, with the reports of gaps
+		t.Helper()
+		p := h.connect(dirs[name], "-resume", filepath.Join(files, name), "-count", fmt.Sprint(n))
+		if code := p.wait(); code != exitDone {
+			t.Errorf("-resume: exit %d", code)
+		}
+		return strings.ReplaceAll(p.out.String(), "\n", " ") + p.err.String()
+	}
+	visit := func(name string) {
+		p := h.connect(dirs[name], "-resume", filepath.Join(files, name))
+		p.stdin.Close()
+		p.wait()
+	}
+	for _, name := range []string{"behind", "ahead", "later", "first"} {
+		dirs[name] = guest(t, h.dir, h.addr, name)
+		visit(name)
+	}
+	const gap = "securechat: some messages were missed: the server no longer has them\n"
+	want := func(what, got, want string) {
+		t.Helper()
+		if got != want {
+			t.Errorf("%s got %q, want %q", what, got, want)
+		}
+	}
+	h.say(bob, "one\ntwo\n", exitDone, "^$")
+	want("ahead", resume("ahead", 2), "bob: one bob: two ")
+	h.reboot("two")
+	h.start()
+	h.server.err.match(t, "the last messages may be missing; further ones have numbers above 1000000000")
+	visit("first") // receives the first message
+	visit("first")
+	h.restart()
+	h.say(bob, "three\n", exitDone, "^$")
+	want("first, which came before the first message after the loss,", resume("first", 1), "bob: three ")
+	want("behind, before the loss is known,", resume("behind", 2), "bob: one bob: three ")
+	want("ahead", resume("ahead", 1), "bob: three "+gap)
+	want("later, which has missed what ahead had,", resume("later", 2), "bob: one bob: three "+gap)
+	h.say(bob, "four\n", exitDone, "^$")
+	h.restart()
+	h.say(bob, "five\n", exitDone, "^$")
+	want("behind, after a kill,", resume("behind", 2), "bob: four bob: five ")
+	h.reboot("")
+	h.start()
+	h.say(bob, "six\n", exitDone, "^$")
+	want("ahead, after a power cut without a loss,", resume("ahead", 3), "bob: four bob: five bob: six ")
+	h.restart()
+	want("later, after a further kill,", resume("later", 3), "bob: four bob: five bob: six ")
+	h.server.cmd.Process.Signal(os.Interrupt)
+	h.server.wait()
+	h.reboot("")
+	h.start()
+	h.say(bob, "seven\n", exitDone, "^$")
+	want("behind, after a stop,", resume("behind", 2), "bob: six bob: seven ")
+	all := h.connect(dirs["later"], "-since", "0", "-count", "6")
+	all.wait()
+	want("-since 0, whose history reaches over both,", strings.ReplaceAll(all.out.String(), "\n", " ")+all.err.String(),
+		"bob: one bob: three bob: four bob: five bob: six bob: seven ")
+	if got, want := seqs(t, h.log), []int{1, 1e9 + 1, 1e9 + 2, 1e9 + 3, 2e9 + 1, 2e9 + 2}; !slices.Equal(got, want) {
+		t.Errorf("the messages have the numbers %v, want %v", got, want)
+	}
+}
+
+// entryNames returns the names of what is in a folder.
+func entryNames(t *testing.T, folder string) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
 }
 
 // TestReconnectWithoutSeam: a receiver that reconnects gets each message once over a restart of the server, and is told
@@ -1768,6 +1890,39 @@ func TestKeptDirect(t *testing.T) {
 	deaf.conn.Close()
 	if got := h.resume(dora, files[dora], 1); got != "bob (to you): hello?\n" {
 		t.Errorf("dora got %q", got)
+	}
+}
+
+// TestNameOfTwoKeys: a direct message to a name that a key here and a key that is away have goes to neither. With the
+// suffix it goes to one, and once the key that is away is not admitted any more, the name alone means the other.
+func TestNameOfTwoKeys(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	list := filepath.Join(h.dir, "authorized_keys")
+	bob, first, second := guest(t, h.dir, h.addr, "bob"), guest(t, h.dir, h.addr, "first"), guest(t, h.dir, h.addr, "second")
+	line := func(dir, name string) string { return publicKeyOf(t, dir) + " " + name + "\n" }
+	put(t, list, []byte(line(bob, "bob")+line(first, "anne")+line(second, "Anne")))
+	h.say(first, "I was here\n", exitDone, "^$")
+	h.restart()
+	here := h.connect(second, "-stay", "-reconnect")
+	h.server.err.match(t, "Anne joined")
+	h.say(bob, "which\n", exitTrouble, `anne is ambiguous: say which, Anne~\w{8} or anne~\w{8}; what you sent is in the log only`,
+		"-to", "anne")
+	_, stderr, _ := runToEnd(t, t.TempDir(), "which\n", "-connect", h.addr, "-dir", bob, "-to", "anne")
+	full := regexp.MustCompile(`anne~\w{8}`).FindString(stderr)
+	h.say(bob, "to the one away\n", exitTrouble, "anne is not here; what you sent is kept for anne", "-to", full)
+	p := h.connect(first, "-since", "0", "-count", "2")
+	if p.wait(); p.out.String() != "anne: I was here\nbob (to you): to the one away\n" {
+		t.Errorf("the one who was away got %q", p.out)
+	}
+	h.server.err.match(t, "anne~\\w{8} left")
+	put(t, list, []byte(line(bob, "bob")+line(second, "Anne")))
+	h.restart()
+	h.server.err.match(t, "Anne joined")
+	h.say(bob, "to the one here\n", exitDone, "^$", "-to", "anne")
+	here.out.match(t, `bob \(to you\): to the one here\n`)
+	if strings.Contains(here.out.String(), "which") || strings.Contains(here.out.String(), "away") {
+		t.Errorf("the one here got %q", here.out)
 	}
 }
 
@@ -2005,7 +2160,8 @@ func TestRecallBeforePlace(t *testing.T) {
 	wantHeard(t, r, anna, "notice  the last 3 messages:", "say bob one", "say bob two", "say bob three")
 }
 
-// TestLastHasWhatWasMissed: -last N does not leave out a missed message because the key's other terminal sent N more.
+// TestLastHasWhatWasMissed: -last N does not leave out a missed message because the key's other terminal sent N more, and
+// leaves out neither the count of missed messages nor, at the first visit, who is here.
 func TestLastHasWhatWasMissed(t *testing.T) {
 	r, _ := quietRoom(t)
 	r.history = 100
@@ -2022,7 +2178,13 @@ func TestLastHasWhatWasMissed(t *testing.T) {
 	if _, err := r.join(again, req, true); err != nil {
 		t.Fatal(err)
 	}
-	wantHeard(t, r, again, "say bob missed", "say anna own", "say anna more")
+	wantHeard(t, r, again, "notice  1 message while you were away, among the last ones:", "say bob missed",
+		"say anna own", "say anna more")
+	cleo := stubMember("cleo", "key c", 4)
+	if _, err := r.join(cleo, req, true); err != nil {
+		t.Fatal(err)
+	}
+	wantHeard(t, r, cleo, "notice  3 here: anna, bob, cleo")
 }
 
 // TestShown: how far a terminal has come moves over its own lines, and not over what was dropped before it was shown.

@@ -17,7 +17,7 @@ type securechat2 struct {
 	me    *party
 	trust *trust
 	raw   bool                          // the connections carry bytes (-raw)
-	note  func(format string, a ...any) // reports a new pin
+	note  func(format string, a ...any) // reports a new pin, and a silent server
 	trace tracer                        // -trace; nil if off
 
 	client securechat2Client
@@ -65,6 +65,10 @@ func (s *securechat2) traffic(otherwise *traffic) *traffic {
 	return otherwise
 }
 
+// silenceNoted is how long a client waits for a server's hello before it reports that. Servers of HTTP and TLS send
+// nothing before the client does, and a securechat client does not either.
+const silenceNoted = 5 * time.Second
+
 func (s *securechat2) dial(conn *pacedConn, req joinRequest) (*peer, link, welcome, error) {
 	p := newPeer(conn)
 	pin := false
@@ -74,7 +78,12 @@ func (s *securechat2) dial(conn *pacedConn, req joinRequest) (*peer, link, welco
 	}
 	me := *s.me
 	me.trace = s.trace
+	silent := time.AfterFunc(silenceNoted, func() {
+		s.note("%s has not answered yet: it is busy, or no securechat server", s.client.addr)
+	})
+	defer silent.Stop()
 	secrets, err := clientHandshake(conn, &me, func(id ssh.PublicKey) error {
+		silent.Stop() // the hello is here
 		var err error
 		pin, err = s.checkServer(conn.RemoteAddr(), id)
 		if err == nil {
@@ -168,11 +177,11 @@ func readWelcome(sess *session) (welcome, error) {
 	}
 	left := errServerLeft
 	if kind == kindText {
-		notice, _, err := cutItem(payload)
+		reason, err := parseReason(payload)
 		if err != nil {
 			return welcome{}, err
 		}
-		left = fmt.Errorf("%w: %s", errServerLeft, clip(string(notice.text), maxReason))
+		left = fmt.Errorf("%w: %s", errServerLeft, reason)
 		kind, payload, err = sess.read()
 		if err != nil {
 			return welcome{}, err
@@ -197,7 +206,8 @@ func (s *securechat2) handshakeError(err error) error {
 		err = errors.New("the server closed the connection: it may be stopping or busy, " +
 			"or reject this address for a while after failed attempts; try again in a minute")
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		err = netTrouble{fmt.Sprintf("the server is busy or stuck: it did not answer within %v", handshakeTimeout), err}
+		err = netTrouble{fmt.Sprintf("the server is busy or stuck: it did not answer within %v; or it is no securechat server",
+			handshakeTimeout), err}
 	}
 	err = fmt.Errorf("handshake with %s: %w", s.client.addr, err)
 	if errors.Is(err, errUnverified) || errors.Is(err, errBadPacket) {
@@ -238,8 +248,8 @@ func (s *securechat2) notAdmitted() error {
 		u.hint = "the invite may be used or expired: ask for a new code"
 		return u
 	}
-	line := ssh.MarshalAuthorizedKey(plainKey(s.me.signer.PublicKey()))
-	u.hint = "if it does not know this key yet, have this line added to its authorized_keys: " + string(line[:len(line)-1])
+	u.hint = "if it does not know this key yet, have this line added to its authorized_keys:"
+	u.line = keyText(plainKey(s.me.signer.PublicKey()))
 	return u
 }
 

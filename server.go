@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"os/signal"
 	"runtime"
@@ -97,16 +96,12 @@ func (s *server) run(ctx context.Context, listeners []net.Listener) error {
 		defer close(s.room.flush)
 	}
 	addr := listeners[0].Addr().String()
-	_, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		return fmt.Errorf("the address listened on, %s: %w", addr, err)
-	}
 	hangup := make(chan os.Signal, 1) // from before the first message on, since the signal would end the process
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
-	s.announce(addr, port)
+	s.announce(addr)
 	if s.invite != "" {
-		if err := makeInvite(s.trust, s.console, s.invite, port); err != nil {
+		if err := makeInvite(s.trust, s.console, s.invite, addr); err != nil {
 			return err
 		}
 	}
@@ -125,10 +120,11 @@ func (s *server) run(ctx context.Context, listeners []net.Listener) error {
 	stopping := make(chan struct{})
 	keepStopping := context.AfterFunc(ctx, func() { s.notifyManager("STOPPING=1"); close(stopping) })
 	s.notifyManager("READY=1")
+	var err error
 	if s.pipe != nil {
 		err = s.serveRaw(ctx, stop, listeners)
 	} else {
-		err = s.serveRoom(ctx, newOperator(s.console, s.room, s.trust, &s.strangers, s.self(), port, stop), listeners)
+		err = s.serveRoom(ctx, newOperator(s.console, s.room, s.trust, &s.strangers, s.self(), addr, stop), listeners)
 	}
 	if !keepStopping() {
 		<-stopping // a room without clients closes sooner than the manager is notified
@@ -138,7 +134,7 @@ func (s *server) run(ctx context.Context, listeners []net.Listener) error {
 }
 
 // announce reports to the operator where the server listens and how to join it.
-func (s *server) announce(addr, port string) {
+func (s *server) announce(addr string) {
 	s.console.setRoom(s.name, fingerprint(s.id), 0)
 	opened, flag := "room open", ""
 	if s.pipe != nil {
@@ -147,7 +143,7 @@ func (s *server) announce(addr, port string) {
 	s.console.inform("%s on %s as %s, key %s", opened, addr, s.name, fingerprint(s.id))
 	if s.trust != nil {
 		s.trust.review()
-		s.console.inform("to join it: %s", joinCommands(addr, port, flag))
+		s.console.inform("to join it: %s", joinCommands(addr, flag))
 	}
 	if s.log.alarm != "" {
 		s.console.note("%s: %s", s.log.path, s.log.alarm)
@@ -155,16 +151,17 @@ func (s *server) announce(addr, port string) {
 }
 
 // joinCommands returns how to join a room that listens on addr: from here, from elsewhere, or both.
-func joinCommands(addr, port, flag string) string {
-	tcp, err := netip.ParseAddrPort(addr)
+func joinCommands(addr, flag string) string {
 	command := func(addr string) string { return "securechat -connect " + addr + flag }
-	switch {
-	case err != nil || tcp.Addr().IsUnspecified():
-		return command("localhost:"+port) + " here, " + command(publicAddress(port)) + " from elsewhere"
-	case tcp.Addr() == netip.AddrFrom4([4]byte{127, 0, 0, 1}), tcp.Addr() == netip.IPv6Loopback():
-		return command("localhost:"+port) + " here"
+	public := publicAddress(addr)
+	host, port, err := net.SplitHostPort(addr)
+	switch ip := net.ParseIP(host); {
+	case err == nil && ip.IsUnspecified():
+		return command("localhost:"+port) + " here, " + command(public) + " from elsewhere"
+	case err == nil && ip.IsLoopback():
+		return command(public) + " here"
 	}
-	return command(addr)
+	return command(public)
 }
 
 // self returns the operator as a peer, with the server's own name and key.
@@ -674,9 +671,13 @@ func (s *server) recheck(changed bool) {
 	if raw != nil && !changed && !hasPassed(raw.until, now) {
 		raw = nil
 	}
-	if changed && s.trust != nil {
-		for _, print := range s.trust.clientRules().excluded(s.room.away(), now) {
+	if before := s.room.away(now, changed); len(before) > 0 && s.trust != nil {
+		gone, renewed := s.trust.clientRules().excluded(before, now)
+		for _, print := range gone {
 			s.room.revoke(print)
+		}
+		for print, until := range renewed {
+			s.room.renewVisitor(print, nil, until)
 		}
 	}
 	if len(due)+len(away) == 0 && raw == nil {
@@ -697,7 +698,7 @@ func (s *server) recheck(changed bool) {
 		until, err := decide(p, now)
 		switch {
 		case err == nil:
-			s.room.renewVisitor(p, until)
+			s.room.renewVisitor(p.fingerprint, p, until)
 		case isRefusal(err):
 			s.room.revoke(p.fingerprint)
 		}
@@ -714,9 +715,9 @@ func (s *server) recheck(changed bool) {
 	}
 }
 
-// watch rechecks the clients when the trust files change or an admission expires, reopens the log at each SIGHUP, and
-// answers the service manager's watchdog. It returns when ctx ends. At a terminal SIGHUP means that the terminal is
-// gone, so it stops the server.
+// watch rechecks the clients when the trust files change or an admission expires, reopens the log at each SIGHUP and
+// when it has been renamed or removed, and answers the service manager's watchdog. It returns when ctx ends. At a
+// terminal SIGHUP means that the terminal is gone, so it stops the server.
 func (s *server) watch(ctx context.Context, stop func(), hangup <-chan os.Signal) {
 	var beat <-chan time.Time
 	if every := sdWatchdog(); every > 0 {
@@ -726,6 +727,9 @@ func (s *server) watch(ctx context.Context, stop func(), hangup <-chan os.Signal
 	}
 	recheck, files := time.NewTicker(recheckEvery), s.protocol.watch()
 	defer recheck.Stop()
+	lookAtLog := time.NewTicker(logLookEvery)
+	defer lookAtLog.Stop()
+	logTrouble := "" // the last error of reopening the log that was reported; "" after a success
 	for {
 		select {
 		case <-ctx.Done():
@@ -735,10 +739,12 @@ func (s *server) watch(ctx context.Context, stop func(), hangup <-chan os.Signal
 				stop()
 				continue
 			}
-			if err := s.room.reopen(); err != nil {
-				s.console.note("%v", err)
-			}
+			logTrouble = s.reopenLog("")
 			s.recheck(true)
+		case <-lookAtLog.C:
+			if s.log.moved() {
+				logTrouble = s.reopenLog(logTrouble)
+			}
 		case <-s.recheckAll:
 			s.recheck(true)
 		case <-recheck.C:
@@ -748,6 +754,22 @@ func (s *server) watch(ctx context.Context, stop func(), hangup <-chan os.Signal
 			s.notifyManager("WATCHDOG=1")
 		}
 	}
+}
+
+// logLookEvery is the time between two looks whether the log has been renamed or removed.
+const logLookEvery = time.Second
+
+// reopenLog continues in the file that is at the log's path. It returns the error's text, "" after a success, and
+// reports an error whose text is not known already.
+func (s *server) reopenLog(known string) string {
+	err := s.room.reopen()
+	if err == nil {
+		return ""
+	}
+	if err.Error() != known {
+		s.console.note("%v", err)
+	}
+	return err.Error()
 }
 
 // notifyManager reports a state to the service manager. An error is reported and ends nothing.
@@ -816,9 +838,18 @@ func listenOn(addr string, keepAlive time.Duration) ([]net.Listener, error) {
 	}
 	if errors.Is(err, syscall.EACCES) {
 		return nil, fmt.Errorf("cannot listen on %s: a port below 1024 needs a right that you do not have: name another "+
-			"with -listen, or give the program the right, with setcap cap_net_bind_service=+ep", addr)
+			"with -listen, or give the program the right, with setcap cap_net_bind_service=+ep %s", addr, program())
 	}
 	return nil, fmt.Errorf("cannot listen on %s: %s", addr, netReason(err))
+}
+
+// program returns the path of this program, as a shell takes it.
+func program() string {
+	path, err := os.Executable()
+	if err != nil {
+		return "securechat"
+	}
+	return shellQuote(path)
 }
 
 // rawClient is the client of -raw.

@@ -184,14 +184,17 @@ func TestReadOnlyLog(t *testing.T) {
 	bob := start(t, t.TempDir(), "-connect", addr, "-dir", anna, "-json")
 	bob.send(`{"text":"one"}` + "\n")
 	bob.out.match(t, `"type":"ack","id":1}`)
+	resume := suspend(t, server)
 	if err := os.Rename(path, path+".1"); err != nil {
 		t.Fatal(err)
 	}
 	unlock = lock()
+	resume()
 	server.cmd.Process.Signal(unix.SIGHUP)
 	server.err.match(t, `reopening the log .*; it continues in the old file`)
 	bob.send(`{"text":"two"}` + "\n")
 	bob.out.match(t, `"type":"ack","id":2}`)
+	resume = suspend(t, server)
 	unlock()
 	if got := messages(t, path+".1"); !slices.Equal(got, []string{"one", "two"}) {
 		t.Errorf("the old file has %q", got)
@@ -200,6 +203,7 @@ func TestReadOnlyLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	unlock = lock()
+	resume()
 	bob.send(`{"text":"three"}` + "\n")
 	bob.out.match(t, `cannot write its log just now`)
 	unlock()
@@ -1106,6 +1110,59 @@ func TestFolderOwner(t *testing.T) {
 	}
 }
 
+// TestServiceChosen checks when a command uses the folder of the service: in the modes of its operator, unless another
+// folder was named or root has keys of its own, about which the operator is notified.
+func TestServiceChosen(t *testing.T) {
+	t.Setenv("SECURECHAT_DIR", "")
+	own := state(t, "own")
+	for _, c := range []struct {
+		mode, dir, named, service string
+		want, note                string
+	}{
+		{"invite", "/none", "", "/service", "/service", "using the service's folder /service"},
+		{"allow", "/none", "", "/service", "/service", "using the service's folder /service"},
+		{"fingerprint", "/none", "", "/service", "/service", "using the service's folder /service"},
+		{"fingerprint", own, "", "/service", own, "using the keys in " + own + "; for the service's room add -dir /service"},
+		{"fingerprint", "/named", "/named", "/service", "/named", ""},
+		{"fingerprint", "/none", "", "", "/none", ""},
+		{"listen", "/none", "", "/service", "/none", ""},
+		{"connect", "/none", "", "/service", "/none", ""},
+		{"keygen", "/none", "", "/service", "/none", ""},
+	} {
+		o := &options{mode: c.mode}
+		o.keys.dir = c.named
+		var stderr bytes.Buffer
+		p := &process{options: o, console: newConsole(strings.NewReader(""), io.Discard, &stderr, nil, consoleOptions{}), dir: c.dir}
+		p.chooseService(c.service)
+		p.console.close()
+		if p.dir != c.want || !strings.Contains(stderr.String(), c.note) || c.note == "" && stderr.Len() > 0 {
+			t.Errorf("-%s with the keys in %s: %s, %q", c.mode, c.dir, p.dir, stderr.String())
+		}
+	}
+}
+
+// TestServiceFolderOfRoot runs -fingerprint without -dir as root, in a mount namespace with the service's folder. Without
+// the permission to make one, -dir names the folder, and no message names a service.
+func TestServiceFolderOfRoot(t *testing.T) {
+	t.Parallel()
+	dir, uid := serviceState(t)
+	cmd := exec.Command(os.Args[0], "-fingerprint", "-dir", dir)
+	note := ""
+	if uid != os.Geteuid() {
+		const script = `mount -t tmpfs none /var/lib && cp -a "$1" /var/lib/securechat && exec "$0" -fingerprint`
+		cmd = exec.Command("sh", "-euc", script, os.Args[0], dir)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+		note = "using the service's folder /var/lib/securechat"
+	}
+	cmd.Env = append(os.Environ(), asSecurechat+"=1", "HOME="+t.TempDir(), "SECURECHAT_DIR=", "XDG_CONFIG_HOME=")
+	var stdout, stderr strings.Builder
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil || !strings.Contains(stdout.String(), "SHA256:") ||
+		!strings.Contains(stderr.String(), note) || note == "" && strings.Contains(stderr.String(), "service") {
+		t.Errorf("%v: %s%s", err, &stdout, &stderr)
+	}
+}
+
 // TestLogToStdout checks that -log - writes whole records and nothing else to stdout, before and after SIGHUP, creates
 // no file, and that flags which need a file or stdout itself are refused.
 func TestLogToStdout(t *testing.T) {
@@ -1142,6 +1199,75 @@ func TestLogToStdout(t *testing.T) {
 	}
 }
 
+// TestMovedLog checks that an idle server notices without a signal that its log was renamed or removed, and begins a new
+// file that continues the chain.
+func TestMovedLog(t *testing.T) {
+	t.Parallel()
+	anna := state(t, "anna")
+	path := filepath.Join(t.TempDir(), "connection.log")
+	server, addr := serve(t, anna, "-log", path)
+	for i, text := range []string{"one", "two", "three"} {
+		if _, stderr, code := runToEnd(t, t.TempDir(), text+"\n", "-connect", addr, "-dir", anna); code != exitDone {
+			t.Fatalf("exit %d: %s", code, stderr)
+		}
+		waitForRecord(t, path, "disconnect")
+		if i == 2 {
+			break
+		}
+		if err := os.Rename(path, fmt.Sprintf("%s.%d", path, 2-i)); err != nil {
+			t.Fatal(err)
+		}
+		waitForRecord(t, path, "rotate")
+	}
+	if _, stderr, code := runToEnd(t, t.TempDir(), "", "-verify-log", path+".2", path+".1", path); code != exitDone {
+		t.Errorf("exit %d: %s", code, stderr)
+	}
+	v, err := verifyFile(path, func(int, [32]byte) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	server.err.match(t, `the log was removed; it continues in a new file`)
+	waitForRecord(t, path, "rotate")
+	if after, err := verifyFile(path, func(int, [32]byte) {}); err != nil || after.first != v.head {
+		t.Errorf("the new file does not follow the removed one: %v", err)
+	}
+	if strings.Contains(server.err.String(), "reopening") {
+		t.Errorf("%s", server.err)
+	}
+}
+
+// waitForRecord waits until the log at path has a record of the event.
+func waitForRecord(t *testing.T, path, event string) {
+	t.Helper()
+	for begin := time.Now(); ; runtime.Gosched() {
+		data, err := os.ReadFile(path)
+		if err == nil && bytes.Contains(data, []byte(`"event":"`+event+`"`)) {
+			return
+		}
+		if time.Since(begin) > patience {
+			t.Fatalf("%s has no record %q: %s, %v", path, event, data, err)
+		}
+	}
+}
+
+// suspend stops the process, so that what follows is one step for it, and returns what lets it run again.
+func suspend(t *testing.T, p *proc) (resume func()) {
+	t.Helper()
+	if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	status := fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid)
+	for begin := time.Now(); !matches(`(?m)^State:\s+T`, readText(t, status)); runtime.Gosched() { // it stops a moment later
+		if time.Since(begin) > patience {
+			t.Fatal("the process does not stop")
+		}
+	}
+	return func() { p.cmd.Process.Signal(syscall.SIGCONT) }
+}
+
 // TestDistrustCountsLines checks that a client that no longer trusts its server reports how many lines the server has
 // not acknowledged, and does not connect again.
 func TestDistrustCountsLines(t *testing.T) {
@@ -1152,15 +1278,7 @@ func TestDistrustCountsLines(t *testing.T) {
 	client := start(t, t.TempDir(), "-connect", addr, "-dir", bob, "-stay", "-reconnect")
 	client.send("one\n")
 	server.out.match(t, `bob: one`)
-	if err := server.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	status := fmt.Sprintf("/proc/%d/status", server.cmd.Process.Pid)
-	for begin := time.Now(); !matches(`(?m)^State:\s+T`, readText(t, status)); runtime.Gosched() { // it stops a moment later
-		if time.Since(begin) > patience {
-			t.Fatal("the server does not stop")
-		}
-	}
+	suspend(t, server)
 	client.send("two\nthree\n")
 	appendFile(t, filepath.Join(bob, "known_hosts"), "@revoked * "+publicKeyOf(t, anna)+"\n")
 	wantRun(t, "a revoked server", client.err.String(), client.wait(), exitUntrusted, ``)

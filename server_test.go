@@ -148,6 +148,16 @@ func TestServerRefusals(t *testing.T) {
 		"a second join":        {message(kindJoin, joinRequest{}.encode()), errMalformed.Error()},
 		"raw bytes":            {message(kindRaw, []byte("x")), errMalformed.Error()},
 		"lines of no form":     {message(kindText, []byte("x")), errMalformed.Error()},
+		"no line":              {message(kindText, linesOf(1, itemSay, "")), errMalformed.Error()},
+		"to what is no name":   {message(kindText, linesOf(1, itemDirect, "b\x1b[2J", "x")), errMalformed.Error()},
+		"an overlong length":   {message(kindText, append(linesOf(1, itemSay, ""), 0x81, 0, 'x')), errMalformed.Error()},
+		"needless parts": {func(sess *session) ([]byte, error) {
+			buf, err := sess.append(nil, kindPart, []byte("x"))
+			if err != nil {
+				return nil, err
+			}
+			return sess.append(buf, kindPing, []byte("x"))
+		}, errMalformed.Error()},
 		"a gap": {func(sess *session) ([]byte, error) {
 			buf, err := sess.append(nil, kindText, linesOf(7, itemSay, "", "x"))
 			if err != nil {
@@ -971,8 +981,35 @@ func TestRecheck(t *testing.T) {
 		t.Error("a key that expired while it was away is still known")
 	}
 	visit(line, time.Now().Add(-time.Second))
-	if s.recheck(false); !known() || !s.room.visitors.byKey[m.peer.fingerprint].peer.until.IsZero() {
+	if s.recheck(false); !known() || !s.room.visitors.byKey[m.peer.fingerprint].until.IsZero() {
 		t.Error("a key whose line was renewed while it was away is forgotten, or still expires")
+	}
+
+	// The same for a key that came before the start, of which only the log is left.
+	before := func(lines, listed string, until time.Time) *visitor {
+		t.Helper()
+		put(t, list, []byte(lines))
+		s.room.visitors = newVisitors()
+		s.room.restore(appendRecord(nil, time.Now(), eventConnect, peerFields(fmt.Sprintf(
+			`,"fingerprint":"%s","since":0%s,"until":"%s"`, fingerprint(s.id), listed, until.UTC().Format(recordTime))), "", ""), false)
+		s.recheck(false)
+		return s.room.visitors.byKey[fingerprint(s.id)]
+	}
+	past, future := time.Now().Add(-time.Second), time.Now().Add(time.Hour)
+	if before(`expiry-time="20200101" `+line, `,"listed":true`, past) != nil {
+		t.Error("a key from before the start whose line has expired is still known")
+	}
+	if before("", "", past) != nil {
+		t.Error("a key from before the start whose certificate has expired is still known")
+	}
+	if v := before("", "", future); v == nil || !v.until.Equal(future.Truncate(time.Microsecond)) {
+		t.Error("a key from before the start whose certificate is valid is forgotten")
+	}
+	if v := before(`expiry-time="20200101" `+line+`expiry-time="20990101" `+line, `,"listed":true`, past); v == nil || v.until.Year() < 2090 {
+		t.Error("a key from before the start whose line was renewed is forgotten, or still expires")
+	}
+	if v := before(line, `,"listed":true`, past); v == nil || !v.until.IsZero() {
+		t.Error("a key from before the start whose new line has no expiry is forgotten, or still expires")
 	}
 }
 
@@ -1027,7 +1064,7 @@ func TestJoinCommands(t *testing.T) {
 		"[::1]:9000":     "securechat -connect localhost:9000 here",
 		"192.0.2.1:9000": "securechat -connect 192.0.2.1:9000",
 	} {
-		if got := joinCommands(addr, "9000", ""); got != want {
+		if got := joinCommands(addr, ""); got != want {
 			t.Errorf("%s: %q, not %q", addr, got, want)
 		}
 	}

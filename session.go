@@ -314,14 +314,19 @@ func (s *session) open(body []byte) (kind byte, payload []byte, whole bool, err 
 		return 0, nil, false, errMalformed
 	case kind != kindPart && s.partial == nil:
 		return kind, payload, true, nil
-	case len(payload) == 0 || s.partial != nil && len(s.partial.payload)+len(payload) > maxMessage:
+	}
+	whole, size := kind != kindPart, len(payload)
+	if s.partial != nil {
+		size += len(s.partial.payload)
+	}
+	if len(payload) == 0 || size > maxMessage || whole && size <= maxBatch { // one packet would have been enough
 		return 0, nil, false, errMalformed
 	}
 	if s.partial == nil {
 		s.partial = &partialMessage{owner: s.owner, abort: s.conn.Close, gone: make(chan struct{})}
 	}
-	s.partial.whole = kind != kindPart
-	if err := s.budget.add(s.partial, payload); err != nil || !s.partial.whole {
+	s.partial.whole = whole
+	if err := s.budget.add(s.partial, payload); err != nil || !whole {
 		return 0, nil, false, err
 	}
 	return kind, s.partial.payload, true, nil
@@ -503,7 +508,12 @@ func plainError(err error) error {
 	case errors.As(err, &dns):
 		return netTrouble{"the name of the host cannot be looked up: " + dns.Err, err}
 	case errors.As(err, &op):
-		return netTrouble{op.Err.Error(), err}
+		cause := op.Err
+		var call *os.SyscallError
+		if errors.As(cause, &call) {
+			cause = call.Err // without the name of the system call
+		}
+		return netTrouble{cause.Error(), err}
 	}
 	return err
 }

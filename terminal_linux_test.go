@@ -1364,8 +1364,10 @@ func TestOperator(t *testing.T) {
 	pin(t, dora, addr, anna)
 	stderr, exit = sendHello(t, cleo, addr)
 	wantRun(t, "a stranger", stderr, exit, exitUntrusted,
-		`does not admit this key; its log says why\n.*have this line added to its authorized_keys: ssh-ed25519 `)
+		`does not admit this key; its log says why\n.*have this line added to its authorized_keys:\nssh-ed25519 \S+\n$`)
 	op.match(`refused 127\.0\.0\.1:\d+, SHA256:\S+: key SHA256:\S+ is not in \S+authorized_keys`)
+	op.match(`append this line to \S+authorized_keys:\r\n(\x1b\S*?)?` + regexp.QuoteMeta(publicKeyOf(t, cleo)) +
+		` guest-[0-9a-f]{8}\r\n`)
 	op.match(`hint: or type /allow NAME`)
 	op.send("/allow cleo\r")
 	op.match(`cleo may join now \(` +

@@ -74,6 +74,7 @@ type untrusted struct {
 	kind   refusalKind
 	reason string
 	hint   string        // what the user can do about it, or ""
+	line   string        // the line of a file that the first line of hint is about, or ""
 	key    ssh.PublicKey // the key of an unknown server, for the question to the user
 }
 
@@ -181,28 +182,41 @@ func (r *clientRules) admit(id ssh.PublicKey, remote net.Addr, now time.Time) (g
 	return g, t.unlisted(id)
 }
 
-// excluded returns the keys among away that are certainly admitted no more, wherever they come from. away has the
-// fingerprints of keys, and whether a line of authorized_keys admitted them. Of a certificate's key nothing is certain.
-func (r *clientRules) excluded(away map[string]bool, now time.Time) (keys []string) {
+// admission is what is known of how a key was admitted that came before the server's start.
+type admission struct {
+	listed bool      // by a line of authorized_keys
+	until  time.Time // zero for never
+}
+
+// excluded returns the keys among away, by fingerprint, that are certainly admitted no more, wherever they come from,
+// and for those that a line admits until when it does. Of a certificate's key only its expiry is certain.
+func (r *clientRules) excluded(away map[string]admission, now time.Time) (keys []string, renewed map[string]time.Time) {
 	if r.authorizedErr != nil || r.revokedErr != nil {
-		return nil
+		return nil, nil
 	}
-	admitted, listed := map[string]bool{}, map[string]bool{}
+	past := func(t time.Time) bool { return !t.IsZero() && !now.Before(t) }
+	listed := map[string]bool{}
+	renewed = map[string]time.Time{}
 	for _, l := range r.authorized.lines {
-		if l.ca {
+		print := fingerprint(l.key)
+		if _, asked := away[print]; l.ca || !asked {
 			continue
 		}
-		print := fingerprint(l.key)
 		listed[print] = true
-		expired := !l.expiry.IsZero() && !now.Before(l.expiry)
-		admitted[print] = admitted[print] || !expired && r.revoked.revokes(l.key) == ""
+		if past(l.expiry) || r.revoked.revokes(l.key) != "" {
+			continue
+		}
+		if until, another := renewed[print]; !another || !until.IsZero() && (l.expiry.IsZero() || l.expiry.After(until)) {
+			renewed[print] = l.expiry
+		}
 	}
-	for print, hadLine := range away {
-		if (hadLine || listed[print]) && !admitted[print] {
+	for print, a := range away {
+		_, admitted := renewed[print]
+		if (a.listed || listed[print] || past(a.until)) && !admitted {
 			keys = append(keys, print)
 		}
 	}
-	return keys
+	return keys, renewed
 }
 
 // recheckEvery is the time between two looks at the files that decide about peers.
@@ -294,7 +308,8 @@ func (t *trust) unlisted(id ssh.PublicKey) *untrusted {
 	return &untrusted{
 		kind:   unknownKey,
 		reason: fmt.Sprintf("key %s is not in %s", fingerprint(id), file),
-		hint:   fmt.Sprintf("to admit it, append this line to %s: %s guest-%s", file, keyText(id), nameSuffix(id)),
+		hint:   fmt.Sprintf("to admit it, append this line to %s:", file),
+		line:   keyText(id) + " guest-" + nameSuffix(id),
 	}
 }
 
@@ -382,8 +397,8 @@ func (t *trust) checkServer(addr string, remote net.Addr, id ssh.PublicKey, now 
 	u := &untrusted{
 		kind:   unknownKey,
 		reason: fmt.Sprintf("the server %s is unknown: its key is %s", addr, shown),
-		hint: fmt.Sprintf("compare the fingerprint with the one that the server prints, then add to %s: %s %s",
-			file, server.name, keyText(id)),
+		hint:   fmt.Sprintf("compare the fingerprint with the one that the server prints, then append this line to %s:", file),
+		line:   server.name + " " + keyText(id),
 	}
 	if len(cas) > 0 {
 		ca := cas[0]

@@ -185,7 +185,7 @@ func TestAdmitWithoutLines(t *testing.T) {
 	tr, warned := newTrust(t)
 	_, err := tr.admit(key, testAddr, testNow)
 	var u *untrusted
-	if !errors.As(err, &u) || u.kind != unknownKey || !strings.Contains(u.hint, keyLine(key)+" guest-"+nameSuffix(key)) ||
+	if !errors.As(err, &u) || u.kind != unknownKey || u.line != keyLine(key)+" guest-"+nameSuffix(key) ||
 		!strings.Contains(u.hint, tr.path("authorized_keys")) {
 		t.Errorf("without a file: %#v", err)
 	}
@@ -1578,13 +1578,13 @@ func TestFirstContactPiped(t *testing.T) {
 
 	stderr, code := sendHello(t, bob, addr)
 	wantRun(t, "unknown", stderr, code, exitUntrusted,
-		`the server \S+ is unknown: its key is SHA256:\S+\n.*add to \S+known_hosts: \[127\.0\.0\.1\]:\d+ ssh-ed25519 `+
+		`the server \S+ is unknown: its key is SHA256:\S+\n.*line to \S+known_hosts:\n\[127\.0\.0\.1\]:\d+ ssh-ed25519 `+
 			`\S+\n.*-accept-new.*-join`)
 	server.err.match(t, "it left before saying who it is") // follows the record, which follows the client's end
 	if r := decision(t, server); !strings.Contains(fmt.Sprint(r["reason"]), "it left before saying who it is") {
 		t.Errorf("the log has %v", r)
 	}
-	line := regexp.MustCompile(`(?m)add to \S+: (.*)$`).FindStringSubmatch(stderr)
+	line := regexp.MustCompile(`(?m)line to \S+:\n(.*)$`).FindStringSubmatch(stderr)
 	if line == nil {
 		t.Fatal("no line to add")
 	}
@@ -2408,7 +2408,7 @@ func TestCAAndNoCertificate(t *testing.T) {
 	stderr, code := sendHello(t, bob, addr)
 	wantRun(t, "unknown", stderr, code, exitUntrusted,
 		`the server \S+ is unknown: its key is SHA256:\S+, without a certificate by CA SHA256:\S+ of `+
-			`\S+known_hosts:1\n.*add to`)
+			`\S+known_hosts:1\n.*append this line to`)
 	stderr, code = sendHello(t, bob, addr, "-accept-new")
 	wantRun(t, "-accept-new", stderr, code, exitDone, `is now pinned`)
 	out, _, _ := runToEnd(t, t.TempDir(), "", "-invite", "cleo", "-dir", anna)

@@ -747,6 +747,7 @@ func (m *vectorMaker) keys() {
 		{"RSA-1024", "1024 bits", "1024 bits", rsaWire(bit(1024), f4)},
 		{"RSA-16384", "16384 bits", "16384 bits", rsaWire(bit(16384), f4)},
 		{"RSA even modulus", "the modulus is even", "even modulus", rsaWire(new(big.Int).Add(n, big.NewInt(1)), f4)},
+		{"RSA not canonical", "the modulus has a zero byte too many in front", "canonical", padded},
 		{"RSA exponent 3", "the exponent is 3", "exponent", rsaWire(n, big.NewInt(3))},
 		{"RSA exponent 1", "the exponent is 1", "no SSH key", rsaWire(n, big.NewInt(1))},
 		{"DSA", "a key of a kind that is not taken", "not accepted", dsa},
@@ -820,6 +821,10 @@ func (m *vectorMaker) packets() {
 			rekeyed(least, false, nil))
 		putAfter(least, "rekey with a payload", "a rekey has a payload", "wrong form", rekeyed(least, true, []byte{0}))
 		put("parts", "", "", func() []byte {
+			h := half()
+			return h.seal(h.seal(nil, kindPart, bytes.Repeat([]byte("front "), maxBatch/6)), kindText, []byte("and back"))
+		}())
+		put("parts of a short message", "a message in parts would fit one packet", "wrong form", func() []byte {
 			h := half()
 			return h.seal(h.seal(nil, kindPart, []byte("front ")), kindText, []byte("back"))
 		}())
@@ -906,6 +911,20 @@ func (m *vectorMaker) messages() {
 		b[welcomeSize-1] = 0x80
 		return b
 	}())
+	for _, c := range []struct {
+		name, defect string
+		set          func(w *welcome)
+	}{
+		{"seq after present", "seq is more than present", func(w *welcome) { w.seq = w.present + 1 }},
+		{"busy room", "flag 4 without flag 2", func(w *welcome) { w.flags = welcomeBusy }},
+		{"forgotten and recorded", "flag 8, and recorded is not 0", func(w *welcome) { w.flags = welcomeForgotten }},
+		{"suffix in upper case", "a name has letters that are not hexadecimal digits in lower case after its ~",
+			func(w *welcome) { w.name = "anna~ABCDEF12" }},
+	} {
+		evil := w
+		c.set(&evil)
+		put("welcome", c.name, c.defect, bad, evil.encode())
+	}
 	put("welcome", "trailing byte", "a byte follows", bad, append(w.encode(), 0))
 	put("welcome", "cut", "a byte is missing", bad, w.encode()[:len(w.encode())-1])
 	put("welcome", "long name", fmt.Sprintf("a name of %d bytes", maxShown+1), bad,
@@ -918,6 +937,11 @@ func (m *vectorMaker) messages() {
 		{"several", "", linesOf(7, itemSay, "", "one", "", "three", "\x1b[2J")},
 		{"action", "", linesOf(1, itemAction, "", "waves")},
 		{"direct", "", linesOf(1, itemDirect, "bob", "psst")},
+		{"direct to one of two", "", linesOf(1, itemDirect, "bob~0123abcd", "psst")},
+		{"direct to what is no name", "to is not a name", linesOf(1, itemDirect, "b ob", "x")},
+		{"direct to another suffix", "to has a letter after its ~ that is not a hexadecimal digit",
+			linesOf(1, itemDirect, "bob~0123abcx", "x")},
+		{"length of two bytes", "the uvarint is longer than necessary", append(linesOf(1, itemSay, ""), 0x81, 0, 'x')},
 		{"none", "no line", linesOf(1, itemSay, "")},
 		{"number 0", "first is 0", linesOf(0, itemSay, "", "x")},
 		{"kind 0", "what is 0", linesOf(1, 0, "", "x")},
@@ -953,14 +977,33 @@ func (m *vectorMaker) messages() {
 		payload      []byte
 	}{
 		{"one", "", say},
-		{"several", "", item{2, at, itemLeave, "bob~12345678", []byte("left")}.append(item{1<<64 - 1, time.UnixMilli(0),
+		{"several", "", item{0, at, itemLeave, "bob~12345678", []byte("left")}.append(item{0, time.UnixMilli(0),
 			itemNotice, "", nil}.append(say))},
+		{"largest", "", item{1<<64 - 1, time.UnixMilli(-1), itemDirect, longestName, nil}.append(nil)},
+		{"none", "no item", nil},
+		{"say without a number", "a say has seq 0", item{0, at, itemSay, "bob", nil}.append(nil)},
+		{"action without a number", "an action has seq 0", item{0, at, itemAction, "bob", nil}.append(nil)},
+		{"direct without a number", "a direct line has seq 0", item{0, at, itemDirect, "bob", nil}.append(nil)},
+		{"join with a number", "a join has a seq", item{1, at, itemJoin, "bob", nil}.append(nil)},
+		{"leave with a number", "a leave has a seq", item{1, at, itemLeave, "bob", nil}.append(nil)},
+		{"notice with a number", "a notice has a seq", item{1, at, itemNotice, "", nil}.append(nil)},
+		{"undelivered with a number", "an undelivered has a seq", item{1, at, itemUndelivered, "", nil}.append(nil)},
+		{"removed with a number", "a removed has a seq", item{1, at, itemRemoved, "", nil}.append(nil)},
+		{"say without a name", "a say has no name", item{1, at, itemSay, "", nil}.append(nil)},
+		{"join without a name", "a join has no name", item{0, at, itemJoin, "", nil}.append(nil)},
+		{"leave without a name", "a leave has no name", item{0, at, itemLeave, "", nil}.append(nil)},
+		{"notice with a name", "a notice has a name", item{0, at, itemNotice, "bob", nil}.append(nil)},
+		{"join with a text", "a join has a text", item{0, at, itemJoin, "bob", []byte("x")}.append(nil)},
+		{"suffix", "a name has a letter after its ~ that is not a hexadecimal digit",
+			item{1, at, itemSay, "bob~1234567x", nil}.append(nil)},
+		{"length of three bytes", "the uvarint is longer than necessary",
+			slices.Concat([]byte{say[0] | 0x80, 0x80, 0}, say[1:])},
 		{"kind 0", "what is 0", item{1, at, 0, "bob", nil}.append(nil)},
-		{"kind unknown", "what is one too many", item{1, at, itemLast + 1, "bob", nil}.append(nil)},
+		{"kind unknown", "what is one too many", item{1, at, itemRemoved + 1, "bob", nil}.append(nil)},
 		{"name", "a name of characters that a name has not", item{1, at, itemSay, "b ob", nil}.append(nil)},
 		{"cut", "the last byte is missing", say[:len(say)-1]},
 		{"length short", "the name is outside of the item", func() []byte {
-			b := item{1, at, itemNotice, "", nil}.append(nil)
+			b := item{0, at, itemNotice, "", nil}.append(nil)
 			b[0]--
 			return b
 		}()},

@@ -344,15 +344,16 @@ func runVector(t *testing.T, v *vector) (out [][2]string, err error) {
 		}
 		return out, err
 	case "items":
-		for b := v.hex(t, "payload"); len(b) > 0; {
+		for b := v.hex(t, "payload"); ; {
 			it, rest, err := cutItem(b)
 			if err != nil {
 				return out, err
 			}
 			put("item", fmt.Sprintf("%d %d %s %q %x", it.seq, it.time.UnixMilli(), itemNames[it.what], it.name, it.text))
-			b = rest
+			if b = rest; len(b) == 0 {
+				return out, nil
+			}
 		}
-		return out, nil
 	case "invite code":
 		c, err := parseInviteCode(v.get("code"))
 		if err == nil {

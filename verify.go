@@ -1,10 +1,11 @@
 package main
 
 // -verify-log, and the check of a log's end at a start: each record of a log contains the hash of the record before it.
-// docs/LOG.md has the limits of this check.
+// -verify-log also reads files that gzip has compressed. docs/LOG.md has the limits of this check.
 
 import (
 	"bufio"
+	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -15,6 +16,7 @@ import (
 
 // chainSummary describes the unbroken chain of one file.
 type chainSummary struct {
+	compressed  bool // the file is one of gzip's
 	records     int
 	first, head [sha256.Size]byte // the hash in the first record, and the hash of the last record
 }
@@ -44,7 +46,7 @@ func verifyLogs(paths []string, head string, stdout io.Writer) error {
 			return err
 		}
 		if v.records == 0 {
-			if _, err := fmt.Fprintf(stdout, "%s: 0 records\n", safe(path)); err != nil {
+			if _, err := fmt.Fprintf(stdout, "%s: %s0 records\n", safe(path), v.kind()); err != nil {
 				return err
 			}
 			continue
@@ -59,8 +61,8 @@ func verifyLogs(paths []string, head string, stdout io.Writer) error {
 		if v.first != [sha256.Size]byte{} {
 			begin = fmt.Sprintf("continues %x", v.first)
 		}
-		const line = "%s: %d records, unbroken; %s; head %x\n"
-		if _, err := fmt.Fprintf(stdout, line, safe(path), v.records, begin, v.head); err != nil {
+		const line = "%s: %s%d records, unbroken; %s; head %x\n"
+		if _, err := fmt.Fprintf(stdout, line, safe(path), v.kind(), v.records, begin, v.head); err != nil {
 			return err
 		}
 		before = v
@@ -76,18 +78,51 @@ func verifyLogs(paths []string, head string, stdout io.Writer) error {
 	return err
 }
 
-// verifyFile is like verifyChain, for the file at path.
+// kind returns what the output says of the file before its number of records.
+func (v chainSummary) kind() string {
+	if v.compressed {
+		return "gzip, "
+	}
+	return ""
+}
+
+// verifyFile is like verifyChain, for the file at path, which may be compressed. Decompression needs little memory,
+// whatever the file contains: no record is longer than maxRecord.
 func verifyFile(path string, use func(line int, hash [sha256.Size]byte)) (v chainSummary, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return v, fmt.Errorf("checking the log: %w", err)
 	}
 	defer f.Close()
-	v, err = verifyChain(f, use)
+	in := bufio.NewReaderSize(f, maxRecord)
+	begin, _ := in.Peek(len(gzipBegin)) // verifyChain gets the error of a failed read
+	if string(begin) != gzipBegin {
+		v, err = verifyChain(in, use)
+	} else {
+		v, err = verifyCompressed(in, use)
+	}
 	if err != nil {
 		return v, fmt.Errorf("%s: %w", path, err)
 	}
 	return v, nil
+}
+
+const gzipBegin = "\x1f\x8b" // of a compressed file; no record begins with it
+
+// verifyCompressed is like verifyChain, for what gzip has compressed.
+func verifyCompressed(r io.Reader, use func(line int, hash [sha256.Size]byte)) (v chainSummary, err error) {
+	z, err := gzip.NewReader(r)
+	if err == nil {
+		v, err = verifyChain(z, use)
+		v.compressed = true
+	}
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF), err == io.EOF:
+		return v, fmt.Errorf("the compressed file is cut off after line %d", v.records)
+	case errors.Is(err, gzip.ErrHeader):
+		return v, fmt.Errorf("after line %d, what follows in the compressed file is not from gzip", v.records)
+	}
+	return v, err
 }
 
 // verifyEnd is like verifyLog, for the records that are in the last tail bytes of f as a whole. size is the end of its

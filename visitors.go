@@ -44,13 +44,14 @@ type visitor struct {
 	read        uint64        // of a person, the last message that the terminal has shown or that was not for it
 	logged      uint64        // read, as the log has it
 	listed      bool          // a line of authorized_keys admitted it
+	until       time.Time     // when that admission expires; zero for never
 	lost        uint64        // the last message to the key alone that the queue does not hold any more
 	here        int           // its connections that receive messages
 	place       *list.Element // in visitors.order; nil if it is forgotten
 }
 
-// suffix returns the XXXXXXXX of name~XXXXXXXX, which distinguishes keys of one name.
-func (v *visitor) suffix() string { return suffixOf(v.fingerprint) }
+// fullName returns name~XXXXXXXX, which distinguishes keys of one name.
+func (v *visitor) fullName() string { return v.name + "~" + suffixOf(v.fingerprint) }
 
 // suffixOf returns what nameSuffix returns for the key with this fingerprint.
 func suffixOf(fingerprint string) string {
@@ -129,28 +130,27 @@ func (s *visitors) wasLogged(v *visitor) {
 	delete(s.ahead, v)
 }
 
-// away returns the visitor that name means, of those who are not in the room. If several keys have the name, it is
-// ambiguous and only name~suffix finds one.
-func (s *visitors) away(name string) (*visitor, error) {
-	var found []*visitor
+// away returns the visitors that name means, of those who do not receive messages now. Capitals do not count.
+func (s *visitors) away(name string) (found []*visitor) {
 	for _, v := range s.byKey {
-		full := v.name + "~" + v.suffix()
-		if v.here == 0 && (name == full || strings.EqualFold(name, v.name)) {
+		isFull := strings.IndexByte(name, '~') >= 0 && name == v.fullName()
+		if v.here == 0 && (isFull || strings.EqualFold(name, v.name)) {
 			found = append(found, v)
 		}
 	}
-	if len(found) == 1 {
-		return found[0], nil
-	}
-	if len(found) == 0 {
-		return nil, fmt.Errorf("%w %s", errAbsent, name)
-	}
-	var choice []string
-	for _, v := range found {
-		choice = append(choice, v.name+"~"+v.suffix())
-	}
+	return found
+}
+
+// maxChoice is the number of names at most that the error for an ambiguous one lists.
+const maxChoice = 8
+
+// ambiguous returns the error for a name that means several keys. choice has the name~XXXXXXXX of each.
+func ambiguous(name string, choice []string) error {
 	slices.Sort(choice)
-	return nil, fmt.Errorf("%s is ambiguous: say which, %s", name, strings.Join(choice, " or "))
+	if more := len(choice) - maxChoice; more > 0 {
+		choice = append(choice[:maxChoice], fmt.Sprintf("one of %d more", more))
+	}
+	return fmt.Errorf("%s is ambiguous: say which, %s", name, strings.Join(choice, " or "))
 }
 
 // appendMarks appends a record for each visitor, so that the end of the log, which a start reads, has them all. The one
@@ -184,6 +184,9 @@ func (v *visitor) fields() []byte {
 	b := strconv.AppendUint([]byte(`,"since":`), v.since, 10)
 	if v.listed {
 		b = append(b, `,"listed":true`...)
+	}
+	if !v.until.IsZero() {
+		b = append(v.until.UTC().AppendFormat(append(b, `,"until":"`...), recordTime), '"')
 	}
 	return append(b, v.readField()...)
 }

@@ -1,7 +1,9 @@
 """Machines under qemu, with a shell in each: one process for each connection to a port of 127.0.0.1. A machine reaches
 nothing but its two forwarded ports: the shell and the room."""
+import os
 import pathlib
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +18,44 @@ def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+
+# Seconds that bound a wait for a condition. A check that holds never takes that long, also if other programs take most of
+# the processor.
+PATIENCE = 300
+
+
+def until(condition, patience=PATIENCE):
+    """Waits until the condition holds."""
+    end = time.monotonic() + patience
+    while not condition():
+        if time.monotonic() > end:
+            raise Failure(f"waited {patience} s in vain")
+        time.sleep(0.05)
+
+
+def run(arguments, timeout=PATIENCE, input=None, **more):
+    """Runs a program to its end and returns its stdout. Raises Failure unless its exit status is 0. Whatever happens, it
+    leaves no process of its group behind."""
+    p = subprocess.Popen(arguments, text=True, process_group=0, stdin=subprocess.PIPE, **{"stdout": subprocess.PIPE, **more})
+    try:
+        out, _ = p.communicate(input, timeout)
+    except subprocess.TimeoutExpired as e:
+        raise Failure(f"{arguments[0]} did not end within {timeout} s") from e
+    finally:
+        end(p)
+    if p.returncode != 0:
+        raise Failure(f"{' '.join(map(str, arguments))} ended with status {p.returncode}\n{out or ''}")
+    return out
+
+
+def end(p):
+    """Ends a process and all of its group."""
+    try:
+        os.killpg(p.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    p.wait()
 
 
 class Guest:
@@ -47,7 +87,7 @@ class Guest:
             "-serial", f"file:{self.console}", "-kernel", f"{self.folder}/kernel", "-initrd", f"{self.folder}/initrd",
             "-append", f"console={console} quiet panic=-1 systemd.show_status=0 cma=0", "-netdev", f"user,id=n,restrict=on,{forward}"]
 
-    def start(self, patience=150):
+    def start(self, patience=PATIENCE):
         """Boots, and returns after how many seconds a shell answers."""
         began = time.monotonic()
         self.popen = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL)
@@ -61,7 +101,7 @@ class Guest:
         self.cut()
         raise Failure(f"the machine did not boot; its console:\n{self.console.read_text(errors='replace')[-2000:]}")
 
-    def sh(self, script, patience=120):
+    def sh(self, script, patience=PATIENCE):
         """Runs a script in the machine and returns its output, stdout and stderr."""
         with socket.create_connection(("127.0.0.1", self.control), timeout=patience) as s:
             s.settimeout(patience)
@@ -105,7 +145,7 @@ class Host:
     def arguments(self, *arguments):
         return [self.binary, *arguments, "-dir", self.folder]
 
-    def run(self, *arguments, text="", env=None, patience=120):
+    def run(self, *arguments, text="", env=None, patience=PATIENCE):
         """Runs to its end and returns the exit status and the output."""
         p = subprocess.run(self.arguments(*arguments), input=text, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             timeout=patience, env=env)

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Makes the emulated machines of machines.py from Debian's packages. Needs root, debootstrap, e2fsprogs, cpio, busybox-static.
+# Makes the emulated machines of machines.py from Debian's packages. Needs root, mmdebstrap, e2fsprogs, cpio, busybox-static.
 #
 #	contrib/test/images.sh DIST OUT debian      a Debian with systemd, and the .deb of the release to install in it
 #	contrib/test/images.sh DIST OUT armhf       a kernel with busybox and the release's binary as its only programs
@@ -54,8 +54,9 @@ debian() {
 	local root=$out/root first=$out/first
 	[ -d "$root" ] || {
 		rm -rf "$out/making"
-		debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,logrotate,openssh-client,procps,iproute2,udev \
-			bookworm "$out/making" "$mirror" >"$out/debootstrap.log" 2>&1 || { tail "$out/debootstrap.log"; exit 1; }
+		mmdebstrap --variant=minbase --include=systemd,systemd-sysv,dbus,logrotate,openssh-client,procps,iproute2,udev \
+			--aptopt='Acquire::http::Timeout "60"' bookworm "$out/making" "$mirror" >"$out/mmdebstrap.log" 2>&1 ||
+			{ tail "$out/mmdebstrap.log"; exit 1; }
 		mv "$out/making" "$root"
 	}
 	fetch amd64 linux-image-cloud-amd64

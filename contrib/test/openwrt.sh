@@ -1,11 +1,13 @@
 #!/bin/bash
 # OpenWrt's package in a folder tree with busybox as its only other program: the .ipk is unpacked, its scripts run under
-# busybox's shell with stand-ins for rc.common and procd, and the room runs as the user securechat. The real rc.common,
-# procd and opkg are not among Debian's packages, so they are not run. Needs root and busybox-static.
+# busybox's shell with stand-ins for rc.common and procd, and the room runs as the user securechat. The real ones are not
+# among Debian's packages. If there is a folder with OpenWrt's rc.common, functions.sh, service.sh, uci.sh, procd.sh and
+# jshn.sh and a static jshn, these run in place of the stand-ins; ubus, uci, lock and flock remain stand-ins, and procd and
+# opkg are not run. Needs root and busybox-static.
 #
-#	contrib/test/openwrt.sh PACKAGE.ipk
+#	contrib/test/openwrt.sh PACKAGE.ipk [FOLDER]
 set -eu
-package=$(realpath "$1")
+package=$(realpath "$1") real=${2:+$(realpath "$2")}
 root=$(mktemp -d)
 server=
 end() { [ -z "$server" ] || kill -KILL "$server" 2>/dev/null || true; rm -rf "$root"; }
@@ -15,7 +17,7 @@ within() { timeout -k 5 60 "$@"; }
 sh() { within chroot "$root" /bin/sh -c "$1"; }
 
 chmod 755 "$root"
-mkdir -p "$root"/{bin,dev,etc/rc.d,lib,proc,root,tmp,usr/bin,mnt/usb,var/empty}
+mkdir -p "$root"/{bin,sbin,dev,etc/rc.d,lib/functions,lib/config,proc,root,tmp,usr/bin,usr/share/libubox,mnt/usb,var/empty,var/lock}
 chmod 1777 "$root/tmp"
 cp "$(command -v busybox)" "$root/bin/busybox"
 for name in $("$root/bin/busybox" --list); do [ "$name" = busybox ] || ln -s busybox "$root/bin/$name"; done
@@ -24,44 +26,75 @@ mknod "$root/dev/urandom" c 1 9
 chmod 666 "$root"/dev/*
 echo root:x:0:0:root:/root:/bin/sh >"$root/etc/passwd"
 echo root:x:0: >"$root/etc/group"
-cat >"$root/lib/functions.sh" <<'S'
+# A start prints what procd would be asked for: the command, its user, and "reload" for a change of the settings.
+if [ -n "$real" ]; then
+	cp "$real"/rc.common "$root/etc"
+	cp "$real"/functions.sh "$root/lib"
+	cp "$real"/{service,procd}.sh "$root/lib/functions"
+	cp "$real"/uci.sh "$root/lib/config"
+	cp "$real"/jshn.sh "$root/usr/share/libubox"
+	cp "$real"/jshn "$root/bin"
+	touch "$root/etc/shadow"
+	cat >"$root/bin/ubus" <<'S'
+#!/bin/sh
+[ "$1 $2 $3" = "call service set" ] || exit 0
+asked=$(echo "$4" | sed 's|\\/|/|g')
+echo "$asked" | sed -n 's/.*"command": \[ \([^]]*\) \].*/command \1/; T; s/"//g; s/, / /g; p'
+echo "$asked" | sed -n 's/.*"user": "\([^"]*\)".*/user \1/p'
+echo "$asked" | grep -q '"config.change".*"package", "securechat".*"/etc/init.d/securechat", "reload"' && echo reload
+echo "$asked" | grep -o no_new_privs
+exit 0
+S
+	printf '#!/bin/sh\ncat /etc/config/securechat\n' >"$root/sbin/uci"
+	for name in lock flock; do printf '#!/bin/sh\n' >"$root/bin/$name"; done
+	rm -f "$root/bin/logger"
+	printf '#!/bin/sh\nshift $(($# - 1))\necho "$1" >&2\n' >"$root/bin/logger"
+	chmod 755 "$root"/bin/{ubus,lock,flock,logger} "$root/sbin/uci"
+else
+	cat >"$root/lib/functions.sh" <<'S'
 user_exists() { grep -q "^$1:" /etc/passwd; }
 user_add() { echo "$1:x:32768:$3:::/bin/false" >>/etc/passwd; }
 group_add_next() { echo "$1:x:32768:" >>/etc/group; echo 32768; }
 S
-# The stand-in for rc.common and procd: the settings are variables, and a start prints what procd would be asked for.
-cat >"$root/etc/rc.common" <<'S'
+	cat >"$root/etc/rc.common" <<'S'
 script=$1 action=$2
 . /lib/functions.sh
-config_load() { . /etc/settings; }
+config() { :; }
+option() { eval "option_$1=\$2"; }
+config_load() { . "/etc/config/$1"; }
 config_foreach() { "$1" main; }
 config_get() { eval "$1=\${option_$3:-\$4}"; }
 config_get_bool() { config_get "$@"; }
-procd_open_instance() { :; }
-procd_close_instance() { :; }
-procd_add_reload_trigger() { :; }
-procd_append_param() { echo "append $*"; }
-procd_set_param() { echo "$*"; }
+procd_open_instance() { command=; }
+procd_set_param() {
+	case $1 in
+	command) shift; command=$* ;;
+	user | no_new_privs) echo "$*" ;;
+	esac
+}
+procd_append_param() { shift; command="$command $*"; }
+procd_close_instance() { echo "command $command"; }
+procd_add_reload_trigger() { [ "$1" != securechat ] || echo reload; }
 logger() { shift $(($# - 1)); echo "$1" >&2; }
 . "$script"
 case $action in
-start) start_service ;;
+start) start_service; service_triggers ;;
 enable) ln -sf "$script" /etc/rc.d/S95securechat ;;
 disable) rm -f /etc/rc.d/S95securechat ;;
 enabled) [ -L /etc/rc.d/S95securechat ] ;;
 stop) ;;
 esac
 S
+fi
 
 # The package.
 mkdir "$root/ipk" "$root/control"
 tar xzf "$package" -C "$root/ipk"
 tar xzf "$root/ipk/data.tar.gz" -C "$root"
 tar xzf "$root/ipk/control.tar.gz" -C "$root/control"
-sed -i '1s|.*|#!/bin/rc.sh|' "$root/etc/init.d/securechat"
-printf '#!/bin/sh\nexec /bin/sh /etc/rc.common "$@"\n' >"$root/bin/rc.sh"
-sed -i '1s|.*|#!/bin/sh /bin/rc.sh|' "$root/etc/init.d/securechat"
-chmod 755 "$root/bin/rc.sh"
+[ -n "$real" ] || sed -i '1i #!/bin/sh' "$root/etc/rc.common"
+chmod 755 "$root/etc/rc.common"
+sh "ash -n /etc/init.d/securechat && for script in /control/p*; do ash -n \$script || exit 1; done" || fail "busybox's ash cannot parse a script"
 sh "/control/postinst configure" | tee "$root/tmp/message"
 [ "$(wc -l <"$root/tmp/message")" = 3 ] || fail "the message of the package has not three lines"
 grep -q '^securechat:x:32768:32768:' "$root/etc/passwd" || fail "no user"
@@ -69,7 +102,11 @@ grep -q '^securechat:x:32768:32768:' "$root/etc/passwd" || fail "no user"
 grep -q "option enabled '0'" "$root/etc/config/securechat" || fail "the service would start"
 
 start() { # SETTING…: prints what procd is asked for
-	printf 'option_%s\n' enabled=1 "$@" >"$root/etc/settings"
+	local setting
+	echo "config room 'main'" >"$root/etc/config/securechat"
+	for setting in enabled=1 "$@"; do
+		echo "	option ${setting%%=*} '${setting#*=}'" >>"$root/etc/config/securechat"
+	done
 	sh "/etc/init.d/securechat start"
 }
 wants() { # TEXT SETTING…
@@ -91,7 +128,9 @@ wants "-log /mnt/usb/room/connection.log" log=/mnt/usb/room/connection.log
 [ "$(id mnt/usb/room)" = "32768 700" ] || fail "/mnt/usb/room: $(id mnt/usb/room)"
 wants "-dir /srv/a/b -log /tmp/room/connection.log" dir=/srv/a/b/ log=/tmp/room/connection.log
 [ "$(id srv/a) $(id srv/a/b) $(id tmp/room)" = "0 755 32768 700 32768 700" ] || fail "/srv/a/b or /tmp/room"
-wants "append command -log-text=false" log_text=0
+wants " -max-clients 64 -rate 1000 -log-text=false" log_text=0
+wants "user securechat" log=off
+wants "reload" log=off
 wants "cannot create" dir=keys
 ! start | grep no_new_privs || fail "no_new_privs has no effect without a jail"
 
