@@ -1340,3 +1340,93 @@ func TestClip(t *testing.T) {
 		}
 	}
 }
+
+// requestLink is a link that only notes the kinds of messages.
+type requestLink struct {
+	link
+	kinds []byte
+}
+
+func (l *requestLink) append(buf []byte, kind byte, _ []byte) ([]byte, error) {
+	l.kinds = append(l.kinds, kind)
+	return buf, nil
+}
+
+// TestHistoryWaitsForList: the client asks for the history after the list of people has arrived, because a server drops
+// the request while a notice waits. A notice that is no list makes it ask for the list again.
+func TestHistoryWaitsForList(t *testing.T) {
+	l := &requestLink{}
+	s := &clientSession{client: &client{box: newOutbox()}, clientConn: &clientConn{link: l}}
+	requests := func(want ...byte) {
+		t.Helper()
+		l.kinds = nil
+		if _, err := s.appendRequests(nil); err != nil || !slices.Equal(l.kinds, want) {
+			t.Errorf("%v, %v; want %v", l.kinds, err, want)
+		}
+	}
+	notice := func(text string) item { return item{what: itemNotice, time: time.Now(), text: []byte(text)} }
+	s.people.want()
+	s.asksWho.Store(true)
+	s.asksHistory.Store(3)
+	requests(kindWho)
+	requests()
+	if s.heardList(notice("2 messages while you were away:")) {
+		t.Error("a notice is not shown")
+	}
+	requests(kindWho)
+	if s.heardList(notice("2 here: anna, bob")) {
+		t.Error("the first list is not shown")
+	}
+	requests(kindHistory)
+	if s.heardList(notice("the last 3 messages:")) || !s.heardList(notice("2 here: anna, bob")) {
+		t.Error("a list that nobody asked for is shown")
+	}
+	s.people.ask()
+	if s.heardList(notice("2 here: anna, bob")) {
+		t.Error("the answer to /who is not shown")
+	}
+	requests()
+}
+
+// TestPeople: the names for completion follow lists, joins and leaves, also of several connections with one name, and
+// of joins that the server counted in the list already.
+func TestPeople(t *testing.T) {
+	var p people
+	at := time.UnixMilli(1_000_000)
+	saw := func(what byte, name string, after time.Duration) {
+		p.saw(item{what: what, name: name, time: at.Add(after)})
+	}
+	want := func(names ...string) {
+		t.Helper()
+		if got := p.names(); !slices.Equal(got, names) {
+			t.Errorf("%q, want %q", got, names)
+		}
+	}
+	saw(itemSay, "anna", -2)
+	want("anna")
+	p.list([]string{"anna", "bob"}, at)
+	saw(itemJoin, "bob", 0) // it is in the list
+	saw(itemLeave, "anna", 0)
+	want("anna", "bob")
+	saw(itemLeave, "bob", 1)
+	want("anna")
+	saw(itemJoin, "carol", 2)
+	saw(itemJoin, "carol", 3)
+	saw(itemLeave, "carol", 4)
+	want("anna", "carol")
+	saw(itemSay, "carol", 5)
+	saw(itemLeave, "carol", 6)
+	want("anna")
+	for i := range 2 * maxPeople {
+		saw(itemJoin, fmt.Sprint(i), 7)
+	}
+	if n := len(p.names()); n != maxPeople {
+		t.Errorf("%d names", n)
+	}
+	for text, want := range map[string]int{"2 here: a, b": 2, "1 here: a~12345678": 1, "3 here: a, b": 0, "1 here: a b": 0,
+		"0 here: ": 0, "x here: a": 0, "2 messages while you were away:": 0, "1 here: \x1b[2J": 0} {
+		if names, ok := parseWhoLine(text); len(names) != want || ok != (want > 0) {
+			t.Errorf("%q: %q, %v", text, names, ok)
+		}
+	}
+}

@@ -216,6 +216,9 @@ func (c *console) showEvent(it item) {
 // showMessage prints a message as text.
 func (c *console) showMessage(it item) error {
 	if !c.onTerminal {
+		if c.term != nil {
+			c.remember(it) // for /reply
+		}
 		return c.out.print(func(b []byte, _ *roomState) []byte {
 			b = appendSafe(appendSpeaker(b, it, false), it.text)
 			if c.out.screen == nil {

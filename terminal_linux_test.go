@@ -686,7 +686,8 @@ func TestTerminalProcess(t *testing.T) {
 // FuzzTerminal types any bytes. Lines are bounded, the cursor stays within the line, and the size is right.
 func FuzzTerminal(f *testing.F) {
 	for _, seed := range []string{"hello\r", "\x1b[200~pasted\ntext\x1b[201~\r", "\x1b[D\x1b[C\x1b[A\x1b[B",
-		"e\u0301\x7f", "\x01\x05\x0b\x15\x17\t\t", "\xff\xfe", "\x1b[999999999999~x", "\x1b", "\x03\x04"} {
+		"e\u0301\x7f", "\x01\x05\x0b\x15\x17\t\t", "one\rtwo\r\x12on\x12\x7f\x07x\x17\x19\r", "/reply x\r",
+		pasteMark("1\n2\n3\n4\n5\n6\n7") + "y\r", pasteMark("1\n2\n3\n4\n5\n6\n7") + "n" + pasteMark("z") + "\x03\x04", "\xff\xfe", "\x1b[999999999999~x", "\x1b", "\x03\x04"} {
 		f.Add([]byte(seed))
 	}
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
@@ -700,7 +701,9 @@ func FuzzTerminal(f *testing.F) {
 		tm := &terminal{in: null, out: null, undo: func() {}, typing: typing{
 			keys:     keyReader{r: bufio.NewReader(bytes.NewReader(typed))},
 			complete: func(string, int) ([]string, string) { return []string{"bob", "bobby"}, ": " },
+			expand:   func(line string) string { return expandReply(line, "bob") },
 		}}
+		tm.chat = len(typed)%2 == 0
 		for {
 			line, _, err := tm.readLine()
 			if tm.line.pos < 0 || tm.line.pos > len(tm.line.runes) || tm.line.size != len(string(tm.line.runes)) ||
@@ -1473,6 +1476,9 @@ func TestAmbiguousName(t *testing.T) {
 	s.match(`joined \S+ as anna`)
 	s.send("/who\r")
 	s.match(`\* 3 here: B0b~` + suffix + `, anna, bob~[0-9a-f]{8}\r`)
+	if strings.Contains(s.output(), "4 here") {
+		t.Error("the key of both the server and the client is counted twice")
+	}
 	s.send("/msg bob for one of you\r")
 	choice := s.match(`bob is ambiguous: say which, B0b~` + suffix +
 		` or (bob~[0-9a-f]{8}); what you sent is in the log only`)[1]

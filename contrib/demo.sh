@@ -47,8 +47,10 @@ types ben 'the fibre is back, all green here'
 shows anna 'all green'
 types anna 'thanks, closing the ticket'
 shows ben 'closing'
+sleep 1 # an empty line right after other input does not leave
 types ben ''
 shows anna 'left'
+sleep 1 # what is typed while the client ends is discarded
 types ben 'df -h / | tail -1 | securechat -connect localhost:9000'
 shows anna '%'
 {
