@@ -73,14 +73,14 @@ func (r *hearing) places() (all []int) {
 	return all
 }
 
-// output returns what the run has written out.
+// output returns what the run has written out. Of a terminal these are the rows, since a row can be drawn again.
 func (r *hearing) output() string {
 	if r.screen == nil {
 		return r.p.out.String()
 	}
 	r.screen.mu.Lock()
 	defer r.screen.mu.Unlock()
-	return string(r.screen.raw)
+	return strings.Join(draw(string(r.screen.raw), r.screen.columns), "\n") + "\n"
 }
 
 // heardLine matches a line of a message that was written out as a whole. All messages end with a full stop.

@@ -1762,7 +1762,7 @@ func TestPowerCut(t *testing.T) {
 	h.reboot("two")
 	h.start()
 	h.server.err.match(t, "the last messages may be missing; further ones have numbers above 1000000000")
-	visit("first") // receives the first message
+	want("first", resume("first", 1), "bob: one ")
 	visit("first")
 	h.restart()
 	h.say(bob, "three\n", exitDone, "^$")
