@@ -341,7 +341,7 @@ func TestFaultsAndKills(t *testing.T) {
 	var all []*speaker
 	var server *proc
 	restart := func() {
-		server = start(t, wd, "-listen", addr, "-dir", anna)
+		server = serveAt(t, wd, addr, "-dir", anna)
 		if fresh := server.err.match(t, `room open on (127\.0\.0\.1:\d+)`)[1]; fresh != addr {
 			addr = fresh
 			pin(t, eve, addr, anna)
@@ -653,9 +653,7 @@ func serveAgain(t *testing.T, server *proc, dir, addr string, change func(), arg
 	server.cmd.Process.Kill()
 	<-server.ended
 	change()
-	again := start(t, server.cmd.Dir, append([]string{"-listen", addr, "-dir", dir}, args...)...)
-	again.err.match(t, `room open on`)
-	return again
+	return serveAt(t, server.cmd.Dir, addr, append([]string{"-dir", dir}, args...)...)
 }
 
 // TestLostAcknowledged: a power cut removes acknowledged lines from the log. The client that comes back says how many,

@@ -842,9 +842,9 @@ func TestTurns(t *testing.T) {
 func TestSilentServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		here, there := net.Pipe()
-		var notes []string
+		notes := make(chan string, 9)
 		s := &securechat2{me: &party{}, client: securechat2Client{addr: "host:443"}}
-		s.note = func(format string, a ...any) { notes = append(notes, fmt.Sprintf(format, a...)) }
+		s.note = func(format string, a ...any) { notes <- fmt.Sprintf(format, a...) }
 		ended := make(chan error, 1)
 		go func() {
 			_, _, _, err := s.dial(newPacedConn(here, nil, nil), joinRequest{})
@@ -853,12 +853,15 @@ func TestSilentServer(t *testing.T) {
 		time.Sleep(silenceNoted - 1)
 		synctest.Wait()
 		if len(notes) != 0 {
-			t.Errorf("too early: %q", notes)
+			t.Error("too early: " + <-notes)
 		}
 		time.Sleep(handshakeTimeout / 2)
 		synctest.Wait()
-		if len(notes) != 1 || !strings.HasPrefix(notes[0], "host:443 has not answered yet") || len(ended) > 0 {
-			t.Errorf("%q", notes)
+		if len(notes) != 1 || len(ended) > 0 {
+			t.Fatalf("%d notes, %d ends", len(notes), len(ended))
+		}
+		if note := <-notes; !strings.HasPrefix(note, "host:443 has not answered yet") {
+			t.Error(note)
 		}
 		there.Close()
 		<-ended

@@ -207,6 +207,21 @@ func serve(t testing.TB, dir string, args ...string) (*proc, string) {
 	return p, m[1]
 }
 
+// serveAt starts a server in the folder wd at an address where another one was, and returns it once it listens. While
+// none runs, an outgoing connection can have the port, even one to this port.
+func serveAt(t testing.TB, wd, addr string, args ...string) *proc {
+	t.Helper()
+	for end := time.Now().Add(patience); ; {
+		p := start(t, wd, append([]string{"-listen", addr}, args...)...)
+		if p.err.match(t, `room open on |another program has this port`)[0] == "room open on " {
+			return p
+		}
+		if p.wait(); time.Now().After(end) {
+			t.Fatalf("%s is not free", addr)
+		}
+	}
+}
+
 // watched collects output and lets a test wait for it.
 type watched struct {
 	mu   sync.Mutex

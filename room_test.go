@@ -1541,8 +1541,7 @@ func newHome(t *testing.T, args ...string) *home {
 
 func (h *home) start() {
 	h.t.Helper()
-	h.server = start(h.t, h.t.TempDir(), append([]string{"-listen", h.addr, "-dir", h.dir, "-log", h.log}, h.args...)...)
-	h.server.err.match(h.t, "room open on ")
+	h.server = serveAt(h.t, h.t.TempDir(), h.addr, append([]string{"-dir", h.dir, "-log", h.log}, h.args...)...)
 }
 
 func (h *home) kill() {
