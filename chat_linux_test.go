@@ -213,23 +213,27 @@ func TestSuddenEnter(t *testing.T) {
 // TestResizeLeavesNoRows makes the terminal narrower and wider while a long line is typed, on terminals that break
 // their rows again, that cut them, and that answer no questions. The screen has the printed line and one prompt.
 func TestResizeLeavesNoRows(t *testing.T) {
+	const line = "this is a long line, which takes nearly all of the eighty columns of the row"
 	for _, reflow := range []bool{true, false} {
-		for _, keys := range []string{"", "\x01", "\x01" + strings.Repeat("\x06", 23), strings.Repeat("\x02", 11)} {
+		for keys, at := range map[string]int{"": len(line), "\x01": 0, "\x01" + strings.Repeat("\x06", 23): 23,
+			strings.Repeat("\x02", 11): len(line) - 11} {
 			s := newScreen(t, 80)
 			s.live = newEmulator(80)
 			tm, lines := s.open()
 			tm.print("hello")
-			s.send("this is a long line, which takes nearly all of the eighty columns of the row" + keys)
+			s.send(line + keys)
+			s.shows("hello", "> "+line[:at]+"‸"+line[at:])
+			draws := func(out string) int { return strings.Count(out, "\x1b8"+wrapOn) }
 			for _, columns := range []int{80, 60, 59, 40, 30, 25, 21, 20, 45, 80, 30, 79} {
 				s.mu.Lock()
+				before := draws(string(s.raw))
 				s.live.resize(columns, reflow)
 				s.mu.Unlock()
 				s.resize(columns)
 				tm.resized() // as SIGWINCH does for a controlling terminal
-				var rows []string
-				s.wait(fmt.Sprintf("one prompt on %d columns, reflow %v", columns, reflow), func(string) bool {
-					rows = s.live.rows()
-					return len(rows) == 2 && rows[0] == "hello" && strings.HasPrefix(rows[1], "> ") &&
+				s.wait(fmt.Sprintf("one prompt on %d columns, reflow %v", columns, reflow), func(out string) bool {
+					rows := s.live.rows()
+					return draws(out) == before+1 && len(rows) == 2 && rows[0] == "hello" && strings.HasPrefix(rows[1], "> ") &&
 						strings.Contains(rows[1], "‸") && width(rows[1])-1 <= columns && width(rows[1]) > columns-8
 				})
 			}

@@ -94,8 +94,8 @@ type promptRow struct {
 	queries  int      // questions for the cursor's position that the terminal has not answered
 }
 
-// rowShape is the extent of a row as it was drawn.
-type rowShape struct{ width, cursor int }
+// rowShape is the extent of a row as it was drawn, on a terminal with these columns. It is zero if there is no row.
+type rowShape struct{ width, cursor, columns int }
 
 // wantColor reports whether out is a terminal that should get colours (no-color.org).
 func wantColor(out *os.File) bool {
@@ -179,7 +179,7 @@ func (t *terminal) discardTypedAhead() {
 func (t *terminal) release() {
 	if t.shown {
 		t.write("\r\n")
-		t.shown = false
+		t.shown, t.drawn, t.stale = false, rowShape{}, rowShape{}
 	}
 	if !t.dumb {
 		t.write(pasteOff)
@@ -336,34 +336,36 @@ func (t *terminal) enterRoom(prompt string) {
 	t.setPrompt(prompt)
 }
 
-// draw is like redraw, for callers that hold the lock.
+// draw is like redraw, for callers that hold the lock. If the row as it was drawn is wider than the terminal is now, it
+// depends on the terminal whether it takes several rows: then the terminal is asked for the cursor's position, and its
+// answer, or the next key, draws the row.
 func (t *terminal) draw() {
-	if t.shown && !t.dumb {
+	columns, _ := sizeOf(t.out)
+	switch {
+	case !t.shown || t.dumb:
+	case t.reads && t.stale == (rowShape{}) && columns < t.drawn.columns && t.drawn.width >= columns:
+		t.stale, t.queries = t.drawn, 1 // an answer that never came is not waited for
+		t.write(askCursor)
+	default:
 		t.write("\r\x1b[J" + t.row())
 	}
 }
 
-// resized draws the prompt's row again after the terminal's size has changed. If the row is wider than the terminal is
-// now, it depends on the terminal whether it takes several rows, so the terminal is asked for the cursor's position.
+// resized draws the prompt's row again after the terminal's size has changed.
 func (t *terminal) resized() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.above.forget()
-	columns, _ := sizeOf(t.out)
 	if t.stale == (rowShape{}) {
-		t.stale = t.drawn
-	}
-	if !t.shown || t.dumb || !t.reads || t.stale.width < columns {
-		t.stale = rowShape{}
 		t.draw()
 		return
 	}
-	t.queries++
+	t.queries++ // the answer that is awaited is of another size
 	t.write(askCursor)
 }
 
 // cursorAt takes the terminal's answer to askCursor: the cursor is in this column, from 0 on. If the terminal has
-// broken the prompt's row into several ones, it is drawn again where the first of these begins.
+// broken the prompt's row into several ones, the cursor moves to the first of these. The caller draws the row.
 func (t *terminal) cursorAt(column int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -379,10 +381,9 @@ func (t *terminal) cursorAt(column int) {
 	case t.stale.cursor%columns == 0 && column == columns-1: // the cursor stays behind the last column
 		above = max(0, t.stale.cursor/columns-1)
 	}
-	t.stale = rowShape{}
+	t.stale, t.drawn = rowShape{}, rowShape{}
 	if t.shown {
 		t.write(up(above))
-		t.draw()
 	}
 }
 
@@ -421,8 +422,7 @@ func (t *terminal) row() string {
 	if to < len(line) {
 		right += ">"
 	}
-	t.drawn.cursor = width(left)
-	t.drawn.width = t.drawn.cursor + width(right)
+	t.drawn = rowShape{width(left) + width(right), width(left), columns}
 	return wrapOff + left + "\x1b7" + right + "\x1b8" + wrapOn
 }
 
@@ -481,7 +481,7 @@ func (t *terminal) leave(line, mark string) {
 	if !t.secret {
 		text += safe(line)
 	}
-	t.shown = false
+	t.shown, t.drawn = false, rowShape{}
 	if t.dumb {
 		t.write("\r\n")
 		return
