@@ -82,7 +82,7 @@ type writer struct {
 	wake    chan struct{} // wakes the goroutine; nil unless it waits
 	retire  bool          // the goroutine has waited for linger
 	timer   *time.Timer   // linger after the goroutine began to wait, or pingInterval after the last delivery
-	pingDue bool          // nothing was delivered for pingInterval
+	sent    time.Time     // when the last delivery began
 	sending int           // bytes of the delivery that is being sent
 }
 
@@ -253,15 +253,11 @@ func (d *delivery) memory() int {
 // start begins deliveries to m. They end when m.written receives: nil after a goodbye or once reading has failed, or
 // else the error of a delivery, after which reading ends too.
 func (r *room) start(m *member) {
+	m.writer.sent = time.Now()                             // the welcome
 	m.writer.timer = time.AfterFunc(pingInterval, func() { // stopped by what ends the deliveries
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		switch w := &m.writer; {
-		case w.wake != nil:
-			w.retire = true
-		case !w.running:
-			w.pingDue = true
-		}
+		m.writer.retire = m.writer.wake != nil
 		r.wakeLocked(m)
 	})
 	go r.write(m)
@@ -332,28 +328,26 @@ func (r *room) next(m *member, d *delivery, wake chan struct{}) step {
 		d.goodbye, d.reason = true, m.ending.reason
 	}
 	ok := len(d.items) > 0 || d.acked > 0 || d.missed > 0 || d.goodbye
-	w := &m.writer
-	d.ping = !ok && w.pingDue
+	w, now := &m.writer, time.Now()
+	d.ping = !ok && now.Sub(w.sent) >= pingInterval
 	if !ok && !d.ping {
-		return r.restLocked(w, wake)
+		return r.restLocked(w, wake, now)
 	}
-	w.pingDue, w.retire = false, false
+	w.sent, w.retire = now, false
 	r.countSendingLocked(m, d.memory())
 	return stepDeliver
 }
 
-// restLocked lets a writer that has nothing to deliver wait or end.
-func (r *room) restLocked(w *writer, wake chan struct{}) step {
-	switch {
-	case w.retire:
-		w.timer.Reset(pingInterval - linger)
-	case time.Since(r.spoken) >= linger:
-		w.timer.Reset(pingInterval)
-	default:
-		w.timer.Reset(linger)
+// restLocked lets a writer that has nothing to deliver wait or end. The ping is due pingInterval after the last
+// delivery, however often the writer is woken in between for what is not for its member.
+func (r *room) restLocked(w *writer, wake chan struct{}, now time.Time) step {
+	untilPing := w.sent.Add(pingInterval).Sub(now)
+	if !w.retire && now.Sub(r.spoken) < linger {
+		w.timer.Reset(min(linger, untilPing))
 		w.wake = wake
 		return stepWait
 	}
+	w.timer.Reset(untilPing)
 	w.running, w.retire = false, false
 	return stepRetire
 }

@@ -876,12 +876,17 @@ func TestOneWriter(t *testing.T) {
 		deliveries(2)
 		out.end <- struct{}{}
 		deliveries(2)
-		if !anna.writer.running {
+		running := func() bool {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return anna.writer.running
+		}
+		if !running() {
 			t.Error("the goroutine does not wait, although somebody has just spoken")
 		}
 		time.Sleep(linger)
 		synctest.Wait()
-		if anna.writer.running {
+		if running() {
 			t.Error("the goroutine still runs, with nothing to deliver")
 		}
 		r.readOver(anna, errLeft)
@@ -891,6 +896,58 @@ func TestOneWriter(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// pingTimes notes when pings are delivered.
+type pingTimes struct{ at []time.Time }
+
+func (p *pingTimes) deliver(d *delivery) error {
+	if d.ping {
+		p.at = append(p.at, time.Now())
+	}
+	return nil
+}
+
+func (p *pingTimes) abort() {}
+
+// TestPingWhileOthersTalk: a member gets a ping pingInterval after the last delivery, also while others send each other
+// direct messages, of which the member receives nothing.
+func TestPingWhileOthersTalk(t *testing.T) {
+	for _, every := range []time.Duration{linger / 3, 7 * time.Second, pingInterval - linger/2} {
+		synctest.Test(t, func(t *testing.T) {
+			r, _ := quietRoom(t)
+			carl, _ := enter(t, r, "carl", "key c", 3)
+			anna, _ := enter(t, r, "anna", "key a", 1)
+			bob, _ := enter(t, r, "bob", "key b", 2)
+			var out pingTimes
+			carl.out = &out
+			r.start(carl)
+			began := time.Now()
+			l := lines{what: itemDirect, to: "bob", texts: [][]byte{[]byte("text")}}
+			for time.Since(began) < 3*pingInterval {
+				time.Sleep(every)
+				l.first++
+				if err := r.say(anna, l); err != nil {
+					t.Fatal(err)
+				}
+				if err := r.hasRead(bob, r.queue.said); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r.readOver(carl, errLeft)
+			if err := <-carl.written; err != nil {
+				t.Error(err)
+			}
+			if len(out.at) < 3 {
+				t.Fatalf("%d pings in %v with a message every %v, want 3", len(out.at), time.Since(began), every)
+			}
+			for n, at := range out.at[:3] {
+				if after := at.Sub(began); after != time.Duration(n+1)*pingInterval {
+					t.Errorf("with a message every %v, ping %d came after %v", every, n+1, after)
+				}
+			}
+		})
+	}
 }
 
 // TestMarks: marks name each stream with lines, of a key the longest absent first and those in the room last, and what
