@@ -524,7 +524,7 @@ func (l *connLog) sync() error {
 	l.mu.Lock()
 	f, end := l.f, l.end
 	l.mu.Unlock()
-	if f == nil {
+	if f == nil || l.path == logStdout {
 		return nil
 	}
 	err := l.syncFile(f)

@@ -527,11 +527,19 @@ func (r *room) record(add func(b []byte) []byte) {
 	r.log.record(add, r.appendMarks)
 }
 
-// recordStart writes the first record of this start of the server, with the marks of the streams.
+// recordStart writes the first record of this start of the server, with the marks of the streams. The record is on disk
+// before anything is said: without it, the log could end with the stop of an earlier start after a power cut, or before
+// the numbers that this start has skipped, and numbers would be used again.
 func (r *room) recordStart(add func(b []byte) []byte) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.log.write(add, r.appendMarks)
+	if err := r.log.write(add, r.appendMarks); err != nil {
+		return err
+	}
+	if err := r.log.sync(); err != nil {
+		return fmt.Errorf("%w: %w", errLog, err)
+	}
+	return nil
 }
 
 // reopen continues in a new file after a rotation. No record is lost or written twice.

@@ -1852,6 +1852,48 @@ func TestPowerCut(t *testing.T) {
 	}
 }
 
+// TestStartIsOnDisk: after a power cut that leaves what was synced and nothing else, no number is used again, also if
+// the log ended with a stop before the last start, or if this start itself has skipped numbers.
+func TestStartIsOnDisk(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "connection.log")
+	var onDisk []byte
+	used := map[uint64]bool{}
+	start := func(boot int) *room { // of a system that had a power cut, unless boot is that of the start before
+		t.Helper()
+		l, err := openLog(logOptions{path: path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.syncFile = func(*os.File) error {
+			onDisk = []byte(bootField.ReplaceAllString(readText(t, path), fmt.Sprintf(`"boot":"%d"`, boot)))
+			return nil
+		}
+		r, err := newRoom(l, 10, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.recordStart(recordOf(time.Now(), eventStart, r.began(), "", "")); err != nil {
+			t.Fatal(err)
+		}
+		m, _ := enter(t, r, "anna", "key a", byte(boot))
+		if err := r.say(m, says(1, "text")); err != nil {
+			t.Fatal(err)
+		}
+		if used[r.queue.said] {
+			t.Errorf("start %d: number %d is used again", boot, r.queue.said)
+		}
+		used[r.queue.said] = true
+		return r
+	}
+	r := start(1)
+	r.log.record(recordOf(time.Now(), eventStop, nil, "", ""), nil)
+	r.log.close()
+	for boot := range 3 {
+		start(boot + 2).log.close()
+		put(t, path, onDisk)
+	}
+}
+
 // entryNames returns the names of what is in a folder.
 func entryNames(t *testing.T, folder string) (names []string) {
 	t.Helper()
