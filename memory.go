@@ -174,15 +174,18 @@ func (m *memory) restoreVisitor(r *logRecord) {
 	if !ok {
 		return
 	}
-	print := string(r.fingerprint)
+	print, name := string(r.fingerprint), string(r.name)
+	if strings.IndexByte(name, '~') >= 0 {
+		name, _ = strings.CutSuffix(name, "~"+suffixOf(print))
+	}
+	if !validName(name) {
+		return
+	}
 	v := m.visitors.byKey[print]
 	if v == nil {
 		v = &visitor{fingerprint: print}
 	}
-	v.name = string(r.name)
-	if strings.IndexByte(v.name, '~') >= 0 {
-		v.name, _ = strings.CutSuffix(v.name, "~"+suffixOf(print))
-	}
+	v.name = name
 	v.since, v.listed = since, string(r.listed) == "true"
 	v.until = time.Time{}
 	if until, err := time.Parse(recordTime, string(r.until)); err == nil {
@@ -385,10 +388,4 @@ func (r *logRecord) text() (text []byte, ok bool) {
 	var s string
 	err := json.Unmarshal(slices.Concat([]byte{'"'}, r.message, []byte{'"'}), &s)
 	return []byte(s), err == nil
-}
-
-// numberIn returns the number that a member holds.
-func numberIn(digits []byte) (n uint64, ok bool) {
-	n, err := strconv.ParseUint(string(digits), 10, 64)
-	return n, err == nil
 }

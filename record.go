@@ -113,11 +113,17 @@ func cutNumber(b []byte) (n uint64, rest []byte) {
 	for digits < len(b) && b[digits] >= '0' && b[digits] <= '9' {
 		digits++
 	}
-	n, err := strconv.ParseUint(string(b[:digits]), 10, 64)
-	if err != nil {
-		n = 0
-	}
+	n, _ = numberIn(b[:digits])
 	return n, b[digits:]
+}
+
+// numberIn returns the number that a member holds. No record of this program has one above maxNumber.
+func numberIn(digits []byte) (n uint64, ok bool) {
+	n, err := strconv.ParseUint(string(digits), 10, 64)
+	if err != nil || n > maxNumber {
+		return 0, false
+	}
+	return n, true
 }
 
 // peerFields holds the fields that all records about one connection share, encoded once.

@@ -2407,3 +2407,60 @@ func TestStartWithManyKeys(t *testing.T) {
 		}
 	}
 }
+
+// FuzzRestore: whatever stands in a log, a start with it neither panics nor uses a number twice, and every receiver
+// accepts what it sends.
+func FuzzRestore(f *testing.F) {
+	const key, stream = "SHA256:AAAA", "00112233445566778899aabbccddeeff"
+	record := func(event, rest string) string {
+		return recordBegin + "2026-01-02T03:04:05.000000Z" + `","event":"` + event + `"` + rest + recordPrev + noHash + recordEnd
+	}
+	who := `,"name":"anna","fingerprint":"` + key + `","stream":"` + stream + `"`
+	for _, n := range []string{"0", "1", "999999999", "4611686018427387904", "18446744073700000000", "18446744073709551615"} {
+		room := record(eventRoom, `,"epoch":"0011223344556677","seq":`+n+`,"skipped_from":1,"skipped_to":`+n+`,"boot":"\"\u0000"`)
+		f.Add(record(eventMessage, who+`,"seq":`+n+`,"msg_id":`+n+`,"msg_len":1,"message":"x"`) + room)
+		f.Add(room + record(eventMessage, who+`,"seq":`+n+`,"what":"direct","receiver":"`+key+`","message":"x"`))
+		f.Add(room + record(eventVisitor, `,"name":"anna","fingerprint":"`+key+`","since":`+n+`,"read":`+n))
+		f.Add(record(eventStream, `,"streams":{"`+key+`":{"`+stream+`":`+n+`,"forgotten":1}}`) + record(eventStop, ""))
+	}
+	f.Add(record(eventVisitor, `,"name":"\\\\\\\\","fingerprint":"\\\\","since":1,"until":"99999-12-31T00:00:00.000000Z"`))
+	f.Fuzz(func(t *testing.T, text string) {
+		path := filepath.Join(t.TempDir(), "connection.log")
+		put(t, path, []byte(text))
+		used := map[uint64]bool{}
+		for n := range byte(2) {
+			l, err := openLog(logOptions{path: path})
+			if err != nil {
+				return // it is no log
+			}
+			defer l.close()
+			r, err := newRoom(l, 10, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			anna, bob := stubMember("anna", key, n), stubMember("bob", "key b", n)
+			anna.peer.stream.parse([]byte(stream))
+			for _, m := range []*member{anna, bob} {
+				w, err := r.join(m, joinRequest{flags: joinListens | joinPerson}, true)
+				w.server = "server"
+				if _, perr := parseWelcome(w.encode()); err != nil || perr != nil {
+					t.Fatal(err, perr)
+				}
+			}
+			for range 2 {
+				if err := r.say(bob, says(bob.stream.last+1, "text")); err != nil {
+					t.Fatal(err)
+				}
+				if used[r.queue.said] {
+					t.Errorf("number %d is used twice", r.queue.said)
+				}
+				used[r.queue.said] = true
+			}
+			if len(heard(t, r, anna)) < 2 {
+				t.Error("a message does not arrive")
+			}
+			r.leave(anna, "left")
+			l.close()
+		}
+	})
+}
