@@ -7,6 +7,7 @@ package main
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"syscall"
 )
 
@@ -29,7 +30,7 @@ func tryLock(f *os.File) (bool, error) {
 // openAppend opens the log at path for reading and appending, and creates it for this user alone.
 func openAppend(path string) (*os.File, error) {
 	const flags = os.O_RDWR | os.O_APPEND | os.O_CREATE | syscall.O_NONBLOCK // a FIFO must not block
-	return os.OpenFile(path, flags, 0o600)
+	return os.OpenFile(path, flags|ownerOf(filepath.Dir(path), os.Geteuid()).flags(), 0o600)
 }
 
 // unlinked reports whether an open file has been removed from its folder, or is closed.

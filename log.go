@@ -234,6 +234,15 @@ func (l *connLog) prepare(f *os.File) (end logEnd, cut int64, err error) {
 	if !info.Mode().IsRegular() {
 		return end, 0, errors.New("not a regular file")
 	}
+	owner := ownerOf(filepath.Dir(l.path), os.Geteuid())
+	if owner != nil && hasOtherName(info) {
+		return end, 0, errPlanted(l.path)
+	}
+	if info.Size() == 0 {
+		if err := owner.give(f); err != nil {
+			return end, 0, err
+		}
+	}
 	locked, err := tryLock(f)
 	if err != nil {
 		return end, 0, err
@@ -272,9 +281,10 @@ func repairEnd(f *os.File, path string) (end logEnd, cut int64, err error) {
 // openOlder opens the log before this one, under its name after a rotation, for writing if possible. torn is the number
 // of bytes after its last record. The file is nil if there is none, or if it is no log.
 func (l *connLog) openOlder() (f *os.File, end logEnd, torn int64) {
-	f, err := os.OpenFile(l.path+".1", os.O_RDWR|syscall.O_NONBLOCK, 0) // a FIFO must not block
+	flags := syscall.O_NONBLOCK | ownerOf(filepath.Dir(l.path), os.Geteuid()).flags() // a FIFO must not block
+	f, err := os.OpenFile(l.path+".1", os.O_RDWR|flags, 0)
 	if err != nil {
-		f, err = os.OpenFile(l.path+".1", os.O_RDONLY|syscall.O_NONBLOCK, 0)
+		f, err = os.OpenFile(l.path+".1", os.O_RDONLY|flags, 0)
 	}
 	if err != nil {
 		return nil, logEnd{}, 0

@@ -1086,6 +1086,44 @@ func TestRootFollowsNoPlantedLink(t *testing.T) {
 	}
 }
 
+// TestRootLogsInServiceFolder: a server of root's in the folder of a service leaves a log that the service can write, and
+// neither makes nor writes a file to which the service has planted a link, at the start or in place of its log.
+func TestRootLogsInServiceFolder(t *testing.T) {
+	t.Parallel()
+	dir, uid := serviceState(t)
+	path, target := filepath.Join(dir, "connection.log"), filepath.Join(t.TempDir(), "target")
+	server, _ := serve(t, dir, "-log", path)
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if owner := info.Sys().(*syscall.Stat_t).Uid; int(owner) != uid {
+		t.Errorf("the log belongs to user %d, not to %d", owner, uid)
+	}
+	for _, link := range []func() error{
+		func() error { return os.Symlink(target, path) },
+		func() error { return os.Link(put(t, target, nil), path) },
+	} {
+		if err := os.Rename(path, path+".1"); err != nil {
+			t.Fatal(err)
+		}
+		if err := link(); err != nil {
+			t.Fatal(err)
+		}
+		if os.Geteuid() == 0 {
+			server.err.match(t, "reopening the log .*: (.*too many levels|.* is a link in the folder of another user)")
+			if text, err := os.ReadFile(target); len(text) > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("the target has %q, %v", text, err)
+			}
+			_, stderr, code := runToEnd(t, dir, "", "-listen", "127.0.0.1:0", "-dir", dir, "-log", path)
+			wantRun(t, "-listen", stderr, code, exitTrouble, "too many levels|is a link in the folder of another user")
+		}
+	}
+	if info, err := os.Lstat(target); os.Geteuid() == 0 && (err != nil || int(info.Sys().(*syscall.Stat_t).Uid) == uid) {
+		t.Errorf("the target belongs to the service now: %v", err)
+	}
+}
+
 // TestFolderOwner checks the decision itself, for any user that runs the test.
 func TestFolderOwner(t *testing.T) {
 	dir, uid := serviceState(t)
