@@ -304,12 +304,13 @@ func (p *process) printInvite() error {
 // addressFile is the file of the state folder that holds the address of the room that was opened last.
 const addressFile = "address"
 
-// lastAddress returns the address of the room that was opened last, else all addresses with defaultPort.
+// lastAddress returns the address of the room that was opened last, else all addresses with defaultPort. The user of a
+// service writes the file and root reads it, to print a command with it, so a zone is not just any text.
 func (p *process) lastAddress() string {
 	text, _, err := readFile(filepath.Join(p.dir, addressFile), maxAddress)
-	addr := strings.TrimSpace(string(text))
-	if _, perr := netip.ParseAddrPort(addr); err == nil && perr == nil {
-		return addr
+	addr, perr := netip.ParseAddrPort(strings.TrimSpace(string(text)))
+	if zone := addr.Addr().Zone(); err == nil && perr == nil && (zone == "" || validName(zone)) {
+		return addr.String()
 	}
 	return net.JoinHostPort("::", defaultPort)
 }

@@ -329,6 +329,7 @@ func TestInviteAddress(t *testing.T) {
 	for text, want := range map[string]string{
 		"[::]:9010\n": host + ":9010", "192.0.2.7:80\n": "192.0.2.7:80", "9010\n": host + ":" + defaultPort,
 		strings.Repeat("1", maxAddress+1): host + ":" + defaultPort,
+		"[fe80::1%eth0]:9010":             "[fe80::1%eth0]:9010", "[fe80::1%$(id)\x1b]:9010": host + ":" + defaultPort,
 	} {
 		put(t, filepath.Join(dir, addressFile), []byte(text))
 		invite("guest"+strconv.Itoa(len(text)), want)
