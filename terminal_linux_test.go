@@ -1205,7 +1205,7 @@ func TestFirstContact(t *testing.T) {
 	print := server.err.match(t, `key (SHA256:\S+)`)[1]
 	known := filepath.Join(bob, "known_hosts")
 	other := "SHA256:" + strings.Repeat("A", 43)
-	const question, again = `Trust it\? \(yes / no / paste the fingerprint\)`, `Please type yes, no, or the fingerprint:`
+	const question, again = `Trust it\? \(paste the fingerprint / yes / no\)`, `Please type yes, no, or the fingerprint:`
 	for _, c := range []struct {
 		name    string
 		answers []string
@@ -1277,7 +1277,7 @@ func TestQuestionsWithPipedInput(t *testing.T) {
 	}
 	s, p := ask(bob)
 	s.match(`The server \S+ is unknown here\. Its key is\r\n  ssh-ed25519 ` + regexp.QuoteMeta(print))
-	s.match(`Trust it\? \(yes / no / paste the fingerprint\)`)
+	s.match(`Trust it\? \(paste the fingerprint / yes / no\)`)
 	s.send("no\n")
 	s.match(`127\.0\.0\.1:\d+ was not trusted`)
 	s.waitExit(p, exitUntrusted)
