@@ -47,6 +47,30 @@ func TestTerminalSearches(t *testing.T) {
 	expect(t, lines, result{line: "/quit", pasted: true}, result{line: "/quit", pasted: true})
 	s.send("\x12status\x03")
 	s.shows("> status^C", "> ‸")
+	s.send("\x12one\x1b")
+	s.shows("> deploy ‸one!") // Esc ends the search at once
+	s.send("\x1b[D\x1b[Dx\x15\x0b")
+	s.shows("> ‸")
+	for _, end := range []string{"\r", "\x03", "\x04"} { // without a line found, these end only the search
+		s.send("\x12zz" + end + "still here\r")
+		expect(t, lines, result{line: "still here"})
+	}
+}
+
+// TestNarrowPrompts: on a narrow terminal, "> " takes the place of a long name, and a question keeps its last words.
+func TestNarrowPrompts(t *testing.T) {
+	s := newScreen(t, 20)
+	tm, _ := s.open()
+	tm.setPrompt("Trust it? (paste the fingerprint / yes / no) ")
+	s.send("no")
+	s.shows("/ yes / no) no‸")
+	tm.enterRoom(nameColor("bob") + "bob" + colorOff + "> ")
+	s.shows("bob> no‸")
+	tm.enterRoom(nameColor("bob") + "bob-the-builder" + colorOff + "> ")
+	s.shows("> no‸")
+	s.resize(40)
+	s.send("\x0c")
+	s.shows("bob-the-builder> no‸")
 }
 
 // TestTerminalYanks: Ctrl-Y inserts what Ctrl-K, Ctrl-U, Ctrl-W and Alt-D have cut; keys that follow each other cut one

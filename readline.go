@@ -139,6 +139,9 @@ func (t *terminal) edit() (line string, pasted bool, err error) {
 				return line, pasted, nil
 			}
 		case string(r) == esc:
+			if t.keys.r.Buffered() == 0 { // the Esc key, which may have ended a search
+				t.redraw()
+			}
 			seq, err := t.keys.sequence()
 			if err != nil {
 				return "", false, err
@@ -311,7 +314,8 @@ func (t *terminal) takePasted() (line string, ok bool) {
 }
 
 // searchKey handles a key during a search in the history. It reports whether the key belongs to the search; any other
-// key ends it, and then acts on the line that was found.
+// key ends it, and then acts on the line that was found. Without such a line, Enter, Ctrl-C and Ctrl-D end only the
+// search, not the stay in a room.
 func (t *terminal) searchKey(r rune) bool {
 	s := &t.search
 	switch key := string(r); {
@@ -330,7 +334,7 @@ func (t *terminal) searchKey(r rune) bool {
 		t.find(s.query+key, s.at+1)
 	default:
 		t.endSearch()
-		return false
+		return len(t.line.runes) == 0 && (isEnter(r) || key == ctrlC || key == ctrlD)
 	}
 	return true
 }

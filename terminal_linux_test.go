@@ -355,6 +355,7 @@ func TestTerminalEdits(t *testing.T) {
 		{"flags are pairs", "🇬🇷🇺🇸\x7f", "> 🇬🇷‸", "🇬🇷"},
 		{"a skin tone", "👍🏽👍🏽\x7f", "> 👍🏽‸", "👍🏽"},
 		{"keys without a meaning", "a\x1b[99;5~\x1bOPb\x1b[1;2Rc\x00\x1f", "> abc‸", "abc"},
+		{"Esc before keys", "ab\x1b\x1b[D\x1b\x1b\x1bOHc", "> c‸ab", "cab"},
 		{"completion", "hi car\t", "> hi carol ‸", "hi carol "},
 		{"part of a completion", "b\t", "> bob‸", "bob"},
 		{"an invisible rune shows", "a\u200bb", `> a\u200bb‸`, "a\u200bb"},
@@ -375,8 +376,10 @@ func TestTerminalKeys(t *testing.T) {
 	_, lines := s.open()
 	s.send("dropped\x03")
 	s.shows("> dropped^C", "> ‸")
-	s.send("\x03")
+	s.send("\x1b\x03")
 	expect(t, lines, result{err: errInterrupt})
+	s.send("\x1b" + pasteMark("/quit\r/who\r")) // a paste after the Esc key is still a paste
+	expect(t, lines, result{line: "/quit", pasted: true}, result{line: "/who", pasted: true})
 	s.send("ab\x1b[D\x04\x04\x04\r\n") // Ctrl-D deletes forward, then does nothing; a newline after Enter is not a line
 	expect(t, lines, result{line: "a"})
 	s.send("\r")
