@@ -176,6 +176,40 @@ func TestAnswerInRestOfPaste(t *testing.T) {
 	expect(t, lines, result{line: "last"})
 }
 
+// TestHeldKeys: a held Ctrl-C or Ctrl-D changes the line, and leaves only when it is pressed again later.
+func TestHeldKeys(t *testing.T) {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	for key, want := range map[string]error{ctrlC: errInterrupt, ctrlD: io.EOF} {
+		synctest.Test(t, func(t *testing.T) {
+			in, typed := io.Pipe()
+			tm := &terminal{in: null, out: null, undo: func() {}, typing: typing{keys: keyReader{r: bufio.NewReader(in)}}}
+			tm.enterRoom("> ")
+			ended := make(chan error, 1)
+			go func() {
+				_, _, err := tm.readLine()
+				ended <- err
+			}()
+			for _, keys := range []string{"abc" + ctrlA + strings.Repeat(key, 9), key} {
+				time.Sleep(suddenEnter - 1)
+				io.WriteString(typed, keys)
+				synctest.Wait()
+				if len(ended) > 0 {
+					t.Fatalf("a held %q ends with %v", key, <-ended)
+				}
+			}
+			time.Sleep(suddenEnter)
+			io.WriteString(typed, key)
+			if err := <-ended; err != want {
+				t.Errorf("%q ends with %v, want %v", key, err, want)
+			}
+		})
+	}
+}
+
 // TestSuddenEnter: an empty line is none within half a second of other input, and is one after it.
 func TestSuddenEnter(t *testing.T) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
@@ -710,7 +744,7 @@ func TestOperatorAsks(t *testing.T) {
 		carol.waitExit(carolCmd, exitDone)
 		op.send("half a line" + ctrlC)
 		op.waitText("half a line^C")
-		op.send(key)
+		op.send(ctrlU + key) // a key in between, so that Ctrl-C is not taken for a held one
 		op.waitExit(server, exitDone)
 		bob.waitText("the server is stopping")
 		bob.send(ctrlC)

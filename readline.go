@@ -7,7 +7,8 @@ package main
 //   - The lines of a paste are returned after its end. If there are more than askLines, a person in a room is asked
 //     first, and only a typed yes sends them.
 //   - Ctrl-C clears a line, and is an error only on an empty one.
-//   - An Enter that follows other input within suddenEnter is no empty line of a room.
+//   - An Enter that follows other input within suddenEnter is no empty line of a room, and a Ctrl-C or Ctrl-D that
+//     follows one that changed the line within suddenEnter does nothing there.
 
 import (
 	"fmt"
@@ -127,6 +128,7 @@ func (t *terminal) edit() (line string, pasted bool, err error) {
 		if string(r) != tab {
 			t.tabs = 0
 		}
+		repeats := t.repeats(r, sudden)
 		switch {
 		case string(r) == esc && t.keys.pasting && t.keys.endsPaste():
 			t.endPaste()
@@ -134,6 +136,7 @@ func (t *terminal) edit() (line string, pasted bool, err error) {
 			return t.finish(""), true, nil
 		case t.keys.pasting:
 			t.pasteRune(r)
+		case repeats:
 		case isEnter(r):
 			if line, pasted, ok := t.enter(sudden); ok {
 				return line, pasted, nil
@@ -161,6 +164,15 @@ func (t *terminal) edit() (line string, pasted bool, err error) {
 			t.key(string(r))
 		}
 	}
+}
+
+// repeats reports whether r is a Ctrl-C or Ctrl-D on an empty line, of a key that was held while it changed the line.
+func (t *terminal) repeats(r rune, sudden bool) bool {
+	ends := string(r) == ctrlC || string(r) == ctrlD
+	empty := len(t.line.runes) == 0 && !t.paste.asking
+	repeats := ends && empty && sudden && t.edited
+	t.edited = repeats || ends && !empty
+	return repeats
 }
 
 func isEnter(r rune) bool { return r == '\r' || r == '\n' }

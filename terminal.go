@@ -38,7 +38,8 @@ const (
 	maxDiscard   = time.Second
 
 	// An empty line leaves a room. One that is entered within suddenEnter of other input does not: it is an Enter that
-	// was pressed twice, or the end of a paste.
+	// was pressed twice, or the end of a paste. Neither does a Ctrl-C or Ctrl-D after one that changed the line: it is
+	// a key that was held.
 	suddenEnter = 500 * time.Millisecond
 
 	pasteOn, pasteOff = "\x1b[?2004h", "\x1b[?2004l"
@@ -78,6 +79,7 @@ type typing struct {
 	search     search
 	paste      pasteBuffer
 	tabs       int       // Tab keys in a row
+	edited     bool      // the last key was a Ctrl-C or Ctrl-D that changed the line, or repeated one that did
 	afterPaste bool      // the last line ended in a paste: Enter without a line is meant to send that paste
 	lastKey    time.Time // when the last rune was read
 }
