@@ -73,6 +73,31 @@ func TestNarrowPrompts(t *testing.T) {
 	s.shows("bob-the-builder> no‸")
 }
 
+// TestRowsKeepClusters: a row ends between characters, not between the emoji of a family or the letters of a flag. A
+// sequence that is wider than a row ends anywhere.
+func TestRowsKeepClusters(t *testing.T) {
+	family := "👩\u200d👩\u200d👧"
+	long := strings.TrimSuffix(strings.Repeat("👩\u200d", 60), "\u200d")
+	for _, c := range []struct {
+		text string
+		want []string
+	}{
+		{"123456" + family + "x", []string{"123456", "  " + family, "  x"}},
+		{"1234567🇬🇷🇺🇸", []string{"1234567", "  🇬🇷", "  🇺🇸"}},
+		{"1234567ae\u0301b", []string{"1234567a", "  e\u0301b"}},
+		{"12 " + colorOff + "34567漢字", []string{"12 " + colorOff + "34567", "  漢字"}},
+	} {
+		if got := strings.Split(strings.TrimSuffix(breakRows(c.text, 8, "", ""), "\n"), "\n"); !slices.Equal(got, c.want) {
+			t.Errorf("%q: %q, want %q", c.text, got, c.want)
+		}
+	}
+	for row := range strings.SplitSeq(breakRows(long, 8, "", ""), "\n") {
+		if width(row) > 8 {
+			t.Errorf("a row of %d columns: %q", width(row), row)
+		}
+	}
+}
+
 // TestTerminalYanks: Ctrl-Y inserts what Ctrl-K, Ctrl-U, Ctrl-W and Alt-D have cut; keys that follow each other cut one
 // text.
 func TestTerminalYanks(t *testing.T) {
