@@ -419,8 +419,8 @@ func (t *terminal) row() string {
 	return wrapOff + left + "\x1b7" + right + "\x1b8" + wrapOn
 }
 
-// shortPrompt returns what fits of the prompt or the question: in a room "> " in place of a long name, otherwise the last
-// words.
+// shortPrompt returns what fits of the prompt or the question: in a room "> " in place of a long name, otherwise the
+// last words.
 func (t *terminal) shortPrompt(columns int) string {
 	if t.chat && t.question == "" && !t.secret {
 		if columns-width(t.prompt)-1 < 10 {
