@@ -47,6 +47,55 @@ func TestTerminalSearches(t *testing.T) {
 	expect(t, lines, result{line: "/quit", pasted: true}, result{line: "/quit", pasted: true})
 	s.send("\x12status\x03")
 	s.shows("> status^C", "> ‸")
+	s.send("\x12one\x1b")
+	s.shows("> deploy ‸one!") // Esc ends the search at once
+	s.send("\x1b[D\x1b[Dx\x15\x0b")
+	s.shows("> ‸")
+	for _, end := range []string{"\r", "\x03", "\x04"} { // without a line found, these end only the search
+		s.send("\x12zz" + end + "still here\r")
+		expect(t, lines, result{line: "still here"})
+	}
+}
+
+// TestNarrowPrompts: on a narrow terminal, "> " takes the place of a long name, and a question keeps its last words.
+func TestNarrowPrompts(t *testing.T) {
+	s := newScreen(t, 20)
+	tm, _ := s.open()
+	tm.setPrompt("Trust it? (paste the fingerprint / yes / no) ")
+	s.send("no")
+	s.shows("/ yes / no) no‸")
+	tm.enterRoom(nameColor("bob") + "bob" + colorOff + "> ")
+	s.shows("bob> no‸")
+	tm.enterRoom(nameColor("bob") + "bob-the-builder" + colorOff + "> ")
+	s.shows("> no‸")
+	s.resize(40)
+	s.send("\x0c")
+	s.shows("bob-the-builder> no‸")
+}
+
+// TestRowsKeepClusters: a row ends between characters, not between the emoji of a family or the letters of a flag. A
+// sequence that is wider than a row ends anywhere.
+func TestRowsKeepClusters(t *testing.T) {
+	family := "👩\u200d👩\u200d👧"
+	long := strings.TrimSuffix(strings.Repeat("👩\u200d", 60), "\u200d")
+	for _, c := range []struct {
+		text string
+		want []string
+	}{
+		{"123456" + family + "x", []string{"123456", "  " + family, "  x"}},
+		{"1234567🇬🇷🇺🇸", []string{"1234567", "  🇬🇷", "  🇺🇸"}},
+		{"1234567ae\u0301b", []string{"1234567a", "  e\u0301b"}},
+		{"12 " + colorOff + "34567漢字", []string{"12 " + colorOff + "34567", "  漢字"}},
+	} {
+		if got := strings.Split(strings.TrimSuffix(breakRows(c.text, 8, "", ""), "\n"), "\n"); !slices.Equal(got, c.want) {
+			t.Errorf("%q: %q, want %q", c.text, got, c.want)
+		}
+	}
+	for row := range strings.SplitSeq(breakRows(long, 8, "", ""), "\n") {
+		if width(row) > 8 {
+			t.Errorf("a row of %d columns: %q", width(row), row)
+		}
+	}
 }
 
 // TestTerminalYanks: Ctrl-Y inserts what Ctrl-K, Ctrl-U, Ctrl-W and Alt-D have cut; keys that follow each other cut one
@@ -150,6 +199,40 @@ func TestAnswerInRestOfPaste(t *testing.T) {
 	s.wait("a question", func(out string) bool { return strings.Count(out, "send 6 lines? [y/N] \x1b7") >= 2 })
 	s.send("\x1b[A\rlast\r")
 	expect(t, lines, result{line: "last"})
+}
+
+// TestHeldKeys: a held Ctrl-C or Ctrl-D changes the line, and leaves only when it is pressed again later.
+func TestHeldKeys(t *testing.T) {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	for key, want := range map[string]error{ctrlC: errInterrupt, ctrlD: io.EOF} {
+		synctest.Test(t, func(t *testing.T) {
+			in, typed := io.Pipe()
+			tm := &terminal{in: null, out: null, undo: func() {}, typing: typing{keys: keyReader{r: bufio.NewReader(in)}}}
+			tm.enterRoom("> ")
+			ended := make(chan error, 1)
+			go func() {
+				_, _, err := tm.readLine()
+				ended <- err
+			}()
+			for _, keys := range []string{"abc" + ctrlA + strings.Repeat(key, 9), key} {
+				time.Sleep(suddenEnter - 1)
+				io.WriteString(typed, keys)
+				synctest.Wait()
+				if len(ended) > 0 {
+					t.Fatalf("a held %q ends with %v", key, <-ended)
+				}
+			}
+			time.Sleep(suddenEnter)
+			io.WriteString(typed, key)
+			if err := <-ended; err != want {
+				t.Errorf("%q ends with %v, want %v", key, err, want)
+			}
+		})
+	}
 }
 
 // TestSuddenEnter: an empty line is none within half a second of other input, and is one after it.
@@ -686,7 +769,7 @@ func TestOperatorAsks(t *testing.T) {
 		carol.waitExit(carolCmd, exitDone)
 		op.send("half a line" + ctrlC)
 		op.waitText("half a line^C")
-		op.send(key)
+		op.send(ctrlU + key) // a key in between, so that Ctrl-C is not taken for a held one
 		op.waitExit(server, exitDone)
 		bob.waitText("the server is stopping")
 		bob.send(ctrlC)

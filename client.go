@@ -491,7 +491,7 @@ func (c *client) ask(term *terminal, id ssh.PublicKey) error {
 	print := fingerprint(id)
 	term.print(fmt.Sprintf("The server %s is unknown here. Its key is\n  %s %s\n"+
 		"Compare it with the one that the server showed at its start.", safe(c.addr), safe(id.Type()), print))
-	term.setPrompt("Trust it? (yes / no / paste the fingerprint) ")
+	term.setPrompt("Trust it? (paste the fingerprint / yes / no) ")
 	defer term.setPrompt("")
 	for {
 		answer, pasted, err := c.answer(term)

@@ -190,7 +190,8 @@ func (k *keyReader) isLaterHalf(r rune) bool {
 }
 
 // sequence reads the part of a key's escape sequence after ESC. The result is no key's if the sequence is malformed
-// or too long.
+// or too long. If ESC was a key of its own, before another sequence or before Enter, Ctrl-C or Ctrl-D, that key is read
+// next: the start of a paste must not be lost.
 func (k *keyReader) sequence() (string, error) {
 	var seq []byte
 	for len(seq) < maxSequence {
@@ -200,6 +201,8 @@ func (k *keyReader) sequence() (string, error) {
 		}
 		seq = append(seq, c)
 		switch {
+		case len(seq) == 1 && strings.IndexByte(esc+"\r\n"+ctrlC+ctrlD, c) >= 0:
+			return "", k.r.UnreadByte()
 		case len(seq) == 1 && (c == '[' || c == 'O'):
 		case len(seq) == 1 || seq[0] == 'O' || 0x40 <= c && c <= 0x7e:
 			return string(seq), nil

@@ -164,7 +164,7 @@ func (o *keyOptions) check() error {
 
 // makeRSA generates an RSA key, and reports progress because a small machine needs some time for it.
 func (o *keyOptions) makeRSA(what string, bits int) (key *rsa.PrivateKey, err error) {
-	o.inform("generating an RSA-%d %s; a router may need some minutes", bits, what)
+	o.inform("generating an RSA-%d %s; a slow processor needs some minutes", bits, what)
 	made := make(chan struct{})
 	go func() { // ends when the key is made
 		defer close(made)

@@ -374,8 +374,11 @@ func (p *process) loadSecurechat2(trace tracer) (*endpoint, error) {
 
 // readInvite takes an invite's code from the environment, which it then clears, or asks for it.
 func (p *process) readInvite() (*inviteCode, error) {
-	if text := os.Getenv("SECURECHAT_INVITE"); text != "" {
+	if text, given := os.LookupEnv("SECURECHAT_INVITE"); given {
 		os.Unsetenv("SECURECHAT_INVITE")
+		if text == "" {
+			return nil, wrongUse("$SECURECHAT_INVITE is empty: set it to what securechat -invite NAME prints")
+		}
 		code, err := parseInviteCode(text)
 		if err != nil {
 			return nil, wrongUse("$SECURECHAT_INVITE: %w", err)

@@ -110,6 +110,7 @@ func (h *hearer) start(t *testing.T, addr string) {
 		}
 	}
 	if h.person {
+		args = append(args, "-quiet-joins") // a folded join prints the messages below it once more
 		r.screen, r.p = startAtTerminal(t, 200, "", args...)
 	} else {
 		r.p = start(t, t.TempDir(), append(args, "-stay")...)

@@ -7,7 +7,8 @@ package main
 //   - The lines of a paste are returned after its end. If there are more than askLines, a person in a room is asked
 //     first, and only a typed yes sends them.
 //   - Ctrl-C clears a line, and is an error only on an empty one.
-//   - An Enter that follows other input within suddenEnter is no empty line of a room.
+//   - An Enter that follows other input within suddenEnter is no empty line of a room, and a Ctrl-C or Ctrl-D that
+//     follows one that changed the line within suddenEnter does nothing there.
 
 import (
 	"fmt"
@@ -127,6 +128,7 @@ func (t *terminal) edit() (line string, pasted bool, err error) {
 		if string(r) != tab {
 			t.tabs = 0
 		}
+		repeats := t.repeats(r, sudden)
 		switch {
 		case string(r) == esc && t.keys.pasting && t.keys.endsPaste():
 			t.endPaste()
@@ -134,11 +136,15 @@ func (t *terminal) edit() (line string, pasted bool, err error) {
 			return t.finish(""), true, nil
 		case t.keys.pasting:
 			t.pasteRune(r)
+		case repeats:
 		case isEnter(r):
 			if line, pasted, ok := t.enter(sudden); ok {
 				return line, pasted, nil
 			}
 		case string(r) == esc:
+			if t.keys.r.Buffered() == 0 { // the Esc key, which may have ended a search
+				t.redraw()
+			}
 			seq, err := t.keys.sequence()
 			if err != nil {
 				return "", false, err
@@ -158,6 +164,15 @@ func (t *terminal) edit() (line string, pasted bool, err error) {
 			t.key(string(r))
 		}
 	}
+}
+
+// repeats reports whether r is a Ctrl-C or Ctrl-D on an empty line, of a key that was held while it changed the line.
+func (t *terminal) repeats(r rune, sudden bool) bool {
+	ends := string(r) == ctrlC || string(r) == ctrlD
+	empty := len(t.line.runes) == 0 && !t.paste.asking
+	repeats := ends && empty && sudden && t.edited
+	t.edited = repeats || ends && !empty
+	return repeats
 }
 
 func isEnter(r rune) bool { return r == '\r' || r == '\n' }
@@ -311,7 +326,8 @@ func (t *terminal) takePasted() (line string, ok bool) {
 }
 
 // searchKey handles a key during a search in the history. It reports whether the key belongs to the search; any other
-// key ends it, and then acts on the line that was found.
+// key ends it, and then acts on the line that was found. Without such a line, Enter, Ctrl-C and Ctrl-D end only the
+// search, not the stay in a room.
 func (t *terminal) searchKey(r rune) bool {
 	s := &t.search
 	switch key := string(r); {
@@ -330,7 +346,7 @@ func (t *terminal) searchKey(r rune) bool {
 		t.find(s.query+key, s.at+1)
 	default:
 		t.endSearch()
-		return false
+		return len(t.line.runes) == 0 && (isEnter(r) || key == ctrlC || key == ctrlD)
 	}
 	return true
 }

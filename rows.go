@@ -39,6 +39,21 @@ func nextCluster(line []rune, pos int) int {
 	return min(pos, len(line))
 }
 
+// clusterSize returns the size in bytes of the cluster that text begins with, or of a part of one that is longer than
+// any character: a peer can join emoji without end.
+func clusterSize(text string) int {
+	const longest = 128
+	if len(text) < 2 || text[1] < utf8.RuneSelf && text[0] < utf8.RuneSelf {
+		return 1
+	}
+	size := 0
+	for range nextCluster([]rune(text[:min(len(text), longest)]), 0) {
+		_, n := utf8.DecodeRuneInString(text[size:])
+		size += n
+	}
+	return size
+}
+
 // extends reports whether line[i], i > 0, belongs to the cluster of the rune before it (Unicode's UAX 29, simplified).
 func extends(line []rune, i int) bool {
 	r, last := line[i], line[i-1]
@@ -152,11 +167,16 @@ func appendRows(b []byte, line string, columns int) []byte {
 			b, line = append(b, line[:end+1]...), line[end+1:]
 			continue
 		}
-		r, n := utf8.DecodeRuneInString(line)
-		w := runeWidth(r)
+		n := clusterSize(line)
+		w := width(line[:n])
+		if w > columns-len(indent)+1 { // more than a row holds
+			_, n = utf8.DecodeRuneInString(line)
+			w = width(line[:n])
+		}
+		isSpace := line[:n] == " "
 		if used+w > columns && w > 0 {
 			switch {
-			case r == ' ':
+			case isSpace:
 				b = append(b, indent...)
 				used, word, wordUsed = len(indent)-1, 0, 0
 				line = line[n:]
@@ -171,7 +191,7 @@ func appendRows(b []byte, line string, columns int) []byte {
 			word, wordUsed = 0, 0
 		}
 		b, line, used, wordUsed = append(b, line[:n]...), line[n:], used+w, wordUsed+w
-		if r == ' ' {
+		if isSpace {
 			word, wordUsed = len(b), 0
 		}
 	}

@@ -38,7 +38,8 @@ const (
 	maxDiscard   = time.Second
 
 	// An empty line leaves a room. One that is entered within suddenEnter of other input does not: it is an Enter that
-	// was pressed twice, or the end of a paste.
+	// was pressed twice, or the end of a paste. Neither does a Ctrl-C or Ctrl-D after one that changed the line: it is
+	// a key that was held.
 	suddenEnter = 500 * time.Millisecond
 
 	pasteOn, pasteOff = "\x1b[?2004h", "\x1b[?2004l"
@@ -78,6 +79,7 @@ type typing struct {
 	search     search
 	paste      pasteBuffer
 	tabs       int       // Tab keys in a row
+	edited     bool      // the last key was a Ctrl-C or Ctrl-D that changed the line, or repeated one that did
 	afterPaste bool      // the last line ended in a paste: Enter without a line is meant to send that paste
 	lastKey    time.Time // when the last rune was read
 }
@@ -397,16 +399,7 @@ func answerColumn(key string) (column int, ok bool) {
 // row returns the output that draws the prompt and the part of the line around the cursor on an empty row.
 func (t *terminal) row() string {
 	columns, _ := sizeOf(t.out)
-	prompt := t.prompt
-	if t.question != "" {
-		prompt = t.question
-		for words := strings.SplitAfter(prompt, " "); len(words) > 1 && width(prompt) > columns-4; {
-			words = words[1:]
-			prompt = strings.Join(words, "")
-		}
-	} else if columns-width(prompt)-1 < 10 {
-		prompt = ""
-	}
+	prompt := t.shortPrompt(columns)
 	room := columns - width(prompt) - 1
 	line, pos := t.line.runes, t.line.pos
 	if t.secret {
@@ -424,6 +417,26 @@ func (t *terminal) row() string {
 	}
 	t.drawn = rowShape{width(left) + width(right), width(left), columns}
 	return wrapOff + left + "\x1b7" + right + "\x1b8" + wrapOn
+}
+
+// shortPrompt returns what fits of the prompt or the question: in a room "> " in place of a long name, otherwise the
+// last words.
+func (t *terminal) shortPrompt(columns int) string {
+	if t.chat && t.question == "" && !t.secret {
+		if columns-width(t.prompt)-1 < 10 {
+			return "> "
+		}
+		return t.prompt
+	}
+	prompt := cmp.Or(t.question, t.prompt)
+	for width(prompt) > columns-4 {
+		_, rest, ok := strings.Cut(prompt, " ")
+		if !ok {
+			break
+		}
+		prompt = rest
+	}
+	return prompt
 }
 
 // await lets Ctrl-C be a signal until the next prompt. It is for a wait in which no prompt reads Ctrl-C. What is typed

@@ -355,6 +355,7 @@ func TestTerminalEdits(t *testing.T) {
 		{"flags are pairs", "🇬🇷🇺🇸\x7f", "> 🇬🇷‸", "🇬🇷"},
 		{"a skin tone", "👍🏽👍🏽\x7f", "> 👍🏽‸", "👍🏽"},
 		{"keys without a meaning", "a\x1b[99;5~\x1bOPb\x1b[1;2Rc\x00\x1f", "> abc‸", "abc"},
+		{"Esc before keys", "ab\x1b\x1b[D\x1b\x1b\x1bOHc", "> c‸ab", "cab"},
 		{"completion", "hi car\t", "> hi carol ‸", "hi carol "},
 		{"part of a completion", "b\t", "> bob‸", "bob"},
 		{"an invisible rune shows", "a\u200bb", `> a\u200bb‸`, "a\u200bb"},
@@ -375,8 +376,10 @@ func TestTerminalKeys(t *testing.T) {
 	_, lines := s.open()
 	s.send("dropped\x03")
 	s.shows("> dropped^C", "> ‸")
-	s.send("\x03")
+	s.send("\x1b\x03")
 	expect(t, lines, result{err: errInterrupt})
+	s.send("\x1b" + pasteMark("/quit\r/who\r")) // a paste after the Esc key is still a paste
+	expect(t, lines, result{line: "/quit", pasted: true}, result{line: "/who", pasted: true})
 	s.send("ab\x1b[D\x04\x04\x04\r\n") // Ctrl-D deletes forward, then does nothing; a newline after Enter is not a line
 	expect(t, lines, result{line: "a"})
 	s.send("\r")
@@ -1205,7 +1208,7 @@ func TestFirstContact(t *testing.T) {
 	print := server.err.match(t, `key (SHA256:\S+)`)[1]
 	known := filepath.Join(bob, "known_hosts")
 	other := "SHA256:" + strings.Repeat("A", 43)
-	const question, again = `Trust it\? \(yes / no / paste the fingerprint\)`, `Please type yes, no, or the fingerprint:`
+	const question, again = `Trust it\? \(paste the fingerprint / yes / no\)`, `Please type yes, no, or the fingerprint:`
 	for _, c := range []struct {
 		name    string
 		answers []string
@@ -1277,7 +1280,7 @@ func TestQuestionsWithPipedInput(t *testing.T) {
 	}
 	s, p := ask(bob)
 	s.match(`The server \S+ is unknown here\. Its key is\r\n  ssh-ed25519 ` + regexp.QuoteMeta(print))
-	s.match(`Trust it\? \(yes / no / paste the fingerprint\)`)
+	s.match(`Trust it\? \(paste the fingerprint / yes / no\)`)
 	s.send("no\n")
 	s.match(`127\.0\.0\.1:\d+ was not trusted`)
 	s.waitExit(p, exitUntrusted)

@@ -1777,6 +1777,8 @@ func TestInvites(t *testing.T) {
 	stderr, code = join(dora, "127.0.0.1:1", typo)
 	wantRun(t, "a typing error", stderr, code, exitUsage,
 		`\$SECURECHAT_INVITE: the invite code has a typing error or is incomplete: copy all of it again`)
+	stderr, code = join(dora, addr, "")
+	wantRun(t, "an empty code", stderr, code, exitUsage, `\$SECURECHAT_INVITE is empty: set it to what securechat -invite`)
 	stderr, code = sendHello(t, dora, addr, "-join")
 	wantRun(t, "no code", stderr, code, exitUsage,
 		`-join needs the invite's code: type it at a terminal, or set \$SECURECHAT_INVITE`)

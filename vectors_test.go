@@ -676,8 +676,10 @@ func protocolExample(t *testing.T) string {
 	e := &exampleWriter{t: t}
 	e.WriteString(`
 This is one session, from the files handshake-client-run, packets-example-to-server and packets-example-to-client of
-[testdata/vectors](../testdata/vectors/README.md). A refusal, an invite and a packet of other sessions follow it. Values
-are in hex. TestMakeVectors writes this section from the files, and TestProtocolExample compares it with them.
+[testdata/vectors](../testdata/vectors/README.md). Both sides send aes 1; after stage 4, a client that sends aes 0
+differs in the cipher alone, of which a packet follows below. A refusal, an invite and that packet are of other
+sessions. Values are in hex. TestMakeVectors writes this section from the files, and TestProtocolExample compares it
+with them.
 `)
 	secrets := e.handshake(exampleVector(t, "handshake-client-run"))
 	e.packets(secrets)
@@ -719,7 +721,8 @@ RSA keys.`)
 	e.value("h0", h0)
 	e.end()
 
-	e.begin("### Stage 1 of the example, C → S\n\nThe private HPKE key is X-Wing's seed.")
+	e.begin("### Stage 1 of the example, C → S\n\nThe private HPKE key is X-Wing's seed: " +
+		"SHAKE256 makes ML-KEM's d ‖ z and X25519's private key of it, 96 bytes.")
 	ra, body := v.hex(t, "ra"), sent[0][frameHeader:]
 	clearPart, _, _ := cutVector(body)
 	boxKey := e.derive(h0, ra, "securechat/2 credential box", 32)

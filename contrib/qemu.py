@@ -112,7 +112,7 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             folder = pathlib.Path(folder)
             keygen = Proc(folder, "keygen", [*there, "-keygen", "-dir", "keys"])
-            keygen.until("generating an RSA-2048 encryption key; a router may need some minutes")
+            keygen.until("generating an RSA-2048 encryption key; a slow processor needs some minutes")
             peak = keygen.end()
             for role in "server", "client":
                 key, public = folder / f"paper-{role}.pem", folder / f"paper-{role}_pub.pem"

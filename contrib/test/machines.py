@@ -242,8 +242,10 @@ def cut_while_sending(guest, report, host):
         out = guest.sh(f"cat {LOG}; securechat -verify-log {LOG}; echo verified=$?")
         logged = set(re.findall(r'"message":"power cut (\d+)"', out))
         lost = [i for i in range(1, before + 1) if str(i) not in logged]
-        report.check(f"power cut in the middle of {LINES} lines with -sync: each acknowledged line is in the log", not lost and
-            "verified=0" in out, f"acknowledged {before}, lost {lost}; {out[-500:]}")
+        # The server may not have started yet: it does when the client connects, and cuts a torn record then.
+        whole = "verified=0" in out or "is torn: it has no newline (the server removes it at its next start)" in out
+        report.check(f"power cut in the middle of {LINES} lines with -sync: each acknowledged line is in the log",
+            not lost and whole, f"acknowledged {before}, lost {lost}; {out[-500:]}")
         status = p.wait(PATIENCE)
         out = guest.sh(f"cat {LOG}; securechat -verify-log {LOG}; echo verified=$?")
         logged = sorted(int(i) for i in re.findall(r'"message":"power cut (\d+)"', out))
@@ -290,7 +292,7 @@ def small(options, folder, kind, machine, first, clients):
         took, out = serve(guest)
         shown = out.count("still generating")
         report.check(f"first start, generates keys, on a read-only root: {took:.1f} s, progress shown {shown} times", "room open" in out and
-            "generating an RSA-2048 encryption key; a router may need some minutes" in out and shown >= took // 5 - 1, out)
+            "generating an RSA-2048 encryption key; a slow processor needs some minutes" in out and shown >= took // 5 - 1, out)
         guest.sh("kill $(cat /state/pid); while kill -0 $(cat /state/pid) 2>/dev/null; do usleep 50000; done")
     took, out = serve(guest)
     report.check(f"start with keys, on a read-only root: {took:.1f} s", "room open" in out, out)
