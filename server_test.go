@@ -991,7 +991,7 @@ func TestRecheck(t *testing.T) {
 		put(t, list, []byte(lines))
 		s.room.visitors = newVisitors()
 		s.room.restore(appendRecord(nil, time.Now(), eventConnect, peerFields(fmt.Sprintf(
-			`,"fingerprint":"%s","since":0%s,"until":"%s"`, fingerprint(s.id), listed, until.UTC().Format(recordTime))), "", ""), false)
+			`,"name":"anna","fingerprint":"%s","since":0%s,"until":"%s"`, fingerprint(s.id), listed, until.UTC().Format(recordTime))), "", ""), false)
 		s.recheck(false)
 		return s.room.visitors.byKey[fingerprint(s.id)]
 	}
