@@ -179,10 +179,11 @@ func (m *memory) restoreVisitor(r *logRecord) {
 	if v == nil {
 		v = &visitor{fingerprint: print}
 	}
-	v.name = string(r.name)
-	if strings.IndexByte(v.name, '~') >= 0 {
-		v.name, _ = strings.CutSuffix(v.name, "~"+suffixOf(print))
+	name := string(r.name)
+	if strings.IndexByte(name, '~') >= 0 {
+		name, _ = strings.CutSuffix(name, "~"+suffixOf(print))
 	}
+	v.rename(name)
 	v.since, v.listed = since, string(r.listed) == "true"
 	v.until = time.Time{}
 	if until, err := time.Parse(recordTime, string(r.until)); err == nil {
