@@ -25,7 +25,8 @@ const (
 /kick NAME        remove NAME from the room
 /invite NAME      make a one-time code that lets NAME in
 /allow [NAME]     let in the key that was refused
-/quit             close the room; Ctrl-D and Ctrl-C do so too, and ask first
+/quit             close the room; Ctrl-D and Ctrl-C do so too, but ask first
+                  while others are here
 //TEXT            send a line that begins with one slash`
 	unknownCommand = "there is no %s here; /help lists the commands, and //… sends a line that begins with a slash"
 )

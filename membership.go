@@ -83,16 +83,23 @@ func (r *room) operatorWelcome(m *member) welcome {
 	return welcome{epoch: r.epoch, seq: r.beforeLocked(m), name: m.name}
 }
 
-// nameLocked returns the name of a peer in the room. If another key has a name that looks alike, ~XXXXXXXX is added;
-// all connections of one key have one name.
+// nameLocked returns the name of a peer in the room. If another key that is in the room, or that was and may return, has
+// a name that looks alike, ~XXXXXXXX is added: otherwise one who comes after the other has left would be taken for it.
+// All connections of one key have one name.
 func (r *room) nameLocked(p *peer) string {
+	folded := foldName(p.name)
 	name := p.name
 	for other := range r.members {
 		if other.peer.fingerprint == p.fingerprint && other.peer.name == p.name {
 			return other.name
 		}
-		if other.peer.fingerprint != p.fingerprint && foldName(other.peer.name) == foldName(p.name) {
+		if other.peer.fingerprint != p.fingerprint && foldName(other.peer.name) == folded {
 			name = p.name + "~" + p.suffix
+		}
+	}
+	for _, v := range r.visitors.byKey {
+		if v.fingerprint != p.fingerprint && v.folded == folded {
+			return p.name + "~" + p.suffix
 		}
 	}
 	return name
@@ -106,7 +113,8 @@ func (r *room) meetLocked(m *member, req joinRequest, w *welcome) (gap bool) {
 	if !known {
 		v = &visitor{fingerprint: m.peer.fingerprint, since: r.queue.said}
 	}
-	v.name, v.listed, v.until, v.peer = m.peer.name, m.peer.listed(), m.peer.until, m.peer
+	v.rename(m.peer.name)
+	v.listed, v.until, v.peer = m.peer.listed(), m.peer.until, m.peer
 	m.visitor = v
 	from, placed, gap := r.placeOf(req)
 	if placed && gap { // this client has received messages that the log has lost

@@ -185,7 +185,7 @@ func (m *memory) restoreVisitor(r *logRecord) {
 	if v == nil {
 		v = &visitor{fingerprint: print}
 	}
-	v.name = name
+	v.rename(name)
 	v.since, v.listed = since, string(r.listed) == "true"
 	v.until = time.Time{}
 	if until, err := time.Parse(recordTime, string(r.until)); err == nil {

@@ -38,6 +38,7 @@ var errAbsent = errors.New("nobody here is called")
 type visitor struct {
 	fingerprint string
 	name        string        // of the key
+	folded      string        // foldName of name
 	peer        *peer         // how it was admitted last; nil if that was before the start
 	since       uint64        // the messages after this number are for the key: it came, or was admitted again, after it
 	person      bool          // it has been at a terminal
@@ -48,6 +49,13 @@ type visitor struct {
 	lost        uint64        // the last message to the key alone that the queue does not hold any more
 	here        int           // its connections that receive messages
 	place       *list.Element // in visitors.order; nil if it is forgotten
+}
+
+// rename sets the name. Most keys keep theirs, so the cost of folding is rare.
+func (v *visitor) rename(name string) {
+	if v.name != name {
+		v.name, v.folded = name, foldName(name)
+	}
 }
 
 // fullName returns name~XXXXXXXX, which distinguishes keys of one name.
