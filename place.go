@@ -78,7 +78,7 @@ func (p *place) keep() error {
 // replaceUnsynced replaces a file in one step. Unlike replaceFile it does not wait for the disk, which would slow a
 // program down that does so for each message.
 func replaceUnsynced(path, text string) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	f, err := os.CreateTemp(filepath.Dir(path), leftoverPrefix(path)+"*")
 	if err != nil {
 		return err
 	}
@@ -96,6 +96,9 @@ func replaceUnsynced(path, text string) error {
 // leftoverAge is the age from which on no running program can be about to rename a file of replaceUnsynced.
 const leftoverAge = time.Minute
 
+// leftoverPrefix begins the names of such files. Other programs do not use it.
+func leftoverPrefix(path string) string { return "." + filepath.Base(path) + ".securechat-" }
+
 // removeLeftovers removes the files that programs have left which were killed in replaceUnsynced. Errors are ignored,
 // since these files do no harm.
 func removeLeftovers(path string) {
@@ -105,7 +108,7 @@ func removeLeftovers(path string) {
 		return // then the place cannot be kept either, which keep reports
 	}
 	for _, e := range entries {
-		number, ours := strings.CutPrefix(e.Name(), "."+filepath.Base(path)+".")
+		number, ours := strings.CutPrefix(e.Name(), leftoverPrefix(path))
 		if !ours || number == "" || strings.Trim(number, "0123456789") != "" || !e.Type().IsRegular() {
 			continue
 		}

@@ -1740,18 +1740,20 @@ func TestResumeFile(t *testing.T) {
 	if last.wait(); last.out.String() != "bob: four\nbob: five\n" {
 		t.Errorf("-last 2: %q", last.out)
 	}
-	left, others := file+"-folder", []string{".place.x", ".place.2", ".placebo.1", "place.1", ".place."}
+	left := file + "-folder"
+	others := []string{".place.1", ".place.securechat-x", ".place.securechat-2", ".placebo.securechat-1", "place.1",
+		".place.securechat-"}
 	if err := os.Mkdir(left, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	long := time.Now().Add(-2 * leftoverAge)
-	for _, name := range append(others, ".place.1") {
+	for _, name := range append(others, ".place.securechat-1") {
 		put(t, filepath.Join(left, name), nil)
 		if err := os.Chtimes(filepath.Join(left, name), long, long); err != nil {
 			t.Fatal(err)
 		}
 	}
-	put(t, filepath.Join(left, ".place.2"), nil) // perhaps of a program that runs
+	put(t, filepath.Join(left, ".place.securechat-2"), nil) // perhaps of a program that runs
 	h.say(cleo, "", exitDone, "^$", "-resume", filepath.Join(left, "place"))
 	if got := entryNames(t, left); !slices.Equal(got, slices.Sorted(slices.Values(append(others, "place")))) {
 		t.Errorf("the folder of the file has %q", got)
