@@ -661,6 +661,9 @@ func TestUnreadMark(t *testing.T) {
 			again.wait("all", func(out string) bool { return strings.Count(out, "missed two") == 2 })
 		}
 		seen := strings.Count(again.output(), "missed two")
+		if own {
+			server.out.match(t, "bob: back") // recorded, so the history has it
+		}
 		again.send("/history 2\r")
 		again.wait("the history", func(out string) bool {
 			return strings.Count(out, "missed two") > seen && (!own || strings.Contains(out, "bob: back"))

@@ -83,9 +83,9 @@ func (r *room) operatorWelcome(m *member) welcome {
 	return welcome{epoch: r.epoch, seq: r.beforeLocked(m), name: m.name}
 }
 
-// nameLocked returns the name of a peer in the room. If another key that is in the room, or that was and may return, has
-// a name that looks alike, ~XXXXXXXX is added: otherwise one who comes after the other has left would be taken for it.
-// All connections of one key have one name.
+// nameLocked returns the name of a peer in the room. If another key that is in the room, or that was and may return,
+// has a name that looks alike, ~XXXXXXXX is added: otherwise one who comes after the other has left would be taken for
+// it. All connections of one key have one name.
 func (r *room) nameLocked(p *peer) string {
 	folded := foldName(p.name)
 	name := p.name

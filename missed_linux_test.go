@@ -26,10 +26,11 @@ import (
 //
 // kills the server 50 times and receivers 50 times, once with and once without -sync, and prints the figures.
 
-// TestNothingMissed kills the server and the receivers again and again, with rotations of the log and broken connections
-// between, while several clients send to all and to one; some starts are after a power cut that has lost nothing. Each receiver has all that was for it in the log's order, and
-// nothing that was for another: with -reconnect once, over each killed run with -resume at least once from its file's
-// place on, and at a terminal from the last line on that it has reported as shown.
+// TestNothingMissed kills the server and the receivers again and again, with rotations of the log and broken
+// connections between, while several clients send to all and to one; some starts are after a power cut that has lost
+// nothing. Each receiver has all that was for it in the log's order, and nothing that was for another: with -reconnect
+// once, over each killed run with -resume at least once from its file's place on, and at a terminal from the last line
+// on that it has reported as shown.
 func TestNothingMissed(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{nil, {"-sync"}} {

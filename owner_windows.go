@@ -1,6 +1,7 @@
 package main
 
-// Who can access files and folders. On Windows that is in an access control list, which a new file takes from its folder.
+// Who can access files and folders. On Windows that is in an access control list, which a new file takes from its
+// folder.
 
 import (
 	"io/fs"

@@ -74,8 +74,8 @@ type member struct {
 }
 
 // writer is what delivers items and acknowledgements to a member: room.write, on one goroutine at a time. When there is
-// nothing to deliver, the goroutine ends, since it would keep the stack of a delivery, 4 KiB for each idle client. While
-// people talk it waits for linger before that: a new goroutine has to grow its stack, which makes a line to 100
+// nothing to deliver, the goroutine ends, since it would keep the stack of a delivery, 4 KiB for each idle client.
+// While people talk it waits for linger before that: a new goroutine has to grow its stack, which makes a line to 100
 // receivers cost a server a third more.
 type writer struct {
 	running bool          // a goroutine is in room.write, is not started yet, or has ended for good
@@ -138,7 +138,8 @@ func newRoom(log *connLog, history int, sync bool) (*room, error) {
 		return nil, err
 	}
 	if r.memory.begin(bootID()) {
-		const text = "the system ended before the server did, so the last messages may be missing; further ones have numbers above %d"
+		const text = "the system ended before the server did, so the last messages may be missing; " +
+			"further ones have numbers above %d"
 		log.warn(fmt.Sprintf(text, r.queue.said))
 	}
 	return r, nil

@@ -1784,8 +1784,8 @@ func (h *home) reboot(text string) {
 }
 
 // TestPowerCut: after a power cut that has shortened the log, no number is used again, and a client whose place the log
-// does not reach is told of a gap and receives what follows. The others, and everybody after a power cut without a loss,
-// receive what they missed without a word about a gap, also after further restarts.
+// does not reach is told of a gap and receives what follows. The others, and everybody after a power cut without a
+// loss, receive what they missed without a word about a gap, also after further restarts.
 func TestPowerCut(t *testing.T) {
 	t.Parallel()
 	h := newHome(t, "-history", "6")
@@ -2261,8 +2261,8 @@ func TestRecallBeforePlace(t *testing.T) {
 	wantHeard(t, r, anna, "notice  the last 3 messages:", "say bob one", "say bob two", "say bob three")
 }
 
-// TestLastHasWhatWasMissed: -last N does not leave out a missed message because the key's other terminal sent N more, and
-// leaves out neither the count of missed messages nor, at the first visit, who is here.
+// TestLastHasWhatWasMissed: -last N does not leave out a missed message because the key's other terminal sent N more,
+// and leaves out neither the count of missed messages nor, at the first visit, who is here.
 func TestLastHasWhatWasMissed(t *testing.T) {
 	r, _ := quietRoom(t)
 	r.history = 100

@@ -1086,8 +1086,8 @@ func TestRootFollowsNoPlantedLink(t *testing.T) {
 	}
 }
 
-// TestRootLogsInServiceFolder: a server of root's in the folder of a service leaves a log that the service can write, and
-// neither makes nor writes a file to which the service has planted a link, at the start or in place of its log.
+// TestRootLogsInServiceFolder: a server of root's in the folder of a service leaves a log that the service can write,
+// and neither makes nor writes a file to which the service has planted a link, at the start or in place of its log.
 func TestRootLogsInServiceFolder(t *testing.T) {
 	t.Parallel()
 	dir, uid := serviceState(t)
@@ -1179,8 +1179,8 @@ func TestServiceChosen(t *testing.T) {
 	}
 }
 
-// TestServiceFolderOfRoot runs -fingerprint without -dir as root, in a mount namespace with the service's folder. Without
-// the permission to make one, -dir names the folder, and no message names a service.
+// TestServiceFolderOfRoot runs -fingerprint without -dir as root, in a mount namespace with the service's folder.
+// Without the permission to make one, -dir names the folder, and no message names a service.
 func TestServiceFolderOfRoot(t *testing.T) {
 	t.Parallel()
 	dir, uid := serviceState(t)
@@ -1237,8 +1237,8 @@ func TestLogToStdout(t *testing.T) {
 	}
 }
 
-// TestMovedLog checks that an idle server notices without a signal that its log was renamed or removed, and begins a new
-// file that continues the chain.
+// TestMovedLog checks that an idle server notices without a signal that its log was renamed or removed, and begins a
+// new file that continues the chain.
 func TestMovedLog(t *testing.T) {
 	t.Parallel()
 	anna := state(t, "anna")
