@@ -1463,8 +1463,8 @@ func FuzzParseObject(f *testing.F) {
 		f.Add([]byte(seed), "anna")
 	}
 	f.Fuzz(func(t *testing.T, line []byte, to string) {
-		if len(to) > maxShown {
-			return
+		if to != "" && !validShown(to) {
+			return // -to takes names alone
 		}
 		def := outLine{what: itemSay}
 		if to != "" {
