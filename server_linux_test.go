@@ -576,11 +576,12 @@ func TestShutdownStreamsStuck(t *testing.T) {
 			begin := time.Now()
 			cmd.Process.Signal(syscall.SIGTERM)
 			if c.second {
+				witness.out.match(t, "the server is stopping") // The server would end by itself soon.
+				cmd.Process.Signal(syscall.SIGTERM)
+				<-server.ended
 				if code := witness.wait(); code != exitTrouble {
 					t.Errorf("the witness: exit %d: %s", code, witness.err)
 				}
-				cmd.Process.Signal(syscall.SIGTERM)
-				<-server.ended
 				if ws := cmd.ProcessState.Sys().(syscall.WaitStatus); !ws.Signaled() {
 					t.Errorf("it ended with %v", cmd.ProcessState)
 				}
