@@ -530,8 +530,7 @@ func (s *screen) output() string {
 func TestNameRings(t *testing.T) {
 	t.Parallel()
 	anna := state(t, "anna")
-	op, _ := startAtTerminal(t, 80, "NO_COLOR=", "-listen", "127.0.0.1:0", "-dir", anna)
-	addr := op.match(`room open on (127\.0\.0\.1:\d+)`)[1]
+	op, _, addr := roomAtTerminal(t, 80, "NO_COLOR=", anna)
 	bobDir := guest(t, anna, addr, "bob")
 	carol, _ := startAtTerminal(t, 80, "", "-connect", addr, "-dir", guest(t, anna, addr, "carol"))
 	carol.waitText("carol> ")
@@ -580,8 +579,7 @@ func TestNameRings(t *testing.T) {
 func TestJobInRoom(t *testing.T) {
 	t.Parallel()
 	anna := state(t, "anna")
-	op, _ := startAtTerminal(t, 80, "", "-listen", "127.0.0.1:0", "-dir", anna)
-	addr := op.match(`room open on (127\.0\.0\.1:\d+)`)[1]
+	op, _, addr := roomAtTerminal(t, 80, "", anna)
 	carol, _ := startAtTerminal(t, 80, "", "-connect", addr, "-dir", guest(t, anna, addr, "carol"))
 	carol.waitText("carol> ")
 	dora, _ := startAtTerminal(t, 80, "", "-connect", addr, "-dir", guest(t, anna, addr, "dora"), "-quiet-joins")
@@ -686,8 +684,7 @@ func TestUnreadMark(t *testing.T) {
 func TestTabNames(t *testing.T) {
 	t.Parallel()
 	anna := state(t, "anna")
-	op, _ := startAtTerminal(t, 80, "", "-listen", "127.0.0.1:0", "-dir", anna)
-	addr := op.match(`room open on (127\.0\.0\.1:\d+)`)[1]
+	op, _, addr := roomAtTerminal(t, 80, "", anna)
 	bobDir := guest(t, anna, addr, "bob")
 	for _, name := range []string{"carol", "dora"} {
 		start(t, t.TempDir(), "-connect", addr, "-dir", guest(t, anna, addr, name))
@@ -720,8 +717,7 @@ func TestTabNames(t *testing.T) {
 func TestReply(t *testing.T) {
 	t.Parallel()
 	anna := state(t, "anna")
-	op, server := startAtTerminal(t, 80, "", "-listen", "127.0.0.1:0", "-dir", anna)
-	addr := op.match(`room open on (127\.0\.0\.1:\d+)`)[1]
+	op, server, addr := roomAtTerminal(t, 80, "", anna)
 	bob, _ := startAtTerminal(t, 80, "", "-connect", addr, "-dir", guest(t, anna, addr, "bob"))
 	bob.waitText("* 2 here")
 	carol, _ := startAtTerminal(t, 80, "", "-connect", addr, "-dir", guest(t, anna, addr, "carol"))
@@ -756,8 +752,7 @@ func TestOperatorAsks(t *testing.T) {
 	t.Parallel()
 	anna := state(t, "anna")
 	for _, key := range []string{ctrlC, ctrlD} {
-		op, server := startAtTerminal(t, 80, "", "-listen", "127.0.0.1:0", "-dir", anna)
-		addr := op.match(`room open on (127\.0\.0\.1:\d+)`)[1]
+		op, server, addr := roomAtTerminal(t, 80, "", anna)
 		bob, bobCmd := startAtTerminal(t, 80, "", "-connect", addr, "-dir", guest(t, anna, addr, "bob"))
 		bob.waitText("bob> ")
 		op.send(key)
@@ -784,8 +779,7 @@ func TestOperatorAsks(t *testing.T) {
 func TestPasteAsksInRoom(t *testing.T) {
 	t.Parallel()
 	anna := state(t, "anna")
-	op, server := startAtTerminal(t, 80, "", "-listen", "127.0.0.1:0", "-dir", anna)
-	addr := op.match(`room open on (127\.0\.0\.1:\d+)`)[1]
+	op, server, addr := roomAtTerminal(t, 80, "", anna)
 	bob, _ := startAtTerminal(t, 20, "", "-connect", addr, "-dir", guest(t, anna, addr, "bob"))
 	bob.waitText("bob> ")
 	var lines []string

@@ -189,7 +189,7 @@ func appendSpeaker(b []byte, it item, color bool) []byte {
 }
 
 // highlightName returns text, which is safe, with each mention of name highlighted, and whether there is one. A mention
-// is the name, with or without its ~XXXXXXXX, as a whole word in any case of its letters: neither a part of another
+// is the name, with or without its ~SUFFIX, as a whole word in any case of its letters: neither a part of another
 // name, which may have dots and dashes, nor a name that only looks alike.
 func highlightName(text, name string, color bool) (string, bool) {
 	base, _, _ := strings.Cut(name, "~")

@@ -686,7 +686,7 @@ func keyName(comment string, pub ssh.PublicKey) string {
 	return "key-" + keyHex(pub, 8)
 }
 
-// nameSuffix returns the XXXXXXXX of name~XXXXXXXX, which tells two keys with the same name apart.
+// nameSuffix returns the SUFFIX of name~SUFFIX, which tells two keys with the same name apart.
 func nameSuffix(pub ssh.PublicKey) string { return keyHex(pub, suffixDigits) }
 
 // keyHex returns the first n hexadecimal digits of the SHA-256 of a key.

@@ -84,7 +84,7 @@ func (r *room) operatorWelcome(m *member) welcome {
 }
 
 // nameLocked returns the name of a peer in the room. If another key that is in the room, or that was and may return,
-// has a name that looks alike, ~XXXXXXXX is added: otherwise one who comes after the other has left would be taken for
+// has a name that looks alike, ~SUFFIX is added: otherwise one who comes after the other has left would be taken for
 // it. All connections of one key have one name.
 func (r *room) nameLocked(p *peer) string {
 	folded := foldName(p.name)

@@ -36,7 +36,7 @@ const (
 	maxMessage = maxLine + 1024                           // bytes of a message's payload: a line and the fields before it
 	maxBatch   = maxMsg - 1                               // bytes of payload in a message that fits one packet
 	maxNumber  = 1 << 62                                  // the largest number of a line, far from overflow
-	maxShown   = maxName + 1 + suffixDigits + 1 + maxName // bytes of a name as shown: name~XXXXXXXX@server (validShown)
+	maxShown   = maxName + 1 + suffixDigits + 1 + maxName // bytes of a name as shown: name~SUFFIX@server (validShown)
 )
 
 // joinRequest is a client's first message:

@@ -11,7 +11,7 @@ import (
 
 const (
 	maxName      = 32
-	suffixDigits = 8 // of name~XXXXXXXX: 32 bits of the key's digest
+	suffixDigits = 8 // of name~SUFFIX: 32 bits of the key's digest
 )
 
 // nameRune reports whether a name may have r.
@@ -40,7 +40,7 @@ func cleanName(s string) string {
 	return clean
 }
 
-// validShown reports whether s is a name as the room shows it: NAME, or NAME~XXXXXXXX if two keys have one name, and
+// validShown reports whether s is a name as the room shows it: NAME, or NAME~SUFFIX if two keys have one name, and
 // either followed by @SERVER for a person at another server. A person at this server cannot have such a name, because
 // no name has an @.
 func validShown(s string) bool {
@@ -49,7 +49,7 @@ func validShown(s string) bool {
 	return validName(name) && (!doubled || validSuffix(suffix)) && (!remote || validName(server))
 }
 
-// validSuffix reports whether s can be the XXXXXXXX of name~XXXXXXXX: hexadecimal digits in lower case.
+// validSuffix reports whether s can be the SUFFIX of name~SUFFIX: hexadecimal digits in lower case.
 func validSuffix(s string) bool {
 	return len(s) == suffixDigits && strings.Trim(s, hexDigits) == ""
 }

@@ -53,7 +53,7 @@ type peer struct {
 	addr        string        // IP address and port
 	remote      net.Addr      // the same; nil for the operator's console
 	name        string        // of its key, by authorized_keys, a certificate or an invite; "" if unknown
-	suffix      string        // distinguishes keys of one name: the XXXXXXXX of name~XXXXXXXX
+	suffix      string        // distinguishes keys of one name: the SUFFIX of name~SUFFIX
 	fingerprint string        // of its key; "" if the peer has proven none
 	key         ssh.PublicKey // the key or certificate; nil if the peer has proven none
 	admittedBy  string        // the file and line, CA or invite that admitted it

@@ -60,7 +60,7 @@ type member struct {
 
 	// The room's lock guards the rest.
 	writer   writer
-	name     string     // as the others see it: with ~XXXXXXXX if two keys have names that look alike
+	name     string     // as the others see it: with ~SUFFIX if two keys have names that look alike
 	fields   peerFields // of its records in the log
 	stream   *stream    // which of its lines are in the log
 	listens  bool       // it receives items
@@ -445,7 +445,7 @@ func (r *room) readOver(m *member, err error) {
 }
 
 // names lists the names of all members, each once, as findLocked finds them: if two keys have names that look alike,
-// both are listed with ~XXXXXXXX.
+// both are listed with ~SUFFIX.
 func (r *room) names() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -731,6 +731,13 @@ func startAtTerminal(t *testing.T, columns int, env string, args ...string) (*sc
 	return s, startOn(t, s, s.slave, env, args...)
 }
 
+// roomAtTerminal opens a room at a terminal and returns the operator's screen and the address.
+func roomAtTerminal(t *testing.T, columns int, env, dir string) (*screen, *proc, string) {
+	t.Helper()
+	op, server := startAtTerminal(t, columns, env, "-listen", "127.0.0.1:0", "-dir", dir)
+	return op, server, op.match(`room open on (127\.0\.0\.1:\d+)`)[1]
+}
+
 // startOn starts securechat with stdin as its input and s for the other streams, as its controlling terminal.
 func startOn(t *testing.T, s *screen, stdin io.Reader, env string, args ...string) *proc {
 	t.Helper()
@@ -901,8 +908,7 @@ func pasteMark(text string) string { return pasteStart + text + pasteEnd }
 func TestPastedIsText(t *testing.T) {
 	t.Parallel()
 	anna := state(t, "anna")
-	op, server := startAtTerminal(t, 100, "", "-listen", "127.0.0.1:0", "-dir", anna)
-	addr := op.match(`room open on (127\.0\.0\.1:\d+)`)[1]
+	op, server, addr := roomAtTerminal(t, 100, "", anna)
 	bob, bobCmd := startAtTerminal(t, 100, "", "-connect", addr, "-dir", guest(t, anna, addr, "bob"))
 	bob.waitText("bob> ")
 	var want []string
@@ -1333,8 +1339,7 @@ func TestQuestionsWithPipedInput(t *testing.T) {
 func TestOperator(t *testing.T) {
 	t.Parallel()
 	anna, bob, cleo, dora, emil := state(t, "anna"), state(t, "bob"), state(t, "cleo"), state(t, "dora"), state(t, "emil")
-	op, server := startAtTerminal(t, 400, "", "-listen", "127.0.0.1:0", "-dir", anna)
-	addr := op.match(`room open on (127\.0\.0\.1:\d+)`)[1]
+	op, server, addr := roomAtTerminal(t, 400, "", anna)
 
 	op.send("/invite bob\r")
 	code := op.match(`  ([A-Z2-7]{6}-[A-Z2-7-]+)\r`)[1]

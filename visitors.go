@@ -58,7 +58,7 @@ func (v *visitor) rename(name string) {
 	}
 }
 
-// fullName returns name~XXXXXXXX, which distinguishes keys of one name.
+// fullName returns name~SUFFIX, which distinguishes keys of one name.
 func (v *visitor) fullName() string { return v.name + "~" + suffixOf(v.fingerprint) }
 
 // suffixOf returns what nameSuffix returns for the key with this fingerprint.
@@ -152,7 +152,7 @@ func (s *visitors) away(name string) (found []*visitor) {
 // maxChoice is the number of names at most that the error for an ambiguous one lists.
 const maxChoice = 8
 
-// ambiguous returns the error for a name that means several keys. choice has the name~XXXXXXXX of each.
+// ambiguous returns the error for a name that means several keys. choice has the name~SUFFIX of each.
 func ambiguous(name string, choice []string) error {
 	slices.Sort(choice)
 	if more := len(choice) - maxChoice; more > 0 {

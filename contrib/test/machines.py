@@ -37,7 +37,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 KEYS, LOGS = "/var/lib/private/securechat", "/var/log/private/securechat"
 LOG = LOGS + "/connection.log"
 CODE = r"^([A-Z0-9]+(?:-[A-Z0-9]+)+)$"
-JOIN = "securechat -connect 127.0.0.1:9000 -dir /root/ben"  # in the machine
+JOIN = "securechat -connect 127.0.0.1:9000 -dir /srv/ben"  # in the machine
 LINES = 20000  # of the power cut
 
 
@@ -55,12 +55,18 @@ def installed(guest):
     return out
 
 
-def debian(options, folder):
-    guest, report = Guest(folder, "debian"), Report("Debian 12, amd64")
+def installed_on_debian(folder, name):
+    """Boots the machine from a fresh disk, installs the package and lets a guest in."""
+    guest, report = Guest(folder, "debian"), Report(name)
     copy_disk(guest)
     guest.start()
     report.check("boots", True)
     installation(guest, report)
+    return guest, report
+
+
+def debian(options, folder):
+    guest, report = installed_on_debian(folder, "Debian 12, amd64")
     upgrade(guest, report)
     service(guest, report)
     stopping(guest, report)
@@ -71,11 +77,7 @@ def debian(options, folder):
 
 
 def short(options, folder):
-    guest, report = Guest(folder, "debian"), Report("Debian 12, in short")
-    copy_disk(guest)
-    guest.start()
-    report.check("boots", True)
-    installation(guest, report)
+    guest, report = installed_on_debian(folder, "Debian 12, in short")
     service(guest, report)
     cut_while_sending(guest, report, durable(options, folder, guest, report))
     guest.cut()
@@ -86,7 +88,7 @@ def installation(guest, report):
     out = installed(guest)
     report.check("the .deb is installed, neither enabled nor started, and prints three lines",
         len(re.findall(r"^securechat: ", out, re.M)) == 3 and out.endswith("disabled\ninactive\n"), out)
-    out = guest.sh(f"""code=$(securechat -invite ben 2>/root/err); cat /root/err
+    out = guest.sh(f"""code=$(securechat -invite ben 2>/srv/err); cat /srv/err
 echo hello | SECURECHAT_INVITE=$code {JOIN} -join; echo exit=$?
 find {KEYS} ! -user $(stat -c %u {KEYS}) | sed 's/^/another owner: /'; stat -c 'mode %a' {KEYS} {LOGS} {LOG} {KEYS}/identity""")
     report.check("root's -invite finds the service's folder, and its guest joins", "using the service's folder" in out and
@@ -94,12 +96,12 @@ find {KEYS} ! -user $(stat -c %u {KEYS}) | sed 's/^/another owner: /'; stat -c '
 
 
 def upgrade(guest, report):
-    out = guest.sh(f"""(i=0; until [ -e /root/upgraded ] || [ $i = 20000 ]; do i=$((i + 1)); echo "upgrade $i"
-[ $((i % 50)) != 0 ] || sleep 0.2; done; echo upgrade last; echo "sent $((i + 1))" >/root/sent) |
-{JOIN} -reconnect >/root/out 2>&1 & client=$!
+    out = guest.sh(f"""(i=0; until [ -e /srv/upgraded ] || [ $i = 20000 ]; do i=$((i + 1)); echo "upgrade $i"
+[ $((i % 50)) != 0 ] || sleep 0.2; done; echo upgrade last; echo "sent $((i + 1))" >/srv/sent) |
+{JOIN} -reconnect >/srv/out 2>&1 & client=$!
 for i in $(seq 300); do grep -q '"upgrade 1"' {LOG} && break; sleep 0.1; done
-dpkg -i /srv/second.deb; systemctl is-active securechat; touch /root/upgraded
-wait $client; echo exit=$?; cat /root/out /root/sent
+dpkg -i /srv/second.deb; systemctl is-active securechat; touch /srv/upgraded
+wait $client; echo exit=$?; cat /srv/out /srv/sent
 grep -o '"message":"upgrade [a-z0-9]*"' {LOG} | sort | uniq -c | awk '$1 == 1' | wc -l | sed 's/^/once /'; dpkg -s securechat | grep ^Version""")
     report.check("an upgrade while a client with -reconnect sends lines: each is in the log once", "exit=0" in out and
         "connecting again" in out and field(r"^sent (\d+)", out) == field(r"^once (\d+)", out) and
@@ -126,7 +128,7 @@ for i in $(seq 100); do now=$(systemctl show --value -p MainPID securechat); [ $
 
 def stopping(guest, report):
     joins = f"echo hello | {JOIN}; echo exit=$?"
-    out = guest.sh(f"""clients() {{ grep -c '"event":"connect"' {LOG}; }}; before=$(clients); for i in 1 2 3 4 5; do {JOIN} -stay </dev/null >/root/stay$i 2>&1 & done
+    out = guest.sh(f"""clients() {{ grep -c '"event":"connect"' {LOG}; }}; before=$(clients); for i in 1 2 3 4 5; do {JOIN} -stay </dev/null >/srv/stay$i 2>&1 & done
 for i in $(seq 100); do [ $(clients) -lt $((before + 5)) ] || break; sleep 0.2; done
 s=$(date +%s%N); systemctl stop securechat.service; e=$(date +%s%N); echo took=$(( (e - s) / 1000000 )); tail -n 1 {LOG}""")
     report.check("stop with five clients: within 5 s, and a stop record",
@@ -144,7 +146,7 @@ systemctl start securechat""")
 
 
 def failures(guest, report):
-    out = guest.sh(f"""systemctl stop securechat.service; cp -p {KEYS}/identity /root/identity
+    out = guest.sh(f"""systemctl stop securechat.service; cp -p {KEYS}/identity /srv/identity
 ssh-keygen -q -p -P '' -N 'correct horse' -f {KEYS}/identity; mkdir -p -m 700 /etc/credstore
 echo wrong >/etc/credstore/securechat.passphrase; systemctl reset-failed securechat; systemctl start securechat
 for i in $(seq 300); do ! systemctl is-failed -q securechat || break; sleep 0.1; done; sleep 3 # longer than RestartSec
