@@ -419,6 +419,7 @@ func at(toServer bool, n int, do func(frame []byte) (forward, back [][]byte, end
 // TestFlippedBytes flips a bit in each byte of each frame. The frame's receiver notices at once, with one exception: no
 // signature covers a hello's AES byte and Rs, but the transcript does, so the server notices at stage 1.
 func TestFlippedBytes(t *testing.T) {
+	t.Parallel()
 	eachFrame(t, func(t *testing.T, toServer bool, n int) {
 		client, server := twoParties(t)
 		receiver := map[bool]string{true: "server", false: "client"}[toServer]
@@ -469,6 +470,7 @@ func TestFlippedBytes(t *testing.T) {
 // TestTruncatedFrames cuts each frame at each length: once with the connection closed after it, and once with the
 // header corrected.
 func TestTruncatedFrames(t *testing.T) {
+	t.Parallel()
 	eachFrame(t, func(t *testing.T, toServer bool, n int) {
 		client, server := twoParties(t)
 		receiver := map[bool]string{true: "server", false: "client"}[toServer]
@@ -515,6 +517,7 @@ func TestTruncatedFrames(t *testing.T) {
 // TestMovedFrames duplicates, reflects, replaces, prolongs and drops frames, and inserts frames of another run between
 // the same two parties.
 func TestMovedFrames(t *testing.T) {
+	t.Parallel()
 	other := record(t)
 	eachFrame(t, func(t *testing.T, toServer bool, n int) {
 		client, server := twoParties(t)
@@ -1246,6 +1249,7 @@ func TestRefusedByAdmit(t *testing.T) {
 // TestRefusalOnTheWire flips a bit in each byte of a refusal, cuts it at each length and prolongs it. The client
 // accepts none of the results as a refusal.
 func TestRefusalOnTheWire(t *testing.T) {
+	t.Parallel()
 	for _, confirmed := range []bool{false, true} {
 		t.Run(fmt.Sprintf("confirmed %v", confirmed), func(t *testing.T) {
 			t.Parallel()

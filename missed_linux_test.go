@@ -87,10 +87,15 @@ func (r *hearing) output() string {
 // heardLine matches a line of a message that was written out as a whole. All messages end with a full stop.
 var heardLine = regexp.MustCompile(`(?:"text":"|: )(\w+ \d+|the end)\.["\r\n]`)
 
-// texts returns the messages that the run has written out as a whole.
+// theEnd is the last message that counts. A line that a person has typed can be recorded after it.
+const theEnd = "the end"
+
+// texts returns the messages up to theEnd that the run has written out as a whole.
 func (r *hearing) texts() (all []string) {
 	for _, m := range heardLine.FindAllStringSubmatch(r.output(), -1) {
-		all = append(all, m[1])
+		if all = append(all, m[1]); m[1] == theEnd {
+			break
+		}
 	}
 	return all
 }
@@ -327,9 +332,9 @@ func nothingMissed(t *testing.T, args []string) {
 			t.Errorf("the sender %s: exit %d: %s", label, code, p.err)
 		}
 	}
-	h.say(bob, "the end.\n", exitDone, "^$")
+	h.say(bob, theEnd+".\n", exitDone, "^$")
 	for _, r := range all {
-		r.hears(t, "the end.")
+		r.hears(t, theEnd+".")
 	}
 	var paths []string
 	for n := h.rotated; n > 0; n-- {
@@ -340,6 +345,7 @@ func nothingMissed(t *testing.T, args []string) {
 		t.Error(err)
 	}
 	log := loggedMessages(t, paths)
+	log = log[:1+slices.IndexFunc(log, func(m logged) bool { return m.text == theEnd })]
 	if want := senderCount*sent + 1; len(log) < want {
 		t.Errorf("the log has %d messages, and at least %d were sent", len(log), want)
 	}

@@ -1121,6 +1121,7 @@ func TestPenalties(t *testing.T) {
 // TestNetworkPenalties: whoever owns a network has a fixed number of failures in it, however many addresses it has. Its
 // networks then have to wait, and no others. A success at one of its addresses does not help the rest.
 func TestNetworkPenalties(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name         string
 		from         func(i int) netip.Addr
@@ -1180,6 +1181,7 @@ func TestPenaltyBeforeTurn(t *testing.T) {
 
 // TestPenaltiesAreBounded: the number of penalties is bounded. The one that would expire first is removed.
 func TestPenaltiesAreBounded(t *testing.T) {
+	t.Parallel()
 	g := newGate()
 	source := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{198, byte(i >> 8), byte(i), 1}) }
 	for i := range maxPenalties {

@@ -41,6 +41,7 @@ type rsaCBCCase struct {
 
 // TestRSACBCLengths seals and opens messages of every length from 0 to 1024, or with -short only those at block edges.
 func TestRSACBCLengths(t *testing.T) {
+	t.Parallel()
 	for _, tc := range rsaCBCCases(t) {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
