@@ -404,11 +404,23 @@ func (p *process) readInvite() (*inviteCode, error) {
 	return nil, wrongUse("no valid invite code in three attempts")
 }
 
-// untilSignal returns a context that ends with the first SIGINT or SIGTERM. The second one ends the process at once.
+// untilSignal returns a context that ends with the first SIGINT or SIGTERM, which its cause names, or when the function
+// is called. The second signal ends the process at once.
 func untilSignal() (context.Context, context.CancelFunc) {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop)
-	return ctx, stop
+	ctx, cancel := context.WithCancelCause(context.Background())
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() { // ends with the first signal, or with ctx
+		cause := context.Canceled
+		select {
+		case s := <-signals:
+			cause = fmt.Errorf("%s signal received", s)
+		case <-ctx.Done():
+		}
+		signal.Stop(signals) // before anything shows that the program ends: a second signal may follow that at once
+		cancel(cause)
+	}()
+	return ctx, func() { cancel(nil) }
 }
 
 // connect is -connect: it joins a room, or with -raw carries bytes.
