@@ -27,6 +27,7 @@ func chatScreen(t *testing.T, columns int) (*screen, *terminal, chan result) {
 // TestTerminalSearches: Ctrl-R searches backwards, Ctrl-R again further, Backspace and Ctrl-G undo, any other key takes
 // the line that was found.
 func TestTerminalSearches(t *testing.T) {
+	t.Parallel()
 	s := newScreen(t, 60)
 	_, lines := s.open()
 	s.send("deploy one\rstatus\rdeploy two\rdraft")
@@ -101,6 +102,7 @@ func TestRowsKeepClusters(t *testing.T) {
 // TestTerminalYanks: Ctrl-Y inserts what Ctrl-K, Ctrl-U, Ctrl-W and Alt-D have cut; keys that follow each other cut one
 // text.
 func TestTerminalYanks(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ keys, line string }{
 		{"one two\x17\x19\x19", "one twotwo"},
 		{"one two three\x17\x17>\x19", "one >two three"},
@@ -137,6 +139,7 @@ func TestTerminalYanks(t *testing.T) {
 // TestLongPasteAsks: more than five pasted lines are sent only after a typed yes. Otherwise the line before the paste
 // is back.
 func TestLongPasteAsks(t *testing.T) {
+	t.Parallel()
 	six := "one\rtwo\rthree\rfour\rfive\rsix"
 	want := func(lines ...string) (all []result) {
 		for _, line := range lines {
@@ -296,6 +299,7 @@ func TestSuddenEnter(t *testing.T) {
 // TestResizeLeavesNoRows makes the terminal narrower and wider while a long line is typed, on terminals that break
 // their rows again, that cut them, and that answer no questions. The screen has the printed line and one prompt.
 func TestResizeLeavesNoRows(t *testing.T) {
+	t.Parallel()
 	const line = "this is a long line, which takes nearly all of the eighty columns of the row"
 	for _, reflow := range []bool{true, false} {
 		for keys, at := range map[string]int{"": len(line), "\x01": 0, "\x01" + strings.Repeat("\x06", 23): 23,
@@ -342,7 +346,6 @@ func TestResizeLeavesNoRows(t *testing.T) {
 // sayings is a console at a screen, and its first day.
 func chatConsole(t *testing.T, columns int, o consoleOptions) (*screen, *console, time.Time) {
 	t.Helper()
-	t.Setenv("TZ", "UTC")
 	s, tm, _ := chatScreen(t, columns)
 	tm.above.day = time.Date(2026, 11, 26, 9, 0, 0, 0, time.Local)
 	o.onTerminal = true
@@ -384,6 +387,7 @@ func TestDays(t *testing.T) {
 // TestFolds: the joins and leaves of one name within a minute take one line, as long as the line is on the screen.
 // Other lines keep their order, and names that look alike have their own lines.
 func TestFolds(t *testing.T) {
+	t.Parallel()
 	join, leave := byte(itemJoin), byte(itemLeave)
 	type event struct {
 		after time.Duration
@@ -458,6 +462,7 @@ func TestFolds(t *testing.T) {
 // TestFoldAfterResize: after the terminal's width has changed, it is unknown where lines are, so no line is replaced,
 // even if the width is the old one again.
 func TestFoldAfterResize(t *testing.T) {
+	t.Parallel()
 	for _, widths := range [][]int{{30}, {30, 60}} {
 		s, con, at := chatConsole(t, 60, consoleOptions{})
 		show := func(what byte) {

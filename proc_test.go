@@ -36,6 +36,11 @@ func TestMain(m *testing.M) {
 	if err := flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0))); err != nil {
 		panic(err)
 	}
+	for name, value := range map[string]string{"TERM": "xterm", "TZ": "UTC"} { // whatever calls the tests
+		if err := os.Setenv(name, value); err != nil {
+			panic(err)
+		}
+	}
 	code := m.Run()
 	os.RemoveAll(testKeys.dir)
 	os.Exit(code)

@@ -556,6 +556,7 @@ func TestConnectionEndReasons(t *testing.T) {
 // TestKeepalive: each side detects a dead peer within 90 seconds, whether the network still accepts data or not, and
 // keeps a connection to a peer that is idle but alive.
 func TestKeepalive(t *testing.T) {
+	t.Parallel()
 	const limit = 90 * time.Second
 	for _, takes := range []bool{true, false} {
 		s, c, _ := quietServer(t)

@@ -294,7 +294,6 @@ type result struct {
 // open makes a terminal on the screen. Its lines are sent on the channel, until it is closed.
 func (s *screen) open() (*terminal, chan result) {
 	s.t.Helper()
-	s.t.Setenv("TERM", "xterm")
 	tm, err := newTerminal(s.slave, s.slave)
 	if err != nil {
 		s.t.Fatal(err)
@@ -341,6 +340,7 @@ func expect(t *testing.T, lines chan result, want ...result) {
 }
 
 func TestTerminalEdits(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ name, keys, shows, line string }{
 		{"plain", "hello", "> hello‸", "hello"},
 		{"in the middle", "hllo\x1b[D\x1b[D\x1b[De", "> he‸llo", "hello"},
@@ -487,6 +487,7 @@ func TestTerminalPastes(t *testing.T) {
 // TestTerminalLongLines checks that a line of maxInput bytes is read whole, a longer paste in parts, and that typing
 // stops at maxInput.
 func TestTerminalLongLines(t *testing.T) {
+	t.Parallel()
 	s := newScreen(t, 80)
 	_, lines := s.open()
 	long := strings.Repeat("0123456789αβγδ→", maxInput)[:maxInput+6000]
@@ -603,7 +604,6 @@ func TestTerminalNeedsTerminals(t *testing.T) {
 	if _, err := newTerminal(s.slave, w); err == nil {
 		t.Error("a pipe was accepted as a terminal's output")
 	}
-	t.Setenv("TERM", "xterm")
 	t.Setenv("NO_COLOR", "1")
 	if wantColor(s.slave) {
 		t.Error("NO_COLOR is ignored")
@@ -1105,6 +1105,7 @@ func TestLongLineForgesNone(t *testing.T) {
 
 // TestOperatorLeaves closes the room from its terminal with each key that does.
 func TestOperatorLeaves(t *testing.T) {
+	t.Parallel()
 	anna := state(t, "anna")
 	for _, keys := range []string{"\x03", "\x04", "/quit\r"} {
 		operator, server := startAtTerminal(t, 60, "", "-listen", "127.0.0.1:0", "-dir", anna)
