@@ -47,6 +47,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -440,7 +441,7 @@ func (p *process) connect() error {
 	}
 	switch {
 	case p.options.output.raw:
-		config.pipe = newRawPipe(false, p.stdin, p.stdout, p.console.progress())
+		config.pipe = newRawPipe(false, p.stdin, p.stdout, p.console.progress(), runAlone)
 	case o.resume != "":
 		config.place, err = readPlace(o.resume)
 		if err != nil {
@@ -491,7 +492,7 @@ func (p *process) listen() (err error) {
 		rate: o.rate, norelay: o.norelay, invite: p.options.invite,
 	}
 	if p.options.output.raw {
-		config.pipe = newRawPipe(true, p.stdin, p.stdout, p.console.progress())
+		config.pipe = newRawPipe(true, p.stdin, p.stdout, p.console.progress(), runAlone)
 	}
 	s, err := newServer(config)
 	if err != nil {
@@ -499,6 +500,11 @@ func (p *process) listen() (err error) {
 	}
 	return s.run(ctx, listeners)
 }
+
+// runAlone gives the process one processor for its Go code. A side of -raw that only receives has work for one goroutine.
+// On a second processor the scheduler would wake a thread for each arriving segment, only to find that goroutine busy: a
+// tenth of the throughput (docs/PERFORMANCE.md).
+func runAlone() { runtime.GOMAXPROCS(1) }
 
 // How much memory a server uses beside what it needs. Up to the sum of easyMemory and easyMemoryForClient for each
 // client, the heap may grow by gcPercent between two collections; above it, the collector works harder, so that what

@@ -73,6 +73,7 @@ func (e errStream) Unwrap() error { return e.error }
 type rawPipe struct {
 	stdin, stdout *os.File
 	progress      func(line string) // prints line in place of the one before; nil for no progress
+	receiveOnly   func()            // called when everything of ours is sent, and the other side may send more
 
 	sending sync.Mutex  // guards appending to and writing the session, for one message or piece of stdin
 	closed  atomic.Bool // secure-close has been sent, or is the next message sent
@@ -89,9 +90,10 @@ type rawPipe struct {
 }
 
 // newRawPipe makes the server's or the client's pipe of the standard streams.
-func newRawPipe(server bool, stdin, stdout *os.File, progress func(string)) *rawPipe {
+func newRawPipe(server bool, stdin, stdout *os.File, progress func(string), receiveOnly func()) *rawPipe {
 	p := &rawPipe{
-		server: server, stdin: stdin, stdout: stdout, progress: progress, terminal: isTerminal(stdin), size: -1,
+		server: server, stdin: stdin, stdout: stdout, progress: progress, receiveOnly: receiveOnly,
+		terminal: isTerminal(stdin), size: -1,
 	}
 	if info, err := stdin.Stat(); err == nil && info.Mode().IsRegular() {
 		if at, err := stdin.Seek(0, io.SeekCurrent); err == nil {
@@ -229,8 +231,13 @@ func (p *rawPipe) pump(s *session) error {
 			piece := rest[:min(len(rest), msgHeader+rawPiece)]
 			rest = rest[len(piece)-msgHeader:]
 			last := len(rest) == msgHeader
-			if open, werr := p.piece(s, buf, piece, last && err == io.EOF); werr != nil || !open {
+			open, werr := p.piece(s, buf, piece, last && err == io.EOF)
+			if werr != nil {
 				return werr
+			}
+			if !open {
+				p.receiveOnly()
+				return nil
 			}
 			if last {
 				break

@@ -190,7 +190,7 @@ func TestRawProgress(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	p := newRawPipe(false, f, f, nil)
+	p := newRawPipe(false, f, f, nil, func() {})
 	p.acked.Store(1024)
 	if got, want := p.line(2e9, true), "sent 1.00 KiB of 4.00 KiB, 25%, 512 B/s, 7s left"; got != want {
 		t.Errorf("%q, want %q", got, want)
@@ -220,7 +220,7 @@ func TestRawGoodbye(t *testing.T) {
 	if err := stdin.Truncate(4 * rawChunk); err != nil {
 		t.Fatal(err)
 	}
-	p := newRawPipe(false, stdin, nil, nil)
+	p := newRawPipe(false, stdin, nil, nil, func() {})
 	pumped, gone := make(chan error, 1), make(chan error, 1)
 	go func() { pumped <- p.pump(client) }()
 	kind, payload, err := server.read()
@@ -317,7 +317,7 @@ func carryScript(t *testing.T, isServer bool, s *session, script []byte) (sent [
 	}
 	defer stdout.Close()
 	carried := make(chan error, 1)
-	go func() { carried <- newRawPipe(isServer, stdin, stdout, nil).carry(t.Context(), there, s) }()
+	go func() { carried <- newRawPipe(isServer, stdin, stdout, nil, func() {}).carry(t.Context(), there, s) }()
 	wrote := make(chan error, 1)
 	go func() { // The peer may end the connection before it has read the whole script.
 		_, err := here.Write(script)
