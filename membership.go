@@ -220,12 +220,21 @@ func (r *room) beforeLocked(m *member) uint64 {
 	return r.queue.said
 }
 
-// recall sends m the last n messages that it may read, once more. A request is dropped while a notice waits for m: a
-// client that keeps asking must not keep the room busy.
+// recallPause is the least time between two requests of a member for the history: each looks through as much of it as
+// -history says, and must not keep the room busy.
+const recallPause = time.Second
+
+// recall sends m the last n messages that it may read, once more. A request is dropped while a notice waits for m.
 func (r *room) recall(m *member, n uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if m.visitor == nil && !m.operator || m.ending.reason != "" || len(m.notices) > 0 {
+		return
+	}
+	if now := time.Now(); now.Sub(m.recalled) >= recallPause {
+		m.recalled = now
+	} else if !m.operator {
+		r.notifyLocked(m, itemNotice, "the history comes once a second at most: ask again")
 		return
 	}
 	found := r.recallLocked(m, n)

@@ -101,11 +101,12 @@ type presence struct {
 
 // reading is how far a member has come with what the room sends it.
 type reading struct {
-	visitor *visitor // its key; nil for one that does not listen, and for the operator
-	next    uint64   // place of the next item to deliver
-	recall  places   // messages to deliver before that, because the client asked for them
-	read    uint64   // number of the last message that the client has written out, as it says
-	shown   uint64   // what shownLocked returned last
+	visitor  *visitor  // its key; nil for one that does not listen, and for the operator
+	next     uint64    // place of the next item to deliver
+	recall   places    // messages to deliver before that, because the client asked for them
+	recalled time.Time // when it last did
+	read     uint64    // number of the last message that the client has written out, as it says
+	shown    uint64    // what shownLocked returned last
 }
 
 // places is a range of places in the queue, without its end.

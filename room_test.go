@@ -2256,9 +2256,14 @@ func TestRecallBeforePlace(t *testing.T) {
 	}
 	r.recall(anna, 2)
 	wantHeard(t, r, anna, "notice  no messages to show", "say bob one", "say bob two", "say bob three")
+	anna.recalled = time.Now().Add(time.Hour) // as if the request had just been
+	r.recall(anna, 2)
+	wantHeard(t, r, anna, "notice  the history comes once a second at most: ask again")
+	anna.recalled = time.Time{}
 	r.recall(anna, 2)
 	r.recall(anna, 3) // dropped, since the notice of the first is not delivered
 	wantHeard(t, r, anna, "notice  the last 2 messages:", "say bob two", "say bob three")
+	anna.recalled = time.Time{}
 	r.recall(anna, 1<<63)
 	wantHeard(t, r, anna, "notice  the last 3 messages:", "say bob one", "say bob two", "say bob three")
 }
