@@ -366,7 +366,6 @@ func (r *room) leave(m *member, reason string) {
 	}
 	delete(r.members, m)
 	r.whoText = ""
-	r.countSendingLocked(m, 0)
 	if m.ending.reason != "" {
 		reason = m.ending.reason
 	}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -28,6 +29,7 @@ type room struct {
 	log     *connLog
 	history int           // messages at most that a member gets of what it missed (-history)
 	flush   chan struct{} // of capacity 1, wakes flushLog; nil without -sync
+	sending atomic.Int64  // bytes of the deliveries that are being sent
 
 	mu         sync.Mutex // guards the fields below, and the fields of members that say so
 	memory                // its epoch never changes
@@ -37,7 +39,6 @@ type room struct {
 	overdue    *time.Timer          // runs reportUnread; nil while it is not due
 	sinceReads int                  // bytes of messages recorded since the last records of reading
 	closing    bool
-	sending    int       // bytes of the deliveries that are being sent
 	spoken     time.Time // when the last message was published
 	whoText    string    // the answer to kindWho; empty if the members have changed since the last one
 }
@@ -83,7 +84,6 @@ type writer struct {
 	retire  bool          // the goroutine has waited for linger
 	timer   *time.Timer   // linger after the goroutine began to wait, or pingInterval after the last delivery
 	sent    time.Time     // when the last delivery began
-	sending int           // bytes of the delivery that is being sent
 }
 
 // linger is how long a writer waits for something to deliver, and how long after a message people are taken to talk.
@@ -219,8 +219,9 @@ type delivery struct {
 	goodbye bool     // the last delivery
 	reason  string   // of goodbye, or empty
 
-	buf    []byte // memory for the receiver
-	number [8]byte
+	buf     []byte // memory for the receiver
+	number  [8]byte
+	counted int64 // of room.sending, until it is sent
 }
 
 var deliveries = sync.Pool{New: func() any { return new(delivery) }}
@@ -298,28 +299,34 @@ func (r *room) write(m *member) {
 
 // writeNext makes one delivery, if there is something to deliver or a ping is due, and returns what to do next.
 func (r *room) writeNext(m *member, wake chan struct{}) (step, error) {
-	d := deliveries.Get().(*delivery)
-	defer d.free()
-	next := r.next(m, d, wake)
+	d, next := r.next(m, wake)
 	if next != stepDeliver {
 		return next, nil
 	}
+	defer r.sent(d)
 	if err := m.out.deliver(d); err != nil || d.goodbye {
 		return stepOver, err
 	}
 	return stepDeliver, nil
 }
 
-// next fills d with what m has to receive. If there is nothing, the writer waits for wake or ends.
-func (r *room) next(m *member, d *delivery, wake chan struct{}) step {
+// sent frees a delivery, without waiting for the room's lock: its memory would count until then.
+func (r *room) sent(d *delivery) {
+	r.sending.Add(-d.counted)
+	d.free()
+}
+
+// next returns what m has to receive, with stepDeliver. If there is nothing, the writer waits for wake or ends.
+func (r *room) next(m *member, wake chan struct{}) (*delivery, step) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	left := errors.Is(m.readErr, errLeft)
 	if m.readErr != nil && !left {
-		return stepOver
+		return nil, stepOver
 	}
-	r.countSendingLocked(m, 0)
-	d.fit(deliveryBytes - r.sending)
+	// Only now, since a line wakes all writers: those that wait for the lock must hold no memory.
+	d := deliveries.Get().(*delivery)
+	d.fit(deliveryBytes - int(r.sending.Load()))
 	if !left { // otherwise only the last acknowledgement and the goodbye are sent
 		d.items, d.missed = r.takeLocked(m, d.items, d.limit)
 	}
@@ -333,11 +340,13 @@ func (r *room) next(m *member, d *delivery, wake chan struct{}) step {
 	w, now := &m.writer, time.Now()
 	d.ping = !ok && now.Sub(w.sent) >= pingInterval
 	if !ok && !d.ping {
-		return r.restLocked(w, wake, now)
+		d.free()
+		return nil, r.restLocked(w, wake, now)
 	}
 	w.sent, w.retire = now, false
-	r.countSendingLocked(m, d.memory())
-	return stepDeliver
+	d.counted = int64(d.memory())
+	r.sending.Add(d.counted)
+	return d, stepDeliver
 }
 
 // restLocked lets a writer that has nothing to deliver wait or end. The ping is due pingInterval after the last
@@ -358,12 +367,6 @@ func (r *room) restLocked(w *writer, wake chan struct{}, now time.Time) step {
 func (m *member) doneLocked(r *room) bool {
 	delivered := !m.listens || m.next >= min(r.queue.end(), m.ending.until)
 	return m.ending.reason != "" && delivered && m.stream.acknowledged() == m.stream.last
-}
-
-// countSendingLocked counts n bytes of memory for the delivery that m's goroutine sends, in place of the one before.
-func (r *room) countSendingLocked(m *member, n int) {
-	r.sending += n - m.writer.sending
-	m.writer.sending = n
 }
 
 // takeLocked appends m's notices and the items from m's place on to into, about limit bytes at most, and moves the

@@ -789,11 +789,10 @@ func TestCuriousClientLeaves(t *testing.T) {
 	anna, _ := enter(t, r, "anna", "key a", 1)
 	r.who(anna)
 	r.expel(anna)
-	var d delivery
+	var d *delivery
 	for range 3 {
 		r.who(anna) // while the goroutine that delivers is about to send
-		d = delivery{}
-		r.next(anna, &d, nil)
+		d, _ = r.next(anna, nil)
 	}
 	if !d.goodbye || d.reason != reasonNotAdmitted {
 		t.Errorf("the client stays, and gets %d notices more", len(d.items))
