@@ -613,7 +613,8 @@ func TestLongCertificates(t *testing.T) {
 			t.Errorf("%s has %s", name, bad)
 		}
 		for line := range strings.Lines(out) {
-			if len(line) > 6*maxReason && !strings.HasPrefix(line, "securechat: hint: ") || strings.HasPrefix(line, "securechat: forged") {
+			if len(line) > 6*maxReason && !strings.HasPrefix(line, "securechat: hint: ") || strings.HasPrefix(line,
+				"securechat: forged") {
 				t.Errorf("%s has a line of %d bytes: %.100q", name, len(line), line)
 			}
 		}
@@ -1203,14 +1204,16 @@ func TestShow(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if err := errors.Join(con.acked(7), con.welcome(welcome{name: "ann", seq: 6, epoch: [8]byte{1, 2}, flags: welcomeGap})); err != nil {
+	if err := errors.Join(con.acked(7), con.welcome(welcome{name: "ann", seq: 6, epoch: [8]byte{1, 2},
+		flags: welcomeGap})); err != nil {
 		t.Error(err)
 	}
 	const start = `{"type":"message","seq":%d,"time":"2026-11-23T21:36:00.000Z","name":"bob","what":"say","text":`
 	want := fmt.Sprintf(start, 5) + `"old","history":true,"server":"pi","origin":"SHA256:abc"}` + "\n" +
 		fmt.Sprintf(start, 6) + `"hi\u001b[2J","server":"pi","origin":"SHA256:abc"}` + "\n" +
 		`{"type":"ack","id":7}` + "\n" +
-		`{"type":"welcome","name":"ann","seq":7,"epoch":"0102000000000000","gap":true,"server":"pi","origin":"SHA256:abc"}` + "\n"
+		`{"type":"welcome","name":"ann","seq":7,"epoch":"0102000000000000","gap":true,"server":"pi","origin":"SHA256:abc"}` +
+		"\n"
 	if stdout.String() != want {
 		t.Errorf("objects: %s, want %s", stdout.String(), want)
 	}

@@ -85,8 +85,8 @@ func TestFlagValues(t *testing.T) {
 		o.keys != keys || o.client != client || o.output != output {
 		t.Errorf("%+v", o)
 	}
-	o, err = parseFlags(strings.Fields("-listen systemd -invite anna -log off -log-text=false -sync -max-clients 2 -rate 3 " +
-		"-norelay -history 0 -delay 5s"))
+	o, err = parseFlags(strings.Fields("-listen systemd -invite anna -log off -log-text=false -sync -max-clients 2 " +
+		"-rate 3 -norelay -history 0 -delay 5s"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,7 +170,8 @@ func TestFlagConflicts(t *testing.T) {
 		belongs[name] = "listen"
 	}
 	excluded := map[string][]string{
-		"raw":   strings.Fields("to stay count resume since last reconnect rate norelay history bridge paper json nobell quiet-joins"),
+		"raw": strings.Fields("to stay count resume since last reconnect rate norelay history bridge paper " +
+			"json nobell quiet-joins"),
 		"paper": strings.Fields("invite passphrase-file type bits comment join accept-new to resume since last reconnect"),
 	}
 	for _, row := range flagTable() {

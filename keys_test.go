@@ -757,10 +757,12 @@ func TestKeyFilesToConvert(t *testing.T) {
 				`-identity \S+sk\.pub`},
 		{"ppk", "PuTTY-User-Key-File-3: ssh-ed25519\nEncryption: none\n",
 			`ppk is a PuTTY key: convert it with puttygen \S+ppk -O private-openssh -o NEWFILE`},
-		{"ppk2", "\r\nPuTTY-User-Key-File-2: ssh-rsa\r\nEncryption: none\r\n", `ppk2 is a PuTTY key: convert it with puttygen`},
+		{"ppk2", "\r\nPuTTY-User-Key-File-2: ssh-rsa\r\nEncryption: none\r\n",
+			`ppk2 is a PuTTY key: convert it with puttygen`},
 		{"broken after its type", strings.Replace(public, " ", "\n", 1),
 			`is a public key that is broken over several lines: write its type, its base64 text and its name on one line`},
-		{"broken with blanks", public[:70] + " \n " + public[70:], `is a public key that is broken over several lines: write`},
+		{"broken with blanks", public[:70] + " \n " + public[70:],
+			`is a public key that is broken over several lines: write`},
 		{"dropbear", "\x00\x00\x00\x0bssh-ed25519\x00\x00\x00\x40",
 			`dropbear is a dropbear key: convert it with dropbearconvert dropbear openssh \S+dropbear NEWFILE`},
 		{"ssh2", ssh2, `ssh2 is an SSH2 key: convert it with ssh-keygen -i -f \S+ssh2`},
@@ -820,7 +822,8 @@ func TestAllowFormats(t *testing.T) {
 		}
 		if typ == "ecdsa" {
 			put(t, at("pem"), []byte(forms["PEM"]))
-			for _, args := range []string{"-conv_form compressed", "-param_enc explicit", "-param_enc explicit -conv_form hybrid"} {
+			for _, args := range []string{"-conv_form compressed", "-param_enc explicit",
+				"-param_enc explicit -conv_form hybrid"} {
 				command := append([]string{"ec", "-pubin", "-in", at("pem"), "-out", at("pem2")}, strings.Fields(args)...)
 				runTool(t, "openssl", command...)
 				forms["PEM "+args] = readText(t, at("pem2"))
@@ -829,7 +832,8 @@ func TestAllowFormats(t *testing.T) {
 		if typ == "rsa" {
 			forms["RSA PEM"] = runTool(t, "ssh-keygen", "-e", "-m", "PEM", "-f", at(typ))
 		}
-		forms["-keygen's output"] = key + " " + typ + "\n" + strings.Fields(runTool(t, "ssh-keygen", "-lf", at(typ)))[1] + "\n"
+		forms["-keygen's output"] = key + " " + typ + "\n" + strings.Fields(runTool(t, "ssh-keygen", "-lf", at(typ)))[1] +
+			"\n"
 		forms["a line after comments"] = "# of\n# " + typ + "\n\n" + key + " " + typ + "\n# end\n"
 		for form, text := range forms {
 			if err := os.RemoveAll(listed); err != nil {

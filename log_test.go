@@ -51,7 +51,8 @@ func TestRecords(t *testing.T) {
 		{appendMessage(nil, at, who, 7, itemSay, "", nil, false),
 			map[string]any{"event": "message", "seq": 7., "msg_id": 7., "msg_len": 0., "message": ""}},
 		{appendMessage(nil, at, who, 1<<53, itemDirect, "anna", []byte("psst"), false),
-			map[string]any{"event": "message", "seq": float64(1 << 53), "msg_id": float64(1 << 53), "msg_len": 4., "what": "direct", "to": "anna",
+			map[string]any{"event": "message", "seq": float64(1 << 53), "msg_id": float64(1 << 53), "msg_len": 4.,
+				"what": "direct", "to": "anna",
 				"message": "psst"}},
 		{appendMessage(nil, at, who, 1, itemAction, "", []byte(hostile), false),
 			map[string]any{"event": "message", "seq": 1., "msg_id": 1., "msg_len": float64(len(hostile)),
@@ -363,7 +364,8 @@ func TestVerifyCompressed(t *testing.T) {
 		t.Errorf("%q", out)
 	}
 	_, stderr, code = runToEnd(t, dir, "", "-verify-log", files[0], files[2])
-	wantRun(t, "a missing file", stderr, code, exitTrouble, "log.1: line 1 does not follow the last line of connection.log.3.gz")
+	wantRun(t, "a missing file", stderr, code, exitTrouble,
+		"log.1: line 1 does not follow the last line of connection.log.3.gz")
 	both := put(t, filepath.Join(dir, "both.gz"), slices.Concat(contents(t, path+".3.gz"), contents(t, path+".2.gz")))
 	out, stderr, code = runToEnd(t, dir, "", "-verify-log", both)
 	wantRun(t, "two files in one", stderr, code, exitDone, "^$")
@@ -372,7 +374,8 @@ func TestVerifyCompressed(t *testing.T) {
 	}
 	put(t, both, append(contents(t, both), "garbage, and more of it"...))
 	_, stderr, code = runToEnd(t, dir, "", "-verify-log", both)
-	wantRun(t, "trailing garbage", stderr, code, exitTrouble, "after line 4, what follows in the compressed file is not from gzip")
+	wantRun(t, "trailing garbage", stderr, code, exitTrouble,
+		"after line 4, what follows in the compressed file is not from gzip")
 }
 
 // TestVerifyDamagedCompressed checks that no part of a compressed log is taken for the whole, and that no change of a
@@ -388,7 +391,8 @@ func TestVerifyDamagedCompressed(t *testing.T) {
 	}
 	for n := 2; n < len(whole); n++ {
 		put(t, path, whole[:n])
-		if _, err := verifyFile(path, func(int, [32]byte) {}); err == nil || !strings.Contains(err.Error(), "cut off after line") {
+		if _, err := verifyFile(path, func(int, [32]byte) {}); err == nil || !strings.Contains(err.Error(),
+			"cut off after line") {
 			t.Errorf("%d of %d bytes: %v", n, len(whole), err)
 		}
 	}
@@ -561,7 +565,8 @@ func TestVerifySafeName(t *testing.T) {
 	}
 	for range 2 {
 		var out strings.Builder
-		if err := verifyLogs([]string{path}, "", &out); err != nil || !strings.Contains(out.String(), `connection\x1b[2J.log: `) {
+		if err := verifyLogs([]string{path}, "", &out); err != nil || !strings.Contains(out.String(),
+			`connection\x1b[2J.log: `) {
 			t.Errorf("%q, %v", out.String(), err)
 		}
 		l.record(recordOf(time.Now(), eventStop, nil, "", ""), nil)
@@ -860,7 +865,8 @@ func TestDigestsOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	all := records(t, path)
-	if got := all[len(all)-1]; got["sha256"] != fmt.Sprintf("%x", sha256.Sum256([]byte("a secret"))) || got["msg_len"] != 8. ||
+	if got := all[len(all)-1]; got["sha256"] != fmt.Sprintf("%x", sha256.Sum256([]byte("a secret"))) ||
+		got["msg_len"] != 8. ||
 		got["message"] != nil || bytes.Contains(contents(t, path), []byte("secret")) {
 		t.Error(got)
 	}
@@ -915,7 +921,8 @@ func TestRemovedLog(t *testing.T) {
 	for _, rec := range all {
 		events = append(events, rec["event"])
 	}
-	if want := []any{eventDisconnect, eventRoom, eventVisitor, eventStream, eventConnect, eventMessage}; !slices.Equal(events, want) {
+	if want := []any{eventDisconnect, eventRoom, eventVisitor, eventStream, eventConnect,
+		eventMessage}; !slices.Equal(events, want) {
 		t.Errorf("the new file has %q", events)
 	}
 	if len(notified) != 4 || !strings.Contains(notified[1], "cannot write the log") ||

@@ -405,8 +405,9 @@ func (p *process) readInvite() (*inviteCode, error) {
 	return nil, wrongUse("no valid invite code in three attempts")
 }
 
-// untilSignal returns a context that ends with the first SIGINT or SIGTERM, which its cause names, or when the function
-// is called. The second signal ends the process at once.
+// untilSignal returns a context that ends with the first SIGINT or SIGTERM, which its cause names, or when the returned
+// function is called. A signal that comes after anything shows the first one's effect ends the process at once. One
+// that comes together with the first counts as the same: a wrapper may pass on what the terminal sends to both.
 func untilSignal() (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 1)
@@ -418,7 +419,7 @@ func untilSignal() (context.Context, context.CancelFunc) {
 			cause = fmt.Errorf("%s signal received", s)
 		case <-ctx.Done():
 		}
-		signal.Stop(signals) // before anything shows that the program ends: a second signal may follow that at once
+		signal.Stop(signals) // from here on, a signal ends the process
 		cancel(cause)
 	}()
 	return ctx, func() { cancel(nil) }
@@ -501,9 +502,10 @@ func (p *process) listen() (err error) {
 	return s.run(ctx, listeners)
 }
 
-// runAlone gives the process one processor for its Go code. A side of -raw that only receives has work for one goroutine.
-// On a second processor the scheduler would wake a thread for each arriving segment, only to find that goroutine busy: a
-// tenth of the throughput (docs/PERFORMANCE.md).
+// runAlone gives the process one processor for its Go code. A side of -raw that only receives has work for one
+// goroutine. On a second processor the scheduler would wake a thread for each arriving segment, only to find that
+// goroutine busy: a tenth of the throughput (docs/PERFORMANCE.md). Handshakes of further clients, which -raw rejects,
+// take their part of the one processor.
 func runAlone() { runtime.GOMAXPROCS(1) }
 
 // How much memory a server uses beside what it needs. Up to the sum of easyMemory and easyMemoryForClient for each

@@ -220,22 +220,30 @@ func (r *room) beforeLocked(m *member) uint64 {
 	return r.queue.said
 }
 
-// recallPause is the least time between two requests of a member for the history: each looks through as much of it as
-// -history says, and must not keep the room busy.
-const recallPause = time.Second
+// The clients of one key may ask for the history recallBurst/recallPause times at once, and after that once in
+// recallPause: each request looks through as much of it as -history says, and must not keep the room busy.
+const (
+	recallPause = time.Second
+	recallBurst = 10 * recallPause
+)
 
-// recall sends m the last n messages that it may read, once more. A request is dropped while a notice waits for m.
+// recall sends m the last n messages that it may read, once more, or only a notice if clients of its key ask too often.
+// The operator may always ask. A request is dropped while a notice waits for m.
 func (r *room) recall(m *member, n uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if m.visitor == nil && !m.operator || m.ending.reason != "" || len(m.notices) > 0 {
 		return
 	}
-	if now := time.Now(); now.Sub(m.recalled) >= recallPause {
-		m.recalled = now
-	} else if !m.operator {
-		r.notifyLocked(m, itemNotice, "the history comes once a second at most: ask again")
-		return
+	if v, now := m.visitor, time.Now(); v != nil {
+		if full := now.Add(-recallBurst); v.recalled.Before(full) {
+			v.recalled = full
+		}
+		if v.recalled.Add(recallPause).After(now) {
+			r.notifyLocked(m, itemNotice, "too many requests for the history: one a second is answered")
+			return
+		}
+		v.recalled = v.recalled.Add(recallPause)
 	}
 	found := r.recallLocked(m, n)
 	words := "no messages to show"

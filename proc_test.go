@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 	if err := flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0))); err != nil {
 		panic(err)
 	}
-	for name, value := range map[string]string{"TERM": "xterm", "TZ": "UTC"} { // whatever calls the tests
+	for name, value := range map[string]string{"TERM": "xterm", "TZ": "UTC"} { // whatever the caller has
 		if err := os.Setenv(name, value); err != nil {
 			panic(err)
 		}
@@ -166,7 +166,8 @@ func startWith(t testing.TB, wd string, env []string, args ...string) *proc {
 }
 
 // rawError matches errors of Go's libraries about connections and keys, which no person should read.
-var rawError = regexp.MustCompile(`(dial|read|write|accept) (tcp|unix)|(read|write|connect): (connection|broken|use of)|i/o timeout|\bEOF\b|` +
+var rawError = regexp.MustCompile(`(dial|read|write|accept) (tcp|unix)|` +
+	`(read|write|connect): (connection|broken|use of)|i/o timeout|\bEOF\b|` +
 	`closed network|lookup \S+( on|:)|deadline exceeded|panic:|asn1:|x509:|json:|base64:|illegal base64|strconv\.`)
 
 // wait waits for the process to end and returns its exit code.

@@ -73,20 +73,26 @@ func (e errStream) Unwrap() error { return e.error }
 type rawPipe struct {
 	stdin, stdout *os.File
 	progress      func(line string) // prints line in place of the one before; nil for no progress
-	receiveOnly   func()            // called when everything of ours is sent, and the other side may send more
+	receiveOnly   func()            // called when this side sends no more data, and the other side may
 
 	sending sync.Mutex  // guards appending to and writing the session, for one message or piece of stdin
 	closed  atomic.Bool // secure-close has been sent, or is the next message sent
 	refused atomic.Bool // the other side is no longer trusted, so nothing that arrives is written
 	reason  string      // sent before secure-close if it is not empty; set before write is asked to end
 
-	server                bool  // this is the server's side, which receives no reason
-	terminal              bool  // stdin is a terminal, which counts as empty
-	size                  int64 // of stdin if it is a regular file, else -1
-	sent, acked, received atomic.Int64
-	ended                 atomic.Bool // our end of file has been sent, so sent is final
-	confirmed             atomic.Bool // our end of file and everything before it is acknowledged
-	arrived               atomic.Bool // the other side's end of file has arrived, and stdout took everything
+	server   bool  // this is the server's side, which receives no reason
+	terminal bool  // stdin is a terminal, which counts as empty
+	size     int64 // of stdin if it is a regular file, else -1
+	rawCounts
+	ended     atomic.Bool // our end of file has been sent, so sent is final
+	confirmed atomic.Bool // our end of file and everything before it is acknowledged
+	arrived   atomic.Bool // the other side's end of file has arrived, and stdout took everything
+}
+
+// rawCounts counts bytes of -raw, without ends of file.
+type rawCounts struct {
+	sent, acked atomic.Int64 // of our stdin
+	received    atomic.Int64 // for our stdout, which has taken them
 }
 
 // newRawPipe makes the server's or the client's pipe of the standard streams.

@@ -101,12 +101,11 @@ type presence struct {
 
 // reading is how far a member has come with what the room sends it.
 type reading struct {
-	visitor  *visitor  // its key; nil for one that does not listen, and for the operator
-	next     uint64    // place of the next item to deliver
-	recall   places    // messages to deliver before that, because the client asked for them
-	recalled time.Time // when it last did
-	read     uint64    // number of the last message that the client has written out, as it says
-	shown    uint64    // what shownLocked returned last
+	visitor *visitor // its key; nil for one that does not listen, and for the operator
+	next    uint64   // place of the next item to deliver
+	recall  places   // messages to deliver before that, because the client asked for them
+	read    uint64   // number of the last message that the client has written out, as it says
+	shown   uint64   // what shownLocked returned last
 }
 
 // places is a range of places in the queue, without its end.
@@ -221,7 +220,7 @@ type delivery struct {
 
 	buf     []byte // memory for the receiver
 	number  [8]byte
-	counted int64 // of room.sending, until it is sent
+	counted int64 // bytes of this delivery that room.sending counts
 }
 
 var deliveries = sync.Pool{New: func() any { return new(delivery) }}
@@ -310,7 +309,7 @@ func (r *room) writeNext(m *member, wake chan struct{}) (step, error) {
 	return stepDeliver, nil
 }
 
-// sent frees a delivery, without waiting for the room's lock: its memory would count until then.
+// sent frees a delivery. It does not wait for the room's lock, since the memory would count in room.sending until then.
 func (r *room) sent(d *delivery) {
 	r.sending.Add(-d.counted)
 	d.free()

@@ -1056,7 +1056,8 @@ func TestNetworks(t *testing.T) {
 		"192.0.2.1": "[192.0.2.1 192.0.2.0/24 all networks]", "::ffff:192.0.2.1": "[192.0.2.1 192.0.2.0/24 all networks]",
 		"2001:db8:1:2:3::4": "[2001:db8:1:2::/64 2001:db8:1::/56 2001:db8:1::/48 all networks]",
 		"fe80::1%eth0":      "[fe80::/64 fe80::/56 fe80::/48 all networks]",
-		"127.0.0.1":         "[loopback all networks]", "127.9.9.9": "[loopback all networks]", "::1": "[loopback all networks]",
+		"127.0.0.1":         "[loopback all networks]", "127.9.9.9": "[loopback all networks]",
+		"::1":              "[loopback all networks]",
 		"::ffff:127.0.0.1": "[loopback all networks]",
 	} {
 		if got := fmt.Sprint(networksOf(netip.MustParseAddr(ip))); got != want {
@@ -1261,7 +1262,8 @@ func TestNewcomerInACrowd(t *testing.T) {
 		newcomer string
 		evicted  int // the number of the handshake that ends
 	}{
-		"one address fills its /24": {96, func(i int) netip.Addr { return v4(192, 0, 2, byte(max(0, 32-i))) }, "192.0.2.99", 32},
+		"one address fills its /24": {96, func(i int) netip.Addr { return v4(192, 0, 2, byte(max(0, 32-i))) }, "192.0.2.99",
+			32},
 		"one /64 fills its /56": {96, func(i int) netip.Addr {
 			return netip.AddrFrom16([16]byte{0x20, 7: byte(max(0, 32-i))})
 		}, "2000:0:0:99::1", 32},
@@ -1272,7 +1274,8 @@ func TestNewcomerInACrowd(t *testing.T) {
 		"loopback has all":            {256, func(int) netip.Addr { return netip.MustParseAddr("::1") }, "2000::1", 0},
 		"loopback has been silent":    {256, func(int) netip.Addr { return netip.MustParseAddr("::1") }, "127.0.0.1", 1},
 		"one address has been silent": {64, func(int) netip.Addr { return v4(192, 0, 2, 1) }, "192.0.2.1", 1},
-		"loopback comes":              {256, func(i int) netip.Addr { return v4(192, 0, byte(i%4), byte(i)) }, "127.0.0.1", 0},
+		"loopback comes": {256, func(i int) netip.Addr { return v4(192, 0, byte(i%4), byte(i)) }, "127.0.0.1",
+			0},
 	} {
 		g := newGate()
 		entries := g.fill(t, c.most, c.from)
@@ -1310,7 +1313,8 @@ func TestPenaltyFor(t *testing.T) {
 		want time.Duration
 	}{
 		{refuse("x"), penaltyRefused}, {wrong, penaltyInvite}, {fmt.Errorf("stage 1: %w", errUnverified), penaltyRefused},
-		{os.ErrDeadlineExceeded, penaltySilent}, {fmt.Errorf("%w: %w", errBusy, io.EOF), 0}, {io.ErrUnexpectedEOF, penaltyLeft}, {errTruncated, penaltyLeft},
+		{os.ErrDeadlineExceeded, penaltySilent}, {fmt.Errorf("%w: %w", errBusy, io.EOF), 0}, {io.ErrUnexpectedEOF,
+			penaltyLeft}, {errTruncated, penaltyLeft},
 		{errors.New("cannot write the log"), 0},
 	} {
 		if got := penaltyFor(c.err); got != c.want {
@@ -1572,7 +1576,8 @@ func TestServerUnderAttack(t *testing.T) {
 		}
 		synctest.Wait()
 	})
-	if n := refusals(t, path, "198.51.100.1:4711", "64 handshakes from 198.51.100.1 are in progress: dropped 1 conn"); n != 1 {
+	const full = "64 handshakes from 198.51.100.1 are in progress: dropped 1 conn"
+	if n := refusals(t, path, "198.51.100.1:4711", full); n != 1 {
 		t.Errorf("%d records of full networks", n)
 	}
 }
@@ -1593,7 +1598,8 @@ type home struct {
 
 func newHome(t *testing.T, args ...string) *home {
 	t.Helper()
-	h := &home{t: t, dir: state(t, "anna"), addr: freeAddr(t), log: filepath.Join(t.TempDir(), "connection.log"), args: args}
+	h := &home{t: t, dir: state(t, "anna"), addr: freeAddr(t), log: filepath.Join(t.TempDir(), "connection.log"),
+		args: args}
 	h.start()
 	return h
 }
@@ -1918,7 +1924,8 @@ func TestReconnectWithoutSeam(t *testing.T) {
 	for name, c := range map[string]struct {
 		args []string
 		gap  bool
-	}{"text": {nil, false}, "digests": {[]string{"-log-text=false"}, true}, "no history": {[]string{"-history", "0"}, true},
+	}{"text": {nil, false}, "digests": {[]string{"-log-text=false"}, true}, "no history": {[]string{"-history", "0"},
+		true},
 		"no log": {[]string{"-log", "off"}, true}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -2002,14 +2009,16 @@ func TestNameOfTwoKeys(t *testing.T) {
 	t.Parallel()
 	h := newHome(t)
 	list := filepath.Join(h.dir, "authorized_keys")
-	bob, first, second := guest(t, h.dir, h.addr, "bob"), guest(t, h.dir, h.addr, "first"), guest(t, h.dir, h.addr, "second")
+	bob, first, second := guest(t, h.dir, h.addr, "bob"), guest(t, h.dir, h.addr, "first"), guest(t, h.dir, h.addr,
+		"second")
 	line := func(dir, name string) string { return publicKeyOf(t, dir) + " " + name + "\n" }
 	put(t, list, []byte(line(bob, "bob")+line(first, "anne")+line(second, "Anne")))
 	h.say(first, "I was here\n", exitDone, "^$")
 	h.restart()
 	here := h.connect(second, "-stay", "-reconnect")
 	h.server.err.match(t, `Anne~\w{8} joined`)
-	h.say(bob, "which\n", exitTrouble, `anne is ambiguous: say which, Anne~\w{8} or anne~\w{8}; what you sent is in the log only`,
+	h.say(bob, "which\n", exitTrouble,
+		`anne is ambiguous: say which, Anne~\w{8} or anne~\w{8}; what you sent is in the log only`,
 		"-to", "anne")
 	_, stderr, _ := runToEnd(t, t.TempDir(), "which\n", "-connect", h.addr, "-dir", bob, "-to", "anne")
 	full := regexp.MustCompile(`anne~\w{8}`).FindString(stderr)
@@ -2219,7 +2228,8 @@ func TestGapOnlyForThoseWhoMissed(t *testing.T) {
 		heard(t, r, cleo)
 	}
 	m := stubMember("cleo", "key c", 3)
-	req := joinRequest{stream: streamID{3}, flags: joinListens | joinPlace, epoch: r.epoch, seen: uint64(queueBytes/maxLine + 3)}
+	req := joinRequest{stream: streamID{3}, flags: joinListens | joinPlace, epoch: r.epoch,
+		seen: uint64(queueBytes/maxLine + 3)}
 	if w, err := r.join(m, req, true); err != nil || w.flags != 0 {
 		t.Errorf("who sent everything that is lost: flags %d, %v", w.flags, err)
 	}
@@ -2256,16 +2266,43 @@ func TestRecallBeforePlace(t *testing.T) {
 	}
 	r.recall(anna, 2)
 	wantHeard(t, r, anna, "notice  no messages to show", "say bob one", "say bob two", "say bob three")
-	anna.recalled = time.Now().Add(time.Hour) // as if the request had just been
-	r.recall(anna, 2)
-	wantHeard(t, r, anna, "notice  the history comes once a second at most: ask again")
-	anna.recalled = time.Time{}
 	r.recall(anna, 2)
 	r.recall(anna, 3) // dropped, since the notice of the first is not delivered
 	wantHeard(t, r, anna, "notice  the last 2 messages:", "say bob two", "say bob three")
-	anna.recalled = time.Time{}
 	r.recall(anna, 1<<63)
 	wantHeard(t, r, anna, "notice  the last 3 messages:", "say bob one", "say bob two", "say bob three")
+}
+
+// TestRecallTooOften: the clients of one key are answered ten requests for the history at once, and then one a second.
+// Another key does not wait for them.
+func TestRecallTooOften(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _ := quietRoom(t)
+		anna, _ := visit(t, r, "anna", "key a", 1)
+		again, _ := visit(t, r, "anna", "key a", 2)
+		bob, _ := visit(t, r, "bob", "key b", 3)
+		const answer = "notice  no messages to show"
+		const refusal = "notice  too many requests for the history: one a second is answered"
+		for _, m := range []*member{anna, again, bob} {
+			heard(t, r, m)
+		}
+		for n := range 10 {
+			m := []*member{anna, again}[n%2]
+			r.recall(m, 2)
+			wantHeard(t, r, m, answer)
+		}
+		for range 2 {
+			r.recall(anna, 2)
+			wantHeard(t, r, anna, refusal)
+			r.recall(again, 2)
+			wantHeard(t, r, again, refusal)
+			r.recall(bob, 2)
+			wantHeard(t, r, bob, answer)
+			time.Sleep(recallPause)
+			r.recall(again, 2)
+			wantHeard(t, r, again, answer)
+		}
+	})
 }
 
 // TestLastHasWhatWasMissed: -last N does not leave out a missed message because the key's other terminal sent N more,
@@ -2423,11 +2460,14 @@ func TestStartWithManyKeys(t *testing.T) {
 func FuzzRestore(f *testing.F) {
 	const key, stream = "SHA256:AAAA", "00112233445566778899aabbccddeeff"
 	record := func(event, rest string) string {
-		return recordBegin + "2026-01-02T03:04:05.000000Z" + `","event":"` + event + `"` + rest + recordPrev + noHash + recordEnd
+		return recordBegin + "2026-01-02T03:04:05.000000Z" + `","event":"` + event + `"` + rest + recordPrev + noHash +
+			recordEnd
 	}
 	who := `,"name":"anna","fingerprint":"` + key + `","stream":"` + stream + `"`
-	for _, n := range []string{"0", "1", "999999999", "4611686018427387904", "18446744073700000000", "18446744073709551615"} {
-		room := record(eventRoom, `,"epoch":"0011223344556677","seq":`+n+`,"skipped_from":1,"skipped_to":`+n+`,"boot":"\"\u0000"`)
+	for _, n := range []string{"0", "1", "999999999", "4611686018427387904", "18446744073700000000",
+		"18446744073709551615"} {
+		room := record(eventRoom, `,"epoch":"0011223344556677","seq":`+n+`,"skipped_from":1,"skipped_to":`+n+
+			`,"boot":"\"\u0000"`)
 		f.Add(record(eventMessage, who+`,"seq":`+n+`,"msg_id":`+n+`,"msg_len":1,"message":"x"`) + room)
 		f.Add(room + record(eventMessage, who+`,"seq":`+n+`,"what":"direct","receiver":"`+key+`","message":"x"`))
 		f.Add(room + record(eventVisitor, `,"name":"anna","fingerprint":"`+key+`","since":`+n+`,"read":`+n))

@@ -206,8 +206,8 @@ func (s *securechat2) handshakeError(err error) error {
 		err = errors.New("the server closed the connection: it may be stopping or busy, " +
 			"or reject this address for a while after failed attempts; try again in a minute")
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		err = netTrouble{fmt.Sprintf("the server is busy or stuck: it did not answer within %v; or it is no securechat server",
-			handshakeTimeout), err}
+		err = netTrouble{fmt.Sprintf(
+			"the server is busy or stuck: it did not answer within %v; or it is no securechat server", handshakeTimeout), err}
 	}
 	err = fmt.Errorf("handshake with %s: %w", s.client.addr, err)
 	if errors.Is(err, errUnverified) || errors.Is(err, errBadPacket) {

@@ -1171,7 +1171,8 @@ func TestServiceChosen(t *testing.T) {
 		o := &options{mode: c.mode}
 		o.keys.dir = c.named
 		var stderr bytes.Buffer
-		p := &process{options: o, console: newConsole(strings.NewReader(""), io.Discard, &stderr, nil, consoleOptions{}), dir: c.dir}
+		p := &process{options: o, console: newConsole(strings.NewReader(""), io.Discard, &stderr, nil, consoleOptions{}),
+			dir: c.dir}
 		p.chooseService(c.service)
 		p.console.close()
 		if p.dir != c.want || !strings.Contains(stderr.String(), c.note) || c.note == "" && stderr.Len() > 0 {
@@ -1299,7 +1300,8 @@ func suspend(t *testing.T, p *proc) (resume func()) {
 		t.Fatal(err)
 	}
 	status := fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid)
-	for begin := time.Now(); !matches(`(?m)^State:\s+T`, readText(t, status)); runtime.Gosched() { // it stops a moment later
+	for begin := time.Now(); !matches(`(?m)^State:\s+T`, readText(t,
+		status)); runtime.Gosched() { // it stops a moment later
 		if time.Since(begin) > patience {
 			t.Fatal("the process does not stop")
 		}

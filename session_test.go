@@ -506,9 +506,10 @@ func TestLinesForm(t *testing.T) {
 		}
 	}
 	for what, b := range map[string][]byte{
-		"no line":               linesOf(1, itemSay, ""),
-		"a length of 2 bytes":   append(linesOf(1, itemSay, ""), 0x81, 0x00, 'x'),
-		"a length of 10 bytes":  append(linesOf(1, itemSay, ""), 0x81, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x00, 'x'),
+		"no line":             linesOf(1, itemSay, ""),
+		"a length of 2 bytes": append(linesOf(1, itemSay, ""), 0x81, 0x00, 'x'),
+		"a length of 10 bytes": append(linesOf(1, itemSay, ""), 0x81, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x00,
+			'x'),
 		"line number 0":         linesOf(0, itemSay, "", "x"),
 		"a number near the end": linesOf(1<<62+1, itemSay, "", "x"), // The numbers of further lines would wrap around.
 		"kind 0":                linesOf(1, 0, "", "x"),

@@ -690,7 +690,8 @@ func TestTerminalProcess(t *testing.T) {
 func FuzzTerminal(f *testing.F) {
 	for _, seed := range []string{"hello\r", "\x1b[200~pasted\ntext\x1b[201~\r", "\x1b[D\x1b[C\x1b[A\x1b[B",
 		"e\u0301\x7f", "\x01\x05\x0b\x15\x17\t\t", "one\rtwo\r\x12on\x12\x7f\x07x\x17\x19\r", "/reply x\r",
-		pasteMark("1\n2\n3\n4\n5\n6\n7") + "y\r", pasteMark("1\n2\n3\n4\n5\n6\n7") + "n" + pasteMark("z") + "\x03\x04", "\xff\xfe", "\x1b[999999999999~x", "\x1b", "\x03\x04"} {
+		pasteMark("1\n2\n3\n4\n5\n6\n7") + "y\r", pasteMark("1\n2\n3\n4\n5\n6\n7") + "n" + pasteMark("z") + "\x03\x04",
+		"\xff\xfe", "\x1b[999999999999~x", "\x1b", "\x03\x04"} {
 		f.Add([]byte(seed))
 	}
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
@@ -1584,7 +1585,10 @@ func TestWhileAway(t *testing.T) {
 	s.send("/quit\r")
 	s.waitExit(p, exitDone)
 	s, p = atTerminal(carol, "-last", "1")
-	s.wait("the last message", func(out string) bool { return strings.Contains(out, "psst") && !strings.Contains(out, "mat") })
+	s.wait("the last message", func(out string) bool {
+		return strings.Contains(out, "psst") && !strings.Contains(out,
+			"mat")
+	})
 	s.send("\r")
 	s.waitExit(p, exitDone)
 }

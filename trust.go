@@ -397,8 +397,9 @@ func (t *trust) checkServer(addr string, remote net.Addr, id ssh.PublicKey, now 
 	u := &untrusted{
 		kind:   unknownKey,
 		reason: fmt.Sprintf("the server %s is unknown: its key is %s", addr, shown),
-		hint:   fmt.Sprintf("compare the fingerprint with the one that the server prints, then append this line to %s:", file),
-		line:   server.name + " " + keyText(id),
+		hint: fmt.Sprintf("compare the fingerprint with the one that the server prints, then append this line to %s:",
+			file),
+		line: server.name + " " + keyText(id),
 	}
 	if len(cas) > 0 {
 		ca := cas[0]

@@ -1854,7 +1854,8 @@ func TestAllowFlag(t *testing.T) {
 		}
 	}
 	_, stderr, code := runToEnd(t, t.TempDir(), "", "-allow", "/no/such/file", "-dir", anna)
-	wantRun(t, "no file", stderr, code, exitTrouble, `reading the public key: open /no/such/file: no such file .*; -allow needs the path of a public key, or - to `)
+	wantRun(t, "no file", stderr, code, exitTrouble, `reading the public key: open /no/such/file: no such file .*; `+
+		`-allow needs the path of a public key, or - to `)
 
 	_, code = sendHello(t, bob, addr)
 	if code != exitUntrusted {
@@ -2155,7 +2156,8 @@ func TestIdentities(t *testing.T) {
 	stderr, code = hello("-identity", path+".pub")
 	wantRun(t, "no agent", stderr, code, exitTrouble, `is a public key, and there is no ssh-agent to sign with`)
 	stderr, code = hello("-identity", filepath.Join(keys, "absent"))
-	wantRun(t, "no file", stderr, code, exitTrouble, `reading the identity: open \S+absent: no such file .*; without -identity the key is in \S+bob`)
+	wantRun(t, "no file", stderr, code, exitTrouble, `reading the identity: open \S+absent: no such file .*; `+
+		`without -identity the key is in \S+bob`)
 
 	weak := filepath.Join(keys, "weak")
 	runTool(t, "ssh-keygen", "-q", "-t", "rsa", "-b", "1024", "-N", "", "-f", weak)
@@ -2325,7 +2327,8 @@ func TestRefusalTable(t *testing.T) {
 		t.Errorf("%d sentences", n)
 	}
 	// The reverse: the table has the longest part of each reason of a decision against a peer.
-	reasons := regexp.MustCompile(`(?:\brefuse\(|reason:\s*(?:fmt\.Sprintf\(\s*)?)"([^"]+)"`).FindAllStringSubmatch(text, -1)
+	reasons := regexp.MustCompile(`(?:\brefuse\(|reason:\s*(?:fmt\.Sprintf\(\s*)?)"([^"]+)"`).FindAllStringSubmatch(text,
+		-1)
 	for _, reason := range reasons {
 		longest := ""
 		for _, part := range regexp.MustCompile(`%\S`).Split(reason[1], -1) {
@@ -2371,7 +2374,8 @@ func TestOwnIdentityAndPins(t *testing.T) {
 	put(t, known, []byte("[127.0.0.1]:"+port+" ssh-ed25519 AAAAdamaged\n"))
 	stderr, code = sendHello(t, bob, addr)
 	wantRun(t, "the own identity where a line cannot be parsed", stderr, code, exitUntrusted,
-		`known_hosts:1 trusts no server: .*\n(.*\n)*.*is unknown: (.*\n)*.*own identity, but a line of known_hosts names this`)
+		`known_hosts:1 trusts no server: .*\n(.*\n)*.*is unknown: (.*\n)*.*`+
+			`own identity, but a line of known_hosts names this`)
 	if err := os.Remove(known); err != nil {
 		t.Fatal(err)
 	}

@@ -584,7 +584,8 @@ func (m *vectorMaker) handshakes() {
 		putRefusal(c.name, c.defect, c.check, c.body)
 	}
 	cut := lies(inPlaceOf(2, refusal), one)[1]
-	put("client", "refusal frame cut", "the stream ends inside the frame", "the other side ended the connection", frame(own), cut[:len(cut)-1])
+	put("client", "refusal frame cut", "the stream ends inside the frame", "the other side ended the connection",
+		frame(own), cut[:len(cut)-1])
 	put("client", "refusal at stage 4 made for stage 2", "signed over h1, not h3", "a refusal with a bad signature",
 		frame(own), two, func() []byte {
 			var h1 []byte

@@ -48,6 +48,7 @@ type visitor struct {
 	until       time.Time     // when that admission expires; zero for never
 	lost        uint64        // the last message to the key alone that the queue does not hold any more
 	here        int           // its connections that receive messages
+	recalled    time.Time     // recallPause for each time that its clients asked for the history, from recallBurst ago on
 	place       *list.Element // in visitors.order; nil if it is forgotten
 }
 
