@@ -127,7 +127,7 @@ func (p *faultProxy) carry(client *net.TCPConn) {
 		due := mine && f.kind != ""
 		for {
 			n, err := from.Read(buf)
-			if n > 0 && f.kind == "delay" && due && passed+n >= f.at {
+			if due && n > 0 && f.kind == "delay" && passed+n >= f.at { // only the direction that is due may use f
 				p.strike(f.kind)
 				<-time.After(delayTime)
 				f.kind, f.at = "cut", passed+n+8000
