@@ -402,7 +402,8 @@ func (o *keyOptions) parsePrivate(path string, data []byte, info fs.FileInfo) (a
 		if what := explainKeyFile(shellQuote(path), data); what != "" {
 			return nil, fmt.Errorf("%s is %s", path, what)
 		}
-		return nil, fmt.Errorf("%s is not a private key in a known format", path)
+		return nil, fmt.Errorf("%s is not a private key in a known format; make one with securechat -keygen or ssh-keygen",
+			path)
 	}
 	defer clear(block.Bytes)
 	if err := checkPrivateFormat(path, block); err != nil {

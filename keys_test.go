@@ -773,7 +773,7 @@ func TestKeyFilesToConvert(t *testing.T) {
 		{"utf16", string(utf16Text(public)), `utf16 is UTF-16 text: save it as UTF-8`},
 		{"cut", "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmU=\n-----END OPENSSH PRIVATE KEY-----\n",
 			`cut is damaged: it is not a complete OpenSSH private key`},
-		{"other", "hello\n", `other is not a private key in a known format`},
+		{"other", "hello\n", `other is not a private key in a known format; make one with`},
 		{"der", "-----BEGIN RSA PRIVATE KEY-----\nAAAA\n-----END RSA PRIVATE KEY-----\n",
 			`der is damaged, or a private key of an unknown type\n$`},
 	} {
