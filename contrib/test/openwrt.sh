@@ -17,14 +17,14 @@ within() { timeout -k 5 60 "$@"; }
 sh() { within chroot "$root" /bin/sh -c "$1"; }
 
 chmod 755 "$root"
-mkdir -p "$root"/{bin,sbin,dev,etc/rc.d,lib/functions,lib/config,proc,root,tmp,usr/bin,usr/share/libubox,mnt/usb,var/empty,var/lock}
+mkdir -p "$root"/{bin,sbin,dev,etc/rc.d,lib/functions,lib/config,proc,admin,tmp,usr/bin,usr/share/libubox,mnt/usb,var/empty,var/lock}
 chmod 1777 "$root/tmp"
 cp "$(command -v busybox)" "$root/bin/busybox"
 for name in $("$root/bin/busybox" --list); do [ "$name" = busybox ] || ln -s busybox "$root/bin/$name"; done
 mknod "$root/dev/null" c 1 3
 mknod "$root/dev/urandom" c 1 9
 chmod 666 "$root"/dev/*
-echo root:x:0:0:root:/root:/bin/sh >"$root/etc/passwd"
+echo root:x:0:0:root:/admin:/bin/sh >"$root/etc/passwd"
 echo root:x:0: >"$root/etc/group"
 # A start prints what procd would be asked for: the command, its user, and "reload" for a change of the settings.
 if [ -n "$real" ]; then
@@ -137,18 +137,18 @@ wants "cannot create" dir=keys
 echo "-- a link that the service plants gives it nothing of root's"
 echo secret >"$root/etc/shadow"
 chmod 600 "$root/etc/shadow"
-mkdir "$root/root/private"
-before=$(id etc/shadow)$(id root)$(id root/private)
+mkdir "$root/admin/private"
+before=$(id etc/shadow)$(id admin)$(id admin/private)
 ln -s /etc/shadow "$root/etc/securechat/connection.log"
-ln -s /root "$root/mnt/usb/room/link"
+ln -s /admin "$root/mnt/usb/room/link"
 ln -s /etc/shadow "$root/tmp/planted.log"
 chown -h 32768:32768 "$root/etc/securechat/connection.log" "$root/mnt/usb/room/link" "$root/tmp/planted.log"
 for settings in log=connection.log "log=/mnt/usb/room/link/private/connection.log" log=/tmp/planted.log \
 	"dir=/mnt/usb/room/link/private" "dir=/mnt/usb/room/link/new" "log=/mnt/usb/room/link/new/connection.log"; do
 	start "$settings" >/dev/null 2>&1 || true
 done
-[ "$before" = "$(id etc/shadow)$(id root)$(id root/private)" ] || fail "the owner or the mode of root's files changed"
-[ -z "$(ls "$root/root/private")$(find "$root/root" -name new)" ] || fail "a file was created in root's folder"
+[ "$before" = "$(id etc/shadow)$(id admin)$(id admin/private)" ] || fail "the owner or the mode of root's files changed"
+[ -z "$(ls "$root/admin/private")$(find "$root/admin" -name new)" ] || fail "a file was created in root's folder"
 rm "$root/etc/securechat/connection.log"
 
 echo "-- the room runs as securechat; root's -invite and -allow work in its folder"
@@ -157,11 +157,11 @@ command=$(start listen=127.0.0.1:$port log=connection.log | sed -n 's/^command /
 chroot --userspec=32768:32768 "$root" /bin/sh -c "HOME=/var/empty GOMEMLIMIT=32MiB exec $command" </dev/null >"$root/tmp/room.out" 2>"$root/tmp/room.err" &
 server=$!
 for _ in $(seq 600); do ! grep -q 'room open' "$root/tmp/room.err" || break; kill -0 $server || fail "the room ended"; sleep 0.1; done
-code=$(sh "HOME=/root securechat -invite ben 2>/root/err; cat /root/err >&2")
-grep -q "using the service's folder /etc/securechat" "$root/root/err" || fail "-invite: $(cat "$root/root/err")"
-sh "mkdir -m 700 /root/ben; echo 'hello from ben' | HOME=/root SECURECHAT_INVITE=$code securechat -connect 127.0.0.1:$port -join -dir /root/ben"
-sh "securechat -keygen -dir /root/anna >/dev/null 2>&1; HOME=/root securechat -allow /root/anna/identity.pub -dir /etc/securechat"
-sh "echo \"[127.0.0.1]:$port \$(cat /etc/securechat/identity.pub)\" >/root/anna/known_hosts; echo 'hello from anna' | securechat -connect 127.0.0.1:$port -dir /root/anna"
+code=$(sh "HOME=/admin securechat -invite ben 2>/admin/err; cat /admin/err >&2")
+grep -q "using the service's folder /etc/securechat" "$root/admin/err" || fail "-invite: $(cat "$root/admin/err")"
+sh "mkdir -m 700 /admin/ben; echo 'hello from ben' | HOME=/admin SECURECHAT_INVITE=$code securechat -connect 127.0.0.1:$port -join -dir /admin/ben"
+sh "securechat -keygen -dir /admin/anna >/dev/null 2>&1; HOME=/admin securechat -allow /admin/anna/identity.pub -dir /etc/securechat"
+sh "echo \"[127.0.0.1]:$port \$(cat /etc/securechat/identity.pub)\" >/admin/anna/known_hosts; echo 'hello from anna' | securechat -connect 127.0.0.1:$port -dir /admin/anna"
 [ -z "$(find "$root/etc/securechat" ! -uid 32768)" ] || fail "not the service's: $(find "$root/etc/securechat" ! -uid 32768)"
 kill $server
 wait $server || fail "the room ended with status $?"
