@@ -105,7 +105,8 @@ func (m *memory) appendMarks(b []byte) []byte {
 }
 
 // restore applies one record of the log. recent means that the record, if it is a message, is one that the history
-// reaches. A record that says nothing about the room changes nothing, as those of older versions do.
+// reaches. A record that says nothing about the room changes nothing, as those of older versions do. The number of a
+// message may be above maxNumber; newRoom refuses such a log.
 func (m *memory) restore(record []byte, recent bool) {
 	var r logRecord
 	r.read(record)
@@ -154,8 +155,8 @@ func (m *memory) restoreEpoch(r *logRecord) {
 	from, _ := numberIn(r.skippedFrom)
 	to, _ := numberIn(r.skippedTo)
 	m.addSkipped(skipped{from, to})
-	said, ok := numberIn(r.seq)
-	if !ok || said <= m.queue.said {
+	said, err := strconv.ParseUint(string(r.seq), 10, 64)
+	if err != nil || said <= m.queue.said {
 		return
 	}
 	recorded := said
@@ -178,7 +179,7 @@ func (m *memory) restoreVisitor(r *logRecord) {
 	if strings.IndexByte(name, '~') >= 0 {
 		name, _ = strings.CutSuffix(name, "~"+suffixOf(print))
 	}
-	if !validName(name) {
+	if print == "" || !validName(name) {
 		return
 	}
 	v := m.visitors.byKey[print]
@@ -207,8 +208,8 @@ func (m *memory) restoreRead(r *logRecord) (person bool) {
 
 // restoreMessage puts a message into the queue, if it is recent, as publishing did.
 func (m *memory) restoreMessage(r *logRecord, recent bool) {
-	seq, ok := numberIn(r.seq)
-	if !ok || seq <= m.queue.said {
+	seq, err := strconv.ParseUint(string(r.seq), 10, 64)
+	if err != nil || seq <= m.queue.said {
 		return
 	}
 	if seq > 1 && m.queue.said == 0 {

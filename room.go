@@ -137,6 +137,11 @@ func newRoom(log *connLog, history int, sync bool) (*room, error) {
 	if err := log.replay(min(history, maxQueued), r.restore); err != nil {
 		return nil, err
 	}
+	if r.queue.said > maxNumber {
+		const text = "the log %s gives a message the number %d, and no room has so many: move it away, and the " +
+			"next start begins a new one"
+		return nil, fmt.Errorf(text, log.path, r.queue.said)
+	}
 	if r.memory.begin(bootID()) {
 		const text = "the system ended before the server did, so the last messages may be missing; " +
 			"further ones have numbers above %d"

@@ -2108,6 +2108,26 @@ func TestOldLog(t *testing.T) {
 	wantHeard(t, r, m)
 }
 
+// TestNumberTooLarge: a log whose next number would soon be none that a start reads is not gone on with.
+func TestNumberTooLarge(t *testing.T) {
+	const limit = 1 << 62
+	for number, refused := range map[uint64]bool{limit: false, limit + 1: true, 1<<64 - 1: true} {
+		for _, event := range []string{eventRoom, eventMessage} {
+			path := filepath.Join(t.TempDir(), "connection.log")
+			put(t, path, fmt.Appendf(nil, recordBegin+`2026-01-02T03:04:05.000000Z","event":"%s","epoch":"0011223344556677",`+
+				`"seq":%d,"message":"x"`+recordPrev+noHash+recordEnd, event, number))
+			l, err := openLog(logOptions{path: path})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.close()
+			if _, err := newRoom(l, 10, false); refused != (err != nil) {
+				t.Errorf("number %d in a record %s: %v", number, event, err)
+			}
+		}
+	}
+}
+
 // reopened returns the room that a start makes of the log of r.
 func reopened(t *testing.T, r *room, history int) *room {
 	t.Helper()
@@ -2458,7 +2478,8 @@ func TestStartWithManyKeys(t *testing.T) {
 // FuzzRestore: whatever stands in a log, a start with it neither panics nor uses a number twice, and every receiver
 // accepts what it sends.
 func FuzzRestore(f *testing.F) {
-	const key, stream = "SHA256:AAAA", "00112233445566778899aabbccddeeff"
+	key, keyB := "SHA256:"+strings.Repeat("A", 43), "SHA256:"+strings.Repeat("B", 43)
+	const stream = "00112233445566778899aabbccddeeff"
 	record := func(event, rest string) string {
 		return recordBegin + "2026-01-02T03:04:05.000000Z" + `","event":"` + event + `"` + rest + recordPrev + noHash +
 			recordEnd
@@ -2486,9 +2507,10 @@ func FuzzRestore(f *testing.F) {
 			defer l.close()
 			r, err := newRoom(l, 10, false)
 			if err != nil {
-				t.Fatal(err)
+				return // it has a number that no room reaches
 			}
-			anna, bob := stubMember("anna", key, n), stubMember("bob", "key b", n)
+			anna, bob := stubMember("anna", key, n), stubMember("bob", keyB, n)
+			anna.peer.suffix, bob.peer.suffix = suffixOf(key), suffixOf(keyB)
 			anna.peer.stream.parse([]byte(stream))
 			for _, m := range []*member{anna, bob} {
 				w, err := r.join(m, joinRequest{flags: joinListens | joinPerson}, true)
