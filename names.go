@@ -19,12 +19,19 @@ func nameRune(r rune) bool {
 	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '.' || r == '_' || r == '-'
 }
 
-// validName reports whether s is a name. It does not allocate, because a client calls it for each item.
+// validName reports whether s is a name. It is fast and does not allocate, because a client calls it for each item.
 func validName(s string) bool {
-	return len(s) <= maxName && strings.IndexFunc(s, notNameRune) < 0 && strings.Trim(s, "._-") != ""
+	lettersOrDigits := 0
+	for i := range len(s) {
+		switch c := s[i]; {
+		case !nameRune(rune(c)):
+			return false
+		case c != '.' && c != '_' && c != '-':
+			lettersOrDigits++
+		}
+	}
+	return lettersOrDigits > 0 && len(s) <= maxName
 }
-
-func notNameRune(r rune) bool { return !nameRune(r) }
 
 // cleanName makes a name from a comment: pi@router becomes pi-router. It returns "" if no letter or digit is left.
 func cleanName(s string) string {
@@ -44,6 +51,9 @@ func cleanName(s string) string {
 // either followed by @SERVER for a person at another server. A person at this server cannot have such a name, because
 // no name has an @.
 func validShown(s string) bool {
+	if validName(s) {
+		return true
+	}
 	local, server, remote := strings.Cut(s, "@")
 	name, suffix, doubled := strings.Cut(local, "~")
 	return validName(name) && (!doubled || validSuffix(suffix)) && (!remote || validName(server))

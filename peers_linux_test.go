@@ -792,7 +792,7 @@ func dialRoom(addr string, me *party, listens bool) (l *session, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if l, err = newSession(conn, secrets, false, chatTraffic); err != nil {
+	if l, err = newSession(conn, secrets, false, pipeTraffic); err != nil {
 		return nil, err
 	}
 	req := joinRequest{}

@@ -89,14 +89,15 @@ func (s *secrets) wipe() {
 // traffic fits a session to what it carries.
 type traffic struct {
 	buffers *sync.Pool // of *[]byte, for the reader
+	keeps   bool       // the reader keeps its buffer while it waits, which saves a system call after each wait
 	patient bool       // writes have no deadline: they take as long as the peer's reader needs
 }
 
 // A server's clients are many and send little each; a client and a -raw connection read in large pieces.
 var (
 	chatTraffic = &traffic{buffers: bufferPool(4 * maxPacket)}
-	pipeTraffic = &traffic{buffers: bufferPool(16 * maxPacket)}
-	rawTraffic  = &traffic{buffers: bufferPool(rawBuffer), patient: true}
+	pipeTraffic = &traffic{buffers: bufferPool(16 * maxPacket), keeps: true}
+	rawTraffic  = &traffic{buffers: bufferPool(rawBuffer), keeps: true, patient: true}
 )
 
 const rawBuffer = 256 << 10 // bytes that a -raw connection reads at a time, and that it collects for stdout
@@ -140,7 +141,8 @@ func newSession(conn net.Conn, s *secrets, server bool, use *traffic) (*session,
 		in, out = out, in
 	}
 	return &session{
-		conn: conn, in: in, out: out, patient: use.patient, packets: packetReader{conn: conn, buffers: use.buffers},
+		conn: conn, in: in, out: out, patient: use.patient,
+		packets: packetReader{conn: conn, buffers: use.buffers, keeps: use.keeps},
 	}, nil
 }
 
@@ -332,11 +334,12 @@ func (s *session) open(body []byte) (kind byte, payload []byte, whole bool, err 
 	return kind, s.partial.payload, true, nil
 }
 
-// packetReader cuts a connection into packets. Most clients are silent, so it holds a buffer only while part of a
-// packet has been received.
+// packetReader cuts a connection into packets. Most of a server's clients are silent, so unless keeps is set it holds a
+// buffer only while part of a packet has been received.
 type packetReader struct {
 	conn    net.Conn
 	buffers *sync.Pool // of *[]byte
+	keeps   bool
 	timeout readTimeout
 	header  [frameHeader]byte // start of the next packet, while no buffer is held
 	begun   int               // bytes in header
@@ -362,7 +365,11 @@ func (p *packetReader) next() ([]byte, error) {
 	}
 	p.r += p.used
 	p.used = 0
-	if p.r == p.w {
+	switch {
+	case p.r < p.w:
+	case p.keeps && p.buf != nil:
+		p.r, p.w = 0, 0
+	default:
 		if err := p.await(); err != nil {
 			return nil, truncated(err)
 		}
