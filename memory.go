@@ -201,7 +201,6 @@ func (m *memory) restoreRead(r *logRecord) (person bool) {
 	read, person := numberIn(r.reading)
 	if v := m.visitors.byKey[string(r.fingerprint)]; v != nil && person {
 		v.person, v.read = true, max(v.read, read)
-		v.logged = v.read
 	}
 	return person
 }

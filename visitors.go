@@ -43,7 +43,6 @@ type visitor struct {
 	since       uint64        // the messages after this number are for the key: it came, or was admitted again, after it
 	person      bool          // it has been at a terminal
 	read        uint64        // of a person, the last message that the terminal has shown or that was not for it
-	logged      uint64        // read, as the log has it
 	listed      bool          // a line of authorized_keys admitted it
 	until       time.Time     // when that admission expires; zero for never
 	lost        uint64        // the last message to the key alone that the queue does not hold any more
@@ -135,7 +134,6 @@ func (s *visitors) reads(v *visitor, seq uint64) {
 
 // wasLogged notes that the log has v's read.
 func (s *visitors) wasLogged(v *visitor) {
-	v.logged = v.read
 	delete(s.ahead, v)
 }
 
