@@ -105,8 +105,7 @@ func (m *memory) appendMarks(b []byte) []byte {
 }
 
 // restore applies one record of the log. recent means that the record, if it is a message, is one that the history
-// reaches. A record that says nothing about the room changes nothing, as those of older versions do. The number of a
-// message may be above maxNumber; newRoom refuses such a log.
+// reaches. A record that says nothing about the room changes nothing, as those of older versions do.
 func (m *memory) restore(record []byte, recent bool) {
 	var r logRecord
 	r.read(record)
@@ -155,8 +154,8 @@ func (m *memory) restoreEpoch(r *logRecord) {
 	from, _ := numberIn(r.skippedFrom)
 	to, _ := numberIn(r.skippedTo)
 	m.addSkipped(skipped{from, to})
-	said, err := strconv.ParseUint(string(r.seq), 10, 64)
-	if err != nil || said <= m.queue.said {
+	said, ok := numberIn(r.seq)
+	if !ok || said <= m.queue.said {
 		return
 	}
 	recorded := said
@@ -207,8 +206,8 @@ func (m *memory) restoreRead(r *logRecord) (person bool) {
 
 // restoreMessage puts a message into the queue, if it is recent, as publishing did.
 func (m *memory) restoreMessage(r *logRecord, recent bool) {
-	seq, err := strconv.ParseUint(string(r.seq), 10, 64)
-	if err != nil || seq <= m.queue.said {
+	seq, ok := numberIn(r.seq)
+	if !ok || seq <= m.queue.said {
 		return
 	}
 	if seq > 1 && m.queue.said == 0 {

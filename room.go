@@ -22,6 +22,10 @@ const (
 	deliveryBytes = 8 << 20  // bytes of memory for the deliveries that are being sent, except for leastTake each
 	itemRef       = 24       // bytes of an item's slice in a delivery
 	maxNotices    = 16       // that wait for one member
+
+	// maxSaid is the largest number of a message with which a start goes on. From there on the numbers of a server's run
+	// do not come to maxNumber, above which a later start would read none.
+	maxSaid = maxNumber / 2
 )
 
 // room is shared by all goroutines of a server.
@@ -137,9 +141,9 @@ func newRoom(log *connLog, history int, sync bool) (*room, error) {
 	if err := log.replay(min(history, maxQueued), r.restore); err != nil {
 		return nil, err
 	}
-	if r.queue.said > maxNumber {
-		const text = "the log %s gives a message the number %d, and no room has so many: move it away, and the " +
-			"next start begins a new one"
+	if r.queue.said > maxSaid {
+		const text = "the log %s, or the log before it, has message number %d, and no room says so much: move it and " +
+			"the files %[1]s.* away, and the next start begins a new log"
 		return nil, fmt.Errorf(text, log.path, r.queue.said)
 	}
 	if r.memory.begin(bootID()) {

@@ -334,8 +334,8 @@ func (s *session) open(body []byte) (kind byte, payload []byte, whole bool, err 
 	return kind, s.partial.payload, true, nil
 }
 
-// packetReader cuts a connection into packets. Most of a server's clients are silent, so unless keeps is set it holds a
-// buffer only while part of a packet has been received.
+// packetReader cuts a connection into packets. Most of a server's clients are silent, so unless keeps is set it holds no
+// buffer while it waits for the first bytes of a packet.
 type packetReader struct {
 	conn    net.Conn
 	buffers *sync.Pool // of *[]byte

@@ -74,7 +74,7 @@ func suffixOf(fingerprint string) string {
 // visitors holds all that the room knows of. The room's lock guards it.
 type visitors struct {
 	byKey map[string]*visitor   // by fingerprint
-	ahead map[*visitor]struct{} // those whose read is ahead of logged
+	ahead map[*visitor]struct{} // those whose read is ahead of the log's
 	order *list.List            // of visitors; the one that came or left last is the last
 }
 
