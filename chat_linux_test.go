@@ -633,6 +633,7 @@ func TestUnreadMark(t *testing.T) {
 	t.Parallel()
 	anna := state(t, "anna")
 	server, addr := serve(t, anna)
+	log := filepath.Join(server.cmd.Dir, "connection.log")
 	bobDir := guest(t, anna, addr, "bob")
 	bob, cmd := startAtTerminal(t, 80, "", "-connect", addr, "-dir", bobDir)
 	bob.waitText("* 2 here: anna, bob")
@@ -644,7 +645,7 @@ func TestUnreadMark(t *testing.T) {
 		t.Error("a mark although nothing was missed")
 	}
 	server.err.match(t, `\* bob left`)
-	server.send("missed one\nmissed two\n")
+	server.say(log, "missed one\nmissed two\n")
 	for _, own := range []bool{false, true} {
 		again, cmd := startAtTerminal(t, 80, "", "-connect", addr, "-dir", bobDir)
 		again.waitText("2 messages while you were away:")
@@ -678,7 +679,7 @@ func TestUnreadMark(t *testing.T) {
 		}
 		if !own {
 			server.err.match(t, `(?s)(\* bob left.*){2}`)
-			server.send("missed one\nmissed two\n")
+			server.say(log, "missed one\nmissed two\n")
 		}
 	}
 }

@@ -363,7 +363,7 @@ func TestHistory(t *testing.T) {
 			t.Errorf("a newcomer got %q", got)
 		}
 		server.err.match(t, "bob left")
-		server.send("a1\na2\n")
+		server.say(filepath.Join(server.cmd.Dir, "connection.log"), "a1\na2\n")
 		person.stream[0]++
 		if w, got, _ := visit(person, "second"); !slices.Equal(got, c.want) || (w.flags == welcomeGap) != c.gap {
 			t.Errorf("history %s: a person got %q, flags %d", c.history, got, w.flags)

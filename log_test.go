@@ -1130,13 +1130,6 @@ func TestSyncConsole(t *testing.T) {
 	wantHeard(t, r, cleo, "say anna first", "say anna lost", "say anna kept")
 }
 
-// waitFor waits until done returns true.
-func waitFor(done func() bool) {
-	for !done() {
-		runtime.Gosched()
-	}
-}
-
 // pendingEnd returns the reason for which m has to leave, or "".
 func (r *room) pendingEnd(m *member) string {
 	r.mu.Lock()

@@ -189,6 +189,22 @@ func (p *proc) send(lines string) {
 	}
 }
 
+// say makes the operator of a server say these lines, and returns once the log at path has them: who joins after that
+// has missed them.
+func (p *proc) say(path, lines string) {
+	p.t.Helper()
+	want := len(messages(p.t, path)) + strings.Count(lines, "\n")
+	p.send(lines)
+	waitFor(func() bool { return len(messages(p.t, path)) >= want })
+}
+
+// waitFor waits until done returns true.
+func waitFor(done func() bool) {
+	for !done() {
+		runtime.Gosched()
+	}
+}
+
 // runToEnd runs securechat to its end with stdin as its input.
 func runToEnd(t testing.TB, wd, stdin string, args ...string) (stdout, stderr string, code int) {
 	t.Helper()

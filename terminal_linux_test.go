@@ -1549,7 +1549,7 @@ func TestWhileAway(t *testing.T) {
 	s.send("my own\r/quit\r")
 	s.waitExit(p, exitDone)
 	h.server.out.match(t, "my own")
-	h.server.send("the key is under the mat\n")
+	h.server.say(h.log, "the key is under the mat\n")
 	h.say(bob, "psst\n", exitTrouble, "what you sent is kept for carol", "-to", "carol")
 	h.kill()
 	h.rotate()
