@@ -51,7 +51,7 @@ func cleanName(s string) string {
 // either followed by @SERVER for a person at another server. A person at this server cannot have such a name, because
 // no name has an @.
 func validShown(s string) bool {
-	if validName(s) {
+	if validName(s) { // most are, and the cuts below take a quarter of the time of parsing an item
 		return true
 	}
 	local, server, remote := strings.Cut(s, "@")
