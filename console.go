@@ -382,6 +382,7 @@ func (r *roomState) isHistory(it item) bool { return it.seq != 0 && it.seq <= r.
 // output is the standard output.
 type output struct {
 	muted  atomic.Bool // not under mu, which is held while stdout is stuck
+	null   bool        // stdout is the null device, so nothing is put together for it
 	screen *os.File    // stdout if it is a terminal, else nil
 
 	mu   sync.Mutex // guards the fields below
@@ -392,15 +393,19 @@ type output struct {
 
 func newOutput(w io.Writer) *output {
 	o := &output{w: bufio.NewWriterSize(w, 64<<10)}
-	if f, ok := w.(*os.File); ok && isTerminal(f) {
+	f, ok := w.(*os.File)
+	switch {
+	case ok && isTerminal(f):
 		o.screen = f
+	case ok:
+		o.null = isNull(f)
 	}
 	return o
 }
 
 // print writes the bytes that add appends to its argument.
 func (o *output) print(add func(b []byte, room *roomState) []byte) error {
-	if o.muted.Load() {
+	if o.null || o.muted.Load() {
 		return nil
 	}
 	o.mu.Lock()

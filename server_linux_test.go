@@ -1708,3 +1708,22 @@ func TestDroppedMessages(t *testing.T) {
 		t.Errorf("%d bytes are left", b.bytes)
 	}
 }
+
+// TestNullStdout: nothing is put together for the null device, as a service has it (contrib/securechat.service), but
+// for any other device.
+func TestNullStdout(t *testing.T) {
+	t.Parallel()
+	for device, want := range map[string]bool{os.DevNull: false, "/dev/zero": true} {
+		f, err := os.OpenFile(device, os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		asked := false
+		out := newOutput(f)
+		err = out.print(func(b []byte, _ *roomState) []byte { asked = true; return append(b, "a line\n"...) })
+		if err := errors.Join(err, out.flush()); err != nil || asked != want {
+			t.Errorf("%s: asked for the text: %v, %v", device, asked, err)
+		}
+	}
+}
