@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -83,6 +84,11 @@ func (r *room) reportUnread() {
 // after a lost connection, are dropped. After a nil error every line of l is recorded and acknowledged, with -sync once
 // it is on disk. After errLog none is recorded, and the caller may try again.
 func (r *room) say(m *member, l lines) error {
+	if r.ahead.Load() > takeBytes {
+		// The writers run first. Otherwise Go's scheduler lets each member that sends much go on for 10 ms, on one processor
+		// all of them before the first writer, and each of them is a slow consumer by then.
+		runtime.Gosched()
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if m.ending.reason != "" {
@@ -183,6 +189,7 @@ func (r *room) publishLocked(m *member, l lines) error {
 	case !m.operator && to.visitor.here > 0:
 		r.awaitLocked(m, l.first, to.visitor)
 	}
+	r.ahead.Add(int64(size))
 	r.skipLocked(m)
 	r.wakeAllLocked()
 	return nil

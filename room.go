@@ -34,6 +34,7 @@ type room struct {
 	history int           // messages at most that a member gets of what it missed (-history)
 	flush   chan struct{} // of capacity 1, wakes flushLog; nil without -sync
 	sending atomic.Int64  // bytes of the deliveries that are being sent
+	ahead   atomic.Int64  // bytes that were published since a writer last ran
 
 	mu         sync.Mutex // guards the fields below, and the fields of members that say so
 	memory                // its epoch never changes
@@ -328,6 +329,7 @@ func (r *room) sent(d *delivery) {
 func (r *room) next(m *member, wake chan struct{}) (*delivery, step) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.ahead.Store(0)
 	left := errors.Is(m.readErr, errLeft)
 	if m.readErr != nil && !left {
 		return nil, stepOver

@@ -978,6 +978,39 @@ func TestMarks(t *testing.T) {
 	}
 }
 
+// TestOneProcessor: on one processor, those who send at full speed let those who receive run, and make none of them a
+// slow consumer. It is not parallel, since it takes the processors from everything else.
+func TestOneProcessor(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	r, _ := quietRoom(t)
+	var members []*member
+	for i := range byte(8) {
+		m, _ := enter(t, r, fmt.Sprintf("pipe%d", i), fmt.Sprint("key ", i), i+1)
+		r.start(m)
+		members = append(members, m)
+	}
+	texts := slices.Repeat([][]byte{bytes.Repeat([]byte("x"), 1000)}, 16)
+	var senders sync.WaitGroup
+	for _, m := range members {
+		senders.Go(func() {
+			for n := range 200 {
+				l := lines{first: uint64(n*len(texts)) + 1, what: itemSay, texts: texts}
+				if err := r.say(m, l); err != nil {
+					t.Errorf("%s, batch %d: %v", m.name, n, err)
+					return
+				}
+			}
+		})
+	}
+	senders.Wait()
+	for _, m := range members {
+		r.readOver(m, errLeft)
+		if err := <-m.written; err != nil || m.ending.reason != "" {
+			t.Errorf("%s: %v; %q", m.name, err, m.ending.reason)
+		}
+	}
+}
+
 // TestOwnLinesAreNotUnread: a member whose goroutine does not run is no slow consumer of its own lines.
 func TestOwnLinesAreNotUnread(t *testing.T) {
 	r, _ := quietRoom(t)
