@@ -781,6 +781,56 @@ func TestBlameForLeaving(t *testing.T) {
 	}
 }
 
+// TestProcessors: handshakes have all processors, and the room has one for membersPerProcessor members.
+func TestProcessors(t *testing.T) {
+	t.Parallel()
+	var used []int
+	p := processors{use: func(n int) { used = append(used, n) }, all: 4}
+	p.count(0, 1)
+	p.count(+1, 0)
+	p.count(+1, 0)
+	p.count(-1, 2)
+	p.count(-1, 3)
+	for _, members := range []int{membersPerProcessor - 1, membersPerProcessor, 3 * membersPerProcessor, 10000} {
+		p.count(0, members)
+	}
+	if want := []int{1, 4, 4, 4, 1, 1, 2, 4, 4}; !slices.Equal(used, want) {
+		t.Errorf("%v, not %v", used, want)
+	}
+	new(processors).count(+1, 0) // -sync, -raw
+}
+
+// TestProcessorsOfServer: a server has one processor from its start on, all of them during a handshake, and always with
+// -sync. Go's scheduler reports what it has.
+func TestProcessorsOfServer(t *testing.T) {
+	t.Parallel()
+	anna, bob := state(t, "anna"), state(t, "bob")
+	admit(t, anna, bob)
+	serve := func(args ...string) (*proc, string) {
+		p := startWith(t, t.TempDir(), []string{"GOMAXPROCS=3", "GODEBUG=schedtrace=10"},
+			append(args, "-listen", "127.0.0.1:0", "-dir", anna)...)
+		return p, p.err.match(t, `room open on (127\.0\.0\.1:\d+)`)[1]
+	}
+	server, addr := serve()
+	server.err.match(t, `gomaxprocs=1 `)
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.err.match(t, `(?s)gomaxprocs=1 .*gomaxprocs=3 `)
+	conn.Close()
+	server.err.match(t, `(?s)gomaxprocs=1 .*gomaxprocs=3 .*gomaxprocs=1 `)
+
+	server, addr = serve("-sync")
+	pin(t, bob, addr, anna)
+	c := start(t, t.TempDir(), "-connect", addr, "-dir", bob)
+	c.send("a line\n")
+	c.stdin.Close()
+	if code := c.wait(); code != 0 || strings.Contains(server.err.String(), "gomaxprocs=1 ") {
+		t.Errorf("exit code %d; %s", code, server.err)
+	}
+}
+
 // TestTurns: turns are given in the order in which they were asked for, those for later messages first. A handshake
 // whose connection was closed meanwhile does not use its turn, and a pause is no part of one.
 func TestTurns(t *testing.T) {

@@ -492,8 +492,11 @@ func (p *process) listen() (err error) {
 		endpoint: *e, console: p.console, log: log, sync: o.sync, history: o.history, clients: o.maxClients,
 		rate: o.rate, norelay: o.norelay, invite: p.options.invite,
 	}
-	if p.options.output.raw {
+	switch {
+	case p.options.output.raw:
 		config.pipe = newRawPipe(true, p.stdin, p.stdout, p.console.progress(), runAlone)
+	case !o.sync: // a goroutine that waits for the disk keeps its processor for some time
+		config.useProcessors = func(n int) { runtime.GOMAXPROCS(n) }
 	}
 	s, err := newServer(config)
 	if err != nil {

@@ -8,6 +8,8 @@ package main
 //     so that a crowd joins one by one instead of all too late. Handshakes of clients that it has admitted at stage 1
 //     go first;
 //   - a server computes nothing for a client that must have given up by then.
+//
+// Handshakes are also what a room needs its processors for: processors gives them all, and the room few.
 
 import (
 	"errors"
@@ -197,4 +199,33 @@ func (t *turns) waiting() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return len(t.first) + len(t.later)
+}
+
+// membersPerProcessor is how many members a room has for each processor that it uses without a handshake.
+const membersPerProcessor = 32
+
+// processors sets how many processors Go code runs on. The lock of a room and its log let one goroutine work at a time,
+// and on a second processor Go's scheduler wakes a thread for each batch of lines that finds little to do: a quarter of
+// the server's time with ten members (docs/PERFORMANCE.md). Handshakes compute side by side.
+type processors struct {
+	use func(n int) // sets the number; nil leaves it as it is
+	all int
+
+	mu         sync.Mutex // guards handshakes, and is held while use is called
+	handshakes int        // in progress
+}
+
+// count adds n to the handshakes that are in progress in a room with this number of members. Any goroutine may call it.
+func (p *processors) count(n, members int) {
+	if p.use == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.handshakes += n
+	if p.handshakes > 0 {
+		p.use(p.all)
+		return
+	}
+	p.use(min(p.all, 1+members/membersPerProcessor))
 }

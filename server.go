@@ -45,6 +45,8 @@ type serverConfig struct {
 	norelay  bool     // clients receive nothing (-norelay)
 	invite   string   // name to make an invite for at the start; "" for none
 	pipe     *rawPipe // -raw: bytes for one client; nil for a room
+
+	useProcessors func(n int) // sets how many processors Go code runs on; nil to leave that as it is
 }
 
 type server struct {
@@ -52,6 +54,7 @@ type server struct {
 	room       *room
 	gate       *gate
 	turns      *turns
+	processors processors
 	conns      connSet
 	limits     keyLimits
 	parts      partsBudget
@@ -76,6 +79,7 @@ func newServer(c serverConfig) (*server, error) {
 		room:         room,
 		gate:         newGate(),
 		turns:        newTurns(runtime.GOMAXPROCS(0)),
+		processors:   processors{use: c.useProcessors, all: runtime.GOMAXPROCS(0)},
 		conns:        connSet{open: map[net.Conn]struct{}{}},
 		recheckAll:   make(chan struct{}, 1),
 		saying:       make(chan struct{}, 1),
@@ -177,6 +181,7 @@ func (s *server) serveRoom(ctx context.Context, o *operator, listeners []net.Lis
 	shown := make(chan struct{})
 	go func() { defer close(shown); o.show() }() // ends when the room closes, or stdout fails
 	go o.read()                                  // ends with stdin, else with the process
+	s.processors.count(0, s.room.size())
 	err := s.serve(ctx, listeners, s.join)
 	select {
 	case <-shown:
@@ -266,6 +271,8 @@ func (s *server) handle(conn net.Conn, entry *entry, wg *sync.WaitGroup, join jo
 // admit runs the handshake, takes a place for the client and returns what serves it. That ends the connection and frees
 // the place. admit returns nil, without a place, if the client is not served; it has reported why.
 func (s *server) admit(conn net.Conn, entry *entry, join joinFunc) (serve func()) {
+	s.processors.count(+1, 0)
+	defer func() { s.processors.count(-1, s.room.size()) }()
 	from, changes := remoteIP(conn.RemoteAddr()), s.changes.Load()
 	paced := newPacedConn(conn, s.turns, func() error { return s.gate.hear(entry, time.Now()) })
 	p, l, req, err := s.protocol.accept(paced)
