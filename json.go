@@ -28,8 +28,8 @@ func appendQuoted(b, text []byte) []byte {
 	for i := 0; i < len(text); {
 		c := text[i]
 		if c >= 0x20 && c < 0x7f && c != '"' && c != '\\' {
-			around = textContext{base: rune(c), last: rune(c)}
-			i++
+			i += max(1, plain(text[i:]))
+			around = textContext{base: rune(text[i-1]), last: rune(text[i-1])}
 			continue
 		}
 		r, n := utf8.DecodeRune(text[i:])

@@ -3,6 +3,8 @@ package main
 // Text that is safe to print, and names: text of a peer is escaped before it reaches a terminal or a file.
 
 import (
+	"bytes"
+	"slices"
 	"strings"
 	"testing"
 	"unicode"
@@ -130,6 +132,26 @@ func TestSafeEveryRune(t *testing.T) {
 		if unicode.IsLetter(r) && !unicode.Is(invisible, r) && safe(string(r)) != string(r) {
 			t.Errorf("the letter %U is escaped", r)
 		}
+	}
+}
+
+// TestPlain compares plain with its description, for each pair of neighbours at each place of a word.
+func TestPlain(t *testing.T) {
+	t.Parallel()
+	isPlain := func(c byte) bool { return ' ' <= c && c < 0x7f && c != '"' && c != '\\' }
+	text := bytes.Repeat([]byte("x"), 20)
+	for at := range 17 {
+		for pair := range 1 << 16 {
+			text[at], text[at+1] = byte(pair), byte(pair>>8)
+			want := 0
+			for want+8 <= len(text) && !slices.ContainsFunc(text[want:want+8], func(c byte) bool { return !isPlain(c) }) {
+				want += 8
+			}
+			if got := plain(text); got != want {
+				t.Fatalf("%q: %d, not %d", text, got, want)
+			}
+		}
+		text[at], text[at+1] = 'x', 'x'
 	}
 }
 
