@@ -201,12 +201,14 @@ func (t *turns) waiting() int {
 	return len(t.first) + len(t.later)
 }
 
-// membersPerProcessor is how many members a room has for each processor that it uses without a handshake.
+// membersPerProcessor is how many members a room has for each processor that it uses beyond the first, if that is more
+// than half of them.
 const membersPerProcessor = 32
 
 // processors sets how many processors Go code runs on. The lock of a room and its log let one goroutine work at a time,
 // and on a second processor Go's scheduler wakes a thread for each batch of lines that finds little to do: a quarter of
-// the server's time with ten members (docs/PERFORMANCE.md). Handshakes compute side by side.
+// the server's time with ten members (docs/PERFORMANCE.md). But to many members the deliveries go out side by side, and
+// handshakes compute side by side.
 type processors struct {
 	use func(n int) // sets the number; nil leaves it as it is
 	all int
@@ -227,5 +229,5 @@ func (p *processors) count(n, members int) {
 		p.use(p.all)
 		return
 	}
-	p.use(min(p.all, 1+members/membersPerProcessor))
+	p.use(min(p.all, max(p.all/2, 1+members/membersPerProcessor)))
 }
