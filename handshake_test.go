@@ -789,13 +789,13 @@ func TestProcessors(t *testing.T) {
 	} {
 		var used []int
 		p := processors{use: func(n int) { used = append(used, n) }, all: all}
-		p.count(0, 1)
+		p.count(0, 0)
 		p.count(+1, 0)
 		p.count(+1, 0)
-		p.count(-1, 2)
-		p.count(-1, 3)
+		p.count(-1, 0)
+		p.count(-1, 0)
 		for _, members := range []int{membersPerProcessor - 1, membersPerProcessor, 3 * membersPerProcessor, 10000} {
-			p.count(0, members)
+			p.count(0, members-p.members)
 		}
 		if !slices.Equal(used, want) {
 			t.Errorf("of %d: %v, not %v", all, used, want)
@@ -804,8 +804,8 @@ func TestProcessors(t *testing.T) {
 	new(processors).count(+1, 0) // -sync, -raw
 }
 
-// TestProcessorsOfServer: a server has one processor of three from its start on, all of them during a handshake, and
-// always with -sync. Go's scheduler reports what it has.
+// TestProcessorsOfServer: a server has one processor of three from its start on, all of them during a handshake, two
+// with many members, and always all with -sync. Go's scheduler reports what it has.
 func TestProcessorsOfServer(t *testing.T) {
 	t.Parallel()
 	anna, bob := state(t, "anna"), state(t, "bob")
@@ -824,6 +824,16 @@ func TestProcessorsOfServer(t *testing.T) {
 	server.err.match(t, `(?s)gomaxprocs=1 .*gomaxprocs=3 `)
 	conn.Close()
 	server.err.match(t, `(?s)gomaxprocs=1 .*gomaxprocs=3 .*gomaxprocs=1 `)
+	me, members := partyIn(t, bob), []*session{}
+	for i := range byte(membersPerProcessor) {
+		sess, _ := joinSession(t, addr, me, joinRequest{stream: streamID{i + 1}})
+		members = append(members, sess)
+	}
+	server.err.match(t, `gomaxprocs=2 `)
+	for _, sess := range members {
+		sess.conn.Close()
+	}
+	server.err.match(t, `(?s)gomaxprocs=2 .*gomaxprocs=1 `)
 
 	server, addr = serve("-sync")
 	pin(t, bob, addr, anna)

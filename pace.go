@@ -211,23 +211,25 @@ const membersPerProcessor = 32
 // handshakes compute side by side.
 type processors struct {
 	use func(n int) // sets the number; nil leaves it as it is
-	all int
+	all int         // that Go has used at the start; it follows no later change of a quota
 
-	mu         sync.Mutex // guards handshakes, and is held while use is called
+	mu         sync.Mutex // guards the fields below, and is held while use is called
 	handshakes int        // in progress
+	members    int
 }
 
-// count adds n to the handshakes that are in progress in a room with this number of members. Any goroutine may call it.
-func (p *processors) count(n, members int) {
+// count adds to the handshakes that are in progress and to the members. Any goroutine may call it.
+func (p *processors) count(handshakes, members int) {
 	if p.use == nil {
 		return
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.handshakes += n
+	p.handshakes += handshakes
+	p.members += members
 	if p.handshakes > 0 {
 		p.use(p.all)
 		return
 	}
-	p.use(min(p.all, max(p.all/2, 1+members/membersPerProcessor)))
+	p.use(min(p.all, max(p.all/2, 1+p.members/membersPerProcessor)))
 }

@@ -487,13 +487,6 @@ func (r *room) namesLocked() []string {
 	return slices.Compact(names)
 }
 
-// size returns the number of members.
-func (r *room) size() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return len(r.members)
-}
-
 // who sends m the list of the members, unless a notice waits for m: the list of a large room is long. A member that has
 // to leave gets none: its goodbye comes after all notices, so a client that kept asking would stay.
 func (r *room) who(m *member) {

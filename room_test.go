@@ -1009,6 +1009,9 @@ func TestOneProcessor(t *testing.T) {
 			t.Errorf("%s: %v; %q", m.name, err, m.ending.reason)
 		}
 	}
+	if n := r.ahead.Load(); n != 0 {
+		t.Errorf("%d bytes wait for a writer that has run", n)
+	}
 }
 
 // TestOwnLinesAreNotUnread: a member whose goroutine does not run is no slow consumer of its own lines.

@@ -135,6 +135,21 @@ func TestSafeEveryRune(t *testing.T) {
 	}
 }
 
+// TestAroundPlain: what follows plain text is judged by the last byte of it.
+func TestAroundPlain(t *testing.T) {
+	for text, want := range map[string]string{
+		"abcdefgh1\ufe0f\u20e3": "abcdefgh1\ufe0f\u20e3", "1bcdefga\ufe0f": `1bcdefga\ufe0f`,
+		"bcdefgh1\ufe0f\u20e3": "bcdefgh1\ufe0f\u20e3", "1abcdefgh\ufe0f": `1abcdefgh\ufe0f`,
+	} {
+		if got := safe(text); got != want {
+			t.Errorf("safe(%q) = %q", text, got)
+		}
+		if got := string(appendQuoted(nil, []byte(text))); got != `"`+want+`"` {
+			t.Errorf("appendQuoted(%q) = %s", text, got)
+		}
+	}
+}
+
 // TestPlain compares plain with its description, for each pair of neighbours at each place of a word.
 func TestPlain(t *testing.T) {
 	t.Parallel()

@@ -181,7 +181,7 @@ func (s *server) serveRoom(ctx context.Context, o *operator, listeners []net.Lis
 	shown := make(chan struct{})
 	go func() { defer close(shown); o.show() }() // ends when the room closes, or stdout fails
 	go o.read()                                  // ends with stdin, else with the process
-	s.processors.count(0, s.room.size())
+	s.processors.count(0, 0)
 	err := s.serve(ctx, listeners, s.join)
 	select {
 	case <-shown:
@@ -272,7 +272,7 @@ func (s *server) handle(conn net.Conn, entry *entry, wg *sync.WaitGroup, join jo
 // the place. admit returns nil, without a place, if the client is not served; it has reported why.
 func (s *server) admit(conn net.Conn, entry *entry, join joinFunc) (serve func()) {
 	s.processors.count(+1, 0)
-	defer func() { s.processors.count(-1, s.room.size()) }()
+	defer s.processors.count(-1, 0)
 	from, changes := remoteIP(conn.RemoteAddr()), s.changes.Load()
 	paced := newPacedConn(conn, s.turns, func() error { return s.gate.hear(entry, time.Now()) })
 	p, l, req, err := s.protocol.accept(paced)
@@ -304,8 +304,10 @@ func (s *server) admit(conn net.Conn, entry *entry, join joinFunc) (serve func()
 	if s.changes.Load() != changes { // a client can keep the server waiting between its admission and joining
 		wake(s.recheckAll)
 	}
+	s.processors.count(0, +1)
 	return func() {
 		run()
+		s.processors.count(0, -1)
 		s.conns.remove(conn)
 		s.limits.leave(p.fingerprint)
 	}

@@ -1727,3 +1727,24 @@ func TestNullStdout(t *testing.T) {
 		}
 	}
 }
+
+// TestResumeNullStdout: a program with stdout at the null device has read what it wrote there, so its place moves on.
+func TestResumeNullStdout(t *testing.T) {
+	t.Parallel()
+	h := newHome(t)
+	bob, cleo := guest(t, h.dir, h.addr, "bob"), guest(t, h.dir, h.addr, "cleo")
+	file := filepath.Join(t.TempDir(), "place")
+	cmd := exec.Command(os.Args[0], "-connect", h.addr, "-dir", cleo, "-resume", file, "-count", "1")
+	cmd.Env = append(os.Environ(), asSecurechat+"=1", "HOME="+t.TempDir())
+	if err := cmd.Start(); err != nil { // without a Stdout, which makes it the null device
+		t.Fatal(err)
+	}
+	h.server.err.match(t, "cleo joined")
+	h.say(bob, "one\ntwo\n", exitDone, "^$")
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+	if got := h.resume(cleo, file, 1); got != "bob: two\n" {
+		t.Errorf("after one message: %q", got)
+	}
+}

@@ -32,14 +32,15 @@ func openControllingTerminal() (in, out *os.File, err error) {
 	return tty, tty, nil
 }
 
-// isNull reports whether f is the null device. It may be in another folder than /dev: a service with PrivateDevices has
-// the stdout that systemd has opened.
+// isNull reports whether f is the null device, and can be written. It may be in another folder than /dev: a service with
+// PrivateDevices has the stdout that systemd has opened.
 func isNull(f *os.File) bool {
 	var st, null unix.Stat_t
-	if unix.Fstat(int(f.Fd()), &st) != nil || unix.Stat(os.DevNull, &null) != nil {
+	flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
+	if err != nil || unix.Fstat(int(f.Fd()), &st) != nil || unix.Stat(os.DevNull, &null) != nil {
 		return false
 	}
-	return st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == null.Rdev
+	return flags&unix.O_ACCMODE != unix.O_RDONLY && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == null.Rdev
 }
 
 // canSuspend reports whether a shell can stop the process and continue it.
