@@ -103,12 +103,6 @@ func (s *server) run(ctx context.Context, listeners []net.Listener) error {
 	hangup := make(chan os.Signal, 1) // from before the first message on, since the signal would end the process
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
-	s.announce(addr)
-	if s.invite != "" {
-		if err := makeInvite(s.trust, s.console, s.invite, addr); err != nil {
-			return err
-		}
-	}
 	self := newPeerFields(addr, s.name, fingerprint(s.id), "", nil)
 	who := self
 	if s.pipe == nil {
@@ -116,6 +110,12 @@ func (s *server) run(ctx context.Context, listeners []net.Listener) error {
 	}
 	if err := s.room.recordStart(recordOf(time.Now(), eventStart, who, "log", s.log.began)); err != nil {
 		return err
+	}
+	s.announce(addr)
+	if s.invite != "" {
+		if err := makeInvite(s.trust, s.console, s.invite, addr); err != nil {
+			return err
+		}
 	}
 	if s.trust != nil {
 		s.recheck(true) // a key may have been revoked while no server was running
