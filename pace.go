@@ -201,8 +201,7 @@ func (t *turns) waiting() int {
 	return len(t.first) + len(t.later)
 }
 
-// membersPerProcessor is how many members a room has for each processor that it uses beyond the first, if that is more
-// than half of them.
+// membersPerProcessor is how many more members make a room use one more processor.
 const membersPerProcessor = 32
 
 // processors sets how many processors Go code runs on. The lock of a room and its log let one goroutine work at a time,

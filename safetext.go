@@ -146,7 +146,7 @@ func appendSafe(dst, text []byte) []byte {
 	var around textContext
 	for len(text) > 0 {
 		n := 0
-		if text[0] < utf8.RuneSelf {
+		if text[0] < utf8.RuneSelf { // another script would pay for the look ahead at each rune
 			n = plain(text)
 		}
 		for n < len(text) && text[n]-' ' < 0x7f-' ' {

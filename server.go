@@ -111,6 +111,7 @@ func (s *server) run(ctx context.Context, listeners []net.Listener) error {
 	if err := s.room.recordStart(recordOf(time.Now(), eventStart, who, "log", s.log.began)); err != nil {
 		return err
 	}
+	defer func() { s.log.record(recordOf(time.Now(), eventStop, self, "reason", ""), nil) }()
 	s.announce(addr)
 	if s.invite != "" {
 		if err := makeInvite(s.trust, s.console, s.invite, addr); err != nil {
@@ -133,7 +134,6 @@ func (s *server) run(ctx context.Context, listeners []net.Listener) error {
 	if !keepStopping() {
 		<-stopping // a room without clients closes sooner than the manager is notified
 	}
-	s.log.record(recordOf(time.Now(), eventStop, self, "reason", ""), nil)
 	return err
 }
 
@@ -181,7 +181,7 @@ func (s *server) serveRoom(ctx context.Context, o *operator, listeners []net.Lis
 	shown := make(chan struct{})
 	go func() { defer close(shown); o.show() }() // ends when the room closes, or stdout fails
 	go o.read()                                  // ends with stdin, else with the process
-	s.processors.count(0, 0)
+	s.processors.count(0, 0)                     // sets the number for an empty room
 	err := s.serve(ctx, listeners, s.join)
 	select {
 	case <-shown:
@@ -346,6 +346,7 @@ func (s *server) join(conn net.Conn, p *peer, l link, req joinRequest) (serve fu
 // attend serves a member until its connection ends.
 func (s *server) attend(m *member, c *connection) {
 	s.room.start(m)
+	runtime.Gosched() // What the client has missed is sent before its own lines are read, also on one processor.
 	err := s.read(m, c.link)
 	if !errors.Is(err, errLeft) {
 		c.abort() // frees a write that waits for the client

@@ -1821,6 +1821,22 @@ func wrongCode(t *testing.T, code string) string {
 	return formatInviteCode(b[1:][:32], b[1+32:][:inviteSecret])
 }
 
+// TestInviteFailsAtStart: the log of a server that ends because it cannot make its invite says so. Otherwise the
+// next start after a reboot takes that for a power cut.
+func TestInviteFailsAtStart(t *testing.T) {
+	t.Parallel()
+	anna, wd := state(t, "anna"), t.TempDir()
+	if err := os.Mkdir(filepath.Join(anna, "invites"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	_, stderr, code := runToEnd(t, wd, "", "-listen", "127.0.0.1:0", "-dir", anna, "-invite", "bob")
+	wantRun(t, "invites is a folder", stderr, code, exitTrouble, "creating an invite: .*invites is not a regular file")
+	all := records(t, filepath.Join(wd, "connection.log"))
+	if last := all[len(all)-1]; last["event"] != eventStop {
+		t.Errorf("the log ends with %v", last)
+	}
+}
+
 // TestAllowFlag checks that -allow adds one valid public key line, and nothing else.
 func TestAllowFlag(t *testing.T) {
 	t.Parallel()
